@@ -1,0 +1,5 @@
+"""`python -m launch` is `escala`."""
+
+from launch.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""The command `escala`.
+
+Each command lives in its own module under `launch/commands/` and is imported only when it is asked for, so
+that `escala --help` stays fast and no command pays for another one's imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from trainer.errors import USER_ERROR_EXIT_CODE, UserError
+
+# name -> (module:attribute, one line for --help). In the order in which a user meets them.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("launch.commands.fit:fit", "Fit a scaling law to a ledger or to any table of runs."),
+}
+
+EPILOG = """\b
+Examples:
+  escala sweep run configs/sweep/quickstart.yaml   train a ladder of models and fit a law
+  escala train configs/run/tiny.yaml               one run on this machine
+  escala plan configs/run/tiny.yaml                what it costs, before it starts
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named in a table and imported on first use."""
+
+    def __init__(self, *args: object, table: dict[str, tuple[str, str]], **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        module, _, attribute = self.table[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    table=COMMANDS,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="escala")
+def escala() -> None:
+    """What happens when I scale this up? Train ladders of language models, fit a law, forecast the next one."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point: user errors become one line on standard error and exit code 2."""
+    try:
+        escala.main(args=args, prog_name="escala", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USER_ERROR_EXIT_CODE)
+    except UserError as error:
+        click.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(USER_ERROR_EXIT_CODE)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared_data(relative: str) -> Path:
+    """Return a file of the shared corpora and published tables; skip the test where they are absent."""
+    base = Path(os.environ.get("ESCALA_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    path = base / relative
+    if not path.exists():
+        pytest.skip(f"shared data not here: {path} (set ESCALA_SHARED_DATA)")
+    return path
