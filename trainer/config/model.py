@@ -1,0 +1,85 @@
+"""The model section: what is built, independent of how it is sharded."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from trainer.config.base import Section
+from trainer.config.sizes import dimensions
+from trainer.config.span import Count
+
+
+class ModelConfig(Section):
+    """A decoder-only language model. `size` finds width, depth and heads by the rule in `trainer/config/sizes.py`."""
+
+    family: Literal["transformer"] = "transformer"
+    size: str | None = Field(
+        None, description="body parameters, such as 10M; or give d_model, n_layers, n_heads"
+    )
+    d_model: int = Field(gt=0, description="width of the residual stream")
+    n_layers: int = Field(gt=0)
+    n_heads: int = Field(gt=0)
+    n_kv_heads: int | None = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
+    d_ff: int | None = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
+    vocab_size: Count | None = Field(None, gt=0, description="default: the tokenizer's")
+    vocab_multiple_of: int = Field(
+        1, gt=0, description="round the embedding's rows up, so that tensor ranks can split it"
+    )
+    context_length: Count = Field(256, gt=0, description="tokens of one training sequence")
+
+    position: Literal["rotary", "learned"] = "rotary"
+    rotary_base: float = Field(10_000.0, gt=1)
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    qk_norm: bool = False
+    tied_embeddings: bool = True
+    bias: bool = Field(False, description="biases in linear layers and LayerNorm")
+    fused_qkv: bool = Field(True, description="one matrix for queries, keys and values")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    init_std: float = Field(
+        0.02, gt=0, description="residual outputs are divided by sqrt(2 n_layers) (GPT-2)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dimensions_from_size(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("size") is None:
+            return values
+        shape = dimensions(values["size"])
+        derived = {"d_model": shape.d_model, "n_layers": shape.n_layers, "n_heads": shape.n_heads}
+        return {**derived, **values, "size": str(values["size"])}
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ModelConfig:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads}")
+        if self.position == "rotary" and self.head_dim % 2:
+            raise ValueError(
+                f"rotary positions need an even head width, d_model / n_heads is {self.head_dim}"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def ff_width(self) -> int:
+        """MLP width. Gated: 8/3 d_model rounded up to a multiple of 16, for equal parameters (Shazeer 2020)."""
+        if self.d_ff is not None:
+            return self.d_ff
+        return -(-8 * self.d_model // 48) * 16 if self.mlp == "swiglu" else 4 * self.d_model
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the embedding: the vocabulary rounded up to `vocab_multiple_of`."""
+        assert self.vocab_size is not None, "the vocabulary is known once the data are prepared"
+        return -(-self.vocab_size // self.vocab_multiple_of) * self.vocab_multiple_of

@@ -1,0 +1,60 @@
+"""RunConfig: everything that determines one training run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from trainer.config.base import Section
+from trainer.config.data import DataConfig
+from trainer.config.model import ModelConfig
+from trainer.config.optim import OptimConfig, ScheduleConfig
+from trainer.config.parallel import ParallelConfig
+from trainer.config.sections import (
+    BatchConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    GuardConfig,
+    TrackingConfig,
+)
+from trainer.config.span import Count
+
+# Sections and keys that change how a run is carried out, not what it computes.
+WITHOUT_EFFECT_ON_RESULT = ("parallel", "tracking", "checkpoint", "guard", "name", "device")
+
+
+class RunConfig(Section):
+    """One run. Length is given in tokens or in steps, not both."""
+
+    name: str = "run"
+    seed: int = Field(0, ge=0)
+    model: ModelConfig
+    data: DataConfig
+    batch: BatchConfig
+    tokens: Count | None = Field(None, gt=0, description="length of the run in tokens")
+    steps: Count | None = Field(None, gt=0, description="length of the run in optimizer steps")
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on a GPU, fp32 on a CPU"
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    guard: GuardConfig = GuardConfig()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> RunConfig:
+        if (self.tokens is None) == (self.steps is None):
+            raise ValueError("give the length of the run either as 'tokens' or as 'steps'")
+        return self
+
+    def result_hash(self) -> str:
+        """Hash of what determines the result: the same at every layout, on every machine, under every name."""
+        values = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT_ON_RESULT))
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

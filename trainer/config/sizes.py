@@ -1,0 +1,84 @@
+"""`size: 10M` -> width, depth and heads, by a stated rule.
+
+The size is the number of parameters of the body: everything but embeddings, positions and head, the N of
+Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). The rule:
+
+1. A layer of the standard shape (attention 4 d^2, MLP 8 d^2) has 12 d^2 parameters, so N = 12 L d^2.
+2. The aspect ratio d/L grows slowly with the size, from 16 at 10^4 to 128 at 10^11, between the ratios of small
+   published ladders (Porian et al. 2024, arXiv 2406.19146, table 4) and GPT-3 (12288/96 = 128). Kaplan et al. (figure 5)
+   found the loss to be nearly flat in the ratio at fixed N.
+3. Heads are 64 wide from d = 512 up to 2048 and 128 above; smaller models have at least two heads of 16 or 32,
+   so that every model of the ladder can be split over two tensor ranks.
+4. Among the shapes whose width is a multiple of two heads, take the one that is nearest in N and in ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trainer.config.span import parse_count
+
+SMALLEST, LARGEST = 3_000, 2_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """The shape that a size stands for."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+
+    @property
+    def body_params(self) -> int:
+        """12 L d^2, without norms and biases."""
+        return 12 * self.n_layers * self.d_model**2
+
+
+def head_width(d_model: int) -> int:
+    """Return the width of one head for a model of this width."""
+    if d_model >= 2048:
+        return 128
+    if d_model >= 512:
+        return 64
+    return 32 if d_model >= 128 else 16
+
+
+def aspect_ratio(size: int) -> float:
+    """Return the wanted d_model / n_layers: 16 at 10^4, 128 at 10^11, log-linear between and clamped outside."""
+    position = (math.log10(size) - 4) / (11 - 4)
+    return float(16 * (128 / 16) ** min(max(position, 0.0), 1.0))
+
+
+def dimensions(size: int | str) -> Dimensions:
+    """Return the shape for a body size such as 10_000_000 or "10M". Raises ValueError outside the range."""
+    wanted = parse_count(size)
+    if not SMALLEST <= wanted <= LARGEST:
+        raise ValueError(
+            f"a size lies between {SMALLEST} and {LARGEST / 1e12:.0f}T parameters, {wanted} does not"
+        )
+    ratio = aspect_ratio(wanted)
+    centre = (wanted * ratio / 12) ** (1 / 3)
+    return min(_candidates(wanted, centre), key=lambda d: _distance(d, wanted, ratio))
+
+
+def _candidates(wanted: int, centre: float) -> list[Dimensions]:
+    found = []
+    for d_model in range(16, int(centre * 2) + 64, 16):
+        width = head_width(d_model)
+        if d_model < centre / 2.2 or d_model % (2 * width):
+            continue
+        for n_layers in {
+            max(1, math.floor(wanted / (12 * d_model**2))),
+            math.ceil(wanted / (12 * d_model**2)),
+        }:
+            found.append(Dimensions(d_model, n_layers, d_model // width))
+    return found
+
+
+def _distance(shape: Dimensions, wanted: int, ratio: float) -> float:
+    """Weigh a relative error in N five times a relative error in the ratio, which hardly matters."""
+    size_error = abs(math.log(shape.body_params / wanted))
+    ratio_error = abs(math.log(shape.d_model / shape.n_layers / ratio))
+    return 5 * size_error + ratio_error
