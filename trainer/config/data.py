@@ -13,9 +13,7 @@ from trainer.config.span import Count
 class SourceConfig(Section):
     """One source of documents, read through `datasets` in streaming mode."""
 
-    path: str = Field(
-        "embedded", description="'embedded', a hub dataset, or files: jsonl, parquet, text, globs, URLs"
-    )
+    path: str = Field("embedded", description="'embedded', a hub dataset, or files: jsonl, parquet, text, globs, URLs")
     subset: str | None = None
     split: str = "train"
     column: str = Field("text", description="the column that holds the text")
@@ -38,9 +36,5 @@ class DataConfig(Section):
     name: str = "embedded"
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     tokenizer: TokenizerConfig = TokenizerConfig()
-    held_out_fraction: float = Field(
-        0.01, gt=0, lt=1, description="share of documents for validation, by content hash"
-    )
-    root: str = Field(
-        "data", description="directory that holds prepared sets; this one lies in <root>/<name>"
-    )
+    held_out_fraction: float = Field(0.01, gt=0, lt=1, description="share of documents for validation, by content hash")
+    root: str = Field("data", description="directory that holds prepared sets; this one lies in <root>/<name>")

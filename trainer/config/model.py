@@ -15,9 +15,7 @@ class ModelConfig(Section):
     """A decoder-only language model. `size` finds width, depth and heads by the rule in `trainer/config/sizes.py`."""
 
     family: Literal["transformer"] = "transformer"
-    size: str | None = Field(
-        None, description="body parameters, such as 10M; or give d_model, n_layers, n_heads"
-    )
+    size: str | None = Field(None, description="body parameters, such as 10M; or give d_model, n_layers, n_heads")
     d_model: int = Field(gt=0, description="width of the residual stream")
     n_layers: int = Field(gt=0)
     n_heads: int = Field(gt=0)
@@ -38,9 +36,7 @@ class ModelConfig(Section):
     bias: bool = Field(False, description="biases in linear layers and LayerNorm")
     fused_qkv: bool = Field(True, description="one matrix for queries, keys and values")
     dropout: float = Field(0.0, ge=0, lt=1)
-    init_std: float = Field(
-        0.02, gt=0, description="residual outputs are divided by sqrt(2 n_layers) (GPT-2)"
-    )
+    init_std: float = Field(0.02, gt=0, description="residual outputs are divided by sqrt(2 n_layers) (GPT-2)")
 
     @model_validator(mode="before")
     @classmethod
@@ -58,9 +54,7 @@ class ModelConfig(Section):
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads}")
         if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(
-                f"rotary positions need an even head width, d_model / n_heads is {self.head_dim}"
-            )
+            raise ValueError(f"rotary positions need an even head width, d_model / n_heads is {self.head_dim}")
         return self
 
     @property

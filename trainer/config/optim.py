@@ -14,14 +14,10 @@ class OptimConfig(Section):
     """AdamW unless said otherwise. `lr` may be a number or the name of a rule (see trainer/optim/rules.py)."""
 
     name: Literal["adamw", "sgd", "muon"] = "adamw"
-    lr: float | Literal["auto"] = Field(
-        "auto", description="peak learning rate, or 'auto': the stated rule by size"
-    )
+    lr: float | Literal["auto"] = Field("auto", description="peak learning rate, or 'auto': the stated rule by size")
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(
-        0.1, ge=0, description="on matrices only, not on norms, biases and embeddings"
-    )
+    weight_decay: float = Field(0.1, ge=0, description="on matrices only, not on norms, biases and embeddings")
     clip_norm: float = Field(1.0, ge=0, description="global gradient norm; 0 switches clipping off")
 
 
@@ -31,6 +27,4 @@ class ScheduleConfig(Section):
     kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"] = "cosine"
     warmup: SpanField = Span(2, "%")
     decay: SpanField = Field(Span(20, "%"), description="length of the cooldown at the end, for wsd")
-    final_ratio: float = Field(
-        0.1, ge=0, le=1, description="last learning rate over the peak, for linear, cosine, wsd"
-    )
+    final_ratio: float = Field(0.1, ge=0, le=1, description="last learning rate over the peak, for linear, cosine, wsd")

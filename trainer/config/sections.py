@@ -27,9 +27,7 @@ class CheckpointConfig(Section):
     keep_last: int = Field(2, gt=0, description="how many temporary checkpoints stay")
     keep_every: SpanField | None = Field(None, description="checkpoints at these points are never deleted")
     load: Literal["always", "if_available", "never", "warm_start"] = "if_available"
-    source: str | None = Field(
-        None, description="a checkpoint or run directory to load from; default: this run's own"
-    )
+    source: str | None = Field(None, description="a checkpoint or run directory to load from; default: this run's own")
     asynchronous: bool = True
 
 
@@ -38,9 +36,7 @@ class EvaluationConfig(Section):
 
     every: SpanField | None = None
     tokens: Count = Field(200_000, gt=0, description="held-out tokens for each set, from its beginning")
-    position_buckets: int = Field(
-        8, gt=0, description="loss by position is reported in this many equal parts"
-    )
+    position_buckets: int = Field(8, gt=0, description="loss by position is reported in this many equal parts")
 
 
 class TrackingConfig(Section):
@@ -56,10 +52,6 @@ class TrackingConfig(Section):
 class GuardConfig(Section):
     """What the run does when something goes wrong."""
 
-    non_finite: Literal["stop", "skip"] = Field(
-        "stop", description="on a loss or gradient that is not a number"
-    )
+    non_finite: Literal["stop", "skip"] = Field("stop", description="on a loss or gradient that is not a number")
     max_skips: int = Field(10, ge=0, description="give up after this many skipped steps in a row")
-    watchdog_seconds: float = Field(
-        1800.0, gt=0, description="a rank without a step for so long ends the run"
-    )
+    watchdog_seconds: float = Field(1800.0, gt=0, description="a rank without a step for so long ends the run")

@@ -55,9 +55,7 @@ def dimensions(size: int | str) -> Dimensions:
     """Return the shape for a body size such as 10_000_000 or "10M". Raises ValueError outside the range."""
     wanted = parse_count(size)
     if not SMALLEST <= wanted <= LARGEST:
-        raise ValueError(
-            f"a size lies between {SMALLEST} and {LARGEST / 1e12:.0f}T parameters, {wanted} does not"
-        )
+        raise ValueError(f"a size lies between {SMALLEST} and {LARGEST / 1e12:.0f}T parameters, {wanted} does not")
     ratio = aspect_ratio(wanted)
     centre = (wanted * ratio / 12) ** (1 / 3)
     return min(_candidates(wanted, centre), key=lambda d: _distance(d, wanted, ratio))
