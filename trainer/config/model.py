@@ -36,7 +36,7 @@ class ModelConfig(Section):
     bias: bool = Field(False, description="biases in linear layers and LayerNorm")
     fused_qkv: bool = Field(True, description="one matrix for queries, keys and values")
     dropout: float = Field(0.0, ge=0, lt=1)
-    init_std: float = Field(0.02, gt=0, description="residual outputs are divided by sqrt(2 n_layers) (GPT-2)")
+    init_std: float | None = Field(None, gt=0, description="default sqrt(2 / 5 d_model), see initial_std")
 
     @model_validator(mode="before")
     @classmethod
