@@ -5,8 +5,8 @@ Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). The rule:
 
 1. A layer of the standard shape (attention 4 d^2, MLP 8 d^2) has 12 d^2 parameters, so N = 12 L d^2.
 2. The aspect ratio d/L grows slowly with the size, from 16 at 10^4 to 128 at 10^11, between the ratios of small
-   published ladders (Porian et al. 2024, arXiv 2406.19146, table 4) and GPT-3 (12288/96 = 128). Kaplan et al. (figure 5)
-   found the loss to be nearly flat in the ratio at fixed N.
+   published ladders (Porian et al. 2024, arXiv 2406.19146, table 4) and GPT-3 (12288/96 = 128). Kaplan et al.
+   (figure 5) found the loss to be nearly flat in the ratio at fixed N.
 3. Heads are 64 wide from d = 512 up to 2048 and 128 above; smaller models have at least two heads of 16 or 32,
    so that every model of the ladder can be split over two tensor ranks.
 4. Among the shapes whose width is a multiple of two heads, take the one that is nearest in N and in ratio.

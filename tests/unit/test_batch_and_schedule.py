@@ -1,0 +1,66 @@
+"""Batch arithmetic and learning-rate schedules are pure; their properties hold for any numbers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config.batch import plan_batch
+from trainer.config.learning_rate import lr_share, peak_lr
+from trainer.config.optim import OptimConfig, ScheduleConfig
+from trainer.errors import UserError
+
+
+@given(st.integers(1, 64), st.integers(1, 2048), st.integers(1, 64))
+def test_a_batch_that_divides_is_divided_without_rest(data_parallel: int, context_length: int, per_rank: int):
+    plan = plan_batch(data_parallel * context_length * per_rank, context_length, data_parallel, None)
+    assert plan.micro_batch * plan.accumulation == plan.sequences_per_rank == per_rank
+    assert plan.sequences_per_step == per_rank * data_parallel
+    assert plan.micro_batch == 1 or plan.micro_batch * context_length <= 16_384
+
+
+@given(st.integers(1, 100_000), st.integers(1, 512), st.integers(1, 16))
+def test_a_batch_divides_or_is_refused_with_a_batch_that_divides(tokens: int, context_length: int, data_parallel: int):
+    try:
+        plan = plan_batch(tokens, context_length, data_parallel, None)
+    except UserError as error:
+        advised = int(str(error).rstrip().split()[-1])
+        assert advised % context_length == 0
+        return
+    assert plan.sequences_per_step * context_length == tokens
+
+
+KINDS = ["constant", "linear", "cosine", "inverse_sqrt", "wsd"]
+
+
+@given(st.sampled_from(KINDS), st.integers(5, 500), st.integers(0, 100))
+def test_schedules_rise_then_never_rise_again(kind: str, total: int, warmup_percent: int):
+    warmup = total * warmup_percent // 200
+    schedule = ScheduleConfig.model_validate({"kind": kind, "warmup": f"{warmup} steps", "decay": "30%"})
+    shares = [lr_share(schedule, step, total_steps=total, tokens_per_step=1) for step in range(total)]
+    assert all(0 < share <= 1 + 1e-12 or schedule.final_ratio == 0 for share in shares)
+    assert all(a < b for a, b in pairwise(shares[:warmup]))
+    assert all(a >= b - 1e-12 for a, b in pairwise(shares[warmup:]))
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "wsd"])
+def test_decaying_schedules_end_at_their_final_ratio(kind: str):
+    schedule = ScheduleConfig.model_validate({"kind": kind, "warmup": "10 steps", "final_ratio": 0.05})
+    assert lr_share(schedule, 99, total_steps=100, tokens_per_step=1) == pytest.approx(0.05)
+
+
+def test_known_values():
+    wsd = ScheduleConfig.model_validate({"kind": "wsd", "warmup": "0 steps", "decay": "1000 tokens", "final_ratio": 0})
+    assert lr_share(wsd, 89, total_steps=100, tokens_per_step=100) == 1.0
+    assert lr_share(wsd, 94, total_steps=100, tokens_per_step=100) == pytest.approx(0.5)
+    inverse = ScheduleConfig.model_validate({"kind": "inverse_sqrt", "warmup": "25 steps"})
+    assert lr_share(inverse, 99, total_steps=100, tokens_per_step=1) == pytest.approx(0.5)
+
+
+def test_the_learning_rate_rule_falls_with_the_square_root_of_the_width():
+    auto = OptimConfig()
+    assert peak_lr(auto, 64) / peak_lr(auto, 256) == pytest.approx(2)
+    assert peak_lr(OptimConfig(lr=0.3), 64) == 0.3

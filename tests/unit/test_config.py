@@ -1,0 +1,144 @@
+"""Loading, composition, overrides and their errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainer.config.load import dump, load_run, run_from_values
+from trainer.config.plan import Plan, make_plan
+from trainer.config.run import RunConfig
+from trainer.config.span import Span, parse_count, parse_span
+from trainer.errors import UserError
+
+VALUES = {
+    "model": {"size": "100k", "vocab_size": 512, "context_length": 128},
+    "data": {"name": "x"},
+    "batch": {"tokens_per_step": 2048},
+    "tokens": "1M",
+}
+
+
+def run(*assignments: str, **changes: object) -> RunConfig:
+    return run_from_values({**VALUES, **changes}, "test.yaml", assignments)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("model.n_layer=4", "unknown key 'model.n_layer' (did you mean 'n_layers'?)"),
+        ("modle.n_layers=4", "unknown key 'modle' (did you mean 'model'?)"),
+        ("optim.lr=fast", "'optim.lr"),
+        ("parallel.zero_stage=4", "'parallel.zero_stage'"),
+        ("schedule.warmup=100", "such as '500 steps', '20M tokens' or '5%'"),
+        ("model.size=huge", "expected a number such as 32768"),
+        ("model.size=7", "between 3000 and 2T"),
+        ("model.n_heads=3", "d_model 64 is not a multiple of n_heads 3"),
+        ("nonsense", "expected key=value"),
+        ("batch.tokens_per_step=[", "not valid YAML"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_sentence(assignment: str, message: str):
+    with pytest.raises(UserError) as error:
+        run(assignment)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_replace_the_other_way_to_say_the_same():
+    assert run("steps=7").tokens is None
+    assert run("steps=7").steps == 7
+    assert (
+        run(model={"d_model": 64, "n_layers": 2, "n_heads": 2, "vocab_size": 8}, *("model.size=1M",)).model.n_layers
+        == 5
+    )
+
+
+def test_both_lengths_are_refused():
+    with pytest.raises(UserError, match="either as 'tokens' or as 'steps'"):
+        run(steps=3)
+
+
+def test_a_section_is_a_name_a_base_or_a_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "small.yaml").write_text("size: 100k\ncontext_length: 64\nvocab_size: 256\n")
+    monkeypatch.setenv("ESCALA_CONFIGS", str(tmp_path))
+    assert run(model="small").model.context_length == 64
+    assert run(model={"base": "small", "context_length": 32}).model.context_length == 32
+    assert run("model.context_length=16", model="small").model.context_length == 16
+    with pytest.raises(UserError, match=r"no model 'smal' in .*did you mean 'small'"):
+        run(model="smal")
+
+
+def test_a_resolved_configuration_loads_to_itself(tmp_path: Path):
+    config = run("optim.lr=0.01", "evaluation.every=10 steps")
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(config))
+    assert load_run(path) == config
+
+
+def test_the_result_hash_ignores_layout_and_name_and_sees_the_rest():
+    base = run().result_hash()
+    assert run("parallel.tensor=2", "name=other", "tracking.wandb=disabled").result_hash() == base
+    assert run("seed=1").result_hash() != base
+    assert run("optim.lr=0.5").result_hash() != base
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "line 1"), ("- 1", "expected a mapping"), ("", "expected a mapping"), ("\x00", "not valid YAML")],
+)
+def test_a_corrupt_file_names_the_file(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="run.yaml") as error:
+        load_run(path)
+    assert message in str(error.value)
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(VALUES))
+    with pytest.raises(UserError, match="did you mean 'tiny.yaml'"):
+        load_run(tmp_path / "tyny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("20M", 20_000_000), ("1.5B", 1_500_000_000), ("32_768", 32768), (7, 7), ("2e3", 2000)]
+)
+def test_counts(text: object, count: int):
+    assert parse_count(text) == count
+
+
+def test_spans_become_whole_steps():
+    steps = {"tokens_per_step": 1000, "total_steps": 200}
+    assert parse_span("5%").steps(**steps) == 10
+    assert parse_span("2500 tokens").steps(**steps) == 3
+    assert parse_span("1 step").steps(**steps) == 1
+    assert str(Span(2.5, "%")) == "2.5%"
+
+
+def test_a_plan_survives_its_file():
+    plan = make_plan(run(), world=2, train_tokens=500_000)
+    assert Plan.from_json(plan.to_json()) == plan
+    assert (plan.steps, plan.tokens) == (489, 489 * 2048)
+    assert plan.epochs == pytest.approx(2.003, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "world", "message"),
+    [
+        (["batch.tokens_per_step=2000"], 2, "not a multiple of model.context_length 128: use 1920 or 2048"),
+        ([], 3, "16 sequences per step"),
+        (["parallel.tensor=2"], 3, "3 ranks does not divide by tensor 2 x sequence 1 = 2"),
+        (["parallel.data=4"], 2, "= 4 ranks, but the world has 2"),
+        (["parallel.tensor=8"], 8, "parallel.tensor 8 does not divide 4 n_heads"),
+        (["batch.micro_batch=3"], 1, "does not divide the 16 sequences"),
+        (["steps=2", "schedule.warmup=5 steps"], 1, "warmup is 5 steps, but the run has only 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_numbers(assignments: list[str], world: int, message: str):
+    with pytest.raises(UserError) as error:
+        make_plan(run(*assignments), world=world)
+    assert message in str(error.value)
