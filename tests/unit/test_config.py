@@ -50,10 +50,8 @@ def test_a_bad_setting_is_one_clear_sentence(assignment: str, message: str):
 def test_overrides_replace_the_other_way_to_say_the_same():
     assert run("steps=7").tokens is None
     assert run("steps=7").steps == 7
-    assert (
-        run(model={"d_model": 64, "n_layers": 2, "n_heads": 2, "vocab_size": 8}, *("model.size=1M",)).model.n_layers
-        == 5
-    )
+    explicit = {"d_model": 64, "n_layers": 2, "n_heads": 2, "vocab_size": 8}
+    assert run("model.size=1M", model=explicit).model.n_layers == 5
 
 
 def test_both_lengths_are_refused():
@@ -93,14 +91,14 @@ def test_the_result_hash_ignores_layout_and_name_and_sees_the_rest():
 def test_a_corrupt_file_names_the_file(tmp_path: Path, text: str, message: str):
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="run.yaml") as error:
+    with pytest.raises(UserError, match=r"run\.yaml") as error:
         load_run(path)
     assert message in str(error.value)
 
 
 def test_a_missing_file_names_the_nearest(tmp_path: Path):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(VALUES))
-    with pytest.raises(UserError, match="did you mean 'tiny.yaml'"):
+    with pytest.raises(UserError, match=r"did you mean 'tiny\.yaml'"):
         load_run(tmp_path / "tyny.yaml")
 
 
