@@ -129,9 +129,9 @@ def test_a_plan_survives_its_file():
     [
         (["batch.tokens_per_step=2000"], 2, "not a multiple of model.context_length 128: use 1920 or 2048"),
         ([], 3, "16 sequences per step"),
-        (["parallel.tensor=2"], 3, "3 ranks does not divide by tensor 2 x sequence 1 = 2"),
+        (["parallel.tensor=2"], 3, "sequence 1 x tensor 2 = 2 does not divide the world of 3 ranks"),
         (["parallel.data=4"], 2, "= 4 ranks, but the world has 2"),
-        (["parallel.tensor=8"], 8, "parallel.tensor 8 does not divide 4 n_heads"),
+        (["parallel.tensor=8"], 8, "n_heads 4 is not a multiple of the tensor degree 8"),
         (["batch.micro_batch=3"], 1, "does not divide the 16 sequences"),
         (["steps=2", "schedule.warmup=5 steps"], 1, "warmup is 5 steps, but the run has only 2"),
     ],

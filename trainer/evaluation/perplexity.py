@@ -1,0 +1,88 @@
+"""Held-out loss, perplexity, bits per byte and loss by position, in a fixed order, the same on any layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.data.batches import MicroBatch
+from trainer.parallel.engine import Engine
+from trainer.parallel.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a held-out set gives. Losses in nats per token."""
+
+    eval_set: str
+    loss: float
+    loss_sem: float | None  # standard error of the mean over sequences
+    perplexity: float
+    bits_per_byte: float | None
+    loss_by_position: list[float]
+    evaluated_tokens: int
+
+    def row(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return asdict(self)
+
+
+def evaluate(
+    engine: Engine,
+    mesh: Mesh,
+    batches: Iterable[MicroBatch],
+    *,
+    name: str,
+    position_buckets: int,
+    bytes_per_token: float | None,
+) -> Evaluation:
+    """Evaluate the sequences that the data ranks hold together. Every rank must call it, with equally many batches.
+
+    Bits per byte = loss / ln 2 / bytes per token: independent of the tokenizer, unlike perplexity.
+    """
+    sums = torch.zeros(0)
+    for batch in batches:
+        losses = engine.token_losses(batch).double().cpu()
+        weights = torch.ones_like(losses) if batch.weights is None else batch.weights.double().cpu()
+        part = _sums(losses, weights, position_buckets)
+        sums = part if sums.numel() == 0 else sums + part
+    if mesh.data_group is not None:
+        dist.all_reduce(sums, group=mesh.data_group)
+    return _finish(sums, name, position_buckets, bytes_per_token)
+
+
+def _sums(losses: Tensor, weights: Tensor, buckets: int) -> Tensor:
+    """Return (2 buckets + 3) sums: loss and weight by position, then sequences, their means and squared means."""
+    T = losses.shape[1]
+    bucket = torch.arange(T) * min(buckets, T) // T
+    by_position = torch.zeros(2, buckets, dtype=torch.float64)
+    by_position[0].index_add_(0, bucket, (losses * weights).sum(0))
+    by_position[1].index_add_(0, bucket, weights.sum(0))
+    weight = weights.sum(1)
+    real = weight > 0
+    mean = (losses * weights).sum(1)[real] / weight[real]
+    sequences = torch.stack([real.sum().double(), mean.sum(), mean.square().sum()])
+    return torch.cat([by_position.flatten(), sequences])
+
+
+def _finish(sums: Tensor, name: str, buckets: int, bytes_per_token: float | None) -> Evaluation:
+    by_position, (n, total, squares) = sums[: 2 * buckets].view(2, buckets), sums[2 * buckets :].tolist()
+    tokens = by_position[1].sum().item()
+    loss = by_position[0].sum().item() / tokens
+    variance = max(squares / n - (total / n) ** 2, 0.0) * n / (n - 1) if n > 1 else None
+    used = by_position[1] > 0
+    return Evaluation(
+        eval_set=name,
+        loss=loss,
+        loss_sem=math.sqrt(variance / n) if variance is not None else None,
+        perplexity=math.exp(min(loss, 700.0)),
+        bits_per_byte=loss / math.log(2) / bytes_per_token if bytes_per_token else None,
+        loss_by_position=(by_position[0][used] / by_position[1][used]).tolist(),
+        evaluated_tokens=round(tokens),
+    )

@@ -1,0 +1,77 @@
+"""The local record of a run: metrics.jsonl and the console. It is the truth; everything else is a mirror of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from trainer.run_dir import RunDir, append_json, read_json_lines, write_atomically
+
+
+class Mirror(Protocol):
+    """Somewhere that rows are copied to. It may lose them, but it must never wait or fail."""
+
+    def log(self, row: dict[str, Any]) -> None: ...
+
+    def finish(self, exit_code: int) -> None: ...
+
+
+class Record:
+    """Writes the rows of the first rank; on all other ranks every call does nothing."""
+
+    def __init__(self, run_dir: RunDir, *, active: bool, mirrors: tuple[Mirror, ...] = ()) -> None:
+        self.run_dir, self.active, self.mirrors = run_dir, active, mirrors
+
+    def rewind(self, step: int) -> None:
+        """Drop rows after `step`, which a resumed run is about to write again, so that the curve has each step once."""
+        if not self.active or not self.run_dir.metrics.exists():
+            return
+        rows = [row for row in read_json_lines(self.run_dir.metrics) if row["step"] <= step]
+        write_atomically(self.run_dir.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def row(self, kind: str, step: int, **values: Any) -> None:
+        """Write one row of kind `train` or `evaluation` after `step` steps."""
+        if not self.active:
+            return
+        row = {"kind": kind, "step": step, **values}
+        append_json(self.run_dir.metrics, row)
+        for mirror in self.mirrors:
+            mirror.log(row)
+        print(console_line(row), file=sys.stderr, flush=True)
+
+    def event(self, event: str, **details: Any) -> None:
+        """Write one line to events.jsonl."""
+        if self.active:
+            self.run_dir.record_event(event, **details)
+
+    def finish(self, exit_code: int) -> None:
+        """End the mirrors, each within its own time-out."""
+        for mirror in self.mirrors:
+            mirror.finish(exit_code)
+
+
+def console_line(row: dict[str, Any]) -> str:
+    """Return one row as aligned text."""
+    parts = [f"{row['kind']:<10} step {row['step']:>6}"]
+    for key, shape in CONSOLE_COLUMNS.items():
+        if row.get(key) is not None:
+            parts.append(f"{key} {row[key]:{shape}}")
+    return "  ".join(parts)
+
+
+CONSOLE_COLUMNS = {
+    "loss": ".4f",
+    "perplexity": ".2f",
+    "bits_per_byte": ".4f",
+    "grad_norm": ".3f",
+    "lr": ".2e",
+    "tokens_per_second": ",.0f",
+}
+
+
+def last_row(metrics: Path, kind: str) -> dict[str, Any] | None:
+    """Return the newest row of a kind, or None."""
+    rows = [row for row in read_json_lines(metrics) if row["kind"] == kind]
+    return rows[-1] if rows else None
