@@ -17,6 +17,20 @@ from trainer.models.initial import fill_normal
 from trainer.models.norm import make_norm
 
 
+# How tensor ranks split each module; the words are explained in trainer/parallel/plan.py. What is not named is whole.
+TENSOR_PLAN = {
+    "embed": "vocab",
+    "head": "vocab",
+    "blocks.*.attn.qkv": "column qkv",
+    "blocks.*.attn.[qkv]": "column",
+    "blocks.*.attn.[qk]_norm": "shared heads",
+    "blocks.*.attn.out": "row",
+    "blocks.*.mlp.gate_up": "column pair",
+    "blocks.*.mlp.up": "column",
+    "blocks.*.mlp.down": "row",
+}
+
+
 class GatedMLP(nn.Module):
     """SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate x) * up x)."""
 
@@ -75,6 +89,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 class Transformer(nn.Module):
     """Embedding, blocks, norm and head. See `trainer/config/model.py` for the choices."""
+
+    tensor_plan = TENSOR_PLAN
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
