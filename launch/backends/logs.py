@@ -1,0 +1,89 @@
+"""Log files of a run directory: logs/<attempt>/rank_<r>.log. Find the newest attempt, print it, follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from trainer.errors import UserError
+from trainer.run_dir import RunDir
+
+
+def attempts(run_dir: Path) -> list[int]:
+    """Return the attempts that left logs, in order."""
+    logs = run_dir / "logs"
+    if not logs.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in logs.iterdir() if entry.name.isdigit())
+
+
+def next_attempt(run_dir: Path) -> tuple[int, Path]:
+    """Create and return the next attempt's number and log directory; two starters never get the same one."""
+    attempt = max(attempts(run_dir), default=0) + 1
+    while True:
+        path = RunDir(run_dir).logs(attempt)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            attempt += 1
+        else:
+            return attempt, path
+
+
+def newest_logs(run_dir: Path) -> Path:
+    """Return the log directory of the newest attempt. Raises UserError when nothing was started."""
+    known = attempts(run_dir)
+    if not known:
+        raise UserError(f"no logs under {run_dir}: nothing was started there yet")
+    return RunDir(run_dir).logs(known[-1])
+
+
+def rank_logs(log_dir: Path) -> dict[int, Path]:
+    """Return the log file of each rank."""
+    found = {p.stem.removeprefix("rank_"): p for p in log_dir.glob("rank_*.log")}
+    return {int(rank): path for rank, path in sorted(found.items(), key=lambda item: int(item[0]))}
+
+
+def attempt_logs(log_dir: Path, rank: int | None) -> Iterator[str]:
+    """Yield the lines of one rank, or of all ranks with `[rank] ` in front."""
+    files = rank_logs(log_dir)
+    if rank is not None and rank not in files:
+        raise UserError(f"no log of rank {rank} in {log_dir} (there are {len(files)} ranks: {_shown(list(files))})")
+    for number, path in files.items():
+        if rank in (None, number):
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    yield _labelled(line.rstrip("\n"), number, rank)
+
+
+def follow_logs(
+    log_dir: Callable[[], Path], rank: int | None, ended: Callable[[], bool], pause: Callable[[], None]
+) -> Iterator[str]:
+    """Yield lines as they are written, until the job has ended and everything it wrote was read."""
+    offsets: dict[Path, int] = {}
+    while True:
+        last_round = ended()  # asked before reading: what was written before the end is still read
+        for number, path in rank_logs(log_dir()).items():
+            if rank in (None, number):
+                lines, offsets[path] = _new_lines(path, offsets.get(path, 0), whole=not last_round)
+                yield from (_labelled(line, number, rank) for line in lines)
+        if last_round:
+            return
+        pause()
+
+
+def _new_lines(path: Path, offset: int, *, whole: bool) -> tuple[list[str], int]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    if whole:  # a line that is still being written waits for its end
+        data = data[: data.rfind(b"\n") + 1]
+    return data.decode("utf-8", "replace").splitlines(), offset + len(data)
+
+
+def _labelled(line: str, number: int, wanted: int | None) -> str:
+    return line if wanted is not None else f"[{number}] {line}"
+
+
+def _shown(ranks: list[int]) -> str:
+    return "none" if not ranks else f"{ranks[0]} to {ranks[-1]}"

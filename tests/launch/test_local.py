@@ -1,0 +1,202 @@
+"""The local backend: packing, warm ranks, the first failing rank, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch.backends.local import LocalBackend
+from launch.backends.warm import RankPool
+from launch.job import JobSpec, JobState, JobStatus, Requeue
+from trainer.errors import UserError
+from trainer.failure import last_error_line, port_was_taken, signal_name
+
+RANK = Path(__file__).parent / "programs" / "rank.py"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
+    log = tmp_path_factory.mktemp("pool") / "rank_server.log"
+    with LocalBackend(4, preload=("torch", "torch.distributed"), log=log) as opened:
+        yield opened
+
+
+def finish(backend: LocalBackend, *ids: str) -> list[JobStatus]:
+    for _ in range(600):
+        found = backend.status(ids)
+        if all(status.state.final for status in found.values()):
+            return list(found.values())
+        backend.wait(0.1)
+    raise AssertionError(f"not finished: {found}")
+
+
+def until_log(backend: LocalBackend, job: str, word: str, ranks: int) -> None:
+    for _ in range(600):
+        backend.status([job])
+        if sum(word in line for line in backend.logs(job)) == ranks:
+            return
+        backend.wait(0.1)
+    raise AssertionError(f"{word!r} not logged: {list(backend.logs(job))}")
+
+
+def spec(tmp_path: Path, *arguments: str, ranks: int = 1, **more: object) -> JobSpec:
+    name = str(more.pop("name", "job"))
+    return JobSpec(name, (str(RANK), *arguments), tmp_path / name, ranks_per_node=ranks, **more)  # type: ignore[arg-type]
+
+
+def test_jobs_are_packed_and_done(backend: LocalBackend, tmp_path: Path) -> None:
+    jobs = [backend.submit(spec(tmp_path, "ok", ranks=2, name=f"job{i}")) for i in range(4)]
+    waiting = [s.state for s in backend.status(jobs).values()]
+    assert waiting.count(JobState.RUNNING) <= 2, "four slots hold two jobs of two ranks"
+    assert [s.state for s in finish(backend, *jobs)] == [JobState.DONE] * 4
+    assert list(backend.logs(jobs[0])) == ["[0] sum 1", "[1] sum 1"]
+    assert list(backend.logs(jobs[0], rank=1)) == ["sum 1"]
+
+
+def test_the_first_failing_rank_is_named_and_its_peers_end(backend: LocalBackend, tmp_path: Path) -> None:
+    job = backend.submit(spec(tmp_path, "fail", "1", ranks=2))
+    (status,) = finish(backend, job)
+    assert status.state is JobState.FAILED and status.failure is not None
+    assert (status.failure.rank, status.failure.exit_code) == (1, 1)
+    assert status.failure.message == "RuntimeError: rank 1 was told to fail"
+    ready = next(line for line in backend.logs(job, rank=0) if line.startswith("ready"))
+    assert not Path(f"/proc/{ready.split()[1]}").exists()
+
+
+def test_a_signal_is_named(backend: LocalBackend, tmp_path: Path) -> None:
+    (status,) = finish(backend, backend.submit(spec(tmp_path, "die", "0", ranks=2)))
+    assert status.failure is not None and status.failure.signal == "SIGSEGV"
+    assert "Segmentation fault" in status.failure.message
+
+
+def test_exit_codes_become_states(backend: LocalBackend, tmp_path: Path) -> None:
+    jobs = [backend.submit(spec(tmp_path, "exit", code, name=code)) for code in ("75", "76", "2", "0")]
+    states = [(s.state, s.exit_code) for s in finish(backend, *jobs)]
+    assert states == [(JobState.PREEMPTED, 75), (JobState.FAILED, 76), (JobState.FAILED, 2), (JobState.DONE, 0)]
+
+
+def test_cancel_lets_ranks_save(backend: LocalBackend, tmp_path: Path) -> None:
+    job = backend.submit(spec(tmp_path, "save", ranks=2))
+    until_log(backend, job, "ready", 2)
+    backend.cancel(job)
+    (status,) = finish(backend, job)
+    assert status.state is JobState.CANCELLED
+    assert sum("saved" in line for line in backend.logs(job)) == 2
+
+
+def test_a_failed_job_starts_again_as_often_as_asked(backend: LocalBackend, tmp_path: Path) -> None:
+    job = backend.submit(spec(tmp_path, "exit", "3", requeue=Requeue(on_failure=2)))
+    (status,) = finish(backend, job)
+    assert status.state is JobState.FAILED
+    assert sorted(p.name for p in (tmp_path / "job" / "logs").iterdir()) == ["1", "2", "3"]
+
+
+def test_a_chain_stops_at_its_failed_link(backend: LocalBackend, tmp_path: Path) -> None:
+    first = backend.submit(spec(tmp_path, "exit", "3", name="first"))
+    second = backend.submit(spec(tmp_path, "exit", "0", name="second", after=(first,)))
+    third = backend.submit(spec(tmp_path, "exit", "0", name="third", after=(second,)))
+    last = finish(backend, first, second, third)[-1]
+    assert last.state is JobState.FAILED and second in last.reason
+    assert not (tmp_path / "second").exists()
+
+
+def test_environment_and_threads_reach_the_rank(backend: LocalBackend, tmp_path: Path) -> None:
+    code = "import os, torch; print(os.environ['RANK'], os.environ['ODD'], torch.get_num_threads())"
+    program = tmp_path / "show.py"
+    program.write_text(code)
+    odd = "a b$(touch x)\"'\n;é"
+    job = backend.submit(JobSpec("env", (str(program),), tmp_path / "env", environment={"ODD": odd}))
+    finish(backend, job)
+    threads = max(1, len(os.sched_getaffinity(0)) // 4)
+    assert "\n".join(backend.logs(job, rank=0)) == f"0 {odd} {threads}"
+
+
+def test_follow_yields_every_line_once(backend: LocalBackend, tmp_path: Path) -> None:
+    job = backend.submit(spec(tmp_path, "ok", ranks=2))
+    assert sorted(backend.logs(job, follow=True)) == ["[0] sum 1", "[1] sum 1"]
+
+
+def test_more_ranks_than_slots_is_refused_with_the_numbers(backend: LocalBackend, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"needs 6 ranks \(2 nodes x 3\), but there are 4 slots"):
+        backend.submit(spec(tmp_path, "ok", ranks=3, nodes=2))
+
+
+def test_the_server_is_single_threaded_after_its_imports(tmp_path: Path) -> None:
+    pool = RankPool({**os.environ, "DS_ACCELERATOR": "cpu"}, tmp_path / "log", preload=("torch", "deepspeed"))
+    pool.start()
+    (ready,) = pool.events(60)
+    pool.close()
+    assert ready["threads"] == 1, "a fork would copy the locks of other threads"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_stays_behind_when_the_owner_dies(tmp_path: Path, number: signal.Signals) -> None:
+    owner = f"""
+import sys
+from pathlib import Path
+from launch.backends.local import LocalBackend
+from launch.job import JobSpec
+with LocalBackend(2, preload=("torch",)) as b:
+    job = b.submit(JobSpec("j", ({str(RANK)!r}, "sleep"), Path({str(tmp_path / "run")!r}), ranks_per_node=2))
+    while True:
+        b.wait(0.1)
+"""
+    process = subprocess.Popen([sys.executable, "-c", owner], cwd=ROOT, stderr=subprocess.DEVNULL)
+    logs = [tmp_path / "run" / "logs" / "1" / f"rank_{r}.log" for r in (0, 1)]
+    pids = wait_for(
+        lambda: [int(x.read_text().split("ready ")[1]) for x in logs if x.exists() and "ready" in x.read_text()], 2
+    )
+    parents = [int(Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[1]) for pid in pids]
+    process.send_signal(number)
+    process.wait(30)
+    wait_for(lambda: [pid for pid in {*pids, *parents} if not alive(pid)], 3)
+
+
+def wait_for(found: object, count: int) -> list[int]:
+    for _ in range(1200):
+        values: list[int] = found()  # type: ignore[operator]
+        if len(values) == count:
+            return values
+        time.sleep(0.05)
+    raise AssertionError(f"waited a minute for {count}, have {values}")
+
+
+def alive(pid: int) -> bool:
+    """Zombies that nobody reaped yet have ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("step 1\n[rank1]: ValueError: no\nclosing\n", "ValueError: no"),
+        ("error: `tensor` 3 does not divide 4 heads\n", "error: `tensor` 3 does not divide 4 heads"),
+        ("Killed\n\n", "Killed"),
+        ("", ""),
+    ],
+)
+def test_last_error_line(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "log").write_text(text)
+    assert last_error_line(tmp_path / "log") == line
+
+
+def test_a_taken_port_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("The server socket has failed to listen (errno: 98 - Address already in use).")
+    assert port_was_taken(tmp_path / "log")
+    assert not port_was_taken(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("code", "name"), [(-9, "SIGKILL"), (137, "SIGKILL"), (1, None), (75, None), (128, None)])
+def test_signal_names(code: int, name: str | None) -> None:
+    assert signal_name(code) == name
