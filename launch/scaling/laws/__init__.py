@@ -1,0 +1,1 @@
+"""Scaling laws as pure classes: form, derivatives, starts and published parameters."""

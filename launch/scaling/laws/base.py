@@ -1,0 +1,84 @@
+"""What every law offers to the solver, and the centring of its variables.
+
+Legend: B batch of problems, n rows of the table, p parameters. A law works on *internal* parameters theta
+(B, p), chosen so that the problem is well conditioned: logarithms of coefficients at the centre of the data, and plain
+exponents. `public` turns them into the numbers that papers print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from launch.scaling.objective import Array
+
+Logs = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Centre:
+    """Means of the logarithms of the variables over the fitted rows."""
+
+    means: Mapping[str, float]
+
+    @staticmethod
+    def of(columns: Mapping[str, Array], variables: tuple[str, ...]) -> Centre:
+        return Centre({v: float(np.mean(np.log(columns[v]))) for v in variables})
+
+    def logs(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """Return centred logarithms of `columns` for each variable of the law."""
+        return {v: np.log(np.asarray(columns[v], float)) - mean for v, mean in self.means.items()}
+
+
+class Law(Protocol):
+    """One functional form of the loss."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def formula(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def variables(self) -> tuple[str, ...]: ...
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """Public names, in the order of `public`."""
+        ...
+
+    def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
+        """Return log predictions (B, n) and their Jacobian (B, p, n)."""
+        ...
+
+    def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
+        """Return the sum over rows of weights (B, n) times the Hessian of each log prediction: (B, p, p)."""
+        ...
+
+    def starts(self, x: Logs, loss: Array) -> Array:
+        """Return starting points (B, p), spread over all that is plausible."""
+        ...
+
+    def public(self, theta: Array, centre: Centre) -> Array:
+        """Return the published parameters (B, len(params))."""
+        ...
+
+
+def numeric_curvature(law: Law, theta: Array, x: Logs, weights: Array, step: float = 1e-5) -> Array:
+    """Return `Law.curvature` by central differences of the analytic Jacobian, for laws without a closed form."""
+    num_params = theta.shape[1]
+    columns = []
+    for k in range(num_params):
+        shift = np.zeros(num_params)
+        shift[k] = step
+        high = law.log_loss(theta + shift, x)[1]
+        low = law.log_loss(theta - shift, x)[1]
+        columns.append(np.einsum("bpn,bn->bp", high - low, weights) / (2 * step))
+    hessian = np.stack(columns, axis=2)
+    return np.asarray((hessian + hessian.transpose(0, 2, 1)) / 2)

@@ -1,0 +1,203 @@
+"""The sections of a report about one ladder of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from launch.scaling.identify import log_spread
+from launch.scaling.ladder import Forecast, Ladder, LadderLaw
+from launch.scaling.report import figures
+from launch.scaling.report.model import Figure, Grid, Section, count, interval
+from launch.scaling.table import N_CONVENTIONS, Table
+
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+UNIT = {"N": "parameters", "D": "training tokens", "C": "training FLOPs"}
+
+
+def headline(ladder: Ladder) -> list[str]:
+    """Say what was forecast, what came, and what cannot be said."""
+    table, variable = ladder.table, ladder.variable
+    span = f"{_size(variable, table.columns[variable].min())} to {_size(variable, table.columns[variable].max())}"
+    lines = [f"{len(table)} cells from {span} {UNIT[variable]}{_at_fixed(table, variable)}."]
+    lines += [_forecast_sentence(ladder.preferred, f) for f in ladder.preferred.forecasts]
+    for law in ladder.laws:
+        if law is not ladder.preferred:
+            lines += [f"{law.fitted.law.formula} would have said {np.exp(f.predicted):.2f}." for f in law.forecasts]
+    if not ladder.preferred.forecasts:
+        lines.append("No cell was held out: there are too few sizes to spare one, so nothing tests the law.")
+    return lines
+
+
+def _forecast_sentence(law: LadderLaw, f: Forecast) -> str:
+    text = (
+        f"Held out: {f.name}. {law.fitted.law.formula} fitted to the smaller cells forecast a perplexity of "
+        f"{np.exp(f.predicted):.2f}"
+    )
+    if f.interval is not None:
+        text += f" (95 % {interval(float(np.exp(f.interval[0])), float(np.exp(f.interval[1])), '.2f')})"
+    text += f"; measured {np.exp(f.measured):.2f}. The loss was off by {f.error:+.2%}"
+    if f.inside is not None:
+        text += ", inside the interval." if f.inside else ", OUTSIDE the interval."
+    return text
+
+
+def ladder_sections(ladder: Ladder, layout_check: Curves | None) -> list[Section]:
+    """Return the sections in reading order; those without data are left out."""
+    sections = [_main(ladder), _cells(ladder)]
+    if ladder.cannot:
+        sections.append(Section("What these runs cannot tell", ladder.cannot))
+    sections.append(_fit_quality(ladder))
+    if any(ladder.table.by_position):
+        sections.append(_by_position(ladder.table))
+    if layout_check:
+        sections.append(_layout(layout_check))
+    return sections
+
+
+def _main(ladder: Ladder) -> Section:
+    variable = ladder.variable
+    convention = ladder.table.n_convention
+    counted = f" N counts {N_CONVENTIONS[convention]}." if convention in N_CONVENTIONS else ""
+    main = Figure(
+        "perplexity_against_" + {"N": "parameters", "D": "tokens", "C": "compute"}[variable],
+        f"Perplexity against {UNIT[variable]}. Filled: fitted. Open: held out. Band: 95 % for one new run under "
+        f"{ladder.preferred.name}.{counted}",
+        lambda ax: figures.ladder(ax, ladder),
+    )
+    charts = [main]
+    if ladder.table.has("C") and variable != "C":
+        charts.append(
+            Figure(
+                "loss_against_compute",
+                f"Loss against training compute ({_flops_name(ladder.table)}).",
+                lambda ax: figures.compute(ax, ladder.table, ladder.held_out),
+            )
+        )
+    return Section("The law", [], charts, [law_grid(ladder), *forecast_grids(ladder)])
+
+
+def law_grid(ladder: Ladder) -> Grid:
+    """Return parameters with their intervals, one row a parameter."""
+    rows = []
+    for law in ladder.laws:
+        for name, value in law.fitted.values.items():
+            shown = interval(*law.intervals[name], ".4g") if law.intervals else "none"
+            rows.append([law.fitted.law.formula, name, f"{value:.4g}", shown, f"{law.sd:.2%}"])
+    return Grid(
+        ["law", "parameter", "value", "95 %", "residual sd"],
+        rows,
+        "Least squares on log loss; intervals from a parametric bootstrap with uncertain variance.",
+    )
+
+
+def forecast_grids(ladder: Ladder) -> list[Grid]:
+    """Return one table with the forecast of every law for each held-out cell."""
+    rows = []
+    for law in ladder.laws:
+        for f in law.forecasts:
+            shown = (
+                "none"
+                if f.interval is None
+                else interval(float(np.exp(f.interval[0])), float(np.exp(f.interval[1])), ".2f")
+            )
+            inside = "-" if f.inside is None else ("yes" if f.inside else "NO")
+            rows.append(
+                [law.fitted.law.formula, f.name, f"{np.exp(f.predicted):.2f}", shown,
+                 f"{np.exp(f.measured):.2f}", f"{f.error:+.2%}", inside]
+            )  # fmt: skip
+    header = ["law", "held-out cell", "forecast ppl", "95 %", "measured ppl", "loss error", "inside"]
+    return [Grid(header, rows, "Forecasts of cells that the fit did not see.")] if rows else []
+
+
+def cell_grid(ladder: Ladder) -> Grid:
+    """Return one row for each cell, smallest first."""
+    table = ladder.table
+    names = table.labels.get("name")
+    order = np.argsort(table.columns[ladder.variable], kind="stable")
+    rows = []
+    for i in order:
+        cells = [str(names[i]) if names is not None else f"row {table.row[i]}"]
+        cells += [_size(v, table.columns[v][i]) if table.has(v) else "-" for v in ("N", "D", "C")]
+        cells += [f"{table.columns['D'][i] / table.columns['N'][i]:.3g}" if table.has("N", "D") else "-"]
+        cells += [f"{table.loss[i]:.4f}", f"{np.exp(table.loss[i]):.2f}"]
+        cells += ["held out" if ladder.held_out[i] else ""]
+        rows.append(cells)
+    header = ["cell", "N", "D", "C", "D/N", "loss (nats)", "perplexity", ""]
+    return Grid(header, rows, _sem(table))
+
+
+def _cells(ladder: Ladder) -> Section:
+    return Section("The cells", [], [], [cell_grid(ladder)])
+
+
+def _fit_quality(ladder: Ladder) -> Section:
+    chart = Figure(
+        "residuals",
+        "Residuals of the log loss of both laws: measured minus law, in percent. Open: held out.",
+        lambda ax: figures.ladder_residuals(ax, ladder),
+    )
+    notes = []
+    seeds = ladder.table.labels.get("seed")
+    if seeds is not None and len(set(seeds)) == 1:
+        notes.append("One seed: the spread over seeds is not measured, so intervals rest on the scatter about the law.")
+    return Section("Residuals", notes, [chart])
+
+
+def _by_position(table: Table) -> Section:
+    chart = Figure(
+        "loss_by_position",
+        "Loss by position in the context, one line a cell: how much longer contexts help each size.",
+        lambda ax: figures.by_position(ax, table),
+    )
+    return Section("Loss by position", [], [chart])
+
+
+def _layout(curves: Curves) -> Section:
+    names = list(curves)
+    difference = layout_difference(curves)
+    text = (
+        f"The same cell was trained under {' and '.join(names)}. The largest difference of the training loss at any "
+        f"common step is {difference:.2e} nats."
+    )
+    chart = Figure(
+        "layout_check",
+        "Training loss of one cell under different layouts.",
+        lambda ax: figures.layouts(ax, curves),
+    )
+    return Section("The same mathematics at any layout", [text], [chart])
+
+
+def layout_difference(curves: Curves) -> float:
+    """Return the largest difference of losses over the steps that all curves have."""
+    lookups: list[dict[Any, float]] = [dict(zip(s, loss, strict=True)) for s, loss in curves.values()]
+    common = sorted(set.intersection(*(set(lookup) for lookup in lookups)))
+    if not common:
+        return float("nan")
+    values = np.array([[lookup[s] for s in common] for lookup in lookups])
+    return float(np.max(values.max(axis=0) - values.min(axis=0)))
+
+
+def _at_fixed(table: Table, variable: str) -> str:
+    if variable == "N" and table.has("D") and log_spread(table.D) < 0.05:
+        return f", each trained on {count(float(np.median(table.D)))} tokens"
+    if variable == "N" and table.has("N", "D") and log_spread(table.D / table.N) < 0.05:
+        return f", each trained on {float(np.median(table.D / table.N)):.3g} tokens per parameter"
+    return ""
+
+
+def _flops_name(table: Table) -> str:
+    return "counted exactly, with attention" if table.c_convention == "exact" else "6 N D"
+
+
+def _sem(table: Table) -> str:
+    sem = table.columns.get("sem")
+    if sem is None or not np.isfinite(sem).any():
+        return ""
+    return f"Standard error of the losses over evaluated sequences: up to {np.nanmax(sem):.4f} nats."
+
+
+def _size(variable: str, value: float) -> str:
+    return f"{value:.2e}" if variable == "C" else count(float(value))

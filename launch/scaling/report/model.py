@@ -1,0 +1,61 @@
+"""What a report consists of, independent of how it is rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Draws into a matplotlib axes; the type is not named so that matplotlib is imported only when a figure is drawn.
+Draw = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart: file name without suffix, what it shows, and how to draw it."""
+
+    name: str
+    caption: str
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text. `numeric` columns are aligned to the right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs, then figures, then tables."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    grids: Sequence[Grid] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A titled list of sections; the headline answers the question that the runs were made for."""
+
+    title: str
+    headline: Sequence[str]
+    sections: Sequence[Section]
+
+
+def count(value: float) -> str:
+    """Write a number of parameters or tokens: 532K, 10.7M, 1.33B, 2.1T."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= limit:
+            scaled = value / limit
+            return f"{scaled:.3g}{suffix}" if scaled < 1000 else f"{scaled:.0f}{suffix}"
+    return f"{value:.0f}"
+
+
+def interval(low: float, high: float, digits: str = ".3f") -> str:
+    """Write an interval: `[1.62, 1.75]`."""
+    return f"[{low:{digits}}, {high:{digits}}]"

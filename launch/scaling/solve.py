@@ -1,0 +1,214 @@
+"""A batched damped Newton method for robust fits of laws.
+
+Many problems of the same law are solved at once: starts, bootstrap replicates, points of a profile. Far from the
+optimum the matrix is that of iteratively reweighted least squares (a majorant: it always descends); near it the
+exact Hessian takes over and converges quadratically. Both are damped as Levenberg and Marquardt do.
+Legend: B problems, n rows, p parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from launch.scaling.laws.base import Law, Logs
+from launch.scaling.objective import Array, Objective
+
+MAX_STEPS = 200
+NEWTON_AFTER = 2e-2  # relative decrease of one step below which the exact Hessian is used
+LARGEST_STEP = 2.0  # in internal parameters, which are logarithms and exponents
+CONVERGED = 1e-13  # expected relative decrease
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A soft constraint g(theta) = target, stiff enough to hold it: used for profiles."""
+
+    function: Callable[[Array], tuple[Array, Array]]  # theta (B, p) -> values (B,), gradients (B, p)
+    target: Array
+    stiffness: float
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """theta (B, p), the objective (B,) without any pin, and the infinity norm of the gradient (B,)."""
+
+    theta: Array
+    objective: Array
+    gradient_norm: Array
+
+
+@dataclass
+class _State:
+    """Everything about the problems that are still active."""
+
+    theta: Array
+    weights: Array
+    target: Array | None
+    damping: Array
+    newton: Array
+    residual: Array
+    jacobian: Array
+    cost: Array
+    stalled: Array
+
+    def keep(self, mask: Array) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                setattr(self, name, value[mask])
+
+
+def minimise(
+    law: Law,
+    start: Array,
+    x: Logs,
+    loss: Array,
+    objective: Objective,
+    *,
+    weights: Array | None = None,
+    pin: Pin | None = None,
+    max_steps: int = MAX_STEPS,
+) -> Solutions:
+    """Minimise sum_i weights_i rho(log prediction_i - log loss_i) from each start.
+
+    `start` is (B, p); `loss` is (n,) or (B, n); `weights` is None, (n,) or (B, n). Needs no bounds: coefficients are
+    positive by construction. Cost: O(steps B n p^2).
+    """
+    num, rows = len(start), len(next(iter(x.values())))
+    observed = np.broadcast_to(np.log(loss), (num, rows))
+    counts = np.broadcast_to(np.ones(rows) if weights is None else weights, (num, rows))
+    problem = _Problem(law, x, objective, pin)
+    theta_out, active = start.astype(float).copy(), np.arange(num)
+    state = problem.begin(theta_out, observed, counts)
+    targets = observed
+    for _ in range(max_steps):
+        done = problem.advance(state, targets)
+        if done.any():
+            theta_out[active] = state.theta
+            active, targets = active[~done], targets[~done]
+            state.keep(~done)
+            if not len(active):
+                break
+    theta_out[active] = state.theta
+    final = problem.begin(theta_out, observed, counts, with_pin=False)
+    gradient = problem.gradient(final, None)
+    return Solutions(theta_out, final.cost, np.abs(gradient).max(axis=1))
+
+
+@dataclass(frozen=True)
+class _Problem:
+    law: Law
+    x: Logs
+    objective: Objective
+    pin: Pin | None
+
+    def evaluate(self, theta: Array, observed: Array) -> tuple[Array, Array]:
+        log_loss, jacobian = self.law.log_loss(theta, self.x)
+        if self.objective.on == "log":
+            return log_loss - observed, jacobian
+        predicted = np.exp(log_loss)
+        return predicted - np.exp(observed), jacobian * predicted[:, None, :]
+
+    def cost(self, residual: Array, weights: Array, theta: Array, target: Array | None) -> Array:
+        cost = np.einsum("bn,bn->b", weights, self.objective.rho(residual))
+        if self.pin is not None and target is not None:
+            cost = cost + 0.5 * self.pin.stiffness * (self.pin.function(theta)[0] - target) ** 2
+        return np.asarray(cost)
+
+    def begin(self, theta: Array, observed: Array, weights: Array, with_pin: bool = True) -> _State:
+        residual, jacobian = self.evaluate(theta, observed)
+        target = self.pin.target if self.pin is not None and with_pin else None
+        cost = self.cost(residual, weights, theta, target)
+        num = len(theta)
+        return _State(
+            theta.copy(),
+            weights,
+            target,
+            np.full(num, 1e-2),
+            np.zeros(num, bool),
+            residual,
+            jacobian,
+            cost,
+            np.zeros(num, int),
+        )
+
+    def gradient(self, state: _State, pin_terms: tuple[Array, Array] | None) -> Array:
+        pull = state.weights * self.objective.psi(state.residual)
+        gradient = np.einsum("bpn,bn->bp", state.jacobian, pull)
+        if pin_terms is not None and self.pin is not None:
+            values, slopes = pin_terms
+            gradient = gradient + self.pin.stiffness * (values - state.target)[:, None] * slopes
+        return np.asarray(gradient)
+
+    def matrices(self, state: _State, pin_terms: tuple[Array, Array] | None) -> tuple[Array, Array]:
+        """Return the matrix of the step and the diagonal that damps it."""
+        majorant = state.weights * self.objective.weight(state.residual)
+        transposed = state.jacobian.transpose(0, 2, 1)
+        matrix = (state.jacobian * majorant[:, None, :]) @ transposed
+        diagonal = np.einsum("bpp->bp", matrix).copy()
+        near = state.newton
+        if near.any():
+            matrix[near] = self._hessian(state, near)
+        if pin_terms is not None and self.pin is not None:
+            slopes = pin_terms[1]
+            matrix = matrix + self.pin.stiffness * slopes[:, :, None] * slopes[:, None, :]
+        return matrix, diagonal
+
+    def _hessian(self, state: _State, near: Array) -> Array:
+        residual, jacobian, counts = state.residual[near], state.jacobian[near], state.weights[near]
+        pull = counts * self.objective.psi(residual)
+        slope = counts * self.objective.slope(residual)
+        if self.objective.on != "log":  # d2 of exp(f) = exp(f) (d2 f + df df'), and jacobian = exp(f) df
+            predicted = np.exp(self.law.log_loss(state.theta[near], self.x)[0])
+            slope = slope + pull / predicted
+            pull = pull * predicted
+        exact = (jacobian * slope[:, None, :]) @ jacobian.transpose(0, 2, 1)
+        return np.asarray(exact + self.law.curvature(state.theta[near], self.x, pull))
+
+    def advance(self, state: _State, observed: Array) -> Array:
+        """Take one damped step of each problem; return which problems are done."""
+        pinned = None if self.pin is None else self.pin.function(state.theta)
+        gradient = self.gradient(state, pinned)
+        matrix, diagonal = self.matrices(state, pinned)
+        scale = diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300
+        step = _solve_damped(matrix, scale * state.damping[:, None], gradient)
+        expected = -np.einsum("bp,bp->b", gradient, step)
+        trial = state.theta + step
+        residual, jacobian = self.evaluate(trial, observed)
+        cost = self.cost(residual, state.weights, trial, state.target)
+        better = (cost < state.cost) & (expected > 0)
+        negligible = np.abs(expected) <= CONVERGED * state.cost + 1e-30
+        relative = (state.cost - cost) / np.maximum(state.cost, 1e-300)
+        self._accept(state, better, trial, residual, jacobian, cost)
+        done = (negligible & (state.damping < 1e3)) | (state.damping > 1e12)
+        state.damping = np.where(better, np.maximum(state.damping / 8, 1e-14), state.damping * 6)
+        state.newton |= better & (relative < NEWTON_AFTER)
+        done_mask: Array = done
+        return done_mask
+
+    @staticmethod
+    def _accept(state: _State, better: Array, trial: Array, residual: Array, jacobian: Array, cost: Array) -> None:
+        if better.all():
+            state.theta, state.residual, state.jacobian, state.cost = trial, residual, jacobian, cost
+            return
+        state.theta = np.where(better[:, None], trial, state.theta)
+        state.residual = np.where(better[:, None], residual, state.residual)
+        state.jacobian[better] = jacobian[better]
+        state.cost = np.where(better, cost, state.cost)
+
+
+def _solve_damped(matrix: Array, damping: Array, gradient: Array) -> Array:
+    """Return -(matrix + diag(damping))^-1 gradient, no entry longer than LARGEST_STEP."""
+    damped = matrix.copy()
+    diagonal = np.einsum("bpp->bp", damped)
+    diagonal += damping
+    try:
+        step = -np.linalg.solve(damped, gradient[..., None])[..., 0]
+    except np.linalg.LinAlgError:  # one exactly singular problem would stop all: damp every one a little more
+        diagonal += damping + 1e-12
+        step = -np.linalg.solve(damped, gradient[..., None])[..., 0]
+    step = np.nan_to_num(step, nan=0.0, posinf=LARGEST_STEP, neginf=-LARGEST_STEP)
+    longest = np.abs(step).max(axis=1, keepdims=True)
+    return np.asarray(step * np.minimum(1.0, LARGEST_STEP / np.maximum(longest, 1e-300)))
