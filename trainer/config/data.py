@@ -2,39 +2,177 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+import json
+import re
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
 from trainer.config.span import Count
+
+TRAIN, HELD_OUT = "train", "held_out"
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+# Keys that say where a set lies or how it is read, not what is in it.
+WITHOUT_EFFECT_ON_CONTENT = ("name", "root", "stages", "shuffle_window", "packing", "repeat", "cache")
 
 
 class SourceConfig(Section):
     """One source of documents, read through `datasets` in streaming mode."""
 
+    name: str | None = Field(None, description="tag of the source in shards and reports; default: made from the path")
     path: str = Field("embedded", description="'embedded', a hub dataset, or files: jsonl, parquet, text, globs, URLs")
+    format: Literal["auto", "hub", "json", "parquet", "text"] = Field("auto", description="auto: by the file's suffix")
     subset: str | None = None
     split: str = "train"
     column: str = Field("text", description="the column that holds the text")
-    weight: float = Field(1.0, gt=0, description="share of this source in a mixture")
-    max_bytes: Count | None = Field(None, gt=0, description="stop reading after so much text")
+    documents_are: Literal["lines", "paragraphs", "files"] = Field(
+        "paragraphs", description="what one document is, in text files"
+    )
+    weight: float | None = Field(None, gt=0, description="share of the tokens seen; default: by size, none repeated")
+    max_bytes: Count | None = Field(None, gt=0, description="stop reading after so much text (UTF-8)")
+    min_chars: int = Field(1, gt=0, description="drop shorter documents")
+    max_chars: Count | None = Field(None, gt=0, description="cut longer documents off")
+    matching: str | None = Field(None, description="keep only documents in which this regular expression is found")
+    parts: int | None = Field(
+        None, gt=0, description="pieces that are prepared and restarted independently; default: by file, at most 256"
+    )
+    storage: dict[str, Any] = Field({}, description="fsspec options of the path's file system; no secrets here")
+    stall_seconds: float = Field(300.0, gt=0, description="a source that is silent for so long is reported and left")
+    retries: int = Field(5, ge=0, description="how often reading goes on after a failure, with growing pauses")
+
+    @field_validator("matching")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+    @property
+    def tag(self) -> str:
+        """The name, or one made from the last words of the path."""
+        if self.name is not None:
+            return self.name
+        stem = re.sub(r"\.(jsonl|json|parquet|txt|gz|zst|bz2|xz)", "", self.path.rstrip("/").split("/")[-1])
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "source"
 
 
 class TokenizerConfig(Section):
-    """A sentencepiece model that is trained on a sample of the sources."""
+    """How text becomes tokens: a sentencepiece model trained on a sample, bytes, or an existing model."""
 
-    kind: Literal["bpe", "unigram"] = "bpe"
-    vocab_size: Count = Field(4096, gt=0)
+    kind: Literal["bpe", "unigram", "bytes", "sentencepiece", "huggingface"] = Field(
+        "bpe", description="bpe and unigram are trained with sentencepiece; the last two are read from 'path'"
+    )
+    path: str | None = Field(None, description="an existing tokenizer.model (sentencepiece) or tokenizer.json")
+    vocab_size: Count = Field(4096, gt=0, description="of a trained tokenizer; others have their own")
     byte_fallback: bool = True
-    sample_bytes: Count = Field(20_000_000, gt=0)
+    sample_bytes: Count = Field(20_000_000, gt=0, description="text that the tokenizer is trained on")
+    eos: str | None = Field(
+        None, description="end-of-document token of a Hugging Face tokenizer, where it is not known"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TokenizerConfig:
+        if self.kind in ("sentencepiece", "huggingface") and self.path is None:
+            raise ValueError(f"a tokenizer of kind {self.kind!r} needs a 'path'")
+        if self.kind in ("bpe", "unigram", "bytes") and self.path is not None:
+            raise ValueError(
+                f"a tokenizer of kind {self.kind!r} has no 'path' (kinds with one: sentencepiece, huggingface)"
+            )
+        least = 256 + 2 if self.byte_fallback else 3
+        if self.kind in ("bpe", "unigram") and not least < self.vocab_size <= 2**20:
+            raise ValueError(f"vocab_size must be over {least} (bytes and control tokens) and at most {2**20}")
+        return self
+
+
+class StageConfig(Section):
+    """From this many training tokens on, the mixture has these weights."""
+
+    from_tokens: Count = Field(gt=0)
+    weights: dict[str, float] = Field(description="source -> weight; a source that is left out is not read")
+
+
+class CacheConfig(Section):
+    """The node-local copy of shards whose set lies on a remote file system."""
+
+    directory: str = Field("~/.cache/escala/shards", description="local directory, shared by the ranks of a node")
+    max_bytes: Count = Field(50_000_000_000, gt=0, description="least recently used shards are removed beyond this")
+    ahead_steps: int = Field(64, ge=0, description="fetch the shards of so many coming steps in the background")
 
 
 class DataConfig(Section):
     """Sources, tokenizer and shards of one token set."""
 
     name: str = "embedded"
-    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
+    sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
     tokenizer: TokenizerConfig = TokenizerConfig()
-    held_out_fraction: float = Field(0.01, gt=0, lt=1, description="share of documents for validation, by content hash")
-    root: str = Field("data", description="directory that holds prepared sets; this one lies in <root>/<name>")
+    held_out_fraction: float = Field(0.01, ge=0, lt=1, description="share of documents for validation, by content hash")
+    held_out_sets: tuple[SourceConfig, ...] = Field(
+        (), description="sources that are only evaluated on; training documents equal to one of theirs are dropped"
+    )
+    shard_tokens: Count = Field(
+        67_108_864, ge=1024, description="a shard is closed at the first document after so many"
+    )
+    root: str = Field("data", description="directory or URL that holds prepared sets; this one lies in <root>/<name>")
+
+    stages: tuple[StageConfig, ...] = Field((), description="changes of the mixture's weights during training")
+    shuffle_window: Count | None = Field(
+        None, gt=0, description="shuffle within so many tokens, not the whole set: for sets larger than the cache"
+    )
+    packing: Literal["concatenate", "best_fit"] = Field(
+        "concatenate", description="cut the stream of documents into sequences, or fit whole documents into them"
+    )
+    repeat: bool = Field(True, description="false refuses a run that is longer than one pass")
+    cache: CacheConfig = CacheConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        tags = [source.tag for source in (*self.sources, *self.held_out_sets)]
+        for tag in (self.name, *tags):
+            if not _NAME.match(tag):
+                raise ValueError(f"a name may have letters, digits, '.', '_' and '-', and {tag!r} has others")
+        twice = sorted({tag for tag in tags if tags.count(tag) > 1})
+        if twice:
+            raise ValueError(f"two sources are called {twice[0]!r}; give each a 'name' of its own")
+        if reserved := {TRAIN, HELD_OUT} & {source.tag for source in self.held_out_sets}:
+            raise ValueError(f"a held-out set cannot be called {min(reserved)!r}")
+        weighted = [source.weight is not None for source in self.sources]
+        if any(weighted) and not all(weighted):
+            without = self.sources[weighted.index(False)].tag
+            raise ValueError(f"either every source has a 'weight' or none; {without!r} has none")
+        self._check_stages()
+        return self
+
+    def _check_stages(self) -> None:
+        known = {source.tag for source in self.sources}
+        starts = [stage.from_tokens for stage in self.stages]
+        if self.stages and self.sources[0].weight is None:
+            raise ValueError("stages change the weights of the sources, and the sources have none")
+        if starts != sorted(set(starts)):
+            raise ValueError(f"stages must begin at increasing token counts, not at {starts}")
+        for stage in self.stages:
+            if unknown := set(stage.weights) - known:
+                raise ValueError(f"stage at {stage.from_tokens} tokens names no source: {min(unknown)!r}")
+            if not stage.weights or min(stage.weights.values()) < 0 or sum(stage.weights.values()) <= 0:
+                raise ValueError(f"stage at {stage.from_tokens} tokens needs weights of at least 0, not all 0")
+
+    @property
+    def directory(self) -> str:
+        """Where the prepared set lies: <root>/<name>."""
+        return f"{self.root.rstrip('/')}/{self.name}"
+
+    def content(self) -> dict[str, Any]:
+        """Return what determines the tokens of the set, as plain JSON values."""
+        values = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT_ON_CONTENT))
+        for source in (*values["sources"], *values["held_out_sets"]):
+            for key in ("weight", "storage", "stall_seconds", "retries"):
+                source.pop(key)
+        return values
+
+    def content_hash(self) -> str:
+        """Hash of what determines the tokens of the set: the same under every name and in every place."""
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,196 @@
+"""Batches: the tokens of one data rank in one optimizer step, as tensors. Any step is reached in the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.data.order import Ids, shuffled, step_indices
+from trainer.data.token_set import TokenSet
+from trainer.errors import UserError
+
+Order = Callable[[Ids], Ids]  # positions in the global order -> samples
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """B sequences of T tokens. Target t is the token after input t.
+
+    `weights` scale each target's loss (None: all 1). `documents` number the documents within each sequence, for
+    attention that stays inside a document.
+    """
+
+    inputs: torch.Tensor  # (B, T) int64
+    targets: torch.Tensor  # (B, T) int64
+    weights: torch.Tensor | None = None  # (B, T) float32
+    documents: torch.Tensor | None = None  # (B, T) int32
+
+
+class Batches:
+    """The training batches of one data rank, addressed by optimizer step.
+
+    The rank's share of a step is given in micro-batches of `micro_batch` sequences (the last may be smaller).
+    `order` maps positions of the run to samples; by default the whole split is shuffled anew in each epoch.
+    `prefetch` coming steps are read in a background thread.
+    """
+
+    def __init__(
+        self,
+        token_set: TokenSet,
+        *,
+        context_length: int,
+        sequences_per_step: int,
+        micro_batch: int,
+        seed: int,
+        dp_rank: int = 0,
+        dp_size: int = 1,
+        order: Order | None = None,
+        documents: bool = False,
+        prefetch: int = 2,
+        pin_memory: bool = False,
+    ) -> None:
+        self.token_set, self.context_length, self.seed = token_set, context_length, seed
+        self.sequences_per_step, self.micro_batch = sequences_per_step, micro_batch
+        self.dp_rank, self.dp_size = dp_rank, dp_size
+        self.documents, self.prefetch, self.pin_memory = documents, prefetch, pin_memory
+        self.num_samples = require_samples(token_set, context_length)
+        self.order: Order = order or (lambda indices: shuffled(indices, self.num_samples, seed))
+        step_indices(0, dp_rank, dp_size, sequences_per_step)  # refuses a step that the ranks cannot share
+        self._ahead: dict[int, Future[list[MicroBatch]]] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches") if prefetch else None
+        self._lock = threading.Lock()
+
+    def sample_ids(self, step: int) -> Ids:
+        """Return the samples of this rank in step `step`. Shape (sequences_per_step / dp_size,)."""
+        return self.order(step_indices(step, self.dp_rank, self.dp_size, self.sequences_per_step))
+
+    def step(self, step: int) -> list[MicroBatch]:
+        """Return this rank's micro-batches of optimizer step `step` (0-based)."""
+        if self._pool is None:
+            return self._read(step)
+        future = self._ahead.pop(step, None)
+        if future is None:  # a seek: what was read ahead for another place is of no use
+            for other in self._ahead.values():
+                other.cancel()
+            self._ahead.clear()
+        for coming in range(step + 1, step + 1 + self.prefetch):
+            if coming not in self._ahead:
+                self._ahead[coming] = self._pool.submit(self._read, coming)
+        return future.result() if future else self._read(step)
+
+    def close(self) -> None:
+        """End the background thread."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def epoch(self, step: int) -> int:
+        """Return how many times the whole split was read before step `step`."""
+        return step * self.sequences_per_step // self.num_samples
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint must hold after `step` steps to go on exactly."""
+        return {
+            "step": step,
+            "samples": step * self.sequences_per_step,
+            "epoch": self.epoch(step),
+            **self._identity(),
+            "shards": {name: len(shards) for name, shards in self.token_set.manifest.splits.items()},
+        }
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise UserError where a checkpoint's state does not belong to these batches."""
+        for key, mine in self._identity().items():
+            if state.get(key) != mine:
+                raise UserError(
+                    f"the checkpoint was trained with {_WORDS[key]} {state.get(key)!r}, this run has {mine!r}: its "
+                    f"data order would not go on. Use the checkpoint's, or start anew from it (checkpoint.load: warm_start)"
+                )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "data_hash": self.token_set.manifest.data_hash,
+            "seed": self.seed,
+            "context_length": self.context_length,
+            "sequences_per_step": self.sequences_per_step,
+        }
+
+    def _read(self, step: int) -> list[MicroBatch]:
+        ids = self.sample_ids(step)
+        with self._lock:
+            tokens = self.token_set.gather(ids, self.context_length)
+            documents = self.token_set.documents(ids, self.context_length) if self.documents else None
+        batches = []
+        for begin in range(0, len(ids), self.micro_batch):
+            rows = slice(begin, begin + self.micro_batch)
+            batch = to_micro_batch(tokens[rows], documents=None if documents is None else documents[rows])
+            batches.append(pinned(batch) if self.pin_memory else batch)
+        return batches
+
+
+_WORDS = {
+    "data_hash": "data",
+    "seed": "seed",
+    "context_length": "context_length",
+    "sequences_per_step": "a number of sequences per step of",
+}
+
+
+def held_out(
+    token_set: TokenSet, context_length: int, tokens: int, micro_batch: int, dp_rank: int = 0, dp_size: int = 1
+) -> Iterator[MicroBatch]:
+    """Yield one data rank's share of the evaluation sequences: about `tokens` tokens, spread evenly over the split.
+
+    The sequences depend on `tokens` and `context_length` only. Over all ranks each comes exactly once, every rank gets
+    the same number of batches of the same shape, and rows that only fill a batch up have weight 0.
+    """
+    available = require_samples(token_set, context_length)
+    count = min(available, max(1, -(-tokens // context_length)))
+    ids = np.arange(count, dtype=np.int64) * available // count
+    rounds = -(-count // (micro_batch * dp_size))
+    for number in range(rounds):
+        places = (number * dp_size + dp_rank) * micro_batch + np.arange(micro_batch)
+        real = places < count
+        rows = token_set.gather(ids[np.minimum(places, count - 1)], context_length)
+        weights = np.broadcast_to(real[:, None].astype(np.float32), (micro_batch, context_length))
+        yield to_micro_batch(rows, weights=weights)
+
+
+def require_samples(token_set: TokenSet, context_length: int) -> int:
+    """Return the number of samples. Raises UserError where there is none."""
+    found = token_set.num_samples(context_length)
+    if found == 0:
+        manifest, split = token_set.manifest, token_set.split
+        raise UserError(
+            f"split {split!r} of {manifest.name!r} has {manifest.tokens(split)} tokens, fewer than one sequence of "
+            f"{context_length} and its next token; shorten model.context_length or prepare more text"
+        )
+    return found
+
+
+def to_micro_batch(
+    tokens: npt.NDArray, *, weights: npt.NDArray | None = None, documents: npt.NDArray | None = None
+) -> MicroBatch:
+    """Return (B, T + 1) tokens as inputs and targets."""
+    return MicroBatch(
+        inputs=torch.from_numpy(tokens[:, :-1].astype(np.int64)),
+        targets=torch.from_numpy(tokens[:, 1:].astype(np.int64)),
+        weights=None if weights is None else torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)),
+        documents=None if documents is None else torch.from_numpy(np.ascontiguousarray(documents, dtype=np.int32)),
+    )
+
+
+def pinned(batch: MicroBatch) -> MicroBatch:
+    """Return the batch in page-locked memory, from which a GPU copies while it computes."""
+    return MicroBatch(
+        batch.inputs.pin_memory(),
+        batch.targets.pin_memory(),
+        None if batch.weights is None else batch.weights.pin_memory(),
+        None if batch.documents is None else batch.documents.pin_memory(),
+    )

@@ -1,0 +1,178 @@
+"""Encode documents in worker processes, in order.
+
+Workers are plain processes with one pipe each: no named semaphores, no shared memory, so nothing is left on the
+machine however they end. A worker whose parent died reads the end of its pipe and goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.shard_writer import Encoded
+from trainer.data.tokenizer import Tokenizer, load_tokenizer
+from trainer.errors import UserError
+
+IN_FLIGHT = 3  # chunks that a worker may have: one encoded, one in the pipe, one on the way back
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What became of some documents: those of the training split, those held out, and their digests."""
+
+    train: Encoded
+    held_out: Encoded
+    duplicates: int  # documents dropped because a held-out set has them
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which split a document belongs to: decided by the hash of its text alone."""
+
+    held_out_fraction: float
+    known: frozenset[bytes] = frozenset()  # digests of the documents of extra held-out sets
+
+    def __call__(self, text: bytes) -> str | None:
+        """Return 'train', 'held_out', or None for a document that an extra held-out set has."""
+        digest = document_digest(text)
+        if digest in self.known:
+            return None
+        share = int.from_bytes(digest[:8], "little") / 2**64
+        return "held_out" if share < self.held_out_fraction else "train"
+
+
+def document_digest(text: bytes) -> bytes:
+    """Return the digest by which two documents are the same (BLAKE2b, 128 bits, over the UTF-8 text)."""
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def encode_chunk(texts: Sequence[str], tokenizer: Tokenizer, rule: SplitRule, dtype: str) -> Chunk:
+    """Encode documents and share them out to their splits. Lone surrogates, which UTF-8 cannot hold, become '?'."""
+    sides: dict[str, list[tuple[str, int]]] = {"train": [], "held_out": []}
+    duplicates = 0
+    for text in texts:
+        raw = text.encode("utf-8", errors="replace")
+        side = rule(raw)
+        if side is None:
+            duplicates += 1
+        else:
+            sides[side].append((text if text.isascii() else raw.decode(), len(raw)))
+    train, held_out = (_encode(sides[side], tokenizer, dtype) for side in ("train", "held_out"))
+    return Chunk(train, held_out, duplicates)
+
+
+def _encode(documents: list[tuple[str, int]], tokenizer: Tokenizer, dtype: str) -> Encoded:
+    end = [tokenizer.eos_id]
+    encoded = [ids + end for ids in tokenizer.encode_batch([text for text, _ in documents])]
+    return Encoded(
+        tokens=b"".join(np.array(ids, dtype=f"<u{np.dtype(dtype).itemsize}").tobytes() for ids in encoded),
+        lengths=[len(ids) for ids in encoded],
+        text_bytes=[size for _, size in documents],
+        words=[len(text.split()) for text, _ in documents],
+    )
+
+
+class Encoders:
+    """A pool of encoding processes. Use as a context manager; leaving it ends them."""
+
+    def __init__(self, tokenizer_directory: Path, dtype: str, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for _ in range(max(1, processes)):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, str(tokenizer_directory), dtype), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def __enter__(self) -> Encoders:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def encode(self, chunks: Iterable[list[str]], rule: SplitRule) -> Iterator[tuple[list[str], Chunk]]:
+        """Yield each chunk of documents with what became of it, in the order given, a bounded number ahead."""
+        for pipe in self._pipes:
+            pipe.send(rule)
+        waiting: deque[tuple[Connection, list[str]]] = deque()
+        for number, texts in enumerate(chunks):
+            if len(waiting) == IN_FLIGHT * len(self._pipes):
+                yield self._receive(*waiting.popleft())
+            pipe = self._pipes[number % len(self._pipes)]
+            self._send(pipe, texts)
+            waiting.append((pipe, texts))
+        while waiting:
+            yield self._receive(*waiting.popleft())
+
+    def _send(self, pipe: Connection, texts: list[str]) -> None:
+        try:
+            pipe.send(texts)
+        except BrokenPipeError:
+            raise _worker_died() from None
+
+    def _receive(self, pipe: Connection, texts: list[str]) -> tuple[list[str], Chunk]:
+        try:
+            answer = pipe.recv()
+        except EOFError:
+            raise _worker_died() from None
+        if isinstance(answer, BaseException):
+            raise answer
+        return texts, answer
+
+
+def _worker_died() -> UserError:
+    return UserError(
+        "an encoding process was killed, most likely for want of memory; "
+        "use fewer with --workers, or cut documents with max_chars, and run the same command again"
+    )
+
+
+def _work(pipe: Connection, tokenizer_directory: str, dtype: str) -> None:
+    """Answer chunks of documents until the pipe ends. A thread reads ahead, so neither side waits to be read."""
+    inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+    threading.Thread(target=_read_into, args=(pipe, inbox), daemon=True).start()
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        tokenizer = load_tokenizer(tokenizer_directory)
+        rule = SplitRule(0.0)
+        while (message := inbox.get()) is not None:
+            if isinstance(message, SplitRule):
+                rule = message
+                continue
+            assert isinstance(message, list)
+            try:
+                pipe.send(encode_chunk(message, tokenizer, rule, dtype))
+            except Exception as error:  # handed to the parent, which raises it
+                pipe.send(error)
+
+
+def _read_into(pipe: Connection, inbox: queue.SimpleQueue[object]) -> None:
+    try:
+        while True:
+            inbox.put(pipe.recv())
+    except (EOFError, OSError):
+        inbox.put(None)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use, which Slurm and containers restrict."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

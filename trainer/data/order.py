@@ -1,0 +1,120 @@
+"""The order of training samples: a pure function of (seed, index), with no state and no memory.
+
+Sample number g of a run is sample permutation_of_epoch(g mod N) of the set, with epoch g div N. The permutation is
+computed on the fly for the indices that are asked for: a Feistel network over just enough bits (Luby and Rackoff
+1988), walked along its cycle until it falls below N (Black and Rogaway 2002). So any position is reached in the same
+time, the set may have any size, and neither ranks nor workers nor the length of the run can change the order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import UserError
+
+Ids = npt.NDArray[np.int64]
+_U = npt.NDArray[np.uint64]
+ROUNDS = 8
+
+
+def step_indices(step: int, dp_rank: int, dp_size: int, sequences_per_step: int) -> Ids:
+    """Return the positions in the global order that one data rank reads in optimizer step `step` (0-based).
+
+    The ranks of a step hold consecutive stretches: put together in rank order they are the step's stretch of the
+    global order, whatever `dp_size` is. Raises UserError where the ranks cannot share the step equally.
+    """
+    if sequences_per_step % dp_size:
+        raise UserError(
+            f"{sequences_per_step} sequences per step cannot be shared equally by {dp_size} data ranks; "
+            f"change batch.tokens_per_step or the data-parallel degree"
+        )
+    assert 0 <= dp_rank < dp_size and step >= 0
+    share = sequences_per_step // dp_size
+    first = step * sequences_per_step + dp_rank * share
+    return np.arange(first, first + share, dtype=np.int64)
+
+
+def sample_ids(step: int, dp_rank: int, dp_size: int, *, sequences_per_step: int, num_samples: int, seed: int) -> Ids:
+    """Return the samples, each in [0, num_samples), that one data rank reads in step `step`. Shape (n,)."""
+    return shuffled(step_indices(step, dp_rank, dp_size, sequences_per_step), num_samples, seed)
+
+
+def shuffled(indices: Ids, num_samples: int, seed: int) -> Ids:
+    """Map positions of the endless order to samples: each stretch of `num_samples` holds each sample once."""
+    if num_samples < 1:
+        raise UserError("there is no sample to read: the set is shorter than one sequence of the model")
+    return permute(indices % num_samples, num_samples, stream_keys(seed, indices // num_samples))
+
+
+def shuffled_in_windows(indices: Ids, num_samples: int, seed: int, window: int, chunk: int) -> Ids:
+    """Like `shuffled`, but near in the order means near on disk: for sets that are larger than the local cache.
+
+    Chunks of `chunk` neighbouring samples are shuffled, and samples are shuffled within windows of so many of these
+    chunks that a window has about `window` samples. Samples of the last, shorter chunk end each epoch.
+    """
+    chunk = min(chunk, num_samples)
+    per_window = max(1, window // chunk)
+    num_chunks = num_samples // chunk
+    epoch, position = indices // num_samples, indices % num_samples
+    length = per_window * chunk
+    whole = num_chunks * chunk // length * length
+    window_of = np.minimum(position // length, max(0, whole // length))
+    start = window_of * length
+    size = np.where(position < whole, length, num_samples - whole)
+    keys = stream_keys(seed, epoch, window_of + 1)
+    shuffled_position = start + permute(position - start, size, keys)
+    chunk_of = shuffled_position // chunk
+    inside = chunk_of < num_chunks
+    place = permute(np.where(inside, chunk_of, 0), num_chunks, stream_keys(seed, epoch))
+    return np.where(inside, place * chunk + shuffled_position % chunk, shuffled_position)
+
+
+def stream_keys(seed: int, *numbers: int | Ids) -> _U:
+    """Return a key for each combination of the seed and the numbers, as good as random. Shape: that of the numbers."""
+    key = _mix(np.asarray(seed & (2**64 - 1), dtype=np.uint64))
+    for number in numbers:
+        key = _mix(key ^ _mix(np.asarray(number).astype(np.uint64)))
+    return key
+
+
+def permute(values: Ids, size: int | Ids, keys: _U) -> Ids:
+    """Return the images of `values` under the pseudo-random permutation of [0, size) that each key names.
+
+    All values with one key and one size are mapped one to one. Shapes of `values`, `size` and `keys` broadcast.
+    """
+    values, size, keys = np.broadcast_arrays(values, np.asarray(size, dtype=np.int64), keys)
+    bits = np.maximum(2, np.frexp((size - 1).astype(np.float64))[1]).astype(np.uint64)
+    result = values.astype(np.uint64)
+    limit = size.astype(np.uint64)
+    todo = np.arange(result.size)
+    flat, keys, bits, limit = result.reshape(-1), keys.reshape(-1), bits.reshape(-1), limit.reshape(-1)
+    while todo.size:
+        flat[todo] = _feistel(flat[todo], keys[todo], bits[todo])
+        todo = todo[flat[todo] >= limit[todo]]
+    return flat.reshape(values.shape).astype(np.int64)
+
+
+def _feistel(values: _U, keys: _U, bits: _U) -> _U:
+    """Permute numbers of `bits` bits: the halves, which may differ by a bit, take turns in changing each other."""
+    low_bits = bits // np.uint64(2)
+    one = np.uint64(1)
+    low_mask, high_mask = (one << low_bits) - one, (one << (bits - low_bits)) - one
+    high, low = values >> low_bits, values & low_mask
+    for turn in range(ROUNDS):
+        round_key = keys + np.uint64((turn + 1) * 0x9E3779B97F4A7C15 & (2**64 - 1))
+        if turn % 2 == 0:
+            high = (high ^ _mix(low ^ round_key)) & high_mask
+        else:
+            low = (low ^ _mix(high ^ round_key)) & low_mask
+    joined: _U = (high << low_bits) | low
+    return joined
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> _U:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), with wrap-around."""
+    with np.errstate(over="ignore"):
+        x = np.asarray(x, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)

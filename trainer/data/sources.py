@@ -1,0 +1,132 @@
+"""Sources of documents: every one is read through `datasets` in streaming mode, a part at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.config.data import SourceConfig
+from trainer.data import embedded
+from trainer.data.steady import steadily
+from trainer.errors import UserError, did_you_mean
+
+MOST_PARTS = 256
+SUFFIXES = {"json": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet", ".pq"), "text": (".txt", ".text", ".md")}
+COMPRESSION = (".gz", ".zst", ".bz2", ".xz", ".zip")
+
+
+class Source:
+    """An opened source, cut into `num_parts` parts: each is read by itself and always holds the same documents."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self._dataset = _open(config)
+        files = int(self._dataset.num_shards)
+        wanted = config.parts or (1 if config.max_bytes else min(files, MOST_PARTS))
+        self.num_parts = min(wanted, files)
+
+    def documents(self, part: int, max_bytes: int | None = None) -> Iterator[str]:
+        """Yield the texts of one part that pass the filter, each cut to its length cap.
+
+        Reading goes on after failures of the network, from the document where it stopped. Raises UserError for a
+        column that is not there, for a source that stays silent or broken, and for content that is not text.
+        """
+        config, budget = self.config, max_bytes
+        pattern = re.compile(config.matching) if config.matching else None
+        rows = steadily(
+            lambda skip: self._rows(part, skip),
+            name=f"source {config.tag!r} ({config.path})",
+            retries=config.retries,
+            stall_seconds=config.stall_seconds,
+        )
+        for row in rows:
+            text = self._text(row)
+            if config.max_chars is not None:
+                text = text[: config.max_chars]
+            if len(text) < config.min_chars or (pattern and not pattern.search(text)):
+                continue
+            if budget is not None:
+                budget -= len(text.encode("utf-8", errors="replace"))
+                if budget < 0:
+                    return
+            yield text
+
+    def part_budget(self) -> int | None:
+        """Return the cap on the text of one part: the source's cap, shared equally."""
+        return self.config.max_bytes // self.num_parts if self.config.max_bytes else None
+
+    def _rows(self, part: int, skip: int) -> Iterator[dict[str, Any]]:
+        dataset = self._dataset
+        if self.num_parts > 1:
+            dataset = dataset.shard(num_shards=self.num_parts, index=part)
+        return iter(dataset.skip(skip) if skip else dataset)
+
+    def _text(self, row: dict[str, Any]) -> str:
+        column = self.config.column
+        if column not in row:
+            raise UserError(
+                f"source {self.config.tag!r} ({self.config.path}) has no column {column!r}{did_you_mean(column, row)}"
+            )
+        text = row[column]
+        if text is None:
+            return ""
+        if not isinstance(text, str):
+            raise UserError(
+                f"column {column!r} of source {self.config.tag!r} holds {type(text).__name__}, not text; "
+                f"columns with text: {', '.join(k for k, v in row.items() if isinstance(v, str)) or 'none'}"
+            )
+        return text
+
+
+def source_format(config: SourceConfig) -> str:
+    """Return embedded, hub, json, parquet or text: as configured, or by the suffix of the path."""
+    if config.path == "embedded":
+        return "embedded"
+    if config.format != "auto":
+        return config.format
+    name = config.path.split("?")[0].lower()
+    for suffix in COMPRESSION:
+        name = name.removesuffix(suffix)
+    for kind, suffixes in SUFFIXES.items():
+        if name.endswith(suffixes):
+            return kind
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.path):
+        return "hub"
+    raise UserError(f"the suffix of {config.path} does not say what it holds; set 'format' to json, parquet or text")
+
+
+def _open(config: SourceConfig) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    kind = source_format(config)
+    if kind == "embedded":
+        return datasets.IterableDataset.from_generator(embedded.documents)
+    try:
+        return _load(config, kind)
+    except Exception as error:  # `datasets` raises many kinds for a source that cannot be opened
+        raise UserError(f"cannot open source {config.tag!r} ({config.path}): {one_line(error)}") from None
+
+
+def _load(config: SourceConfig, kind: str) -> Any:
+    import datasets
+
+    storage = config.storage or None
+    if kind == "hub":
+        return datasets.load_dataset(
+            config.path, config.subset, split=config.split, streaming=True, storage_options=storage
+        )
+    options: dict[str, Any] = {}
+    if kind == "text":
+        options = {"sample_by": {"lines": "line", "paragraphs": "paragraph", "files": "document"}[config.documents_are]}
+    files = {config.split: config.path}
+    return datasets.load_dataset(
+        kind, data_files=files, split=config.split, streaming=True, storage_options=storage, **options
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error with its kind."""
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,95 @@
+"""Read from a source that may fail or fall silent, without losing or repeating a row and without hanging."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from trainer.errors import UserError
+
+T = TypeVar("T")
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
+AHEAD = 256
+_END = object()
+
+
+def steadily(
+    open_at: Callable[[int], Iterator[T]],
+    *,
+    name: str,
+    retries: int,
+    stall_seconds: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[T]:
+    """Yield what `open_at(0)` yields. After an error of input or output it is opened again where it stopped.
+
+    Pauses double and vary by chance, so that a thousand jobs do not return at once. A row that comes resets the count
+    of retries. Raises UserError with the source's name after `retries` failures in a row, after `stall_seconds` without
+    a row, and at once for any other error.
+    """
+    given, failures = 0, 0
+    while True:
+        try:
+            for row in _watched(open_at, given, name, stall_seconds):
+                given, failures = given + 1, 0
+                yield row
+            return
+        except (FileNotFoundError, PermissionError) as error:
+            raise UserError(f"{name} cannot be read: {_short(error)}") from None
+        except OSError as error:
+            failures += 1
+            if failures > retries:
+                raise UserError(
+                    f"{name} failed {failures} times in a row after {given} rows: {_short(error)}; "
+                    f"what was finished is kept, run the same command again"
+                ) from None
+            sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * random.uniform(0.5, 1.5))  # noqa: S311
+
+
+def _watched(open_at: Callable[[int], Iterator[T]], skip: int, name: str, stall_seconds: float) -> Iterator[T]:
+    """Read ahead in a thread, so that a read that never returns is noticed."""
+    rows: queue.Queue[object] = queue.Queue(AHEAD)
+    stop = threading.Event()
+
+    def give(item: object) -> bool:
+        while not stop.is_set():
+            try:
+                rows.put(item, timeout=0.5)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            if all(give(row) for row in open_at(skip)):
+                give(_END)
+        except BaseException as error:  # carried to the reader
+            give(error)
+
+    threading.Thread(target=read, name=f"read {name}", daemon=True).start()
+    try:
+        while True:
+            try:
+                item = rows.get(timeout=stall_seconds)
+            except queue.Empty:
+                raise UserError(
+                    f"{name} gave nothing for {stall_seconds:g} s; see to its server or network, or raise stall_seconds"
+                ) from None
+            if item is _END:
+                return
+            if isinstance(item, (OSError, UserError)):
+                raise item
+            if isinstance(item, BaseException):
+                raise UserError(f"{name} cannot be read: {_short(item)}") from item
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -1,0 +1,191 @@
+"""Read a prepared split: memory-mapped shards, gathered by sample, each block verified when it is first touched.
+
+The shards of one source, in their order, are one long stream of tokens: a pool. A sample is `context_length` tokens of
+a pool and the one after them, and sample k of a pool begins at token k * context_length: every token is a target once.
+Samples of all pools are numbered through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.manifest import Manifest, Shard
+from trainer.data.order import Ids
+from trainer.data.shard_writer import block_hashes
+from trainer.errors import UserError
+
+Fetch = Callable[[str], Path]  # the path in the set -> the file on this machine
+MOST_OPEN = 256  # memory maps, each of which holds a file descriptor
+
+
+class TokenSet:
+    """One split of a prepared set. Cheap to open: shards are mapped when they are needed."""
+
+    def __init__(self, manifest: Manifest, split: str, fetch: Fetch, *, verify: bool = True) -> None:
+        self.manifest, self.split, self.fetch, self.verify = manifest, split, fetch, verify
+        self.sources = manifest.sources(split)
+        shards = manifest.shards(split)
+        self.shards = [shard for source in self.sources for shard in shards if shard.source == source]
+        self.dtype = np.dtype(manifest.dtype).newbyteorder("<")
+        sizes = np.array([shard.tokens for shard in self.shards], dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])  # of each shard in the stream of all pools
+        self._pool_tokens = np.array(
+            [sum(shard.tokens for shard in shards if shard.source == source) for source in self.sources], dtype=np.int64
+        )
+        self._mapped: OrderedDict[int, npt.NDArray] = OrderedDict()
+        self._checks: dict[int, _Blocks] = {}
+        self._ends: dict[int, npt.NDArray[np.int64]] = {}
+
+    @classmethod
+    def open(cls, directory: str | Path, split: str = "train", *, verify: bool = True) -> TokenSet:
+        """Open a split of the set in a local directory. `held_out:<source>` is the part from one source."""
+        root = Path(directory)
+        return cls(Manifest.open(root), split, lambda file: root / file, verify=verify)
+
+    def pool_samples(self, context_length: int) -> npt.NDArray[np.int64]:
+        """Return the number of samples of each source, in the order of `sources`."""
+        return np.maximum(0, (self._pool_tokens - 1) // context_length)
+
+    def num_samples(self, context_length: int) -> int:
+        """Return how many sequences of `context_length` tokens the split has."""
+        return int(self.pool_samples(context_length).sum())
+
+    def gather(self, sample_ids: Ids, context_length: int) -> npt.NDArray:
+        """Return the tokens of samples, in the set's dtype. Shape (n, context_length + 1).
+
+        Raises UserError naming the shard when it is missing, truncated, or not what was written.
+        """
+        return self.read(self.begins(sample_ids, context_length), context_length + 1)
+
+    def documents(self, sample_ids: Ids, context_length: int) -> npt.NDArray[np.int32]:
+        """Return the number of the document, counted within its sample, of each input. Shape (n, context_length)."""
+        out = np.zeros((len(sample_ids), context_length), dtype=np.int32)
+        for rows, shard, begin, column, length in self._pieces(self.begins(sample_ids, context_length), context_length):
+            ends = self._document_ends(shard)
+            # An end at the first token of a piece matters only if the sample began before it.
+            first = np.searchsorted(ends, begin, side="left" if column else "right")
+            last = np.searchsorted(ends, begin + length, side="left")
+            counts = last - first
+            row_of = np.repeat(np.arange(len(begin)), counts)
+            which = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[row_of]
+            out[rows[row_of], column + ends[which] - begin[row_of]] += 1
+            if column:  # a document never spans two shards
+                out[rows, column] = 1
+        return np.cumsum(out, axis=1, dtype=np.int32)
+
+    def begins(self, sample_ids: Ids, context_length: int) -> Ids:
+        """Return where samples begin in the stream of all pools."""
+        firsts = np.cumsum(self.pool_samples(context_length))
+        pool = np.searchsorted(firsts, sample_ids, side="right")
+        assert len(sample_ids) == 0 or pool.max() < len(firsts), "a sample beyond the end of the set"
+        pool_first = firsts[pool] - self.pool_samples(context_length)[pool]
+        pool_begin = (np.cumsum(self._pool_tokens) - self._pool_tokens)[pool]
+        begins: Ids = pool_begin + (sample_ids - pool_first) * context_length
+        return begins
+
+    def read(self, begins: Ids, length: int) -> npt.NDArray:
+        """Return `length` tokens from each position of the stream. Shape (n, length)."""
+        out = np.empty((len(begins), length), dtype=self.dtype)
+        for rows, shard, begin, column, size in self._pieces(begins, length):
+            tokens = self._tokens(shard)
+            if self.verify:
+                self._verify(shard, tokens, begin, size)
+            if size == length:
+                out[rows] = np.lib.stride_tricks.sliding_window_view(tokens, length)[begin]
+            else:
+                for row, b in zip(rows, begin, strict=True):
+                    out[row, column : column + size] = tokens[b : b + size]
+        return out
+
+    def _pieces(self, begins: Ids, length: int) -> list[tuple[Ids, int, Ids, int, int]]:
+        """Cut reads at shard borders: (rows, shard, begins in the shard, column, length) with one shard each."""
+        first = np.searchsorted(self._starts, begins, side="right") - 1
+        inside = begins + length <= self._starts[first + 1]
+        pieces = []
+        whole = np.flatnonzero(inside)
+        order = whole[np.argsort(first[whole], kind="stable")]
+        for rows in np.split(order, np.flatnonzero(np.diff(first[order])) + 1):
+            if len(rows):
+                shard = int(first[rows[0]])
+                pieces.append((rows, shard, begins[rows] - self._starts[shard], 0, length))
+        for row in np.flatnonzero(~inside):
+            column, shard = 0, int(first[row])
+            while column < length:
+                begin = int(begins[row]) + column
+                size = min(length - column, int(self._starts[shard + 1]) - begin)
+                pieces.append((np.array([row]), shard, np.array([begin - self._starts[shard]]), column, size))
+                column, shard = column + size, shard + 1
+        return pieces
+
+    def _tokens(self, number: int) -> npt.NDArray:
+        """Return a shard's tokens, mapped. Few maps stay open."""
+        tokens = self._mapped.get(number)
+        if tokens is not None:
+            self._mapped.move_to_end(number)
+            return tokens
+        shard = self.shards[number]
+        path = self.fetch(f"{shard.file}.bin")
+        expected = shard.tokens * self.dtype.itemsize
+        size = path.stat().st_size if path.exists() else None
+        if size != expected:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise UserError(f"shard {path} {found}, the manifest says {expected}; {_MEND}")
+        tokens = np.memmap(path, dtype=self.dtype, mode="r").view(np.ndarray)
+        self._mapped[number] = tokens
+        if len(self._mapped) > MOST_OPEN:
+            self._mapped.popitem(last=False)
+        return tokens
+
+    def _verify(self, number: int, tokens: npt.NDArray, begin: Ids, length: int) -> None:
+        """Check the blocks of these reads that nobody touched before."""
+        blocks = self._checks.get(number)
+        if blocks is None:
+            blocks = self._checks[number] = self._load_blocks(self.shards[number])
+        if not blocks.left:
+            return
+        per_block = self.manifest.block_bytes // self.dtype.itemsize
+        first, last = begin // per_block, (begin + length - 1) // per_block
+        touched = np.minimum(first[:, None] + np.arange(int((last - first).max()) + 1), last[:, None])
+        for block in np.unique(touched[~blocks.verified[touched]]):
+            content = tokens[block * per_block : (block + 1) * per_block]
+            if block_hashes(content.tobytes(), self.manifest.block_bytes) != [int(blocks.hashes[block])]:
+                raise UserError(
+                    f"shard {self.shards[number].file}.bin is damaged: bytes {block * self.manifest.block_bytes} to "
+                    f"{block * self.manifest.block_bytes + content.nbytes - 1} are not what was written; {_MEND}"
+                )
+            blocks.verified[block] = True
+            blocks.left -= 1
+
+    def _load_blocks(self, shard: Shard) -> _Blocks:
+        return _Blocks(self._side_file(shard, ".xxh", shard.blocks_hash, "<u8"))
+
+    def _document_ends(self, number: int) -> npt.NDArray[np.int64]:
+        if number not in self._ends:
+            shard = self.shards[number]
+            self._ends[number] = self._side_file(shard, ".docs", shard.documents_hash, "<u8").astype(np.int64)
+        return self._ends[number]
+
+    def _side_file(self, shard: Shard, suffix: str, expected: str, dtype: str) -> npt.NDArray:
+        path = self.fetch(shard.file + suffix)
+        content = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise UserError(f"{path} is missing or damaged: its hash is not the manifest's; {_MEND}")
+        return np.frombuffer(content, dtype=dtype)
+
+
+class _Blocks:
+    """Which blocks of a shard were verified."""
+
+    def __init__(self, hashes: npt.NDArray) -> None:
+        self.hashes = hashes
+        self.verified = np.zeros(len(hashes), dtype=bool)
+        self.left = len(hashes)
+
+
+_MEND = "copy it again, or remove the set and prepare it again"
