@@ -17,7 +17,8 @@ _PORT_TAKEN = re.compile(r"EADDRINUSE|[Aa]ddress already in use")
 
 def last_error_line(log: Path) -> str:
     """Return the last line that names an error, else the last line that is not empty, else ""."""
-    lines = [_RANK_PREFIX.sub("", line).strip() for line in tail(log).splitlines() if line.strip()]
+    lines = [_RANK_PREFIX.sub("", line).strip() for line in tail(log).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("--- ")]
     named = [line for line in lines if _ERROR_LINE.match(line)]
     return (named or lines or [""])[-1][:500]
 

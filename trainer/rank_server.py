@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
 import json
 import os
-import runpy
 import selectors
 import signal
 import socket
@@ -32,8 +30,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from trainer.rank import die_with, redirect, run_and_catch
+
 GRACE_SECONDS = 10.0  # between TERM and KILL when the owner is gone
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -175,37 +174,15 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends. Only Linux can; elsewhere the socket must do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended between the fork and the call
-            os._exit(1)
-
-
 def run_rank(request: dict[str, Any]) -> None:
     """Turn this fresh fork into the rank that was asked for, and run its program as `python ARGV` would."""
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
+    redirect(Path(request["log"]))
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
     _set_threads(request["env"])
-    program, *rest = request["argv"]
-    if program == "-m":
-        module, *rest = rest
-        sys.argv = [module, *rest]
-        sys.path[0] = request["cwd"]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = [program, *rest]
-        sys.path[0] = str(Path(program).resolve().parent)
-        runpy.run_path(program, run_name="__main__")
+    sys.exit(run_and_catch(request["argv"], Path(request["cwd"])))
 
 
 def _set_threads(environment: dict[str, str]) -> None:

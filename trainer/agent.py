@@ -1,0 +1,255 @@
+"""The agent of one node: starts one `torchrun`, passes signals on to the ranks, and says who failed first.
+
+    python -m trainer.agent --run-dir DIR --attempt 3 --nodes 2 --ranks 8 --rendezvous HOST:29500 --id JOB -- PROGRAM...
+
+The same line is started once on every node; PROGRAM is `-m MODULE ARGS` or a file. What `torchrun` alone does not do:
+
+- SIGUSR1 and SIGTERM reach every rank, which may save before it goes; TERM turns into KILL after a grace time.
+- Ranks leave in agreement (saved, diverged, user error) without being restarted, and the agent leaves with their code.
+- The first failing rank is reported by host, rank, code or signal, and the last line of its traceback.
+- A rendezvous port that another program holds is told apart (exit code 98), so that the caller tries the next.
+- When a newer attempt of the run has started, this one is a leftover: its ranks are killed before they can write
+  into the same directory.
+
+Free of torch: only `torchrun` itself, a process of its own, imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from trainer.failure import last_error_line, port_was_taken, signal_name, tail
+from trainer.rank import AGREED_EXITS, die_with
+from trainer.run_dir import EXIT_FAILED, EXIT_PREEMPTED, RunDir, write_atomically
+
+EXIT_PORT_TAKEN = errno.EADDRINUSE
+EXIT_FENCED = 77
+POLL_SECONDS = 0.2
+FENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """What this node was asked to run."""
+
+    run_dir: Path
+    attempt: int
+    nodes: int
+    ranks: int
+    rendezvous: str
+    identity: str
+    is_host: bool
+    restarts: int
+    grace: float
+    join_timeout: int
+    command: tuple[str, ...]
+
+    @property
+    def logs(self) -> Path:
+        return RunDir(self.run_dir).logs(self.attempt)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run this node's share of a job and return its exit code."""
+    node = _parse(arguments)
+    node.logs.mkdir(parents=True, exist_ok=True)
+    own_log = node.logs / f"torchrun_{socket.gethostname()}_{os.getpid()}.log"
+    me = os.getpid()
+    with own_log.open("ab") as log:
+        torchrun = subprocess.Popen(
+            torchrun_command(node),
+            env=node_environment(node, dict(os.environ)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a terminal's Ctrl-C comes here alone
+            preexec_fn=lambda: die_with(me),  # noqa: PLW1509 - this process has one thread
+        )
+    watch = Watch(node, torchrun)
+    code = watch.until_end()
+    return _report(node, watch, code, own_log)
+
+
+def _parse(arguments: list[str] | None) -> Node:
+    parser = argparse.ArgumentParser(prog="trainer.agent", description="Run one node's ranks of a job.")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--ranks", type=int, default=1, help="ranks on this node")
+    parser.add_argument("--rendezvous", default="127.0.0.1:29400", help="HOST:PORT of the first node")
+    parser.add_argument("--id", default="escala", help="the same on all nodes of one attempt, and on no others")
+    parser.add_argument("--host", action="store_true", help="this is the first node")
+    parser.add_argument("--restarts", type=int, default=0, help="how often failed ranks are started again in place")
+    parser.add_argument("--grace", type=float, default=60.0, help="seconds that ranks get to save after SIGTERM")
+    parser.add_argument("--join-timeout", type=int, default=600, help="seconds to wait for the other nodes")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- PROGRAM ARGS of one rank")
+    a = parser.parse_args(arguments)
+    command = tuple(a.command[1:] if a.command[:1] == ["--"] else a.command)
+    if not command:
+        parser.error("the program of a rank is missing: ... -- -m trainer.train --run-dir DIR")
+    host = a.host or a.nodes == 1
+    return Node(
+        a.run_dir, a.attempt, a.nodes, a.ranks, a.rendezvous, a.id, host, a.restarts, a.grace, a.join_timeout, command
+    )
+
+
+def torchrun_command(node: Node) -> list[str]:
+    """Return the `torchrun` command line of this node."""
+    host, _, port = node.rendezvous.rpartition(":")
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        f"--nnodes={node.nodes}",
+        f"--nproc-per-node={node.ranks}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={node.rendezvous}",
+        f"--rdzv-id={node.identity}",
+        f"--rdzv-conf=is_host={int(node.is_host)},join_timeout={node.join_timeout},timeout={node.join_timeout}",
+        f"--local-addr={address_towards(host.strip('[]'), int(port))}",
+        f"--max-restarts={node.restarts}",
+        *("-m", "trainer.rank", *node.command),
+    ]
+
+
+def node_environment(node: Node, base: dict[str, str]) -> dict[str, str]:
+    """Return what the ranks inherit."""
+    return {
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // node.ranks)),
+        **base,
+        "ESCALA_LOGS": str(node.logs),
+        "ESCALA_ATTEMPT": str(node.attempt),
+        "PYTHONUNBUFFERED": "1",
+        # A store of its own for each attempt's process group: a shared one keeps the keys of ranks that are gone.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+
+
+def address_towards(host: str, port: int) -> str:
+    """Return this machine's address on the way to a host, which its peers can reach it by. Sends nothing."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
+
+
+class Watch:
+    """Waits for `torchrun`, and acts on signals and on newer attempts meanwhile."""
+
+    def __init__(
+        self, node: Node, torchrun: subprocess.Popen[bytes], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.node = node
+        self.torchrun = torchrun
+        self.clock = clock
+        self.asked_to_stop = False
+        self.fenced = False
+        self.kill_at: float | None = None
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+
+    def until_end(self) -> int:
+        """Return torchrun's exit code."""
+        fence_at = self.clock()
+        while self.torchrun.poll() is None:
+            time.sleep(POLL_SECONDS)
+            if self.kill_at is not None and self.clock() > self.kill_at:
+                self._kill()
+            if self.clock() > fence_at:
+                fence_at = self.clock() + FENCE_SECONDS
+                if newest_attempt(self.node.run_dir) > self.node.attempt:
+                    self.fenced = True
+                    self._kill()
+        return self.torchrun.returncode
+
+    def _pass_on(self, number: int, _: FrameType | None) -> None:
+        self.asked_to_stop = True
+        ranks = self._ranks()
+        if not ranks:  # nothing has started, so nothing is lost
+            self._kill()
+        for rank in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.send_signal(signal.SIGUSR1 if number == signal.SIGUSR1 else signal.SIGTERM)
+        if number != signal.SIGUSR1 and self.kill_at is None:
+            self.kill_at = self.clock() + self.node.grace
+
+    def _ranks(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return list(psutil.Process(self.torchrun.pid).children())
+        return []
+
+    def _kill(self) -> None:
+        self.kill_at = None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = psutil.Process(self.torchrun.pid).children(recursive=True)
+            for process in (psutil.Process(self.torchrun.pid), *below):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+def newest_attempt(run_dir: Path) -> int:
+    """Return the number of the newest attempt that has a log directory."""
+    with contextlib.suppress(OSError):  # a shared filesystem that is away for a moment says nothing about attempts
+        return max((int(p.name) for p in (run_dir / "logs").iterdir() if p.name.isdigit()), default=0)
+    return 0
+
+
+def _report(node: Node, watch: Watch, code: int, own_log: Path) -> int:
+    """Turn torchrun's end and the ranks' records into one exit code, and print what happened."""
+    if watch.fenced:
+        print(f"attempt {node.attempt} on {socket.gethostname()} was ended: a newer attempt of this run has started")
+        return EXIT_FENCED
+    exits = sorted(_exits(node.logs), key=lambda row: row["time"])
+    failed = next((row for row in exits if row["code"] not in AGREED_EXITS), None)
+    agreed = next((int(row["code"]) for row in exits if row["code"] in AGREED_EXITS), None)
+    if code == 0:
+        return agreed or 0
+    if watch.asked_to_stop and failed is None:
+        return agreed or EXIT_PREEMPTED
+    if failed is None:
+        failed = _killed_rank(node, own_log)
+    if failed is None:
+        print(f"torchrun on {socket.gethostname()} ended with code {code}: {last_error_line(own_log)} (see {own_log})")
+        return EXIT_PORT_TAKEN if port_was_taken(own_log) else EXIT_FAILED
+    log = node.logs / f"rank_{failed['rank']}.log"
+    name = signal_name(failed["code"]) if failed["code"] < 0 else None
+    failure = {**failed, "signal": name, "message": last_error_line(log)}
+    write_atomically(node.logs / f"failure_{socket.gethostname()}.json", json.dumps(failure) + "\n")
+    how = f"signal {name}" if name else f"exit code {failed['code']}"
+    print(f"rank {failed['rank']} on {failed['host']} ended first, with {how}: {failure['message']} (see {log})")
+    return EXIT_PORT_TAKEN if port_was_taken(log) else EXIT_FAILED
+
+
+def _exits(logs: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in logs.glob("exit_*.json")]
+
+
+def _killed_rank(node: Node, own_log: Path) -> dict[str, Any] | None:
+    """Find a rank that a signal ended, which leaves no record of its own: torchrun's summary names it."""
+    text = tail(own_log)
+    _, found, summary = text.rpartition("Root Cause")
+    fields = dict(
+        (key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in summary.splitlines())
+    )
+    if not found or "rank" not in fields or "exitcode" not in fields:
+        return None
+    rank, code = int(fields["rank"].split()[0]), int(fields["exitcode"].split()[0])
+    return {"rank": rank, "host": socket.gethostname(), "code": code, "time": time.time()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
