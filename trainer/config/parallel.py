@@ -1,12 +1,18 @@
-"""The parallel section: how one model is spread over ranks. It never changes what is computed."""
+"""The parallel section: how one model is spread over ranks. It never changes what is computed.
+
+Everything here is arithmetic on small integers, so that a wrong layout is refused before any rank loads torch.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.base import Section
+from trainer.config.model import ModelConfig
+from trainer.errors import UserError
 
 
 class ParallelConfig(Section):
@@ -19,4 +25,100 @@ class ParallelConfig(Section):
     offload: Literal["none", "optimizer", "parameters"] = "none"
     recompute: Literal["none", "selective", "full"] = "none"
     compile: bool = False
+    overlap: bool = Field(False, description="overlap the backward all-reduce of column-parallel layers with compute")
     timeout_seconds: float = Field(600.0, gt=0, description="a collective that waits longer fails, and the run with it")
+
+    @model_validator(mode="after")
+    def _offload_fits_stage(self) -> ParallelConfig:
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError(f"offload 'parameters' needs zero_stage 3, zero_stage is {self.zero_stage}")
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("offload 'optimizer' needs zero_stage 1, 2 or 3, zero_stage is 0")
+        return self
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """The size of each axis of the mesh. `world` is their product."""
+
+    data: int
+    sequence: int
+    tensor: int
+
+    @property
+    def world(self) -> int:
+        return self.data * self.sequence * self.tensor
+
+    def __str__(self) -> str:
+        return f"data {self.data} x sequence {self.sequence} x tensor {self.tensor}"
+
+    def coordinates(self, rank: int) -> tuple[int, int, int]:
+        """Return (data, sequence, tensor) of a rank. Tensor is innermost, then sequence."""
+        rest, tensor = divmod(rank, self.tensor)
+        data, sequence = divmod(rest, self.sequence)
+        return data, sequence, tensor
+
+
+def resolve_degrees(config: ParallelConfig, world: int) -> Degrees:
+    """Return the degrees for a world of so many ranks. Raises `UserError` with all the numbers."""
+    fixed = config.sequence * config.tensor
+    asked = f"data {config.data} x sequence {config.sequence} x tensor {config.tensor}"
+    if config.data == 0 or config.data < -1:
+        raise UserError(f"parallel.data is {config.data}: give a positive degree, or -1 for what is left of the world")
+    if config.data == -1:
+        if world % fixed:
+            raise UserError(
+                f"parallel: sequence {config.sequence} x tensor {config.tensor} = {fixed} does not divide the world of "
+                f"{world} ranks; use a world that is a multiple of {fixed}, or smaller degrees"
+            )
+        return Degrees(world // fixed, config.sequence, config.tensor)
+    if config.data * fixed != world:
+        raise UserError(
+            f"parallel: {asked} = {config.data * fixed} ranks, but the world has {world}; "
+            "change a degree, the world, or set parallel.data to -1"
+        )
+    return Degrees(config.data, config.sequence, config.tensor)
+
+
+def node_warning(degrees: Degrees, ranks_per_node: int) -> str | None:
+    """Return a warning where a tensor group spans nodes, whose links are far slower than those inside a node."""
+    if degrees.tensor <= 1 or ranks_per_node % degrees.tensor == 0:
+        return None
+    return (
+        f"tensor degree {degrees.tensor} does not divide the {ranks_per_node} ranks of a node: some tensor groups span "
+        "nodes, and each layer's all-reduces then cross the network"
+    )
+
+
+def check_model_splits(model: ModelConfig, degrees: Degrees) -> None:
+    """Raise `UserError` where the model's widths cannot be shared by the tensor and sequence ranks.
+
+    Everything must divide: uneven shares would make some ranks wait for others in every layer.
+    """
+    t, s = degrees.tensor, degrees.sequence
+    if t > model.kv_heads and model.n_heads % t == 0:
+        raise UserError(
+            f"tensor degree {t} is greater than the {model.kv_heads} key/value heads: "
+            f"use a tensor degree that divides {model.kv_heads}, or more key/value heads (model.n_kv_heads)"
+        )
+    counts = {
+        "n_heads": model.n_heads,
+        "n_kv_heads": model.kv_heads,
+        "d_ff": model.ff_width,
+    }
+    if model.vocab_size is not None:
+        counts["vocabulary rows"] = model.vocab_rows
+    for name, count in counts.items():
+        if count % t:
+            hint = f"set model.vocab_multiple_of to {t}" if name == "vocabulary rows" else "change one of them"
+            raise UserError(f"{name} {count} is not a multiple of the tensor degree {t}: {hint}")
+    if model.context_length % s:
+        raise UserError(
+            f"context_length {model.context_length} is not a multiple of the sequence degree {s}: change one of them"
+        )
+    for name, count in (("n_heads", model.n_heads), ("n_kv_heads", model.kv_heads)):
+        if (count // t) % s:
+            raise UserError(
+                f"{name} {count} / tensor {t} = {count // t} heads on a rank, not a multiple of the sequence degree "
+                f"{s}: sequence parallelism hands each rank whole heads, so lower a degree or add heads"
+            )

@@ -1,0 +1,132 @@
+"""A pool of ranks for distributed tests: torch and DeepSpeed are imported once, ranks are forked once and reused.
+
+A job is a module-level function; each of `world` ranks runs it inside a fresh gloo world and returns its result.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+PRELOAD = [
+    "torch",
+    "torch._dynamo",
+    "deepspeed",
+    "deepspeed.runtime.zero.stage3",
+    "trainer.parallel.start",
+    "trainer.parallel.engine",
+    "tests.dist.pool",
+]
+ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "MASTER_ADDR": "localhost",
+    "DS_SKIP_CUDA_CHECK": "1",
+    "DEEPSPEED_LOG_LEVEL": "warning",
+    "TORCH_EXTENSIONS_DIR": tempfile.mkdtemp(prefix="escala-extensions-"),
+}
+
+
+class RankError(Exception):
+    """A rank raised; the text holds its traceback."""
+
+
+class RankPool:
+    """Ranks that live as long as the test session."""
+
+    def __init__(self, size: int) -> None:
+        os.environ.update(ENVIRONMENT)
+        self.size = size
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOAD)
+        self.workers: list[Any] = []
+        self.pipes: list[Connection] = []
+
+    def run(self, world: int, job: Callable[..., Any], *arguments: Any, timeout: float = 120.0) -> list[Any]:
+        """Run the job on ranks 0..world-1 and return their results in order. Raises RankError with all tracebacks."""
+        assert world <= self.size
+        if not self.workers:
+            self._start()
+        with tempfile.TemporaryDirectory() as directory:
+            for rank in range(world):
+                self.pipes[rank].send((job, rank, world, str(Path(directory) / "store"), arguments))
+            answers = []
+            for rank in range(world):
+                if not self.pipes[rank].poll(timeout):
+                    self.close()
+                    raise RankError(f"rank {rank} of {world} did not answer in {timeout} s")
+                try:
+                    answers.append(self.pipes[rank].recv())
+                except EOFError:
+                    self.close()
+                    raise RankError(f"rank {rank} of {world} died") from None
+        failures = [f"rank {rank}:\n{text}" for rank, (ok, text) in enumerate(answers) if not ok]
+        if failures:
+            self.close()
+            raise RankError("\n".join(failures))
+        return [value for _, value in answers]
+
+    def _start(self) -> None:
+        for _ in range(self.size):
+            mine, theirs = self.context.Pipe()
+            worker = self.context.Process(target=serve, args=(theirs,), daemon=True)
+            worker.start()
+            theirs.close()
+            self.workers.append(worker)
+            self.pipes.append(mine)
+
+    def close(self) -> None:
+        """End the ranks; the next job starts new ones."""
+        for worker in self.workers:
+            worker.kill()
+            worker.join()
+        self.workers, self.pipes = [], []
+
+
+def serve(pipe: Connection) -> None:
+    """Run jobs until the pipe closes: the life of one rank."""
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            job, rank, world, store, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((True, in_world(rank, world, store, job, arguments)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+
+
+def in_world(rank: int, world: int, store: str, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Run one job as a rank of a world of its own."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    _forget_parameters()
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0")
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(store, world), rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    try:
+        return job(*arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def _forget_parameters() -> None:
+    """ZeRO 3 numbers parameters and modules over the life of a process, and compares the numbers between ranks."""
+    from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+    from deepspeed.runtime.zero.partition_parameters import Init
+
+    Init.param_id = 0
+    DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0

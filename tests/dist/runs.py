@@ -1,0 +1,119 @@
+"""Small runs for distributed tests: a configuration, its synthetic batches, the plain reference, and the spread run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.config.base import parse_section
+from trainer.config.run import RunConfig
+
+STEPS, SEQUENCES, VOCAB, TOKENS = 20, 8, 64, 16
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The contract of trainer/data."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+    documents: Tensor | None = None
+
+
+def tiny(**sections: Any) -> RunConfig:
+    """Return a run of 20 steps of a two-layer model; sections are merged over the defaults."""
+    values: dict[str, Any] = {
+        "model": {
+            "d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": VOCAB, "context_length": TOKENS, "d_ff": 48,
+        },
+        "data": {},
+        "batch": {"tokens_per_step": SEQUENCES * TOKENS},
+        "steps": STEPS,
+        "optim": {"lr": 3e-3, "clip_norm": 0.5},
+        "precision": "fp32",
+        "device": "cpu",
+    }  # fmt: skip
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    return parse_section(RunConfig, values, "tiny")
+
+
+def global_batch(step: int, *, masked: bool = False) -> MicroBatch:
+    """Return the whole batch of a step, (SEQUENCES, TOKENS): a pure function of the step."""
+    random = np.random.default_rng(step)
+    tokens = torch.from_numpy(random.integers(0, VOCAB, (SEQUENCES, TOKENS + 1)))
+    tokens[:, 1::2] = (tokens[:, 0:-1:2] * 3 + 1) % VOCAB  # something to learn
+    weights = documents = None
+    if masked:
+        weights = torch.from_numpy(random.integers(0, 2, (SEQUENCES, TOKENS)).astype(np.float32))
+        weights[0] = 0.0
+        cuts = random.integers(0, 6, (SEQUENCES, TOKENS)) == 0
+        documents = torch.from_numpy(np.cumsum(cuts, axis=1).astype(np.int32))
+    return MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), weights, documents)
+
+
+def part(batch: MicroBatch, rows: slice) -> MicroBatch:
+    """Return some sequences of a batch."""
+    fields = (batch.inputs, batch.targets, batch.weights, batch.documents)
+    return MicroBatch(*(None if field is None else field[rows] for field in fields))
+
+
+def micro_batches(batch: MicroBatch, dp_rank: int, dp_size: int, accumulation: int) -> list[MicroBatch]:
+    """Return one data rank's micro-batches."""
+    rows = SEQUENCES // dp_size // accumulation
+    first = dp_rank * rows * accumulation
+    return [part(batch, slice(first + i * rows, first + (i + 1) * rows)) for i in range(accumulation)]
+
+
+def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> list[tuple[float, float]]:
+    """Train in one process in plain torch; return (loss, gradient norm before clipping) of each step."""
+    from trainer.models.build import build_model
+    from trainer.parallel.optimizer import parameter_groups
+
+    torch.manual_seed(0)
+    model = build_model(config.model, config.seed)
+    lr = float(config.optim.lr)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.optim.weight_decay), lr=lr, betas=config.optim.betas, eps=config.optim.eps
+    )
+    curve = []
+    for step in range(steps):
+        batch = global_batch(step, masked=masked)
+        losses = model(batch.inputs, batch.targets, documents=batch.documents)
+        weights = torch.ones_like(losses) if batch.weights is None else batch.weights
+        loss = (losses * weights).sum() / weights.sum()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append((float(loss), float(norm)))
+    return curve
+
+
+def spread(config: RunConfig, accumulation: int = 1, masked: bool = False, meta: bool = False) -> list[Any]:
+    """Train on this world; return (loss, gradient norm) of each step. Runs on a rank of the pool."""
+    from trainer.models.build import build_model
+    from trainer.models.transformer import Transformer
+    from trainer.parallel.engine import build_engine
+    from trainer.parallel.start import start
+
+    device = torch.device("cpu")
+    mesh = start(config.parallel, device)
+    if meta:
+        with torch.device("meta"):
+            model = Transformer(config.model)
+    else:
+        model = build_model(config.model, config.seed)
+    engine = build_engine(config, model, mesh, lr=1.0, accumulation=accumulation, device=device)
+    curve = []
+    for step in range(STEPS):
+        batches = micro_batches(global_batch(step, masked=masked), mesh.dp_rank, mesh.dp_size, accumulation)
+        outcome = engine.train_step(batches, float(config.optim.lr))
+        curve.append((outcome.loss, outcome.grad_norm))
+    engine.close()
+    return curve

@@ -1,0 +1,60 @@
+"""Every layout computes what one plain-torch process computes, step by step."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+
+from tests.dist.pool import RankPool
+from tests.dist.runs import reference, spread, tiny
+
+LOSS, NORM = 2e-6, 2e-6  # absolute on the loss, relative on the gradient norm
+
+# (world, tensor): the rest of the world is data parallel.
+LAYOUTS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]
+MODELS: dict[str, dict[str, Any]] = {
+    "tied fused": {},
+    "untied separate": {"tied_embeddings": False, "fused_qkv": False},
+    "grouped-query fused": {"n_heads": 8, "n_kv_heads": 4, "qk_norm": True},
+    "gelu biases learned": {
+        "mlp": "gelu", "norm": "layernorm", "position": "learned", "bias": True, "tied_embeddings": False,
+    },
+}  # fmt: skip
+
+
+@functools.cache
+def plain(name: str, masked: bool) -> list[tuple[float, float]]:
+    return reference(tiny(model=MODELS[name]), masked=masked)
+
+
+def compare(
+    curves: list[list[tuple[float, float]]], expected: list[tuple[float, float]], loss: float, norm: float
+) -> None:
+    """Assert that every rank reported the expected losses and gradient norms."""
+    for rank, curve in enumerate(curves):
+        for step, (got, want) in enumerate(zip(curve, expected, strict=True)):
+            assert abs(got[0] - want[0]) <= loss, f"rank {rank} step {step}: loss {got[0]} instead of {want[0]}"
+            assert abs(got[1] - want[1]) <= norm * want[1], (
+                f"rank {rank} step {step}: norm {got[1]} instead of {want[1]}"
+            )
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("world", "tensor"), LAYOUTS)
+def test_layouts_equal_one_process(ranks: RankPool, world: int, tensor: int, zero_stage: int) -> None:
+    # Each layout and stage meets another model, so that every model meets every stage and every layout.
+    index = LAYOUTS.index((world, tensor))
+    name = list(MODELS)[(index + zero_stage) % len(MODELS)]
+    config = tiny(model=MODELS[name], parallel={"tensor": tensor, "zero_stage": zero_stage})
+    accumulation = 2 if index % 2 else 1
+    curves = ranks.run(world, spread, config, accumulation, False, zero_stage == 1)
+    compare(curves, plain(name, False), LOSS, NORM)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_masks_and_weights_count_tokens_once(ranks: RankPool, zero_stage: int) -> None:
+    """Micro-batches with different numbers of counted tokens, one of them with none in its first sequence."""
+    config = tiny(parallel={"tensor": 2, "zero_stage": zero_stage})
+    compare(ranks.run(4, spread, config, 2, True), plain("tied fused", True), LOSS, NORM)

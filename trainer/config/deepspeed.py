@@ -1,0 +1,52 @@
+"""The DeepSpeed configuration, generated from ours by a pure function. Nobody writes or edits it by hand."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from trainer.config.run import RunConfig
+
+# Gradients are reduced and parameters gathered in buckets of so many elements: large enough to fill a link, small
+# enough that two of them are no matter beside the model.
+BUCKET_ELEMENTS = 50_000_000
+
+
+def deepspeed_config(config: RunConfig, *, accumulation: int, precision: Literal["fp32", "bf16"]) -> dict[str, Any]:
+    """Return the JSON for `deepspeed.initialize`.
+
+    `train_micro_batch_size_per_gpu` is 1 by convention: our engine normalises the loss itself, by the global sum of
+    token weights, and DeepSpeed uses the number for nothing but its own counters.
+    """
+    parallel = config.parallel
+    result: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": accumulation,
+        # At stage 0 the engine takes the norm and clips itself: DeepSpeed would not report it.
+        "gradient_clipping": config.optim.clip_norm if parallel.zero_stage else 0.0,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": _zero(config),
+    }
+    if precision == "bf16" and parallel.zero_stage:
+        result["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        result["data_types"] = {"grad_accum_dtype": "fp32"}
+    elif precision == "bf16":
+        # bf16 without ZeRO takes a phantom optimizer step in DeepSpeed: parameters stay fp32, compute is autocast.
+        result["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return result
+
+
+def _zero(config: RunConfig) -> dict[str, Any]:
+    parallel = config.parallel
+    zero: dict[str, Any] = {"stage": parallel.zero_stage}
+    if parallel.zero_stage == 0:
+        return zero
+    zero |= {"reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS}
+    if parallel.zero_stage == 3:
+        zero |= {"stage3_prefetch_bucket_size": BUCKET_ELEMENTS, "stage3_param_persistence_threshold": 10_000}
+    if parallel.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.device != "cpu"}
+    if parallel.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": config.device != "cpu"}
+    return zero

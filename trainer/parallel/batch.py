@@ -1,0 +1,98 @@
+"""What the engine asks of a batch, and the checks that each rank was given the right one.
+
+Shapes: B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.parallel.mesh import Mesh
+
+
+class Batch(Protocol):
+    """One forward pass of one data rank. Tensor and sequence ranks of a data rank are given the same one."""
+
+    @property
+    def inputs(self) -> Tensor: ...  # (B, T) int64
+    @property
+    def targets(self) -> Tensor: ...  # (B, T) int64
+    @property
+    def weights(self) -> Tensor | None: ...  # (B, T) float32, or None on every rank for all ones
+    @property
+    def documents(self) -> Tensor | None: ...  # (B, T) int32, or None
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """The tokens (B, T / sequence ranks) of one rank on its device; documents stay whole, attention needs them so."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    documents: Tensor | None
+    positions: Tensor | None
+
+
+def local_part(batch: Batch, mesh: Mesh, device: torch.device) -> LocalBatch:
+    """Move this rank's part of the sequence to its device."""
+
+    def part(values: Tensor) -> Tensor:
+        if mesh.sp_size > 1:
+            length = values.shape[1] // mesh.sp_size
+            values = values[:, mesh.sp_rank * length : (mesh.sp_rank + 1) * length].contiguous()
+        return values.to(device, non_blocking=True)
+
+    positions = None
+    if mesh.sp_size > 1:
+        length = batch.inputs.shape[1] // mesh.sp_size
+        positions = torch.arange(mesh.sp_rank * length, (mesh.sp_rank + 1) * length, device=device)
+    return LocalBatch(
+        inputs=part(batch.inputs),
+        targets=part(batch.targets),
+        weights=None if batch.weights is None else part(batch.weights),
+        documents=None if batch.documents is None else batch.documents.to(device, non_blocking=True),
+        positions=positions,
+    )
+
+
+def global_weight(batches: Sequence[Batch], mesh: Mesh, device: torch.device) -> float | Tensor:
+    """Return the sum of token weights of one step over all data ranks. Without weights no rank is asked."""
+    if all(batch.weights is None for batch in batches):
+        return float(sum(batch.targets.numel() for batch in batches) * mesh.dp_size)
+    total = torch.zeros((), dtype=torch.float64)
+    for batch in batches:
+        assert batch.weights is not None, "weights are given for all micro-batches or for none"
+        total += batch.weights.sum(dtype=torch.float64)
+    total = total.to(device)
+    if mesh.data_group is not None:
+        dist.all_reduce(total, group=mesh.data_group)
+    return total.clamp_min(1e-9).float()
+
+
+def check_distribution(batches: Sequence[Batch], mesh: Mesh, device: torch.device) -> None:
+    """Assert that one data rank's ranks were fed the same tokens and no two data ranks the same.
+
+    Wrong feeding trains without an error and with a wrong batch, so the first step of a run compares hashes.
+    """
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(batch.inputs.cpu().numpy().tobytes())
+    mine = torch.tensor(int.from_bytes(digest.digest()[:7], "little"), dtype=torch.int64, device=device)
+    everyone = [torch.empty_like(mine) for _ in range(mesh.world)]
+    dist.all_gather(everyone, mine)
+    seen: dict[int, int] = {}
+    for rank, value in enumerate(int(v) for v in everyone):
+        data = mesh.degrees.coordinates(rank)[0]
+        if data in seen and seen[data] != value:
+            raise RuntimeError(f"rank {rank} was fed other tokens than the first rank of data rank {data}")
+        seen[data] = value
+    if len(set(seen.values())) < len(seen):
+        raise RuntimeError(f"two of the {len(seen)} data ranks were fed the same tokens: shard data by data rank")

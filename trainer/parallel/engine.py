@@ -1,0 +1,154 @@
+"""The engine: one optimizer step on a spread model. The one place that calls DeepSpeed.
+
+Shapes: B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.config.deepspeed import deepspeed_config
+from trainer.config.parallel import check_model_splits
+from trainer.config.run import RunConfig
+from trainer.parallel.batch import Batch, LocalBatch, check_distribution, global_weight, local_part
+from trainer.parallel.mesh import Mesh
+from trainer.parallel.norm import clip_gradients
+from trainer.parallel.optimizer import make_optimizer
+from trainer.parallel.plan import Split
+from trainer.parallel.tensor import materialise, shard_model, splits_of, sum_shared_gradients
+from trainer.parallel.topology import Topology
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one step came to. The same on every rank."""
+
+    loss: float  # mean over the tokens of the global batch, by weight, in nats
+    grad_norm: float  # before clipping
+    skipped: bool  # loss or gradient was not finite, and no parameter changed
+
+
+class Engine:
+    """A model on the mesh, its optimizer, and the step that joins them. Build it with `build_engine`."""
+
+    def __init__(
+        self, ds: Any, config: RunConfig, mesh: Mesh, splits: dict[str, Split], accumulation: int, device: torch.device
+    ) -> None:
+        self.ds, self.config, self.mesh, self.splits = ds, config, mesh, splits
+        self.accumulation, self.device = accumulation, device
+        self._checked = False
+
+    @property
+    def module(self) -> nn.Module:
+        """The model; under tensor parallelism and ZeRO 3 its parameters are shares."""
+        module: nn.Module = self.ds.module
+        return module
+
+    @property
+    def zero_stage(self) -> int:
+        return self.config.parallel.zero_stage
+
+    def train_step(self, micro_batches: Sequence[Batch], lr: float) -> StepOutcome:
+        """Take one optimizer step on the global batch of which these are this data rank's micro-batches.
+
+        The objective is the sum of weighted token losses over the global sum of weights, whatever the number of
+        ranks and micro-batches. Where loss or gradient is not finite, all ranks skip the update together.
+        """
+        assert len(micro_batches) == self.accumulation, f"{len(micro_batches)} micro-batches, not {self.accumulation}"
+        if not self._checked:
+            check_distribution(micro_batches, self.mesh, self.device)
+            self._checked = True
+        for group in self.ds.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        weight = global_weight(micro_batches, self.mesh, self.device)
+        total = torch.zeros((), device=self.device)
+        norm: Tensor | None = None
+        for index, batch in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            total = self._accumulate(local_part(batch, self.mesh, self.device), weight, total, last)
+            if last and self.zero_stage == 0:
+                norm = clip_gradients(self.module, self.config.optim.clip_norm, self.mesh)
+            self.ds.step()
+        return self._outcome(total / weight, norm)
+
+    def _accumulate(self, batch: LocalBatch, weight: float | Tensor, total: Tensor, last: bool) -> Tensor:
+        """Add the gradient of one micro-batch; return the sum of weighted losses so far."""
+        losses = self.ds(batch.inputs, batch.targets, documents=batch.documents, positions=batch.positions)
+        part = (losses if batch.weights is None else losses * batch.weights).sum()
+        total = total + part.detach()
+        objective = part * (self.mesh.replica_size / weight)  # DeepSpeed takes the mean over replicas
+        if last:
+            objective = objective * (1 + 0 * total)  # a loss that is not finite makes the gradient so: all ranks skip
+        self.ds.backward(objective, scale_wrt_gas=False)
+        return total
+
+    def _outcome(self, loss: Tensor, norm: Tensor | None) -> StepOutcome:
+        if self.mesh.replica_size > 1:
+            dist.all_reduce(loss, group=self.mesh.replica_group)
+        grad_norm = float(norm if norm is not None else self.ds.get_global_grad_norm())
+        applied = math.isfinite(grad_norm) and self.ds.was_step_applied()
+        return StepOutcome(float(loss), grad_norm if applied else math.nan, not applied)
+
+    @torch.no_grad()
+    def token_losses(self, batch: Batch) -> Tensor:
+        """Return the loss of each token (B, T) in float32, without gradients; the same on all ranks of a data rank."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            part = local_part(batch, self.mesh, self.device)
+            losses: Tensor = self.ds(part.inputs, part.targets, documents=part.documents, positions=part.positions)
+        finally:
+            self.module.train(training)
+        if self.mesh.sequence_group is None:
+            return losses
+        parts = [torch.empty_like(losses) for _ in range(self.mesh.sp_size)]
+        dist.all_gather(parts, losses.contiguous(), group=self.mesh.sequence_group)
+        return torch.cat(parts, dim=1)
+
+    def close(self) -> None:
+        """Release DeepSpeed's hooks and buffers."""
+        self.ds.destroy()
+
+
+def build_engine(
+    config: RunConfig, model: nn.Module, mesh: Mesh, *, lr: float, accumulation: int, device: torch.device
+) -> Engine:
+    """Spread `model` over the mesh and give it an optimizer.
+
+    `model` is whole: with values, or on the meta device, in which case each rank makes its own share from the seed and
+    the whole never exists. Raises `UserError` where the model's widths do not divide.
+    """
+    check_model_splits(config.model, mesh.degrees)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    plan: Mapping[str, str] = model.tensor_plan  # type: ignore[assignment]
+    splits = splits_of(model, plan, config.model, mesh)
+    shard_model(model, plan, config.model, mesh, config.parallel.overlap)
+    materialise(model, splits, config, device)
+    sum_shared_gradients(model, plan, mesh)
+    optimizer = make_optimizer(config.optim, model, lr, device)
+    # The check would import DeepSpeed's Muon and with it torch's compiler: two seconds for a yes that is configured.
+    deepspeed.runtime.engine.is_zero_supported_optimizer = lambda _: True
+    ds, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        mpu=Topology(mesh),
+        config=deepspeed_config(config, accumulation=accumulation, precision=resolve_precision(config, device)),
+        dist_init_required=False,
+    )
+    return Engine(ds, config, mesh, splits, accumulation, device)
+
+
+def resolve_precision(config: RunConfig, device: torch.device) -> Any:
+    """Return `fp32` or `bf16` for what the configuration says and the device can do."""
+    if config.precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return config.precision

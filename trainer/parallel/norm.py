@@ -1,0 +1,34 @@
+"""Gradient norm and clipping where DeepSpeed leaves both to us: ZeRO stage 0."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.parallel.mesh import Mesh
+
+
+@torch.no_grad()
+def clip_gradients(model: nn.Module, clip_norm: float, mesh: Mesh) -> Tensor:
+    """Return the norm over the whole model and scale the gradients down to `clip_norm` (0: never).
+
+    A split parameter's share counts on each tensor rank, a replicated one on the first alone. Where the norm is
+    not finite the gradients are dropped, and the optimizer then leaves every parameter as it is.
+    """
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    counted = [
+        p.grad
+        for p in model.parameters()
+        if p.grad is not None and (mesh.tp_rank == 0 or getattr(p, "tensor_model_parallel", False))
+    ]
+    squares = torch.stack(torch._foreach_norm(counted)).float().square().sum()
+    if mesh.tensor_group is not None:
+        dist.all_reduce(squares, group=mesh.tensor_group)
+    norm = squares.sqrt()
+    if not torch.isfinite(norm):
+        for parameter in model.parameters():
+            parameter.grad = None
+    elif clip_norm > 0:
+        torch._foreach_mul_(gradients, (clip_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

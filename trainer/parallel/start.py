@@ -1,0 +1,59 @@
+"""Join the world: the one place that starts torch.distributed and prepares DeepSpeed for the device."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from datetime import timedelta
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.ops import __compatible_ops__ as compatible_ops
+from torch._C._distributed_c10d import HashStore
+
+from trainer.config.parallel import ParallelConfig, resolve_degrees
+from trainer.errors import UserError
+from trainer.parallel.mesh import Mesh, build_mesh
+
+# DeepSpeed 0.19.8 calls collectives by names that torch 2.13 is about to rename: one line for each call is no news.
+warnings.filterwarnings("ignore", message=".*is deprecated. Please use.*_single", category=FutureWarning)
+
+
+def world_from_environment() -> tuple[int, int, int]:
+    """Return (rank, world, local rank) as torchrun sets them; a process that it did not start is a world of one."""
+    values = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1"), os.environ.get("LOCAL_RANK", "0")
+    return int(values[0]), int(values[1]), int(values[2])
+
+
+def resolve_device(choice: str) -> torch.device:
+    """Return the device of this rank for `auto`, `cpu` or `cuda`."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is 'cuda', but torch sees no GPU here: set device to 'auto' or 'cpu'")
+    if choice == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", world_from_environment()[2])
+
+
+def start(config: ParallelConfig, device: torch.device) -> Mesh:
+    """Initialise the world from torchrun's environment and return the mesh.
+
+    Raises `UserError` for degrees that do not fit the world, before any process is waited for.
+    """
+    rank, world, local_rank = world_from_environment()
+    degrees = resolve_degrees(config, world)
+    timeout = timedelta(seconds=config.timeout_seconds)
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    if device.type == "cpu":
+        # Its shared-memory collectives are compiled at first use, for minutes, and would need g++ and ninja.
+        compatible_ops["deepspeed_shm_comm"] = False
+    else:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, store=HashStore(), rank=rank, world_size=world, timeout=timeout)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return build_mesh(degrees, config.timeout_seconds)

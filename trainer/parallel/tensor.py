@@ -1,0 +1,121 @@
+"""Spread a plain model over tensor ranks: its plan decides which DeepSpeed layer takes the place of which module.
+
+The model may hold values or lie on the meta device; either way a rank keeps only its share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.module_inject.layers import (
+    LinearAllreduce,
+    LinearLayer,
+    SubParamLinearLayer,
+    TensorParallel_Layer,
+    VocabParallelEmbedding,
+    VocabParallelLinear,
+    set_autotp_mode,
+)
+from torch import Tensor, nn
+
+from trainer.config.model import ModelConfig
+from trainer.config.run import RunConfig
+from trainer.models.initial import fill_normal
+from trainer.models.transformer import initial_std
+from trainer.parallel.mesh import Group, Mesh
+from trainer.parallel.plan import Split, kind_of, part_widths, split_parameter
+from trainer.parallel.vocab_loss import VocabularyParallelLoss
+
+
+def splits_of(model: nn.Module, plan: Mapping[str, str], config: ModelConfig, mesh: Mesh) -> dict[str, Split]:
+    """Return this rank's share of every parameter of a whole model, by parameter name."""
+    splits = {}
+    for name, parameter in model.named_parameters():
+        module, _, last = name.rpartition(".")
+        splits[name] = split_parameter(
+            kind_of(plan, module), last, tuple(parameter.shape), config, tp_rank=mesh.tp_rank, tp_size=mesh.tp_size
+        )
+    return splits
+
+
+def shard_model(model: nn.Module, plan: Mapping[str, str], config: ModelConfig, mesh: Mesh, overlap: bool) -> None:
+    """Replace the modules that the plan names by tensor-parallel ones, in place; nothing to do for one tensor rank."""
+    if mesh.tensor_group is None:
+        return
+    set_autotp_mode(training=True)
+    TensorParallel_Layer.tp_overlap_comm = overlap
+    tied = config.tied_embeddings
+    for name, module in list(model.named_modules()):
+        kind = kind_of(plan, name)
+        if kind not in (None, "shared heads") and not (tied and name == "embed"):
+            assert kind is not None
+            _replace(model, name, _parallel_layer(module, kind, name, config, mesh.tensor_group))
+    if tied:
+        model.embed = VocabParallelEmbedding(model.embed, mesh.tensor_group, tied_vocab_parallel_linear=model.head)
+    model.token_loss = VocabularyParallelLoss(mesh.tensor_group, mesh.tp_rank)  # type: ignore[assignment]
+
+
+def _parallel_layer(module: nn.Module, kind: str, name: str, config: ModelConfig, group: Group) -> nn.Module:
+    layers: dict[str, Any] = {"column": LinearLayer, "row": LinearAllreduce, "vocab": VocabParallelLinear}
+    if isinstance(module, nn.Embedding):
+        layer: nn.Module = VocabParallelEmbedding(module, group, name=name)
+    elif kind in ("column qkv", "column pair"):
+        assert isinstance(module, nn.Linear)
+        parts = part_widths(kind, config, module.out_features)
+        layer = SubParamLinearLayer(module, group, shape=(parts, -1), partition_dim=0, name=name)
+    else:
+        layer = layers[kind](module, group, name=name)
+    return layer
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer)
+
+
+def sum_shared_gradients(model: nn.Module, plan: Mapping[str, str], mesh: Mesh) -> None:
+    """Sum over tensor ranks the gradients of replicated parameters that each rank uses for its own heads."""
+    if mesh.tensor_group is None:
+        return
+    for name, module in model.named_modules():
+        if kind_of(plan, name) == "shared heads":
+            for parameter in module.parameters():
+                parameter.register_hook(_sum_over(mesh.tensor_group))
+
+
+def _sum_over(group: Group) -> Any:
+    """Return a gradient hook that sums over the group."""
+
+    def hook(gradient: Tensor) -> Tensor:
+        summed = gradient.contiguous().clone()
+        dist.all_reduce(summed, group=group)
+        return summed
+
+    return hook
+
+
+def take_share(whole: Tensor, split: Split) -> Tensor:
+    """Return this rank's share of a whole parameter."""
+    if split.dim is None:
+        return whole
+    return torch.cat([whole.narrow(split.dim, start, stop - start) for start, stop in split.pieces], dim=split.dim)
+
+
+@torch.no_grad()
+def materialise(model: nn.Module, splits: Mapping[str, Split], config: RunConfig, device: torch.device) -> None:
+    """Move a model to its device; one that lies on the meta device is filled, one whole parameter at a time."""
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        model.to(device)
+        return
+    filled: dict[int, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        whole = torch.empty(splits[name].shape)
+        fill_normal(whole, name, initial_std(config.model, name), config.seed)
+        filled[id(parameter)] = nn.Parameter(take_share(whole, splits[name]).to(device, copy=True))
+        vars(filled[id(parameter)]).update(vars(parameter))  # DeepSpeed marks split parameters by attributes
+    for module in model.modules():
+        for last, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            setattr(module, last, filled[id(parameter)])  # a tied parameter stays one
