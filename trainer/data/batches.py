@@ -109,8 +109,8 @@ class Batches:
         for key, mine in self._identity().items():
             if state.get(key) != mine:
                 raise UserError(
-                    f"the checkpoint was trained with {_WORDS[key]} {state.get(key)!r}, this run has {mine!r}: its "
-                    f"data order would not go on. Use the checkpoint's, or start anew from it (checkpoint.load: warm_start)"
+                    f"the checkpoint was trained with {_WORDS[key]} {state.get(key)!r}, this run has {mine!r}: "
+                    f"the order of data would not go on. Use the checkpoint's, or start anew from it (load: warm_start)"
                 )
 
     def _identity(self) -> dict[str, Any]:

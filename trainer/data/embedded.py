@@ -7,6 +7,7 @@ the order of a hash of their names, so that the beginning of the corpus is a fai
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,12 @@ LEFT_OUT = ("site-packages", "dist-packages", "encodings", "pgen2", "__pycache__
 def files() -> list[tuple[str, Path]]:
     """Return (name, path) of each source file, in the order of the hash of the name."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = [(path.relative_to(root).as_posix(), path) for path in root.rglob("*.py")]
-    kept = [(name, path) for name, path in found if not set(Path(name).parts) & set(LEFT_OUT)]
-    return sorted(kept, key=lambda item: hashlib.sha256(item[0].encode()).digest())
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
+        paths = (Path(folder, name) for name in names if name.endswith(".py"))
+        found += [(path.relative_to(root).as_posix(), path) for path in paths]
+    return sorted(found, key=lambda item: hashlib.sha256(item[0].encode()).digest())
 
 
 def documents() -> Iterator[dict[str, str]]:

@@ -57,7 +57,16 @@ def document_digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
-def encode_chunk(texts: Sequence[str], tokenizer: Tokenizer, rule: SplitRule, dtype: str) -> Chunk:
+class Codec:
+    """A tokenizer made ready to write documents in one dtype."""
+
+    def __init__(self, tokenizer: Tokenizer, dtype: str) -> None:
+        self.itemsize = np.dtype(dtype).itemsize
+        self.encode = tokenizer.encoder(self.itemsize)
+        self.end = tokenizer.eos_id.to_bytes(self.itemsize, "little")
+
+
+def encode_chunk(texts: Sequence[str], codec: Codec, rule: SplitRule) -> Chunk:
     """Encode documents and share them out to their splits. Lone surrogates, which UTF-8 cannot hold, become '?'."""
     sides: dict[str, list[tuple[str, int]]] = {"train": [], "held_out": []}
     duplicates = 0
@@ -68,16 +77,15 @@ def encode_chunk(texts: Sequence[str], tokenizer: Tokenizer, rule: SplitRule, dt
             duplicates += 1
         else:
             sides[side].append((text if text.isascii() else raw.decode(), len(raw)))
-    train, held_out = (_encode(sides[side], tokenizer, dtype) for side in ("train", "held_out"))
+    train, held_out = (_encode(sides[side], codec) for side in ("train", "held_out"))
     return Chunk(train, held_out, duplicates)
 
 
-def _encode(documents: list[tuple[str, int]], tokenizer: Tokenizer, dtype: str) -> Encoded:
-    end = [tokenizer.eos_id]
-    encoded = [ids + end for ids in tokenizer.encode_batch([text for text, _ in documents])]
+def _encode(documents: list[tuple[str, int]], codec: Codec) -> Encoded:
+    encoded = [codec.encode(text) + codec.end for text, _ in documents]
     return Encoded(
-        tokens=b"".join(np.array(ids, dtype=f"<u{np.dtype(dtype).itemsize}").tobytes() for ids in encoded),
-        lengths=[len(ids) for ids in encoded],
+        tokens=b"".join(encoded),
+        lengths=[len(tokens) // codec.itemsize for tokens in encoded],
         text_bytes=[size for _, size in documents],
         words=[len(text.split()) for text, _ in documents],
     )
@@ -152,7 +160,7 @@ def _work(pipe: Connection, tokenizer_directory: str, dtype: str) -> None:
     inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
     threading.Thread(target=_read_into, args=(pipe, inbox), daemon=True).start()
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        tokenizer = load_tokenizer(tokenizer_directory)
+        codec = Codec(load_tokenizer(tokenizer_directory), dtype)
         rule = SplitRule(0.0)
         while (message := inbox.get()) is not None:
             if isinstance(message, SplitRule):
@@ -160,7 +168,7 @@ def _work(pipe: Connection, tokenizer_directory: str, dtype: str) -> None:
                 continue
             assert isinstance(message, list)
             try:
-                pipe.send(encode_chunk(message, tokenizer, rule, dtype))
+                pipe.send(encode_chunk(message, codec, rule))
             except Exception as error:  # handed to the parent, which raises it
                 pipe.send(error)
 
