@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -71,16 +71,23 @@ class LedgerRow(BaseModel):
     data_hash: str
 
 
-def append(path: Path, row: LedgerRow) -> None:
-    """Append one row in a single write and force it to disk: a killed sweep loses no finished point."""
+def append(path: Path, rows: list[LedgerRow]) -> None:
+    """Append the rows of one run in a single write and force it to disk: a killed sweep loses no finished point."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(row.model_dump(), ensure_ascii=False) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, line.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    lines = "".join(json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows)
+    with path.open("ab+") as ledger:
+        _drop_torn_line(ledger)
+        ledger.write(lines.encode())
+        ledger.flush()
+        os.fsync(ledger.fileno())
+
+
+def _drop_torn_line(ledger: BinaryIO) -> None:
+    """Cut off a last line without its end: the machine died while it was written, so its run is collected again."""
+    ledger.seek(0)
+    content = ledger.read()
+    if content and not content.endswith(b"\n"):
+        ledger.truncate(content.rfind(b"\n") + 1)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

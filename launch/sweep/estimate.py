@@ -1,0 +1,43 @@
+"""How long a run will take on this machine's cores: a roofline of matrix rate and memory traffic.
+
+seconds per token and rank = FLOPs / (EFFICIENCY x matrix rate) + bytes moved / BANDWIDTH. The matrix rate is measured
+once, in a fifth of a second. The other constants were fitted to runs of the ladder; a sweep corrects them by its own
+finished cells.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import numpy as np
+
+from trainer.config.memory import values_per_token
+from trainer.config.plan import Plan
+from trainer.config.run import RunConfig
+
+EFFICIENCY = 0.6  # of the measured matrix rate that training's matrices reach
+PASSES = 5  # times that each kept value is written or read, forward and backward
+BANDWIDTH = 4e9  # bytes per second of one core
+STEP_SECONDS = 0.004  # of one optimizer step, whatever its size
+START_SECONDS = 3.0
+
+
+@cache
+def matrix_rate() -> float:
+    """Measure this machine's float32 matrix rate on one core, in FLOP/s."""
+    a = np.ones((256, 256), np.float32)
+    best, until = 0.0, time.perf_counter() + 0.2
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        a @ a
+        best = max(best, 2 * 256**3 / (time.perf_counter() - began))
+    return best
+
+
+def seconds_on_cpu(config: RunConfig, plan: Plan, rate: float) -> float:
+    """Estimate the wall-clock seconds of a run whose ranks have a core each."""
+    values = values_per_token(config.model, config.parallel) + 2 * config.model.vocab_rows // plan.degrees.tensor
+    shared = plan.degrees.tensor * plan.degrees.sequence
+    per_token = plan.flops_per_token["total"] / shared / (EFFICIENCY * rate) + values * 4 * PASSES / BANDWIDTH
+    return START_SECONDS + plan.steps * STEP_SECONDS + plan.tokens / plan.degrees.data * per_token

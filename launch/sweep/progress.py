@@ -1,0 +1,126 @@
+"""What a sweep shows while it runs: a live table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from launch.job import JobState
+from launch.sweep.run import CellProgress
+from launch.text import count, duration
+
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+TAIL_BYTES = 8192
+
+
+def last_step(metrics: Path) -> dict[str, Any] | None:
+    """Return the newest row of training, from the end of the file alone."""
+    if not metrics.exists():
+        return None
+    with metrics.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")
+    for line in reversed(lines[:-1]):
+        if line.startswith(b'{"kind": "train"'):
+            row: dict[str, Any] = json.loads(line)
+            return row
+    return None
+
+
+@dataclass
+class Watcher:
+    """Shows a sweep. Call `update` as often as you like."""
+
+    console: Console
+    expected: dict[str, float]  # cell -> estimated seconds
+    clock: Callable[[], float] = time.monotonic
+    live: Live | None = None
+    _told: dict[str, str] = field(default_factory=dict)
+    _next_line: float = 0.0
+
+    def __enter__(self) -> Watcher:
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, refresh_per_second=4)
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.live is not None:
+            self.live.__exit__(*error)
+
+    def update(self, cells: list[CellProgress]) -> None:
+        """Show the state of all cells now."""
+        rows = [(progress, last_step(progress.run_dir.metrics)) for progress in cells]
+        if self.live is not None:
+            self.live.update(self._table(rows))
+            return
+        for progress, row in rows:
+            self._tell_changes(progress, row)
+        if self.clock() >= self._next_line:
+            self._next_line = self.clock() + LINE_EVERY
+            for progress, row in rows:
+                if state_of(progress) == "running" and row is not None:
+                    self.console.print(f"  {progress.cell.id}: {_step_text(progress, row)}", highlight=False)
+            self.console.print(f"  {self._summary(rows)}", highlight=False)
+
+    def _tell_changes(self, progress: CellProgress, row: dict[str, Any] | None) -> None:
+        state = state_of(progress)
+        if self._told.get(progress.cell.id) == state:
+            return
+        self._told[progress.cell.id] = state
+        if state != "waiting":
+            detail = _step_text(progress, row) if row is not None else ""
+            self.console.print(f"{progress.cell.id}: {state} {detail}".rstrip(), highlight=False)
+
+    def _table(self, rows: list[tuple[CellProgress, dict[str, Any] | None]]) -> Table:
+        table = Table(caption=self._summary(rows), caption_justify="left", box=None, pad_edge=False)
+        for name in ("cell", "state", "step", "loss", "tokens/s"):
+            table.add_column(name, justify="left" if name in ("cell", "state") else "right", no_wrap=True)
+        for progress, row in rows:
+            state = state_of(progress)
+            values = [f"{row['step']}/{progress.plan.steps}", f"{row['loss']:.4f}"] if row else ["", ""]
+            rate = row.get("tokens_per_second") if row else None
+            style = {"running": "bold", "failed": "red", "diverged": "red", "waiting": "dim"}.get(state, "green")
+            table.add_row(progress.cell.id, state, *values, f"{rate:,.0f}" if rate else "", style=style)
+        return table
+
+    def _summary(self, rows: list[tuple[CellProgress, dict[str, Any] | None]]) -> str:
+        done = sum(1 for progress, _ in rows if progress.ended is not None)
+        return f"{done} of {len(rows)} cells ended, about {duration(self._remaining(rows))} left"
+
+    def _remaining(self, rows: list[tuple[CellProgress, dict[str, Any] | None]]) -> float:
+        """Estimate what is left, corrected by how fast the running cells are against their estimates."""
+        left = 0.0
+        for progress, row in rows:
+            if progress.ended is not None:
+                continue
+            share_left = 1 - (row["step"] / progress.plan.steps if row else 0.0)
+            seconds = self.expected.get(progress.cell.id, 0.0) * share_left
+            if row and row.get("tokens_per_second") and state_of(progress) == "running":
+                seconds = share_left * progress.plan.tokens / row["tokens_per_second"]
+            left += seconds
+        return left
+
+
+def state_of(progress: CellProgress) -> str:
+    """Return one word for a cell."""
+    if progress.ended is not None:
+        return progress.ended.value
+    if progress.status is None:
+        return "waiting"
+    return {JobState.PENDING: "waiting"}.get(progress.status.state, progress.status.state.value)
+
+
+def _step_text(progress: CellProgress, row: dict[str, Any]) -> str:
+    rate = row.get("tokens_per_second")
+    speed = f", {count(rate)} tokens/s" if rate else ""
+    return f"step {row['step']}/{progress.plan.steps}, loss {row['loss']:.4f}{speed}"

@@ -1,0 +1,96 @@
+"""Run a sweep: submit what is missing, watch it, collect what is done. Running it again goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launch.job import Backend, JobSpec, JobState, JobStatus
+from launch.sweep.cells import Cell
+from launch.sweep.collect import collect
+from trainer.config.load import dump
+from trainer.config.plan import Plan
+from trainer.run_dir import RunDir, Status, write_atomically
+
+MOST_STARTS = 3  # of one cell by one invocation, when it was preempted
+
+
+@dataclass
+class CellProgress:
+    """What is known about one cell while the sweep runs."""
+
+    cell: Cell
+    plan: Plan
+    run_dir: RunDir
+    job: str | None = None
+    status: JobStatus | None = None
+    starts: int = 0
+
+    @property
+    def ended(self) -> Status | None:
+        """Return how the run ended, when running it again would change nothing."""
+        status = self.run_dir.read_status()
+        return status if status in (Status.DONE, Status.DIVERGED) else None
+
+
+@dataclass
+class SweepRun:
+    """A sweep on a backend. `watch` is called often, with everything that is known."""
+
+    directory: Path
+    cells: list[CellProgress]
+    backend: Backend
+    ranks: int
+    watch: Callable[[list[CellProgress]], None]
+    wait: Callable[[float], None]
+    failed: list[CellProgress] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> Path:
+        return self.directory / "ledger.jsonl"
+
+    def run(self) -> None:
+        """Submit all cells that have not ended, and return when every one has ended or failed."""
+        self._collect()
+        for progress in self.cells:
+            if progress.ended is None:
+                self._submit(progress)
+        while open_cells := [p for p in self.cells if p.job is not None]:
+            self._take_in(open_cells)
+            self.watch(self.cells)
+            if any(p.job is not None for p in self.cells):
+                self.wait(0.5)
+        self.watch(self.cells)
+
+    def _submit(self, progress: CellProgress) -> None:
+        progress.run_dir.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(progress.run_dir.config, dump(progress.cell.config))
+        progress.starts += 1
+        progress.job = self.backend.submit(
+            JobSpec(
+                name=progress.cell.id,
+                command=("-m", "trainer.train", "--run-dir", str(progress.run_dir.root)),
+                run_dir=progress.run_dir.root,
+                ranks_per_node=self.ranks,
+            )
+        )
+
+    def _take_in(self, open_cells: list[CellProgress]) -> None:
+        statuses = self.backend.status([p.job for p in open_cells if p.job is not None])
+        for progress in open_cells:
+            assert progress.job is not None
+            progress.status = statuses[progress.job]
+            if progress.status.state.final:
+                progress.job = None
+                self._ended(progress, progress.status)
+
+    def _ended(self, progress: CellProgress, status: JobStatus) -> None:
+        if status.state is JobState.PREEMPTED and progress.starts < MOST_STARTS:
+            self._submit(progress)
+        elif progress.ended is None:
+            self.failed.append(progress)
+        self._collect()
+
+    def _collect(self) -> None:
+        collect([p.cell for p in self.cells], self.directory / "cells", self.ledger)

@@ -1,0 +1,28 @@
+"""Join a configuration with the prepared data: the vocabulary is the tokenizer's, the paths are absolute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.config.run import RunConfig
+from trainer.data.manifest import Manifest
+from trainer.errors import UserError
+
+
+def with_data(config: RunConfig, manifest: Manifest) -> RunConfig:
+    """Return the configuration with the vocabulary filled in. Raises UserError where a stated one is too small."""
+    stated = config.model.vocab_size
+    if stated is not None and stated < manifest.vocab_size:
+        raise UserError(
+            f"model.vocab_size {stated} is smaller than the tokenizer's {manifest.vocab_size} "
+            f"(data set {manifest.name!r}): leave it out to take the tokenizer's"
+        )
+    if stated is not None:
+        return config
+    model = config.model.model_copy(update={"vocab_size": manifest.vocab_size})
+    return config.model_copy(update={"model": model})
+
+
+def data_directory(config: RunConfig) -> Path:
+    """Return where the prepared set lies."""
+    return Path(config.data.directory)

@@ -1,0 +1,113 @@
+"""The story of a run: step, record, evaluate, save, until the plan is done or somebody asks to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.config.learning_rate import lr_share
+from trainer.config.plan import Plan
+from trainer.config.run import RunConfig
+from trainer.config.span import Span
+from trainer.data.batches import Batches
+from trainer.evaluation.perplexity import Evaluation
+from trainer.parallel.engine import Engine, StepOutcome
+from trainer.tracking.record import Record
+from trainer.tracking.throughput import Throughput
+
+STOP_NOW = "stop"
+
+
+@dataclass
+class Run:
+    """What the loop works with. `step` is the number of optimizer steps that are done."""
+
+    config: RunConfig
+    plan: Plan
+    engine: Engine
+    batches: Batches
+    record: Record
+    throughput: Throughput
+    evaluate: Callable[[], list[Evaluation]]
+    save: Callable[[int], None]
+    stop_requested: Callable[[], bool]  # agreed by all ranks
+    step: int = 0
+    train_loss: float | None = None
+
+
+class Diverged(Exception):
+    """The loss or the gradient is not a finite number, and the configuration says to stop."""
+
+
+def train(run: Run) -> bool:
+    """Train to the end of the plan. Returns False when the run was asked to stop, after it saved.
+
+    Raises `Diverged` when the loss is lost.
+    """
+    skipped = 0
+    while run.step < run.plan.steps:
+        outcome = _one_step(run)
+        skipped = _check_finite(run, outcome, skipped)
+        if _due(run, run.config.tracking.log_every) or run.step == run.plan.steps:
+            _record_step(run, outcome)
+        if run.step < run.plan.steps:
+            if _due(run, run.config.evaluation.every):
+                _record_evaluation(run)
+            if run.stop_requested():
+                run.save(run.step)
+                return False
+            if _due(run, run.config.checkpoint.every):
+                run.save(run.step)
+    run.save(run.step)
+    _record_evaluation(run)
+    return True
+
+
+def lr_at(config: RunConfig, plan: Plan, step: int) -> float:
+    """Return the learning rate of optimizer step `step` (0-based)."""
+    return plan.lr * lr_share(config.schedule, step, total_steps=plan.steps, tokens_per_step=plan.tokens_per_step)
+
+
+def _one_step(run: Run) -> StepOutcome:
+    with run.throughput.step():
+        outcome = run.engine.train_step(run.batches.step(run.step), lr_at(run.config, run.plan, run.step))
+    run.step += 1
+    if not outcome.skipped:
+        run.train_loss = outcome.loss
+    return outcome
+
+
+def _check_finite(run: Run, outcome: StepOutcome, skipped: int) -> int:
+    """Return how many steps in a row were skipped; the engine changed no parameter in a skipped step."""
+    if not outcome.skipped:
+        return 0
+    skipped += 1
+    guard = run.config.guard
+    run.record.event("step_skipped", step=run.step, loss=outcome.loss, grad_norm=outcome.grad_norm)
+    if guard.non_finite == "stop" or skipped > guard.max_skips:
+        raise Diverged(f"loss {outcome.loss} and gradient norm {outcome.grad_norm} after step {run.step}")
+    return skipped
+
+
+def _due(run: Run, every: Span | None) -> bool:
+    if every is None:
+        return False
+    steps = every.steps(tokens_per_step=run.plan.tokens_per_step, total_steps=run.plan.steps)
+    return run.step % max(steps, 1) == 0
+
+
+def _record_step(run: Run, outcome: StepOutcome) -> None:
+    values: dict[str, Any] = {
+        "tokens": run.step * run.plan.tokens_per_step,
+        "loss": outcome.loss,
+        "grad_norm": outcome.grad_norm,
+        "lr": lr_at(run.config, run.plan, run.step - 1),
+        "tokens_per_second": run.throughput.report(),
+    }
+    run.record.row("train", run.step, **values)
+
+
+def _record_evaluation(run: Run) -> None:
+    for evaluation in run.evaluate():
+        run.record.row("evaluation", run.step, tokens=run.step * run.plan.tokens_per_step, **evaluation.row())

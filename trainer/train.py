@@ -1,0 +1,119 @@
+"""One rank of one run. Every rank of the world starts it: `python -m trainer.train --run-dir DIR`.
+
+The directory holds config.yaml, written by the launcher. What a run leaves there is described in `trainer/run_dir.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from trainer import loop
+from trainer.config.load import load_run
+from trainer.config.plan import Plan, make_plan
+from trainer.config.resolve import data_directory, with_data
+from trainer.config.run import RunConfig
+from trainer.data.manifest import Manifest
+from trainer.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.parallel.start import resolve_device, start, world_from_environment
+from trainer.provenance import provenance
+from trainer.run_dir import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, RunDir, Status, write_atomically
+from trainer.session import Session, open_session
+
+EXIT_OF = {Status.DONE: EXIT_DONE, Status.PREEMPTED: EXIT_PREEMPTED, Status.DIVERGED: EXIT_DIVERGED}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one rank and return its exit code."""
+    parser = argparse.ArgumentParser(description="One rank of one training run.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="directory that holds config.yaml")
+    run_dir = RunDir(parser.parse_args(arguments).run_dir)
+    first = world_from_environment()[0] == 0
+    try:
+        status = run(run_dir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _fail(run_dir, first, str(error))
+        return USER_ERROR_EXIT_CODE
+    except Exception as error:
+        traceback.print_exc()
+        _fail(run_dir, first, f"{type(error).__name__}: {error}")
+        return EXIT_FAILED
+    return EXIT_OF[status]
+
+
+def run(run_dir: RunDir) -> Status:
+    """Train as the directory's configuration says, and return how it ended."""
+    torch.manual_seed(0)
+    config = load_run(run_dir.config)
+    manifest = Manifest.open(data_directory(config))
+    config = with_data(config, manifest)
+    device = resolve_device(config.device)
+    rank, world, _ = world_from_environment()
+    plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
+    mesh = start(config.parallel, device)
+    if rank == 0:
+        run_dir.write_status(Status.RUNNING)
+        write_atomically(run_dir.plan, plan.to_json())
+    session = open_session(config, plan, manifest, mesh, device, run_dir)
+    session.run.record.event("started", step=session.run.step, layout=plan.layout, **provenance())
+    status, error = _train(session)
+    _finish(session, status, error)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return status
+
+
+def _train(session: Session) -> tuple[Status, str | None]:
+    try:
+        done = loop.train(session.run)
+    except loop.Diverged as error:
+        return Status.DIVERGED, str(error)
+    return (Status.DONE if done else Status.PREEMPTED), None
+
+
+def _finish(session: Session, status: Status, error: str | None) -> None:
+    """Wait for checkpoints in flight, write the result, and tell everybody how it ended: the status comes last."""
+    session.close()
+    record = session.run.record
+    record.event(status.value, step=session.run.step, error=error)
+    record.finish(EXIT_OF[status])
+    if record.active:
+        if status is Status.DONE:
+            write_atomically(session.run_dir.result, json.dumps(result(session), indent=2) + "\n")
+        session.run_dir.write_status(status)
+
+
+def result(session: Session) -> dict[str, object]:
+    """Return the final numbers of a run, from which its row in the ledger is made."""
+    run = session.run
+    return {
+        "step": run.step,
+        "tokens": run.step * run.plan.tokens_per_step,
+        "train_loss": run.train_loss,
+        "tokens_per_second": run.throughput.overall,
+        "seconds": time.monotonic() - session.began,
+        "unique_tokens": session.manifest.tokens("train"),
+        "tokenizer_hash": session.manifest.tokenizer_hash,
+        "data_hash": session.manifest.data_hash,
+        "evaluations": [evaluation.row() for evaluation in session.evaluations],
+    }
+
+
+def _fail(run_dir: RunDir, first: bool, message: str) -> None:
+    if first and run_dir.root.is_dir():
+        run_dir.record_event("failed", error=message)
+        run_dir.write_status(Status.FAILED)
+
+
+__all__ = ["Plan", "RunConfig", "main", "run"]
+
+if __name__ == "__main__":
+    sys.exit(main())
