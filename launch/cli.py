@@ -15,6 +15,9 @@ from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 
 # name -> (module:attribute, one line for --help). In the order in which a user meets them.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("launch.commands.train:train", "Train one run on this machine."),
+    "plan": ("launch.commands.plan:plan", "Print what a run costs, before it starts."),
+    "sweep": ("launch.commands.sweep:sweep", "Train families of models and fit a law to them."),
     "fit": ("launch.commands.fit:fit", "Fit a scaling law to a ledger or to any table of runs."),
 }
 

@@ -7,31 +7,40 @@ from rich.table import Table
 from launch.text import count, duration, size
 from trainer.config.plan import Plan
 
-SWEEP_COLUMNS = ("cell", "body", "embed", "head", "tokens", "FLOPs", "steps", "batch", "layout", "lr", "memory", "time")
+NARROW = 110  # characters; a narrower terminal gets fewer columns
+LEFT = ("cell", "layout")
 
 
-def sweep_table(plans: dict[str, Plan], seconds: dict[str, float]) -> Table:
+def sweep_table(plans: dict[str, Plan], seconds: dict[str, float], width: int) -> Table:
     """Return one line for each cell. Memory is of one rank; time is an estimate for this machine."""
     table = Table(title="Plan", title_justify="left", box=None, pad_edge=False)
-    for name in SWEEP_COLUMNS:
-        table.add_column(name, justify="left" if name in ("cell", "layout") else "right", no_wrap=True)
-    for cell, plan in plans.items():
-        degrees = plan.degrees
-        table.add_row(
-            cell,
-            count(plan.parameters["body"]),
-            count(plan.parameters["embedding"] + plan.parameters["position"]),
-            count(plan.parameters["head"]) if plan.parameters["head"] else "tied",
-            count(plan.tokens),
-            count(plan.flops),
-            str(plan.steps),
-            f"{plan.sequences_per_step}={degrees.data}x{plan.micro_batch}x{plan.accumulation}",
-            f"d{degrees.data} t{degrees.tensor} s{degrees.sequence} z{plan.zero_stage}",
-            f"{plan.lr:.2g}",
-            size(plan.memory_bytes["total"]),
-            duration(seconds[cell]) if cell in seconds else "",
-        )
+    columns = {cell: _columns(plan, seconds.get(cell), wide=width >= NARROW) for cell, plan in plans.items()}
+    for name in ("cell", *next(iter(columns.values()))):
+        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "cell", overflow="fold")
+    for cell, values in columns.items():
+        table.add_row(cell, *values.values())
     return table
+
+
+def _columns(plan: Plan, seconds: float | None, *, wide: bool) -> dict[str, str]:
+    degrees = plan.degrees
+    embedding = plan.parameters["embedding"] + plan.parameters["position"]
+    columns = {
+        "body": count(plan.parameters["body"]),
+        "embedding": count(embedding),
+        "head": count(plan.parameters["head"]) if plan.parameters["head"] else "tied",
+        "tokens": count(plan.tokens),
+        "FLOPs": f"{plan.flops:.2g}",
+        "steps": str(plan.steps),
+        "sequences": f"{plan.sequences_per_step} = {degrees.data}x{plan.micro_batch}x{plan.accumulation}",
+        "layout": f"d{degrees.data} t{degrees.tensor} s{degrees.sequence} zero{plan.zero_stage}",
+        "lr": f"{plan.lr:.2g}",
+        "memory": size(plan.memory_bytes["total"]),
+        "time": duration(seconds) if seconds is not None else "",
+    }
+    if wide:
+        return columns
+    return {name: text for name, text in columns.items() if name not in ("head", "sequences", "embedding", "steps")}
 
 
 def run_table(plan: Plan, seconds: float | None) -> Table:

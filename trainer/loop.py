@@ -36,14 +36,14 @@ class Run:
     train_loss: float | None = None
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The loss or the gradient is not a finite number, and the configuration says to stop."""
 
 
 def train(run: Run) -> bool:
     """Train to the end of the plan. Returns False when the run was asked to stop, after it saved.
 
-    Raises `Diverged` when the loss is lost.
+    Raises `DivergedError` when the loss is lost.
     """
     skipped = 0
     while run.step < run.plan.steps:
@@ -86,7 +86,7 @@ def _check_finite(run: Run, outcome: StepOutcome, skipped: int) -> int:
     guard = run.config.guard
     run.record.event("step_skipped", step=run.step, loss=outcome.loss, grad_norm=outcome.grad_norm)
     if guard.non_finite == "stop" or skipped > guard.max_skips:
-        raise Diverged(f"loss {outcome.loss} and gradient norm {outcome.grad_norm} after step {run.step}")
+        raise DivergedError(f"loss {outcome.loss} and gradient norm {outcome.grad_norm} after step {run.step}")
     return skipped
 
 

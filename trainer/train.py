@@ -74,7 +74,7 @@ def run(run_dir: RunDir) -> Status:
 def _train(session: Session) -> tuple[Status, str | None]:
     try:
         done = loop.train(session.run)
-    except loop.Diverged as error:
+    except loop.DivergedError as error:
         return Status.DIVERGED, str(error)
     return (Status.DONE if done else Status.PREEMPTED), None
 

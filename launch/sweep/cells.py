@@ -33,7 +33,7 @@ def settings_of(sweep: SweepConfig) -> list[dict[str, Any]]:
     """Return the settings of each cell: every combination of what varies, then the single ones."""
     grid = [dict(zip(sweep.vary, values, strict=True)) for values in itertools.product(*sweep.vary.values())]
     found: list[dict[str, Any]] = []
-    for settings in (grid if sweep.vary else []) + sweep.cells:
+    for settings in [*(grid if sweep.vary else []), *sweep.cells]:
         if settings not in found:
             found.append(settings)
     if not found:

@@ -43,8 +43,8 @@ class SweepConfig(Section):
     slots: int | None = Field(None, gt=0, description="ranks that run at a time on this machine; default: ranks")
     run: dict[str, Any] | str
     vary: dict[str, list[Any]] = Field({}, description="setting -> values; the cells are all combinations")
-    cells: list[dict[str, Any]] = Field([], description="further cells, one by one")
-    layout_checks: list[LayoutCheck] = []
+    cells: tuple[dict[str, Any], ...] = Field((), description="further cells, one by one")
+    layout_checks: tuple[LayoutCheck, ...] = ()
     fit: FitConfig = FitConfig()
 
 

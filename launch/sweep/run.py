@@ -11,7 +11,7 @@ from launch.sweep.cells import Cell
 from launch.sweep.collect import collect
 from trainer.config.load import dump
 from trainer.config.plan import Plan
-from trainer.run_dir import RunDir, Status, write_atomically
+from trainer.run_dir import RunDir, Status, read_json_lines, write_atomically
 
 MOST_STARTS = 3  # of one cell by one invocation, when it was preempted
 
@@ -26,6 +26,12 @@ class CellProgress:
     job: str | None = None
     status: JobStatus | None = None
     starts: int = 0
+
+    @property
+    def failure(self) -> str:
+        """Return why the run failed, from its own record."""
+        events = [row for row in read_json_lines(self.run_dir.events) if row["event"] == "failed"]
+        return str(events[-1]["error"]) if events else "unknown"
 
     @property
     def ended(self) -> Status | None:
@@ -44,6 +50,7 @@ class SweepRun:
     ranks: int
     watch: Callable[[list[CellProgress]], None]
     wait: Callable[[float], None]
+    retry: bool = False  # start cells again that failed before
     failed: list[CellProgress] = field(default_factory=list)
 
     @property
@@ -54,7 +61,9 @@ class SweepRun:
         """Submit all cells that have not ended, and return when every one has ended or failed."""
         self._collect()
         for progress in self.cells:
-            if progress.ended is None:
+            if progress.run_dir.read_status() is Status.FAILED and not self.retry:
+                self.failed.append(progress)
+            elif progress.ended is None:
                 self._submit(progress)
         while open_cells := [p for p in self.cells if p.job is not None]:
             self._take_in(open_cells)
@@ -89,6 +98,9 @@ class SweepRun:
         if status.state is JobState.PREEMPTED and progress.starts < MOST_STARTS:
             self._submit(progress)
         elif progress.ended is None:
+            if progress.run_dir.read_status() is not Status.FAILED:  # it had no time to say so itself
+                progress.run_dir.record_event("failed", error=status.reason)
+                progress.run_dir.write_status(Status.FAILED)
             self.failed.append(progress)
         self._collect()
 

@@ -1,0 +1,99 @@
+"""`escala sweep`: ladders and grids of runs, and the law that comes out."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launch.cli import LazyGroup
+from launch.commands.options import json_option, runs_option, set_option
+
+COMMANDS = {
+    "run": ("launch.commands.sweep:run", "Train every cell that is missing, then fit and report."),
+    "status": ("launch.commands.sweep:status", "Say how far a sweep is."),
+    "design": ("launch.commands.design:design", "Propose the cells that tell most for a budget."),
+}
+
+
+@click.group(cls=LazyGroup, table=COMMANDS)
+def sweep() -> None:
+    """Train families of models and fit a law to them.
+
+    \b
+    Examples:
+      escala sweep run configs/sweep/quickstart.yaml
+      escala sweep run configs/sweep/quickstart.yaml --dry-run
+      escala sweep status configs/sweep/quickstart.yaml --json
+    """
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@set_option
+@runs_option
+@click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan, and stop.")
+@click.option("--failed", is_flag=True, help="Start the cells again that failed before.")
+def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, failed: bool) -> None:
+    """Train every cell of the sweep CONFIG that is missing, fit the law, write the report.
+
+    Running it again does only what is missing; interrupted at any time, it continues. Results are kept in
+    RUNS/<sweep name>: ledger.jsonl, report/report.html, and a run directory for each cell.
+
+    \b
+    Examples:
+      escala sweep run configs/sweep/quickstart.yaml
+      escala sweep run configs/sweep/quickstart.yaml --set tokens=200k
+    """
+    from launch.sweep.story import run_sweep
+
+    with interrupts():
+        run_sweep(config, assignments, runs, dry_run=dry_run, failed=failed)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@set_option
+@runs_option
+@json_option
+def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool) -> None:
+    """Say how far the sweep CONFIG is: the state, step and loss of each cell.
+
+    \b
+    Examples:
+      escala sweep status configs/sweep/quickstart.yaml
+      escala sweep status configs/sweep/quickstart.yaml --json | jq '.cells[].loss'
+    """
+    from launch.sweep.story import sweep_status
+
+    found = sweep_status(config, assignments, runs)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for cell in found["cells"]:
+        loss = f"loss {cell['loss']:.4f}" if cell["loss"] is not None else ""
+        click.echo(f"{cell['id']:<40} {cell['state']:<10} step {cell['step']}/{cell['steps'] or '?'} {loss}".rstrip())
+    click.echo(f"{found['done']} of {len(found['cells'])} cells done")
+
+
+class interrupts:  # noqa: N801  (read as a statement: `with interrupts():`)
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that everything that was started is ended too."""
+
+    def __enter__(self) -> None:
+        self.previous: dict[int, Any] = {}
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self.previous[number] = signal.signal(number, _interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+__all__: list[str] = ["run", "status", "sweep"]

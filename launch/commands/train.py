@@ -1,0 +1,31 @@
+"""`escala train`: one run on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from launch.commands.options import runs_option, set_option
+from launch.commands.sweep import interrupts
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@set_option
+@runs_option
+@click.option("--ranks", type=click.IntRange(min=1), default=None, help="Ranks on this machine. Default: GPUs, else 1.")
+@click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan, and stop.")
+def train(config: Path, assignments: tuple[str, ...], runs: Path, ranks: int | None, dry_run: bool) -> None:
+    """Train the run CONFIG on this machine. Its directory is RUNS/<name>; running it again continues it.
+
+    \b
+    Examples:
+      escala train configs/run/tiny.yaml
+      escala train configs/run/tiny.yaml --ranks 2 --set parallel.tensor=2
+      escala train configs/run/tiny.yaml --set model.size=1M --set tokens=20M --set name=bigger
+    """
+    from launch.train_story import train_here
+
+    with interrupts():
+        train_here(config, assignments, runs, ranks=ranks, dry_run=dry_run)

@@ -1,0 +1,84 @@
+"""The story of one run on this machine: data, plan, ranks, and what they say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from launch.backends.local import LocalBackend
+from launch.backends.warm import available_cores, local_gpus
+from launch.console import make_console
+from launch.data_preparation import resolve
+from launch.job import JobSpec, JobState, JobStatus
+from launch.plan_table import run_table
+from launch.sweep.estimate import matrix_rate, seconds_on_cpu
+from trainer.config.load import dump, load_run
+from trainer.config.plan import make_plan
+from trainer.config.run import RunConfig
+from trainer.errors import UserError
+from trainer.run_dir import RunDir, Status, write_atomically
+
+
+def train_here(
+    config_path: Path, assignments: tuple[str, ...], runs: Path, *, ranks: int | None, dry_run: bool
+) -> None:
+    """Train one run to its end, printing what its first rank prints. Raises UserError where it failed."""
+    console = make_console()
+    config = load_run(config_path, assignments)
+    gpus = len(local_gpus(os.environ))
+    world = ranks or gpus or 1
+    config, manifest = resolve(config)
+    plan = make_plan(config, world=world, gpu=gpus > 0, train_tokens=manifest.tokens("train"))
+    seconds = None if gpus else seconds_on_cpu(config, plan, matrix_rate())
+    console.print(run_table(plan, seconds))
+    run_dir = RunDir(runs / config.name)
+    if dry_run:
+        return
+    if run_dir.read_status() is Status.DONE and _same_run(run_dir, config):
+        console.print(f"\nthis run is done: {run_dir.root} (another name trains it again)", highlight=False)
+        return
+    refuse_other_run(run_dir, config)
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    write_atomically(run_dir.config, dump(config))
+    status = _run(config, run_dir, world)
+    _tell(status, run_dir, config_path)
+
+
+def refuse_other_run(run_dir: RunDir, config: RunConfig) -> None:
+    """Raise UserError where the directory holds a run that computes something else."""
+    if run_dir.config.exists() and not _same_run(run_dir, config):
+        raise UserError(
+            f"{run_dir.root} holds another run (its settings differ): give this one another name, such as "
+            f"--set name={config.name}-2, or remove the directory"
+        )
+
+
+def _same_run(run_dir: RunDir, config: RunConfig) -> bool:
+    return load_run(run_dir.config).result_hash() == config.result_hash()
+
+
+def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:
+    threads = max(1, available_cores() // world)
+    with LocalBackend(world, threads=threads) as backend:
+        job = backend.submit(
+            JobSpec(
+                name=config.name,
+                command=("-m", "trainer.train", "--run-dir", str(run_dir.root)),
+                run_dir=run_dir.root,
+                ranks_per_node=world,
+            )
+        )
+        for line in backend.logs(job, rank=0, follow=True):
+            print(line.rstrip("\n"), flush=True)
+        return backend.status([job])[job]
+
+
+def _tell(status: JobStatus, run_dir: RunDir, config_path: Path) -> None:
+    if status.state is JobState.DONE:
+        print(f"\ndone: {run_dir.root}\n  escala sample {run_dir.root} --prompt 'def '")
+    elif status.state is JobState.PREEMPTED:
+        print(f"\nstopped and saved: {run_dir.root}\n  escala train {config_path} continues it")
+    elif run_dir.read_status() is Status.DIVERGED:
+        raise UserError(f"the run diverged, see {run_dir.events}: lower optim.lr, or set guard.non_finite to skip")
+    else:
+        raise UserError(f"the run failed: {status.reason}. Logs: {run_dir.root / 'logs'}")
