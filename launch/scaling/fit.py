@@ -13,6 +13,7 @@ from launch.scaling.solve import minimise
 from trainer.errors import UserError
 
 SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts agree
+STEPS_FROM_START = 60  # a start that is not there by then counts as one that disagrees
 ROUNDING = 1e-24  # objective per row that is only rounding: a noise-free surface
 
 
@@ -89,17 +90,18 @@ def fit_law(
             f"law {law.name!r} has {start.shape[1]} parameters and the table {len(loss)} rows: add runs, or fit a "
             "law with fewer parameters"
         )
-    found = minimise(law, start, x, loss, cost, weights=weights)
+    found = minimise(law, start, x, loss, cost, weights=weights, max_steps=STEPS_FROM_START)
     best = int(np.argmin(found.objective))
-    lowest = float(found.objective[best])
+    polished = minimise(law, found.theta[best : best + 1], x, loss, cost, weights=weights)
+    lowest = float(polished.objective[0])
     agree = found.objective <= lowest * (1 + SAME_OPTIMUM) + ROUNDING * len(loss)
     return Fitted(
         law=law,
         centre=centre,
-        theta=found.theta[best],
+        theta=polished.theta[0],
         objective=lowest,
         cost=cost,
-        gradient_norm=float(found.gradient_norm[best]),
+        gradient_norm=float(polished.gradient_norm[0]),
         share_of_starts=float(np.mean(agree)),
         columns=needed,
         loss=np.asarray(loss, float),

@@ -24,11 +24,16 @@ CONVERGED = 1e-13  # expected relative decrease
 
 @dataclass(frozen=True)
 class Pin:
-    """A soft constraint g(theta) = target, stiff enough to hold it: used for profiles."""
+    """Soft constraints g(theta) = target, stiff enough to hold: used for profiles.
 
-    function: Callable[[Array], tuple[Array, Array]]  # theta (B, p) -> values (B,), gradients (B, p)
+    `quantity` (B,) says which g holds for each problem; `function(theta, quantity)` returns values (B,) and gradients
+    (B, p). `target` and `stiffness` are (B,).
+    """
+
+    function: Callable[[Array, Array], tuple[Array, Array]]
+    quantity: Array
     target: Array
-    stiffness: float
+    stiffness: Array
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,12 @@ class _State:
 
     theta: Array
     weights: Array
-    target: Array | None
+    pin: Array | None  # (B, 3): quantity, target, stiffness
     damping: Array
     newton: Array
     residual: Array
     jacobian: Array
     cost: Array
-    stalled: Array
 
     def keep(self, mask: Array) -> None:
         for name, value in vars(self).items():
@@ -111,35 +115,36 @@ class _Problem:
         predicted = np.exp(log_loss)
         return predicted - np.exp(observed), jacobian * predicted[:, None, :]
 
-    def cost(self, residual: Array, weights: Array, theta: Array, target: Array | None) -> Array:
+    def cost(self, residual: Array, weights: Array, theta: Array, pin: Array | None) -> Array:
         cost = np.einsum("bn,bn->b", weights, self.objective.rho(residual))
-        if self.pin is not None and target is not None:
-            cost = cost + 0.5 * self.pin.stiffness * (self.pin.function(theta)[0] - target) ** 2
+        if self.pin is not None and pin is not None:
+            cost = cost + 0.5 * pin[:, 2] * (self.pin.function(theta, pin[:, 0])[0] - pin[:, 1]) ** 2
         return np.asarray(cost)
 
     def begin(self, theta: Array, observed: Array, weights: Array, with_pin: bool = True) -> _State:
         residual, jacobian = self.evaluate(theta, observed)
-        target = self.pin.target if self.pin is not None and with_pin else None
-        cost = self.cost(residual, weights, theta, target)
+        pin = None
+        if self.pin is not None and with_pin:
+            pin = np.stack([self.pin.quantity, self.pin.target, self.pin.stiffness], axis=1)
+        cost = self.cost(residual, weights, theta, pin)
         num = len(theta)
         return _State(
             theta.copy(),
             weights,
-            target,
+            pin,
             np.full(num, 1e-2),
             np.zeros(num, bool),
             residual,
             jacobian,
             cost,
-            np.zeros(num, int),
         )
 
     def gradient(self, state: _State, pin_terms: tuple[Array, Array] | None) -> Array:
         pull = state.weights * self.objective.psi(state.residual)
         gradient = np.einsum("bpn,bn->bp", state.jacobian, pull)
-        if pin_terms is not None and self.pin is not None:
+        if pin_terms is not None and state.pin is not None:
             values, slopes = pin_terms
-            gradient = gradient + self.pin.stiffness * (values - state.target)[:, None] * slopes
+            gradient = gradient + (state.pin[:, 2] * (values - state.pin[:, 1]))[:, None] * slopes
         return np.asarray(gradient)
 
     def matrices(self, state: _State, pin_terms: tuple[Array, Array] | None) -> tuple[Array, Array]:
@@ -151,9 +156,9 @@ class _Problem:
         near = state.newton
         if near.any():
             matrix[near] = self._hessian(state, near)
-        if pin_terms is not None and self.pin is not None:
+        if pin_terms is not None and state.pin is not None:
             slopes = pin_terms[1]
-            matrix = matrix + self.pin.stiffness * slopes[:, :, None] * slopes[:, None, :]
+            matrix = matrix + state.pin[:, 2, None, None] * slopes[:, :, None] * slopes[:, None, :]
         return matrix, diagonal
 
     def _hessian(self, state: _State, near: Array) -> Array:
@@ -169,7 +174,7 @@ class _Problem:
 
     def advance(self, state: _State, observed: Array) -> Array:
         """Take one damped step of each problem; return which problems are done."""
-        pinned = None if self.pin is None else self.pin.function(state.theta)
+        pinned = None if self.pin is None or state.pin is None else self.pin.function(state.theta, state.pin[:, 0])
         gradient = self.gradient(state, pinned)
         matrix, diagonal = self.matrices(state, pinned)
         scale = diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300
@@ -177,14 +182,16 @@ class _Problem:
         expected = -np.einsum("bp,bp->b", gradient, step)
         trial = state.theta + step
         residual, jacobian = self.evaluate(trial, observed)
-        cost = self.cost(residual, state.weights, trial, state.target)
+        cost = self.cost(residual, state.weights, trial, state.pin)
         better = (cost < state.cost) & (expected > 0)
         negligible = np.abs(expected) <= CONVERGED * state.cost + 1e-30
         relative = (state.cost - cost) / np.maximum(state.cost, 1e-300)
         self._accept(state, better, trial, residual, jacobian, cost)
         done = (negligible & (state.damping < 1e3)) | (state.damping > 1e12)
         state.damping = np.where(better, np.maximum(state.damping / 8, 1e-14), state.damping * 6)
-        state.newton |= better & (relative < NEWTON_AFTER)
+        misled = state.newton & ~better  # the exact Hessian is not convex here: go on with the majorant
+        state.damping = np.where(misled & ~done, np.minimum(state.damping, 1e-2), state.damping)
+        state.newton = (state.newton & better) | (better & (relative < NEWTON_AFTER))
         done_mask: Array = done
         return done_mask
 

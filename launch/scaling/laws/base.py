@@ -53,6 +53,11 @@ class Law(Protocol):
         """Public names, in the order of `public`."""
         ...
 
+    @property
+    def positive(self) -> frozenset[str]:
+        """Names of the public parameters that are positive and so are profiled as logarithms."""
+        ...
+
     def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
         """Return log predictions (B, n) and their Jacobian (B, p, n)."""
         ...

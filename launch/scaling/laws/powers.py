@@ -38,12 +38,16 @@ class PowerSum:
         return (("E",) if self.floor else ()) + coefficients + exponents
 
     @property
+    def positive(self) -> frozenset[str]:
+        return frozenset(self.params) - {COEFFICIENTS[v][1] for v in self.variables}
+
+    @property
     def formula(self) -> str:
         terms = [f"{a}/{v}^{e}" for v in self.variables for a, e in [COEFFICIENTS[v]]]
         return "L = " + " + ".join((["E"] if self.floor else []) + terms)
 
     def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
-        rows = len(x[self.variables[0]])
+        rows = x[self.variables[0]].shape[-1]
         jacobian = np.empty((len(theta), theta.shape[1], rows))
         total = self._terms(theta, x, jacobian)
         jacobian /= total[:, None, :]
@@ -83,6 +87,14 @@ class PowerSum:
             hessian[:, c + 1, c] += cross
             hessian[:, c + 1, c + 1] += term @ x[variable] ** 2
         return hessian
+
+    def log_optimal_n(self, theta: Array, centre: Centre, flops: float) -> Array:
+        """Return ln N* (B,) at a budget C = 6 N D, where alpha times the term of N equals beta times that of D."""
+        assert self.variables == ("N", "D"), "an allocation needs a law of N and D"
+        c_n, alpha, c_d, beta = theta[:, int(self.floor) :].T
+        total = np.log(flops / 6) - centre.means["N"] - centre.means["D"]  # x_N + x_D on the budget
+        balance = c_n + np.log(np.maximum(alpha, 1e-12)) - c_d - np.log(np.maximum(beta, 1e-12))
+        return np.asarray((balance + beta * total) / (alpha + beta) + centre.means["N"])
 
     def starts(self, x: Logs, loss: Array) -> Array:
         return power_starts([x[v] for v in self.variables], loss, floor=self.floor)

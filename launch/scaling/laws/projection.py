@@ -12,8 +12,8 @@ import numpy as np
 
 from launch.scaling.objective import Array
 
-NUM_STARTS = 32
-GRID_2D = np.geomspace(0.02, 2.5, 36)
+NUM_STARTS = 24
+GRID_2D = np.geomspace(0.03, 1.6, 32)
 GRID_1D = np.geomspace(0.005, 3.0, 160)
 TINY = 1e-9  # share of the mean loss below which a term counts as absent
 
@@ -21,8 +21,8 @@ TINY = 1e-9  # share of the mean loss below which a term counts as absent
 def power_starts(logs: list[Array], loss: Array, *, floor: bool, num: int = NUM_STARTS) -> Array:
     """Return starts (B, p) for [log E,] then (log coefficient, exponent) of each variable.
 
-    Half of them are the best of the grid, the others are spread over the whole grid, so that the share of
-    starts that meet in one optimum says something.
+    Half of them are the best of the grid, the others are spread over all of it where every term takes part, so
+    that the share of starts that meet in one optimum says something.
     """
     grid = GRID_1D if len(logs) == 1 else GRID_2D
     bases = [np.exp(-np.outer(grid, x)) for x in logs]  # (G, n) each
@@ -30,7 +30,10 @@ def power_starts(logs: list[Array], loss: Array, *, floor: bool, num: int = NUM_
     index = np.array(list(itertools.product(range(len(grid)), repeat=len(logs))))
     gram, moment = _normal_equations(bases, index, loss, floor)
     coefficients, cost = _non_negative(gram, moment)
-    chosen = _best_and_spread(cost, num)
+    complete = np.flatnonzero((coefficients > 0).all(axis=1))
+    if len(complete) < num:  # hardly any exponents use every term: start from whatever is best
+        complete = np.arange(len(cost))
+    chosen = complete[_best_and_spread(cost[complete], num)]
     smallest = TINY * float(np.mean(loss))
     log_terms = np.log(np.maximum(coefficients[chosen], smallest))
     columns = [log_terms[:, :1]] if floor else []

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from launch.scaling.ladder import Ladder, fit_ladder
 from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
-from launch.scaling.report.model import Grid
+from launch.scaling.report.model import Grid, interval
+from launch.scaling.study import Study
 from launch.scaling.table import Table
 
 
@@ -38,3 +39,32 @@ def grid_text(grid: Grid, title: str) -> RichTable:
     for row in grid.rows:
         shown.add_row(*[Text(cell) for cell in row])
     return shown
+
+
+STATUS_STYLE = {"certified": "bold green", "weak": "bold yellow", "refused": "bold red"}
+
+
+def study_text(result: Study) -> Group:
+    """Return a fit with its certificate for the terminal."""
+    certificate, intervals = result.certificate, result.intervals()
+    parts: list[RichTable | Text] = []
+    if result.fitted is not None:
+        rows = [
+            [name, f"{value:.6g}", interval(*intervals[name], ".4g") if name in intervals else "-"]
+            for name, value in result.fitted.values.items()
+        ]
+        how = "bootstrap" if result.fitted.draws is not None else "profile"
+        grid = Grid(["parameter", "value", f"95 % ({how})"], rows)
+        parts.append(grid_text(grid, f"{result.law.name}: {result.law.formula}"))
+        parts.append(
+            Text(
+                f"objective {result.fitted.objective:.10g} over {len(result.table)} runs; "
+                f"{certificate.share_of_starts:.0%} of the starts agree, gradient {certificate.gradient_norm:.1e}, "
+                f"condition {certificate.condition:.1f}; {result.seconds:.2f} s"
+            )
+        )
+    parts.append(Text(certificate.status.upper(), style=STATUS_STYLE[certificate.status]))
+    parts += [Text(f"- {reason}") for reason in certificate.reasons]
+    parts += [Text(f"note: {note}") for note in result.table.notes]
+    parts += [Text(f"warning: {w}", style="yellow") for w in result.table.warnings]
+    return Group(*parts)

@@ -1,0 +1,45 @@
+"""What every command that reads a table of runs offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launch.scaling.table import N_CONVENTIONS
+from trainer.errors import UserError
+
+Command = Callable[..., Any]
+
+
+def table_options(command: Command) -> Command:
+    """Add TABLE, --map, --where, --n-convention and --drop-bad."""
+    options = [
+        click.argument("table", type=click.Path(path_type=Path)),
+        click.option("--map", "mapping", metavar="N=COL,D=COL,loss=COL", help="Columns; COL*1e6, ln(COL) convert."),
+        click.option("--where", multiple=True, metavar="COL=VALUE", help="Keep these rows only; repeatable."),
+        click.option(
+            "--n-convention",
+            type=click.Choice(list(N_CONVENTIONS)),
+            default="head",
+            show_default=True,
+            help="How a ledger's parameters are counted.",
+        ),
+        click.option("--drop-bad", is_flag=True, help="Leave out rows with missing or impossible numbers."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def parse_where(conditions: tuple[str, ...]) -> dict[str, str]:
+    """Split COL=VALUE conditions. Raises `UserError`."""
+    found = {}
+    for condition in conditions:
+        column, equals, value = condition.partition("=")
+        if not equals:
+            raise UserError(f"--where wants COLUMN=VALUE, not {condition!r}")
+        found[column.strip()] = value.strip()
+    return found

@@ -1,0 +1,124 @@
+"""One law, one table, everything that belongs to the answer: fit, certificate, intervals, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from launch.scaling.bootstrap import cluster_weights, row_weights, weighted_bootstrap
+from launch.scaling.certify import Certificate, certify, obstacles, refuse
+from launch.scaling.fit import Fitted, fit_law
+from launch.scaling.laws.base import Law
+from launch.scaling.objective import HUBER, Array, Objective
+from launch.scaling.replicates import SIGNIFICANT, lack_of_fit
+from launch.scaling.table import Table
+
+STORED_DRAWS = 500
+
+
+@dataclass(frozen=True)
+class Study:
+    """The result of `escala fit`. `fitted` is None when there were too few runs to try."""
+
+    table: Table
+    law: Law
+    fitted: Fitted | None
+    certificate: Certificate
+    seconds: float
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return 95 % intervals: bootstrap percentiles, or without replicates those of the profiles."""
+        if self.fitted is None or not (self.certificate.profiles or self.fitted.draws is not None):
+            return {}
+        if self.fitted.draws is not None:
+            return self.fitted.intervals()
+        return self.certificate.intervals(self.law)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what scripts rely on (`escala fit --json`)."""
+        fitted, certificate = self.fitted, self.certificate
+        names = self.law.params
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "params": dict.fromkeys(names) if fitted is None else fitted.values,
+            "objective": None if fitted is None else fitted.objective,
+            "intervals": {n: [_finite(v) for v in pair] for n, pair in self.intervals().items()},
+            "certificate": {
+                "status": certificate.status,
+                "reasons": list(certificate.reasons),
+                "share_of_starts": certificate.share_of_starts,
+                "gradient_norm": _finite(certificate.gradient_norm),
+                "condition": _finite(certificate.condition),
+                "profiles": _profiles_json(certificate, self.law),
+            },
+            "rows_used": len(self.table),
+            "seconds": round(self.seconds, 4),
+            "warnings": list(self.table.warnings),
+            "notes": list(self.table.notes),
+            "table": {"path": self.table.source, "sha256": self.table.sha256},
+            "conventions": {"N": self.table.n_convention, "C": self.table.c_convention},
+            "range": _range_json(self.table),
+            "draws": _draws_json(fitted),
+        }
+
+
+def study(
+    table: Table,
+    law: Law,
+    *,
+    cost: Objective = HUBER,
+    bootstrap: int = 0,
+    seed: int = 0,
+    cluster: Array | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Study:
+    """Fit, certify and bootstrap. `cluster` (n,) names groups of rows that are drawn together."""
+    began = time.perf_counter()
+    table.require(law.variables, law.name)
+    num_params = law.starts({v: np.linspace(-1, 1, 8) for v in law.variables}, np.linspace(4, 3, 8)).shape[1]
+    reasons = obstacles(law, table.columns, num_params)
+    if reasons and len(table) < num_params:
+        return Study(table, law, None, refuse(reasons), time.perf_counter() - began)
+    fitted = fit_law(law, table.columns, table.loss, cost)
+    test = lack_of_fit(fitted)
+    sentence = test.sentence if test is not None and test.p_value < SIGNIFICANT else None
+    certificate = certify(fitted, lack_of_fit=sentence)
+    if bootstrap and not reasons:  # replicates of what cannot be told apart would look like intervals
+        weights = (
+            row_weights(len(table), bootstrap, seed) if cluster is None else cluster_weights(cluster, bootstrap, seed)
+        )
+        fitted = weighted_bootstrap(fitted, weights, progress)
+    return Study(table, law, fitted, certificate, time.perf_counter() - began)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _profiles_json(certificate: Certificate, law: Law) -> dict[str, list[float | None]]:
+    found = {n: [_finite(v) for v in pair] for n, pair in certificate.intervals(law).items()}
+    if "ln N*" in certificate.profiles:
+        found["ln N*"] = [_finite(v) for v in certificate.profiles["ln N*"].interval]
+    return found
+
+
+def _range_json(table: Table) -> dict[str, list[float]]:
+    return {
+        n: [float(table.columns[n].min()), float(table.columns[n].max())]
+        for n in ("N", "D", "C", "loss")
+        if table.has(n)
+    }
+
+
+def _draws_json(fitted: Fitted | None) -> list[list[float]]:
+    """Return up to 500 replicates of the published parameters: what later intervals are made from."""
+    if fitted is None or fitted.draws is None:
+        return []
+    every = max(1, len(fitted.draws) // STORED_DRAWS)
+    public = fitted.law.public(fitted.draws[::every][:STORED_DRAWS], fitted.centre)
+    return [[float(f"{v:.9g}") for v in row] for row in public]
