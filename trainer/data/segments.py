@@ -14,7 +14,7 @@ import numpy as np
 
 SPACE = "▁"  # how sentencepiece writes a space; it reads the character itself as one, too
 SEGMENT = re.compile(f"[\n\t]|[ {SPACE}]*[^ {SPACE}\n\t]+|[ {SPACE}]+")
-LONGEST, MOST = 48, 1 << 18  # characters of a remembered segment, number of them
+MOST = 1 << 18  # remembered segments
 
 
 def segments_are_independent(model: bytes) -> bool:
@@ -37,21 +37,34 @@ def segments_are_independent(model: bytes) -> bool:
     )
 
 
-class SegmentEncoder(dict[str, bytes]):
-    """A table from segment to token ids, as bytes of the set's dtype; it fills itself and is emptied when full."""
+class SegmentEncoder:
+    """A table from segment to token ids, as bytes of the set's dtype; it fills itself and is emptied when full.
+
+    `encode` must be that of a model with independent segments: then new segments are encoded together, a line each.
+    """
 
     def __init__(self, encode: Callable[[str], list[int]], itemsize: int) -> None:
-        super().__init__()
-        self._encode, self._dtype = encode, f"<u{itemsize}"
+        self._encode, self._dtype = encode, np.dtype(f"<u{itemsize}")
+        (self._line_feed,) = encode("\n")
+        self._table: dict[str, bytes] = {}
 
-    def __missing__(self, segment: str) -> bytes:
-        tokens = np.array(self._encode(segment), dtype=self._dtype).tobytes()
-        if len(segment) <= LONGEST:
-            if len(self) >= MOST:
-                self.clear()
-            self[segment] = tokens
+    def __call__(self, text: str) -> bytes:
+        """Return the ids of a text."""
+        segments = SEGMENT.findall(text)
+        if new := set(segments).difference(self._table):
+            self._learn(new)
+        tokens = b"".join(map(self._table.__getitem__, segments))
+        if len(self._table) > MOST:
+            self._table.clear()
         return tokens
 
-    def encode(self, text: str) -> bytes:
-        """Return the ids of a text."""
-        return b"".join(map(self.__getitem__, SEGMENT.findall(text)))
+    def _learn(self, new: set[str]) -> None:
+        if "\n" in new:
+            self._table["\n"] = np.array([self._line_feed], dtype=self._dtype).tobytes()
+            new.discard("\n")
+        tokens = np.array(self._encode("\n".join(new)), dtype=self._dtype)
+        ends = [*np.flatnonzero(tokens == self._line_feed).tolist(), len(tokens)]
+        begin = 0
+        for segment, end in zip(new, ends, strict=bool(new)):
+            self._table[segment] = tokens[begin:end].tobytes()
+            begin = end + 1

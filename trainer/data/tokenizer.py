@@ -65,7 +65,7 @@ class SentencePiece:
 
     def encoder(self, itemsize: int) -> Callable[[str], bytes]:
         if segments_are_independent(self._processor.serialized_model_proto()):
-            return SegmentEncoder(self._processor.encode, itemsize).encode
+            return SegmentEncoder(self._processor.encode, itemsize)
         return plain_encoder(self, itemsize)
 
     def decode(self, ids: Sequence[int]) -> str:
