@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,  # a terminal's Ctrl-C comes here alone
-            preexec_fn=lambda: die_with(me),  # noqa: PLW1509 - this process has one thread
+            preexec_fn=lambda: die_with(me),
         )
     watch = Watch(node, torchrun)
     code = watch.until_end()
@@ -94,7 +94,7 @@ def _parse(arguments: list[str] | None) -> Node:
     parser.add_argument("--ranks", type=int, default=1, help="ranks on this node")
     parser.add_argument("--rendezvous", default="127.0.0.1:29400", help="HOST:PORT of the first node")
     parser.add_argument("--id", default="escala", help="the same on all nodes of one attempt, and on no others")
-    parser.add_argument("--host", action="store_true", help="this is the first node")
+    parser.add_argument("--host", action="store_true", help="this is the first node (Slurm says so itself)")
     parser.add_argument("--restarts", type=int, default=0, help="how often failed ranks are started again in place")
     parser.add_argument("--grace", type=float, default=60.0, help="seconds that ranks get to save after SIGTERM")
     parser.add_argument("--join-timeout", type=int, default=600, help="seconds to wait for the other nodes")
@@ -103,7 +103,7 @@ def _parse(arguments: list[str] | None) -> Node:
     command = tuple(a.command[1:] if a.command[:1] == ["--"] else a.command)
     if not command:
         parser.error("the program of a rank is missing: ... -- -m trainer.train --run-dir DIR")
-    host = a.host or a.nodes == 1
+    host = a.host or a.nodes == 1 or os.environ.get("SLURM_NODEID") == "0"
     return Node(
         a.run_dir, a.attempt, a.nodes, a.ranks, a.rendezvous, a.id, host, a.restarts, a.grace, a.join_timeout, command
     )
@@ -231,7 +231,9 @@ def _report(node: Node, watch: Watch, code: int, own_log: Path) -> int:
     write_atomically(node.logs / f"failure_{socket.gethostname()}.json", json.dumps(failure) + "\n")
     how = f"signal {name}" if name else f"exit code {failed['code']}"
     print(f"rank {failed['rank']} on {failed['host']} ended first, with {how}: {failure['message']} (see {log})")
-    return EXIT_PORT_TAKEN if port_was_taken(log) else EXIT_FAILED
+    if port_was_taken(log):
+        return EXIT_PORT_TAKEN
+    return int(failed["code"]) if 0 < failed["code"] < EXIT_PREEMPTED else EXIT_FAILED
 
 
 def _exits(logs: Path) -> list[dict[str, Any]]:
@@ -242,9 +244,7 @@ def _killed_rank(node: Node, own_log: Path) -> dict[str, Any] | None:
     """Find a rank that a signal ended, which leaves no record of its own: torchrun's summary names it."""
     text = tail(own_log)
     _, found, summary = text.rpartition("Root Cause")
-    fields = dict(
-        (key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in summary.splitlines())
-    )
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in summary.splitlines())}
     if not found or "rank" not in fields or "exitcode" not in fields:
         return None
     rank, code = int(fields["rank"].split()[0]), int(fields["exitcode"].split()[0])

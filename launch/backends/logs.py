@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from launch.job import RankFailure
 from trainer.errors import UserError
 from trainer.run_dir import RunDir
 
@@ -87,3 +89,12 @@ def _labelled(line: str, number: int, wanted: int | None) -> str:
 
 def _shown(ranks: list[int]) -> str:
     return "none" if not ranks else f"{ranks[0]} to {ranks[-1]}"
+
+
+def first_failure(log_dir: Path) -> RankFailure | None:
+    """Return the failure that the agents of an attempt recorded first, or None."""
+    rows = [json.loads(path.read_text()) for path in log_dir.glob("failure_*.json")]
+    if not rows:
+        return None
+    row = min(rows, key=lambda row: float(row["time"]))
+    return RankFailure(row["rank"], row["host"], row["code"], row["signal"], row["message"])

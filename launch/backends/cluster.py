@@ -1,0 +1,101 @@
+"""The cluster YAML: where jobs run, and what is the same for all of them there. `configs/cluster/<name>.yaml`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from launch.job import Backend, JobSpec, Mount, Requeue
+from trainer.config.base import Section, parse_section
+from trainer.config.load import configs_root, read_yaml
+from trainer.errors import UserError, did_you_mean
+
+
+class RequeueConfig(Section):
+    """When a job that ended early runs again. A preempted one always does."""
+
+    on_timeout: int = Field(10, ge=0, description="how often a job may reach its time limit and go on")
+    on_failure: int = Field(0, ge=0, description="how often failed ranks are started again")
+
+
+class MountConfig(Section):
+    """A directory of the host inside the container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+class ClusterConfig(Section):
+    """One cluster. `options` are those of its backend: see `escala render --help` and docs/launching.md."""
+
+    backend: Literal["local", "slurm", "ssh", "kubernetes"] = "local"
+    nodes: int = Field(1, gt=0)
+    ranks_per_node: int = Field(1, gt=0, description="processes on one node: one for each GPU")
+    gpu: str | None = Field(None, description="a name of the planner's table, such as H100-SXM")
+    python: str = Field(sys.executable, description="the interpreter on the nodes, with Escala installed")
+    directory: str = Field(".", description="where ranks start, on the nodes")
+    environment: dict[str, str] = Field({}, description="written into the script: nothing secret")
+    secrets: tuple[str, ...] = Field(
+        (), description="names of variables that are handed on from your shell, never written"
+    )
+    time_limit: int | None = Field(None, gt=0, description="minutes")
+    requeue: RequeueConfig = RequeueConfig()
+    container: str | None = Field(None, description="image")
+    mounts: tuple[MountConfig, ...] = ()
+    options: dict[str, Any] = Field({}, description="options of the backend, by its own names")
+
+    def job(self, name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
+        """Return the job that runs `command` on this cluster."""
+        return JobSpec(
+            name=name,
+            command=command,
+            run_dir=run_dir,
+            nodes=self.nodes,
+            ranks_per_node=self.ranks_per_node,
+            environment=self.environment,
+            directory=self.work_directory,
+            time_limit=self.time_limit,
+            requeue=Requeue(self.requeue.on_timeout, self.requeue.on_failure),
+            container=self.container,
+            mounts=tuple(Mount(Path(m.source), Path(m.target), m.read_only) for m in self.mounts),
+            extras=self.options,
+        )
+
+    @property
+    def work_directory(self) -> Path:
+        return Path(self.directory).resolve() if self.directory == "." else Path(self.directory)
+
+
+LOCAL = ClusterConfig()
+
+
+def load_cluster(name: str) -> ClusterConfig:
+    """Read a cluster by its name in configs/cluster, or from a YAML file. Raises UserError."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else configs_root() / "cluster" / f"{name}.yaml"
+    if not path.exists():
+        known = [p.stem for p in path.parent.glob("*.yaml")]
+        raise UserError(f"there is no cluster {name!r} in {path.parent}{did_you_mean(path.stem, known)}")
+    return parse_section(ClusterConfig, read_yaml(path), str(path))
+
+
+def open_backend(cluster: ClusterConfig) -> Backend:
+    """Return the backend of a cluster. Each is imported only when it is asked for."""
+    if cluster.backend == "slurm":
+        from launch.backends.slurm import SlurmBackend
+
+        return SlurmBackend(python=cluster.python, directory=cluster.work_directory, secrets=cluster.secrets)
+    if cluster.backend == "ssh":
+        from launch.backends.ssh import SshBackend
+
+        return SshBackend.for_cluster(cluster)
+    if cluster.backend == "kubernetes":
+        from launch.backends.kubernetes import KubernetesBackend
+
+        return KubernetesBackend(cluster)
+    from launch.backends.local import LocalBackend
+
+    return LocalBackend(cluster.nodes * cluster.ranks_per_node)
