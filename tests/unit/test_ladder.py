@@ -1,0 +1,61 @@
+"""The files of configs/model: every stated count is the exact one, and published models have their published size."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from trainer.config.base import parse_section
+from trainer.config.counting import count_parameters
+from trainer.config.load import read_yaml
+from trainer.config.model import ModelConfig
+from trainer.models.transformer import Transformer
+
+FILES = sorted((ROOT / "configs" / "model").glob("*.yaml"))
+PUBLISHED = {
+    "gpt2": 124_439_808,
+    "gpt2-xl": 1_557_611_200,
+    "llama2-7B": 6_738_415_616,
+    "llama3-8B": 8_030_261_248,
+}
+
+
+def load(path: Path) -> ModelConfig:
+    values = read_yaml(path)
+    values.setdefault("vocab_size", 50304)
+    return parse_section(ModelConfig, values, str(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_stated_count_is_exact(path: Path):
+    config = load(path)
+    stated = re.search(r"# body ([\d,]+) parameters", path.read_text())
+    assert stated is not None
+    assert int(stated[1].replace(",", "")) == count_parameters(config).body
+    with torch.device("meta"):
+        built = sum(p.numel() for p in Transformer(config).parameters())
+    assert count_parameters(config).total == built
+
+
+def test_the_ladder_reaches_from_ten_thousand_to_175_billion():
+    bodies = [count_parameters(load(path)).body for path in FILES]
+    assert min(bodies) < 15_000
+    assert max(bodies) > 170e9
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_their_published_size(name: str):
+    assert count_parameters(load(ROOT / "configs" / "model" / f"{name}.yaml")).total == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_tensor_ranks_can_split_every_rung(path: Path):
+    config = load(path)
+    if path.stem == "gpt2-xl":  # 25 heads, as published
+        pytest.skip("25 heads do not divide by two")
+    assert config.n_heads % 2 == 0
+    assert config.kv_heads % 2 == 0
