@@ -18,7 +18,7 @@ from launch.scaling.profile import Profile, Quantity, profile_all, spread
 Status = Literal["certified", "weak", "refused"]
 
 FLOOR_UNKNOWN = 0.02  # of the lowest loss: a floor that may lie below it is not identified
-FLOOR_VAGUE = 0.5  # width of the floor's interval over its value
+FLOOR_REFUSED, FLOOR_VAGUE = 0.9, 0.45  # width of the floor's interval over its value
 ALLOCATION_UNKNOWN, ALLOCATION_VAGUE = np.log(30.0), np.log(3.0)  # width of the interval of ln N*
 CONDITION_REFUSED, CONDITION_WEAK = 1e7, 1e4
 SHARE_WEAK = 0.5
@@ -122,14 +122,20 @@ def _refusals(fitted: Fitted, profiles: Mapping[str, Profile], condition: float)
     for name in ("alpha", "beta", "gamma"):
         if name in values and values[name] <= 0:
             reasons.append(f"the loss does not fall with size in these runs: {name} = {values[name]:.3g}")
-    if "E" in values and "E" in profiles:
+    if "E" in values and len(fitted.loss) < fitted.num_params + 2:
+        reasons.append(
+            f"E on too few runs: {len(fitted.loss)} runs for {fitted.num_params} parameters leave nothing that tests a "
+            "floor. Add runs, or fit a law without a floor"
+        )
+    elif "E" in values and "E" in profiles:
         low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
         lowest = float(fitted.loss.min())
-        if low < FLOOR_UNKNOWN * lowest:
+        if low < FLOOR_UNKNOWN * lowest or high - low > FLOOR_REFUSED * values["E"]:
+            lower = "0" if low < FLOOR_UNKNOWN * lowest else f"{low:.3g}"
             upper = f"{high:.3g}" if np.isfinite(high) and high < lowest else f"the lowest loss, {lowest:.3g},"
             reasons.append(
-                f"E is not identified: every floor from 0 to {upper} fits about as well (95 % profile); the optimum's "
-                f"{values['E']:.3g} means nothing. Larger runs are needed, or a law without a floor"
+                f"E is not identified: every floor from {lower} to {upper} fits about as well (95 % profile); the "
+                f"optimum's {values['E']:.3g} means nothing. Larger or more runs are needed, or a law without a floor"
             )
     if "ln N*" in profiles:
         low, high = profiles["ln N*"].interval
@@ -156,7 +162,7 @@ def _weaknesses(fitted: Fitted, profiles: Mapping[str, Profile], condition: floa
         reasons.append(f"ill conditioned: {condition:.1e}")
     if "E" in profiles:
         low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
-        if low >= FLOOR_UNKNOWN * fitted.loss.min() and high - low > FLOOR_VAGUE * fitted.values["E"]:
+        if high - low > FLOOR_VAGUE * fitted.values["E"]:
             reasons.append(f"E is vague: 95 % from {low:.3g} to {high:.3g}")
     if "ln N*" in profiles:
         low, high = profiles["ln N*"].interval

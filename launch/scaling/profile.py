@@ -15,9 +15,12 @@ from launch.scaling.fit import Fitted
 from launch.scaling.objective import Array
 from launch.scaling.solve import Pin, minimise
 
-CHI2_95 = 3.841458820694124
+Z_95 = 1.959963984540054
 OFFSETS = (-3.4, -2.4, -1.2, 1.2, 2.4, 3.4)  # in standard deviations
+FURTHER = (5.0, 8.0, 14.0, 30.0)  # where a first look did not reach the end of the interval
+FEW = 12  # degrees of freedom below which a robust scale cannot be estimated
 MAX_STEPS = 30
+MISSED = 0.3  # in standard deviations: a pinned fit that ends further off has failed
 STIFF = 1e4  # how much stiffer a pin is than the data
 LARGEST_SD = 25.0  # of a logarithm or exponent; beyond it there is nothing to profile
 
@@ -42,6 +45,7 @@ class Spread:
     tau2: float
     kappa: float
     information: Array  # J J', (p, p), internal parameters
+    freedom: int
     exact: bool  # residuals are rounding only: nothing is uncertain but the rounding
 
     @property
@@ -60,8 +64,15 @@ def spread(fitted: Fitted) -> Spread:
     rows, freedom = len(residual), max(1, len(residual) - fitted.num_params)
     psi2 = float(np.sum(fitted.cost.psi(residual) ** 2)) / freedom
     slope = _mean_slope(residual, fitted.cost.delta)
+    tau2, kappa = psi2 / slope**2, psi2 / slope
+    if freedom < FEW and np.isfinite(fitted.cost.delta):
+        # With few rows most residuals of a robust fit are zero and say nothing: assume normal errors instead,
+        # under which the efficiency of the median is 2/pi.
+        variance = float(np.sum(residual**2)) / freedom
+        tau2 = max(tau2, np.pi / 2 * variance)
+        kappa = max(kappa, min(variance, fitted.cost.delta * (np.pi / 2 * variance) ** 0.5))
     exact = float(np.median(np.abs(residual))) < 1e-9
-    return Spread(psi2 / slope**2, max(psi2 / slope, 1e-300), jacobian @ jacobian.T, exact and rows > 1)
+    return Spread(tau2, max(kappa, 1e-300), jacobian @ jacobian.T, freedom, exact)
 
 
 def _mean_slope(residual: Array, delta: float) -> float:
@@ -82,26 +93,63 @@ def gradient_of(quantity: Quantity, theta: Array, step: float = 1e-4) -> Array:
 
 
 def profile_all(fitted: Fitted, quantities: dict[str, Quantity]) -> dict[str, Profile]:
-    """Refit with each quantity held at values on both sides of its optimum, all in one batch."""
+    """Refit with each quantity held at values on both sides of its optimum, all in one batch.
+
+    A side on which the deviance has not reached its 95 % point is followed further out in a second batch.
+    """
     scale = spread(fitted)
     best = {name: float(q(fitted.theta[None])[0]) for name, q in quantities.items()}
-    sds = {name: min(standard_deviation(fitted, q, scale), LARGEST_SD) for name, q in quantities.items()}
-    held = [name for name in quantities if sds[name] > 0 and not scale.exact]
     profiles = {n: Profile(n, b, np.array([b]), np.zeros(1), (b, b)) for n, b in best.items()}
-    if held:
-        offsets = np.array(OFFSETS)
-        targets = np.concatenate([best[n] + sds[n] * offsets for n in held])
-        starts = [_along(fitted, quantities[n], scale, sds[n] * offsets) for n in held]
-        stiffness = np.repeat([STIFF * scale.kappa / sds[n] ** 2 for n in held], len(offsets))
-        owner = np.repeat(np.arange(len(held)), len(offsets))
-        pin = Pin(_by_owner([quantities[n] for n in held]), owner, targets, stiffness)
-        x = fitted.centre.logs(fitted.columns)
-        found = minimise(fitted.law, np.concatenate(starts), x, fitted.loss, fitted.cost, pin=pin, max_steps=MAX_STEPS)
-        rise = 2 * (found.objective - fitted.objective) / scale.kappa
-        for k, name in enumerate(held):
-            values = quantities[name](found.theta[owner == k])
-            profiles[name] = _profile(name, best[name], values, rise[owner == k])
+    sds = {name: min(standard_deviation(fitted, q, scale), LARGEST_SD) for name, q in quantities.items()}
+    wanted = [(n, sds[n] * offset) for n in quantities if sds[n] > 0 and not scale.exact for offset in OFFSETS]
+    for _ in range(2):
+        found = _pinned_fits(fitted, quantities, best, sds, wanted, scale)
+        for name, (values, rise) in found.items():
+            old = profiles[name]
+            values, rise = np.append(old.values, values), np.append(old.deviance, rise)
+            profiles[name] = _profile(name, best[name], values, rise, student_95(scale.freedom))
+        wanted = [(n, shift) for n in found for shift in _open_sides(profiles[n], sds[n])]
+        if not wanted:
+            break
     return profiles
+
+
+def _open_sides(profile: Profile, sd: float) -> list[float]:
+    low, high = profile.interval
+    shifts = [] if np.isfinite(low) else [-sd * far for far in FURTHER]
+    return shifts + ([] if np.isfinite(high) else [sd * far for far in FURTHER])
+
+
+def _pinned_fits(
+    fitted: Fitted,
+    quantities: dict[str, Quantity],
+    best: dict[str, float],
+    sds: dict[str, float],
+    wanted: list[tuple[str, float]],
+    scale: Spread,
+) -> dict[str, tuple[Array, Array]]:
+    """Return for each quantity in `wanted` (name, shift from its optimum) the values reached and the deviances."""
+    if not wanted:
+        return {}
+    names = list(dict.fromkeys(name for name, _ in wanted))
+    owner = np.array([names.index(name) for name, _ in wanted])
+    shifts = np.array([shift for _, shift in wanted])
+    starts = [_along(fitted, quantities[n], scale, shifts[owner == k]) for k, n in enumerate(names)]
+    order = np.argsort(owner, kind="stable")
+    owner, shifts = owner[order], shifts[order]
+    targets = np.array([best[names[k]] for k in owner]) + shifts
+    stiffness = np.array([STIFF * scale.kappa / sds[names[k]] ** 2 for k in owner])
+    pin = Pin(_by_owner([quantities[n] for n in names]), owner, targets, stiffness)
+    x = fitted.centre.logs(fitted.columns)
+    found = minimise(fitted.law, np.concatenate(starts), x, fitted.loss, fitted.cost, pin=pin, max_steps=MAX_STEPS)
+    rise = 2 * (found.objective - fitted.objective) / scale.kappa
+    answers = {}
+    for k, name in enumerate(names):
+        mine = owner == k
+        values = quantities[name](found.theta[mine])
+        held = np.abs(values - targets[mine]) < MISSED * sds[name]  # the others never got there: they say nothing
+        answers[name] = (values[held], rise[mine][held])
+    return answers
 
 
 def _by_owner(quantities: list[Quantity]) -> Callable[[Array, Array], tuple[Array, Array]]:
@@ -116,11 +164,19 @@ def _by_owner(quantities: list[Quantity]) -> Callable[[Array, Array], tuple[Arra
     return evaluate
 
 
-def _profile(name: str, best: float, values: Array, rise: Array) -> Profile:
-    values, deviance = np.append(values, best), np.append(rise, 0.0)
+def student_95(freedom: int) -> float:
+    """Return the two-sided 95 % point of Student's t (Hill 1970's expansion; exact to 1 % from 3 degrees on)."""
+    z = Z_95
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def _profile(name: str, best: float, values: Array, rise: Array, root: float) -> Profile:
     order = np.argsort(values)
-    values, deviance = values[order], np.maximum(deviance[order], 0.0)
-    return Profile(name, best, values, deviance, _interval(values, deviance, best))
+    values, deviance = values[order], np.maximum(rise[order], 0.0)
+    return Profile(name, best, values, deviance, _interval(values, deviance, best, root))
 
 
 def standard_deviation(fitted: Fitted, quantity: Quantity, scale: Spread) -> float:
@@ -137,9 +193,9 @@ def _along(fitted: Fitted, quantity: Quantity, scale: Spread, shifts: Array) -> 
     return np.asarray(fitted.theta + np.clip(shifts[:, None] * direction / length, -3.0, 3.0))
 
 
-def _interval(values: Array, deviance: Array, best: float) -> tuple[float, float]:
-    """Interpolate where the root of the deviance crosses that of the 95 % point, on either side."""
-    root, wanted = np.sqrt(deviance), CHI2_95**0.5
+def _interval(values: Array, deviance: Array, best: float, wanted: float) -> tuple[float, float]:
+    """Interpolate where the root of the deviance crosses the 95 % point, on either side."""
+    root = np.sqrt(deviance)
     ends = []
     for side in (values <= best, values >= best):
         distance = np.abs(values[side] - best)
