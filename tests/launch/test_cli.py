@@ -1,0 +1,100 @@
+"""The command: fast, torch-free, and every error is one sentence with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.cli import COMMANDS
+from tests.conftest import ROOT
+
+FORBIDDEN = ("torch", "deepspeed", "accelerate", "datasets", "transformers", "wandb")
+
+
+def escala(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "launch", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(cwd)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str):
+    done = escala(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Examples:" in done.stdout
+    assert f"escala {command}" in done.stdout
+
+
+def test_the_list_of_commands_imports_no_command():
+    code = "import sys; from launch.cli import escala; sys.stdout.write(' '.join(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    heavy = {"torch", "pydantic", "numpy", "rich", "yaml", "launch.sweep.story"}
+    assert not heavy & set(modules)
+
+
+def launch_modules() -> list[str]:
+    files = sorted((ROOT / "launch").rglob("*.py"))
+    names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files]
+    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+
+
+def test_the_control_plane_imports_nothing_of_the_data_plane():
+    code = (
+        "import importlib, sys\n"
+        f"for name in {launch_modules()!r}: importlib.import_module(name)\n"
+        f"print([m for m in {FORBIDDEN!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_data_plane_does_not_know_the_control_plane():
+    for path in (ROOT / "trainer").rglob("*.py"):
+        text = path.read_text()
+        assert "import launch" not in text, path
+        assert "from launch" not in text, path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "configs/run/tyny.yaml"], "did you mean 'tiny.yaml'"),
+        (["plan", "configs/run/tiny.yaml", "--set", "model.size=12x"], "expected a number such as"),
+        (["plan", "configs/run/tiny.yaml", "--set", "model=99M"], "there is no model '99M'"),
+        (["plan", "configs/run/tiny.yaml", "--world", "3"], "cannot be shared by 3 data-parallel ranks"),
+        (["plan", "configs/run/tiny.yaml", "--set", "batch.tokens_per_step=1000"], "use 896 or 1024"),
+        (
+            ["train", "configs/run/tiny.yaml", "--ranks", "2", "--set", "parallel.tensor=4", "--dry-run"],
+            "does not divide",
+        ),
+        (["train", "configs/run/tiny.yaml", "--set", "data.sources=[{path: nowhere/*.txt}]"], "nowhere"),
+        (["sweep", "run", "configs/run/tiny.yaml"], "'run' is missing"),
+        (["sweep", "status", "configs/sweep/none.yaml"], "there is no file"),
+        (["plan", "pyproject.toml"], "not valid YAML"),
+        (["nothing"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], message: str):
+    done = escala(*arguments)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    assert message in " ".join(said.split())
+    assert "Traceback" not in said
+
+
+def test_a_plan_for_scripts_is_json():
+    done = escala("plan", "configs/run/tiny.yaml", "--world", "2", "--vocab", "2048", "--json")
+    plan = json.loads(done.stdout)
+    assert plan["world"] == 2
+    assert plan["parameters"]["total"] == plan["parameters"]["body"] + plan["parameters"]["embedding"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "run").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_run_configuration_has_a_plan(path: Path):
+    done = escala("plan", str(path), "--world", "64", "--json")
+    assert done.returncode == 0, done.stderr

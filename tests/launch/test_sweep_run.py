@@ -1,0 +1,145 @@
+"""A sweep against a backend that only pretends: nothing twice, nothing lost, failures kept with their reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from launch.job import JobSpec, JobState, JobStatus
+from launch.sweep import ledger
+from launch.sweep.cells import Cell, cells_of
+from launch.sweep.config import SweepConfig
+from launch.sweep.run import CellProgress, SweepRun
+from tests.launch.test_sweep_cells import RUN
+from trainer.config.plan import make_plan
+from trainer.run_dir import EXIT_PREEMPTED, RunDir, Status, write_atomically
+
+EVALUATION = {
+    "eval_set": "held_out", "loss": 2.0, "loss_sem": 0.1, "perplexity": 7.39, "bits_per_byte": 1.0,
+    "loss_by_position": [2.0], "evaluated_tokens": 10,
+}  # fmt: skip
+RESULT = {
+    "step": 10, "tokens": 10240, "train_loss": 2.1, "tokens_per_second": 100.0, "seconds": 3.0, "unique_tokens": 99,
+    "tokenizer_hash": "t", "data_hash": "d", "evaluations": [EVALUATION, {**EVALUATION, "eval_set": "other"}],
+}  # fmt: skip
+
+
+class Pretend:
+    """A backend whose jobs end at once, as `outcome` says."""
+
+    def __init__(self, outcome: Callable[[JobSpec, int], JobStatus]) -> None:
+        self.outcome, self.submitted, self.specs = outcome, [], {}
+
+    def submit(self, spec: JobSpec) -> str:
+        self.submitted.append(spec.name)
+        self.specs[str(len(self.specs))] = spec
+        return str(len(self.specs) - 1)
+
+    def status(self, ids: Sequence[str]) -> dict[str, JobStatus]:
+        return {i: self.outcome(self.specs[i], self.submitted.count(self.specs[i].name)) for i in ids}
+
+    def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
+        return iter(())
+
+    def cancel(self, job: str) -> None:
+        raise AssertionError("nothing is cancelled")
+
+    def render(self, spec: JobSpec) -> str:
+        return ""
+
+
+def finish(spec: JobSpec) -> JobStatus:
+    run_dir = RunDir(spec.run_dir)
+    write_atomically(run_dir.result, json.dumps(RESULT))
+    write_atomically(run_dir.run, json.dumps({"git_revision": "abc"}))
+    cell = next(c for c in cells() if c.id == spec.name)
+    write_atomically(run_dir.plan, make_plan(cell.config, world=2).to_json())
+    run_dir.write_status(Status.DONE)
+    return JobStatus(JobState.DONE, 0)
+
+
+def cells() -> list[Cell]:
+    return cells_of(SweepConfig.model_validate({"name": "s", "run": RUN, "vary": {"seed": [0, 1, 2]}}))
+
+
+def run(directory: Path, outcome: Callable[[JobSpec, int], JobStatus], **options) -> tuple[SweepRun, Pretend]:
+    backend = Pretend(outcome)
+    progress = [
+        CellProgress(cell, make_plan(cell.config, world=2), RunDir(directory / "cells" / cell.id)) for cell in cells()
+    ]
+    sweep = SweepRun(directory, progress, backend, 2, lambda _: None, lambda _: None, **options)
+    sweep.run()
+    return sweep, backend
+
+
+def test_every_cell_is_trained_once_and_a_second_sweep_trains_nothing(tmp_path: Path):
+    sweep, backend = run(tmp_path, lambda spec, _: finish(spec))
+    assert backend.submitted == [c.id for c in cells()]
+    first = sweep.ledger.read_bytes()
+    assert [row["cell"] for row in ledger.read(sweep.ledger)] == [c.id for c in cells() for _ in range(2)]
+    again, backend = run(tmp_path, lambda spec, _: finish(spec))
+    assert backend.submitted == []
+    assert again.ledger.read_bytes() == first
+
+
+def test_a_torn_ledger_gets_its_lost_rows_back(tmp_path: Path):
+    sweep, _ = run(tmp_path, lambda spec, _: finish(spec))
+    whole = sweep.ledger.read_bytes()
+    sweep.ledger.write_bytes(whole[: whole.rindex(b"\n", 0, len(whole) - 1) + 40])
+    lines = whole.count(b"\n")
+    sweep.ledger.write_bytes(b"".join(whole.splitlines(keepends=True)[: lines - 2]) + b'{"cell": "torn')
+    run(tmp_path, lambda spec, _: finish(spec))
+    rows = [(row["cell"], row["eval_set"]) for row in ledger.read(sweep.ledger)]
+    assert rows == [(c.id, name) for c in cells() for name in ("held_out", "other")]
+
+
+def test_a_preempted_cell_is_started_again(tmp_path: Path):
+    def outcome(spec: JobSpec, starts: int) -> JobStatus:
+        if starts == 1:
+            RunDir(spec.run_dir).write_status(Status.PREEMPTED)
+            return JobStatus(JobState.PREEMPTED, EXIT_PREEMPTED)
+        return finish(spec)
+
+    sweep, backend = run(tmp_path, outcome)
+    assert sorted(backend.submitted) == sorted([c.id for c in cells()] * 2)
+    assert not sweep.failed
+
+
+def test_a_failed_cell_keeps_its_reason_and_waits_to_be_asked_for(tmp_path: Path):
+    broken = cells()[1].id
+
+    def outcome(spec: JobSpec, starts: int) -> JobStatus:
+        return JobStatus(JobState.FAILED, 1, reason="rank 1: no memory") if spec.name == broken else finish(spec)
+
+    sweep, _ = run(tmp_path, outcome)
+    assert [p.cell.id for p in sweep.failed] == [broken]
+    assert sweep.failed[0].failure == "rank 1: no memory"
+    again, backend = run(tmp_path, outcome)
+    assert backend.submitted == []
+    assert [p.failure for p in again.failed] == ["rank 1: no memory"]
+    mended, backend = run(tmp_path, lambda spec, _: finish(spec), retry=True)
+    assert backend.submitted == [broken]
+    assert not mended.failed
+
+
+def test_a_diverged_cell_is_kept_as_such(tmp_path: Path):
+    def outcome(spec: JobSpec, starts: int) -> JobStatus:
+        RunDir(spec.run_dir).write_status(Status.DIVERGED)
+        return JobStatus(JobState.FAILED, 76)
+
+    sweep, _ = run(tmp_path, outcome)
+    assert not sweep.failed
+    assert not sweep.ledger.exists()
+    _, backend = run(tmp_path, outcome, retry=True)
+    assert backend.submitted == []
+
+
+def test_a_ledger_row_counts_by_every_convention(tmp_path: Path):
+    sweep, _ = run(tmp_path, lambda spec, _: finish(spec))
+    row = next(iter(ledger.read(sweep.ledger)))
+    assert row["flops_6nd_total"] == pytest.approx(6 * row["params_total"] * 10240)
+    assert row["flops_6nd_head"] - row["flops_6nd_body"] == pytest.approx(6 * 512 * row["d_model"] * 10240)
+    assert row["params_total"] == row["params_body"] + row["params_embedding"]
