@@ -16,6 +16,11 @@ from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 # name -> (module:attribute, one line for --help). In the order in which a user meets them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("launch.commands.train:train", "Train one run on this machine."),
+    "submit": ("launch.commands.submit:submit", "Train one run on a cluster: Slurm, SSH hosts, Kubernetes."),
+    "render": ("launch.commands.render:render", "Print what would be submitted, byte for byte."),
+    "jobs": ("launch.commands.jobs:jobs", "List submitted runs and how they stand."),
+    "logs": ("launch.commands.logs:logs", "Print or follow what the ranks of a run print."),
+    "cancel": ("launch.commands.cancel:cancel", "End jobs."),
     "plan": ("launch.commands.plan:plan", "Print what a run costs, before it starts."),
     "sweep": ("launch.commands.sweep:sweep", "Train families of models and fit a law to them."),
     "fit": ("launch.commands.fit:fit", "Fit a scaling law to a ledger or to any table of runs."),

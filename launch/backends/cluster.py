@@ -91,7 +91,7 @@ def open_backend(cluster: ClusterConfig) -> Backend:
     if cluster.backend == "ssh":
         from launch.backends.ssh import SshBackend
 
-        return SshBackend.for_cluster(cluster)
+        return SshBackend(python=cluster.python, directory=cluster.work_directory, secrets=cluster.secrets)
     if cluster.backend == "kubernetes":
         from launch.backends.kubernetes import KubernetesBackend
 

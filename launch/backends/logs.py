@@ -59,9 +59,16 @@ def attempt_logs(log_dir: Path, rank: int | None) -> Iterator[str]:
 
 
 def follow_logs(
-    log_dir: Callable[[], Path], rank: int | None, ended: Callable[[], bool], pause: Callable[[], None]
+    log_dir: Callable[[], Path],
+    rank: int | None,
+    ended: Callable[[], bool],
+    pause: Callable[[], None],
+    said: Callable[[], list[str]] = list,
 ) -> Iterator[str]:
-    """Yield lines as they are written, until the job has ended and everything it wrote was read."""
+    """Yield lines as they are written, until the job has ended and everything it wrote was read.
+
+    `said` returns what the backend itself has to tell since it was last asked.
+    """
     offsets: dict[Path, int] = {}
     while True:
         last_round = ended()  # asked before reading: what was written before the end is still read
@@ -69,6 +76,7 @@ def follow_logs(
             if rank in (None, number):
                 lines, offsets[path] = _new_lines(path, offsets.get(path, 0), whole=not last_round)
                 yield from (_labelled(line, number, rank) for line in lines)
+        yield from said()
         if last_round:
             return
         pause()

@@ -1,0 +1,61 @@
+"""Jobs whose backend is a process of this machine (local, ssh): found, asked and ended through that process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import psutil
+
+from launch.backends.logs import attempts, first_failure
+from launch.backends.registry import Submitted
+from launch.job import JobState, JobStatus
+from trainer.errors import UserError
+from trainer.run_dir import RunDir, Status
+
+_STATES = {
+    Status.PENDING: JobState.PENDING,
+    Status.DONE: JobState.DONE,
+    Status.DIVERGED: JobState.FAILED,
+    Status.FAILED: JobState.FAILED,
+    Status.PREEMPTED: JobState.PREEMPTED,
+}
+
+
+def job_id() -> str:
+    """Return this process as a job id: HOST:PID:START, so that a later process with the same number is not meant."""
+    return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
+
+
+def owner(job: str) -> psutil.Process | None:
+    """Return the process behind an id, or None when it has ended. Raises UserError on another machine."""
+    host, pid, started = job.rsplit(":", 2)
+    if host != socket.gethostname():
+        raise UserError(f"job {job} was started on {host}: ask there")
+    try:
+        process = psutil.Process(int(pid))
+        return process if int(process.create_time()) == int(started) else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def status(row: Submitted) -> JobStatus:
+    """Return what the run directory says, and whether anybody still works on it."""
+    word = RunDir(row.run_dir).read_status()
+    state = JobState.PENDING if word is None else _STATES.get(word, JobState.RUNNING)
+    here = row.job.rsplit(":", 2)[0] == socket.gethostname()
+    if not state.final and here and owner(row.job) is None:
+        return JobStatus(JobState.FAILED, reason="the process that ran it is gone; submit it again to go on")
+    if state is JobState.FAILED and (known := attempts(row.run_dir)):
+        failure = first_failure(RunDir(row.run_dir).logs(known[-1]))
+        return JobStatus(state, failure=failure, reason=str(failure or word))
+    return JobStatus(state)
+
+
+def cancel(row: Submitted) -> None:
+    """Ask the process behind a job to stop; its ranks save first."""
+    process = owner(row.job)
+    if process is None:
+        raise UserError(f"{row.name} does not run: the process that started it has ended")
+    process.send_signal(signal.SIGTERM)

@@ -1,0 +1,264 @@
+"""Machines over SSH, driven from this process: one connection for each node, and no remote process outlives it.
+
+The run directory must be shared by this machine and all hosts; it is checked before anything starts. A lost host is
+named within `lost_after` seconds, the others are stopped, and the run goes on when all hosts are back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.backends.logs import attempt_logs, first_failure, follow_logs, newest_logs, next_attempt
+from launch.backends.quoting import check_spec
+from launch.backends.ssh_connect import connect, copy_code, start_order
+from launch.backends.ssh_hosts import Host, SshOptions, hosts_for, ssh_command
+from launch.backends.ssh_node import Node, remote_command
+from launch.job import AGREED_EXITS, JobSpec, JobState, JobStatus
+from trainer.agent import EXIT_PORT_TAKEN
+from trainer.errors import UserError
+from trainer.run_dir import EXIT_PREEMPTED
+
+RETRY_SECONDS = 5.0
+STOP_GRACE = 90.0  # for ranks that save
+FAILURE_GRACE = 10.0  # for the peers of what failed
+LOST = -1  # instead of an exit code: the host was lost
+PORT_TRIES = 3
+
+
+@dataclass
+class _Job:
+    identity: str
+    spec: JobSpec
+    hosts: list[Host]
+    options: SshOptions
+    status: JobStatus = field(default_factory=lambda: JobStatus(JobState.PENDING))
+    nodes: list[Node] = field(default_factory=list)
+    lost: str | None = None
+    cancelled: bool = False
+    stop_by: float | None = None
+    retry_at: float = 0.0
+    give_up_at: float | None = None
+    port_tries: int = 0
+    said: list[str] = field(default_factory=list)
+
+
+class SshBackend:
+    """Runs jobs one after another on the hosts of a cluster."""
+
+    def __init__(
+        self,
+        *,
+        python: str,
+        directory: Path,
+        secrets: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.python = python
+        self.directory = directory
+        self.secrets = secrets
+        self.environment = os.environ if environment is None else environment
+        self.jobs: dict[str, _Job] = {}
+        self.inbox: queue.Queue[tuple[Node, dict[str, Any] | None]] = queue.Queue()
+
+    def submit(self, spec: JobSpec) -> str:
+        """Reach every host, check that they share the run directory, and start. Raises UserError, nothing started."""
+        check_spec(spec, self.secrets)
+        if spec.array:
+            raise UserError(
+                f"job {spec.name!r}: over SSH the {len(spec.array)} tasks of an array are submitted one by one"
+            )
+        hosts, options = hosts_for(spec)
+        job = _Job(f"ssh-{len(self.jobs)}", spec, hosts, options)
+        if not any(not other.status.state.final for other in self.jobs.values()):
+            if options.sync:
+                copy_code(hosts, options, self.directory)
+            self._start(job)
+        self.jobs[job.identity] = job
+        return job.identity
+
+    def status(self, ids: Sequence[str]) -> dict[str, JobStatus]:
+        """Take in what has arrived and return the status of each job."""
+        self.wait(0.0)
+        return {identity: self._job(identity).status for identity in ids}
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a node says something, at most for `seconds`, and act on it."""
+        try:
+            self._hear(*self.inbox.get(timeout=seconds) if seconds > 0 else self.inbox.get_nowait())
+            while True:
+                self._hear(*self.inbox.get_nowait())
+        except queue.Empty:
+            pass
+        for job in list(self.jobs.values()):
+            self._watch(job)
+
+    def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
+        """Yield the lines of the newest attempt; with `follow`, also what the agents and this driver say."""
+        found = self._job(job)
+        if not follow:
+            yield from attempt_logs(newest_logs(found.spec.run_dir), rank)
+            return
+        lines = follow_logs(
+            lambda: newest_logs(found.spec.run_dir),
+            rank,
+            lambda: self.status([job])[job].state.final,
+            lambda: self.wait(0.2),
+            lambda: [found.said.pop(0) for _ in range(len(found.said))],
+        )
+        yield from lines
+
+    def cancel(self, job: str) -> None:
+        """Ask the ranks to save and stop. Returns at once; `status` follows it."""
+        found = self._job(job)
+        found.cancelled = True
+        if found.nodes:
+            self._stop(found, signal.SIGTERM, STOP_GRACE)
+        elif not found.status.state.final:
+            found.status = JobStatus(JobState.CANCELLED, reason="cancelled")
+
+    def render(self, spec: JobSpec) -> str:
+        """Return the ssh command of each node and the order that it is sent."""
+        check_spec(spec, self.secrets)
+        hosts, options = hosts_for(spec)
+        lines = []
+        for index, host in enumerate(hosts):
+            command = remote_command(self.python, self.directory, options.lost_after)
+            rendezvous = f"{options.rendezvous_host or '<address of the first host>'}:<port>"
+            order = start_order(spec, self.directory, index, 1, rendezvous, "<id>")
+            lines.append(shlex.join([*ssh_command(host, options), command]))
+            lines.append("  <<< " + json.dumps({**order, "environment": dict(spec.environment)}))
+        if self.secrets:
+            lines.append(f"# handed on from this shell, over the connection only: {', '.join(self.secrets)}")
+        return "\n".join(lines) + "\n"
+
+    def close(self) -> None:
+        """Stop everything; no remote process stays."""
+        for job in self.jobs.values():
+            if not job.status.state.final:
+                self.cancel(job.identity)
+        deadline = time.monotonic() + STOP_GRACE
+        while any(not job.status.state.final for job in self.jobs.values()) and time.monotonic() < deadline:
+            self.wait(0.2)
+        for job in self.jobs.values():
+            for node in job.nodes:
+                node.hang_up()
+
+    def __enter__(self) -> SshBackend:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _job(self, identity: str) -> _Job:
+        if identity not in self.jobs:
+            raise UserError(f"no job {identity!r} is driven by this process")
+        return self.jobs[identity]
+
+    def _start(self, job: _Job) -> None:
+        """Connect, claim the next attempt, and start the agents."""
+        nodes = connect(job.hosts, job.options, self.python, self.directory, job.spec.run_dir, self.inbox)
+        attempt, _ = next_attempt(job.spec.run_dir)
+        address = job.options.rendezvous_host or str((nodes[0].hello or {})["address"])
+        rendezvous = f"{address}:{random.randint(20000, 39999)}"  # noqa: S311 - spreads ports, guards nothing
+        handed_on = {name: self.environment[name] for name in self.secrets if name in self.environment}
+        for index, node in enumerate(nodes):
+            order = start_order(job.spec, self.directory, index, attempt, rendezvous, job.identity)
+            node.send({**order, "environment": {**job.spec.environment, **handed_on}})
+        job.nodes, job.lost, job.stop_by = nodes, None, None
+        job.status = JobStatus(JobState.RUNNING, reason=f"on {', '.join(h.name for h in job.hosts)}")
+
+    def _hear(self, node: Node, message: dict[str, Any] | None) -> None:
+        job = next((job for job in self.jobs.values() if node in job.nodes), None)
+        if job is None:
+            return
+        if message is None:
+            node.closed = True
+            if node.code is None:
+                self._lost(job, node, node.why_closed())
+        elif "said" in message:
+            job.said.append(f"{node.host.name}: {message['said']}")
+        elif "end" in message:
+            node.code = message["end"]
+            if node.code != 0 and job.stop_by is None:
+                agreed = node.code in AGREED_EXITS
+                self._stop(job, None if agreed else signal.SIGTERM, STOP_GRACE if agreed else FAILURE_GRACE)
+
+    def _lost(self, job: _Job, node: Node, why: str) -> None:
+        """A host is gone: say which, and end the others, whose ranks wait for it in vain."""
+        node.code = LOST
+        node.closed = True
+        node.kill()
+        if job.lost is None and not job.cancelled:
+            job.lost = node.host.name
+            job.said.append(f"{node.host.name} was lost: {why}; the other hosts stop, the run goes on when it is back")
+        self._stop(job, signal.SIGTERM, FAILURE_GRACE)
+
+    def _stop(self, job: _Job, number: int | None, grace: float) -> None:
+        for node in job.nodes if number is not None else ():
+            if node.code is None:
+                node.send({"signal": int(number or 0)})
+        job.stop_by = job.stop_by or time.monotonic() + grace
+
+    def _watch(self, job: _Job) -> None:
+        """Act on what did not happen: silence, a stop that takes too long, a lost host that may be back."""
+        now = time.monotonic()
+        for node in job.nodes:
+            if node.code is None and now - node.heard > job.options.lost_after:
+                self._lost(job, node, f"no sign of life for {job.options.lost_after:g} s")
+            if node.code is None and job.stop_by is not None and now > job.stop_by:
+                node.send({"signal": int(signal.SIGKILL)})
+        if job.nodes and all(node.code is not None for node in job.nodes):
+            self._ended(job)
+        elif not job.nodes and job.status.state is JobState.PENDING:
+            self._start_when_possible(job, now)
+
+    def _ended(self, job: _Job) -> None:
+        codes = [node.code for node in job.nodes if node.code is not None]
+        for node in job.nodes:
+            node.hang_up()
+        job.nodes, job.stop_by = [], None
+        bad = [code for code in codes if code not in (0, LOST)]
+        if job.cancelled:
+            job.status = JobStatus(JobState.CANCELLED, bad[0] if bad else None, reason="cancelled")
+        elif job.lost is not None:
+            minutes = job.options.reconnect_minutes
+            job.give_up_at = time.monotonic() + 60 * minutes
+            job.status = JobStatus(
+                JobState.PENDING, reason=f"{job.lost} was lost; waiting up to {minutes:g} min for it"
+            )
+        elif not bad:
+            job.status = JobStatus(JobState.DONE, 0)
+        elif EXIT_PORT_TAKEN in bad and job.port_tries < PORT_TRIES:
+            job.port_tries += 1
+            job.status = JobStatus(JobState.PENDING, reason="its port was taken: trying another")
+        elif EXIT_PREEMPTED in bad:
+            job.status = JobStatus(JobState.PREEMPTED, EXIT_PREEMPTED, reason="saved and stopped")
+        else:
+            failure = first_failure(newest_logs(job.spec.run_dir))
+            job.status = JobStatus(
+                JobState.FAILED, bad[0], failure, str(failure or f"an agent left with code {bad[0]}")
+            )
+
+    def _start_when_possible(self, job: _Job, now: float) -> None:
+        if now < job.retry_at or any(other.nodes for other in self.jobs.values()):
+            return
+        job.retry_at = now + RETRY_SECONDS
+        try:
+            self._start(job)
+        except UserError as error:
+            if job.give_up_at is None or now > job.give_up_at:
+                job.status = JobStatus(JobState.FAILED, reason=str(error))
+            return
+        if job.give_up_at is not None:
+            job.said.append("all hosts are back: the run goes on from its newest checkpoint")
+            job.give_up_at = None

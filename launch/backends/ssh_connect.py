@@ -1,0 +1,99 @@
+"""Reach every host of a job and check, before anything starts, that all of them can run it."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from launch.backends.process import call
+from launch.backends.ssh_hosts import Host, SshOptions, ssh_command
+from launch.backends.ssh_node import Node
+from launch.job import JobSpec
+from trainer.errors import UserError
+
+HELLO_SECONDS = 30.0
+NOT_COPIED = (".git", ".venv", "runs", "data", "__pycache__")
+
+Inbox = queue.Queue[tuple[Node, dict[str, Any] | None]]
+
+
+def connect(
+    hosts: list[Host], options: SshOptions, python: str, directory: Path, run_dir: Path, inbox: Inbox
+) -> list[Node]:
+    """Open a connection to each host. Raises UserError, with every connection closed, when one cannot take part."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    probe = run_dir / f".shared-{secrets.token_hex(4)}"
+    probe.touch()
+    nodes = [Node(host, options, python=python, directory=directory) for host in hosts]
+    try:
+        for node in nodes:
+            node.listen(inbox)
+            node.send({"see": str(probe)})
+        _hear_from_all(nodes, inbox)
+        blind = [node.host.name for node in nodes if not (node.hello or {})["sees"]]
+        if blind:
+            raise UserError(
+                f"{', '.join(blind)} cannot see {run_dir}, which this machine just wrote to: "
+                f"put the runs on a filesystem that all hosts and this machine share (--runs DIR)"
+            )
+    except BaseException:
+        for node in nodes:
+            node.kill()
+        raise
+    finally:
+        probe.unlink(missing_ok=True)
+    return nodes
+
+
+def _hear_from_all(nodes: list[Node], inbox: Inbox) -> None:
+    deadline = time.monotonic() + HELLO_SECONDS
+    while any(node.hello is None for node in nodes):
+        try:
+            node, message = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            silent = [node.host.name for node in nodes if node.hello is None]
+            raise UserError(f"no answer from {', '.join(silent)} within {HELLO_SECONDS:.0f} s") from None
+        if node not in nodes:
+            continue
+        if message is None:
+            raise UserError(_explain(node))
+        if "hello" in message:
+            node.hello = message
+
+
+def _explain(node: Node) -> str:
+    """Say why a connection ended before the node said hello, and what to do."""
+    said, name = node.why_closed(), node.host.name
+    if "Permission denied" in said:
+        return f"{name} refused the key ({said}): name the right one as `key`, and try `ssh {name} true`"
+    if "Host key verification failed" in said:
+        return f"{name} is not a known host, or its key has changed: log in once with `ssh {name}`"
+    if any(words in said for words in ("No such file", "not found", "No module named", "cannot access")):
+        return (
+            f"{name} is reached, but cannot start Escala ({said}): check `python` and `directory` of the cluster file"
+        )
+    return f"{name} cannot be reached: {said}"
+
+
+def start_order(
+    spec: JobSpec, directory: Path, index: int, attempt: int, rendezvous: str, identity: str
+) -> dict[str, Any]:
+    """Return the order that starts the agent of node `index`; the first node hosts the meeting."""
+    words: list[object] = ["--run-dir", spec.run_dir, "--attempt", attempt, "--nodes", spec.nodes]
+    words += ["--ranks", spec.ranks_per_node, "--restarts", spec.requeue.on_failure]
+    words += ["--rendezvous", rendezvous, "--id", f"{identity}.{attempt}"]
+    words += [*(["--host"] if index == 0 else []), "--", *spec.command]
+    return {"start": [str(word) for word in words], "directory": str(spec.directory or directory)}
+
+
+def copy_code(hosts: list[Host], options: SshOptions, directory: Path) -> None:
+    """Copy this work directory to every host with rsync. Raises UserError."""
+    for host in hosts:
+        *ssh, _, target = ssh_command(host, options)
+        excluded = [f"--exclude={name}" for name in NOT_COPIED]
+        words = ["rsync", "--archive", "--secluded-args", *excluded, "-e", shlex.join(ssh), "--"]
+        call([*words, f"{Path.cwd()}/", f"{target}:{directory}/"], timeout=600)

@@ -1,0 +1,82 @@
+"""`escala submit`: a run on a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from launch.commands.options import runs_option, set_option
+
+cluster_option = click.option(
+    "--cluster", required=True, metavar="NAME", help="A file of configs/cluster, by name, or any YAML file."
+)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@cluster_option
+@set_option
+@runs_option
+def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path) -> None:
+    """Submit the run CONFIG to a cluster. Submitted again, it goes on where it stopped.
+
+    On Slurm and Kubernetes this returns at once. On SSH hosts and on this machine it stays, shows what rank 0 prints,
+    and Ctrl-C lets the ranks save before they end.
+
+    \b
+    Examples:
+      escala render configs/run/tiny.yaml --cluster slurm     what would be submitted
+      escala submit configs/run/tiny.yaml --cluster slurm --runs /shared/runs
+      escala submit configs/run/tiny.yaml --cluster ssh --set tokens=20M
+      escala logs -f tiny
+    """
+    from launch.backends import attached, registry
+    from launch.backends.cluster import open_backend
+    from launch.backends.submission import prepare, write_config
+    from launch.data_preparation import resolve
+    from trainer.config.plan import make_plan
+
+    wanted = prepare(config, assignments, cluster, runs)
+    backend = open_backend(wanted.cluster)
+    backend.render(wanted.spec)  # whatever cannot be rendered is refused before the data are prepared
+    run, manifest = resolve(wanted.config)
+    gpu = wanted.cluster.gpu is not None
+    make_plan(run, world=wanted.spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))
+    write_config(wanted, run)
+    kind = wanted.cluster.backend
+    if kind in ("slurm", "kubernetes"):
+        job = backend.submit(wanted.spec)
+        registry.record(wanted.spec, job, cluster=cluster, backend=kind)
+        click.echo(f"submitted {run.name} as {kind} job {job}: {wanted.spec.run_dir}")
+        click.echo(f"  escala logs -f {job}\n  escala jobs\n  escala cancel {job}")
+        return
+    (row,) = registry.record(wanted.spec, attached.job_id(), cluster=cluster, backend=kind)
+    _attend(backend, wanted.spec, row)
+
+
+def _attend(backend: object, spec: object, row: object) -> None:
+    """Run an attached job to its end, and leave with its result."""
+    from launch.backends.local import LocalBackend
+    from launch.backends.registry import Submitted
+    from launch.backends.ssh import SshBackend
+    from launch.backends.submission import follow
+    from launch.job import JobSpec, JobState
+    from trainer.errors import UserError
+
+    assert isinstance(backend, LocalBackend | SshBackend) and isinstance(spec, JobSpec) and isinstance(row, Submitted)
+
+    def show() -> None:
+        for line in backend.logs(job, rank=0, follow=True):
+            click.echo(line)
+
+    with backend:
+        job = backend.submit(spec)
+        follow(row, show, lambda: backend.cancel(job))
+        status = backend.status([job])[job]
+    if status.state is JobState.DONE:
+        click.echo(f"done: {spec.run_dir}")
+    elif status.state in (JobState.PREEMPTED, JobState.CANCELLED):
+        click.echo(f"stopped and saved: {spec.run_dir}; the same command goes on")
+    else:
+        raise UserError(f"{spec.name} failed: {status.reason} (logs in {spec.run_dir / 'logs'})")
