@@ -112,7 +112,7 @@ def in_world(rank: int, world: int, store: str, job: Callable[..., Any], argumen
 
     import torch.distributed as dist
 
-    _forget_parameters()
+    _forget_former_engines()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0")
     dist.init_process_group(
         "gloo", store=dist.FileStore(store, world), rank=rank, world_size=world, timeout=timedelta(seconds=60)
@@ -123,10 +123,14 @@ def in_world(rank: int, world: int, store: str, job: Callable[..., Any], argumen
         dist.destroy_process_group()
 
 
-def _forget_parameters() -> None:
-    """ZeRO 3 numbers parameters and modules over the life of a process, and compares the numbers between ranks."""
+def _forget_former_engines() -> None:
+    """Undo what ZeRO 3 leaves in a process: numbers that it compares between ranks, and its own linear function."""
+    import torch
     from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
-    from deepspeed.runtime.zero.partition_parameters import Init
+    from deepspeed.runtime.zero.partition_parameters import Init, InsertPostInitMethodToModuleSubClasses
 
     Init.param_id = 0
     DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
+    torch.nn.functional.linear = getattr(
+        InsertPostInitMethodToModuleSubClasses, "linear_bk", torch.nn.functional.linear
+    )

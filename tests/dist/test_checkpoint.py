@@ -1,0 +1,95 @@
+"""A checkpoint is a property of the run: it resumes bit-equal on its own layout and equal on every other."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dist.pool import RankPool
+from tests.dist.runs import STEPS, global_batch, micro_batches, reference, tiny
+from trainer.config.run import RunConfig
+
+
+def train_from(
+    config: RunConfig, root: str, first: int, stop: int, source: str | None, accumulation: int = 1
+) -> tuple[list[tuple[float, float]], dict[str, Any]]:
+    """Load `source` if given, train steps [first, stop), save to `root`; return the curve and the loaded state."""
+    import torch
+
+    from trainer.checkpoint.load import load
+    from trainer.checkpoint.save import save
+    from trainer.models.build import build_model
+    from trainer.parallel.engine import build_engine
+    from trainer.parallel.start import start
+
+    device = torch.device("cpu")
+    mesh = start(config.parallel, device)
+    engine = build_engine(
+        config, build_model(config.model, config.seed + 1000 * bool(source)), mesh,
+        lr=1.0, accumulation=accumulation, device=device,
+    )  # fmt: skip
+    state = load(engine, Path(source)) if source else {}
+    curve = []
+    for step in range(first, stop):
+        batches = micro_batches(global_batch(step), mesh.dp_rank, mesh.dp_size, accumulation)
+        outcome = engine.train_step(batches, float(config.optim.lr))
+        curve.append((outcome.loss, outcome.grad_norm))
+    save(engine, Path(root), stop, {"tokens": stop * 128})
+    engine.close()
+    return curve, state
+
+
+def layout(tensor: int, zero_stage: int, sequence: int = 1) -> RunConfig:
+    return tiny(
+        model={"n_heads": 8, "n_kv_heads": 4, "bias": True},
+        parallel={"tensor": tensor, "zero_stage": zero_stage, "sequence": sequence},
+    )
+
+
+@functools.cache
+def plain() -> list[tuple[float, float]]:
+    return reference(layout(1, 1))
+
+
+@pytest.mark.parametrize(("world", "tensor", "zero_stage"), [(1, 1, 0), (2, 1, 0), (4, 2, 1), (4, 2, 2), (4, 2, 3)])
+def test_resume_on_the_same_layout_is_bit_equal(
+    ranks: RankPool, tmp_path: Path, world: int, tensor: int, zero_stage: int
+) -> None:
+    config = layout(tensor, zero_stage)
+    (whole, _), *_ = ranks.run(world, train_from, config, str(tmp_path / "a"), 0, STEPS, None)
+    (head, _), *_ = ranks.run(world, train_from, config, str(tmp_path / "b"), 0, 8, None)
+    source = str(tmp_path / "b" / "step_000000008")
+    (tail, state), *_ = ranks.run(world, train_from, config, str(tmp_path / "b"), 8, STEPS, source)
+    assert head + tail == whole
+    assert state == {"tokens": 8 * 128}
+    same = [(tmp_path / run / f"step_{STEPS:09d}" / "rank_00000.safetensors").read_bytes() for run in "ab"]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "third"),
+    [
+        ((4, 2, 1), (2, 1, 3), (4, 4, 2)),
+        ((2, 2, 3), (4, 4, 0), (1, 1, 1)),
+        ((1, 1, 0), (4, 1, 2), (4, 2, 3)),
+    ],
+)
+def test_resume_on_other_layouts_twice_in_a_row(
+    ranks: RankPool,
+    tmp_path: Path,
+    first: tuple[int, int, int],
+    second: tuple[int, int, int],
+    third: tuple[int, int, int],
+) -> None:
+    source, curve = None, []
+    for (world, tensor, zero_stage), start, stop in ((first, 0, 6), (second, 6, 12), (third, 12, STEPS)):
+        config = layout(tensor, zero_stage)
+        (part, _), *_ = ranks.run(world, train_from, config, str(tmp_path), start, stop, source)
+        curve += part
+        source = str(tmp_path / f"step_{stop:09d}")
+    for got, want in zip(curve, plain(), strict=True):
+        assert abs(got[0] - want[0]) <= 2e-6
+        assert abs(got[1] - want[1]) <= 2e-6 * want[1]

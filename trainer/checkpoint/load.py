@@ -1,0 +1,157 @@
+"""Read a checkpoint on any layout: each rank reads the ranges that it needs, from whatever files hold them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from trainer.checkpoint.fragments import WEIGHT, Fragment, fragments, moments, prepare_moments, publish_weights
+from trainer.checkpoint.manifest import Manifest, Share, read_manifest
+from trainer.checkpoint.save import architecture_of
+from trainer.errors import UserError
+from trainer.parallel.engine import Engine
+from trainer.parallel.plan import Split
+
+
+@dataclass
+class Source:
+    """A checkpoint opened for reading by parameter."""
+
+    checkpoint: Path
+    manifest: Manifest
+
+    def __post_init__(self) -> None:
+        self._homes: dict[str, list[tuple[str, Share]]] = defaultdict(list)
+        for file, entry in self.manifest.files.items():
+            for name, share in entry.shares.items():
+                self._homes[name].append((file, share))
+        self._open = cache(lambda file: safe_open(self.checkpoint / file, framework="pt"))
+        self.kinds = self._find_kinds()
+
+    def _find_kinds(self) -> list[str]:
+        """Return what is stored for each parameter: the weight, and the optimizer's moments."""
+        for file, entry in self.manifest.files.items():
+            for name in entry.shares:
+                return [key.removeprefix(f"{name}|") for key in self._open(file).keys() if key.startswith(f"{name}|")]
+        return []
+
+    def read_range(self, name: str, kind: str, split: Split, held: tuple[int, int]) -> Tensor:
+        """Return the flat range of a share of a parameter, (held[1] - held[0],) in float32.
+
+        Where the checkpoint was cut in the same way, only the overlapping ranges are read; else the tensor shares that
+        overlap this one are put together first, one parameter at a time.
+        """
+        same = [(f, s) for f, s in self._homes[name] if (s.dim, s.pieces) == (split.dim, split.pieces)]
+        if same:
+            return self._join(name, kind, same, held)
+        return self.read_share(name, kind, split).view(-1)[held[0] : held[1]]
+
+    def read_share(self, name: str, kind: str, split: Split) -> Tensor:
+        """Return a whole share of a parameter in its shape; the share may be the whole parameter."""
+        result = torch.empty(split.local_shape)
+        shape = self.manifest.parameters[name]
+        for (dim, pieces), homes in self._by_share(name).items():
+            stored = Split(shape, dim, pieces)
+            if not any(True for _ in _overlaps(stored, split)):
+                continue
+            count = torch.Size(stored.local_shape).numel()
+            share = self._join(name, kind, homes, (0, count)).view(stored.local_shape)
+            for axis, source, target, length in _overlaps(stored, split):
+                result.narrow(axis, target, length).copy_(share.narrow(axis, source, length))
+        return result
+
+    def _by_share(self, name: str) -> dict[tuple[int | None, Any], list[tuple[str, Share]]]:
+        groups = defaultdict(list)
+        for file, share in self._homes[name]:
+            groups[share.dim, share.pieces].append((file, share))
+        return groups
+
+    def _join(self, name: str, kind: str, homes: list[tuple[str, Share]], held: tuple[int, int]) -> Tensor:
+        """Put a flat range together from the files that hold parts of it."""
+        result, filled = torch.empty(held[1] - held[0]), 0
+        for file, share in homes:
+            start, stop = max(held[0], share.range[0]), min(held[1], share.range[1])
+            if start < stop:
+                stored = self._open(file).get_slice(f"{name}|{kind}")
+                result[start - held[0] : stop - held[0]] = stored[start - share.range[0] : stop - share.range[0]]
+                filled += stop - start
+        if filled != held[1] - held[0]:
+            raise UserError(f"{self.checkpoint} holds {filled} of {held[1] - held[0]} values of {name}: it is damaged")
+        return result
+
+
+def _overlaps(stored: Split, wanted: Split) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (dim, start in stored, start in wanted, length) of what two shares have in common."""
+    dim = stored.dim if stored.dim is not None else wanted.dim
+    if dim is None:
+        yield 0, 0, 0, stored.shape[0]
+        return
+    whole = ((0, stored.shape[dim]),)
+    source_at = 0
+    for a, b in stored.pieces or whole:
+        target_at = 0
+        for c, d in wanted.pieces or whole:
+            start, stop = max(a, c), min(b, d)
+            if start < stop:
+                yield dim, source_at + start - a, target_at + start - c, stop - start
+            target_at += d - c
+        source_at += b - a
+
+
+@torch.no_grad()
+def load(engine: Engine, checkpoint: Path, *, weights_only: bool = False) -> dict[str, Any]:
+    """Read a checkpoint into the engine and return the state that was saved with it.
+
+    With `weights_only` the optimizer stays fresh (a warm start). Raises `UserError` for another architecture or
+    optimizer, with what differs.
+    """
+    manifest = read_manifest(checkpoint)
+    check_architecture(manifest, engine, checkpoint)
+    source = Source(checkpoint, manifest)
+    names = [] if weights_only else [kind for kind in source.kinds if kind != WEIGHT]
+    if names or not weights_only:
+        _check_optimizer(manifest, engine, checkpoint)
+        scalars = {key: value for key, value in manifest.optimizer.items() if key != "name"}
+        if names or scalars:
+            prepare_moments(engine, names, scalars)
+    for fragment in fragments(engine):
+        _fill(engine, fragment, source, names)
+    publish_weights(engine)
+    return manifest.state
+
+
+def _fill(engine: Engine, fragment: Fragment, source: Source, names: list[str]) -> None:
+    split = engine.splits[fragment.name]
+    fragment.weight.copy_(source.read_range(fragment.name, WEIGHT, split, fragment.held))
+    held = moments(engine, fragment)
+    for kind in names:
+        held[kind].copy_(source.read_range(fragment.name, kind, split, fragment.held))
+
+
+def check_architecture(manifest: Manifest, engine: Engine, checkpoint: Path) -> None:
+    """Raise `UserError` where the checkpoint is of another model."""
+    mine, theirs = architecture_of(engine), manifest.architecture
+    different = [
+        f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
+        for key in sorted({*mine, *theirs})
+        if mine.get(key) != theirs.get(key)
+    ]
+    if different:
+        raise UserError(f"{checkpoint} is of another model: {'; '.join(different)}")
+
+
+def _check_optimizer(manifest: Manifest, engine: Engine, checkpoint: Path) -> None:
+    mine, theirs = engine.config.optim.name, manifest.optimizer.get("name")
+    if mine != theirs:
+        raise UserError(
+            f"{checkpoint} was written with the optimizer {theirs}, this run uses {mine}: set optim.name to {theirs}, "
+            "or checkpoint.load to warm_start to begin with its weights alone"
+        )
