@@ -5,16 +5,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.data.manifest import Manifest
+from trainer.data.mixture import Mixture
 from trainer.data.order import Ids, shuffled, step_indices
-from trainer.data.token_set import TokenSet
+from trainer.data.skipping import Ranges, data_step
+from trainer.data.token_set import Arrays, TokenSet
 from trainer.errors import UserError
+
+
+class Samples(Protocol):
+    """What batches are read from: a TokenSet or a PackedSet."""
+
+    manifest: Manifest
+    split: str
+    sources: list[str]
+
+    def num_samples(self, context_length: int) -> int: ...
+
+    def pool_samples(self, context_length: int) -> npt.NDArray[np.int64]: ...
+
+    def arrays(self, sample_ids: Ids, context_length: int, *, documents: bool = False) -> Arrays: ...
+
+    def prefetch(self, sample_ids: Ids, context_length: int) -> None: ...
+
 
 Order = Callable[[Ids], Ids]  # positions in the global order -> samples
 
@@ -43,7 +63,7 @@ class Batches:
 
     def __init__(
         self,
-        token_set: TokenSet,
+        samples: Samples,
         *,
         context_length: int,
         sequences_per_step: int,
@@ -52,23 +72,28 @@ class Batches:
         dp_rank: int = 0,
         dp_size: int = 1,
         order: Order | None = None,
+        skipped: Ranges = (),
         documents: bool = False,
         prefetch: int = 2,
         pin_memory: bool = False,
+        ahead_steps: int = 0,
     ) -> None:
-        self.token_set, self.context_length, self.seed = token_set, context_length, seed
+        self.samples, self.context_length, self.seed = samples, context_length, seed
         self.sequences_per_step, self.micro_batch = sequences_per_step, micro_batch
         self.dp_rank, self.dp_size = dp_rank, dp_size
         self.documents, self.prefetch, self.pin_memory = documents, prefetch, pin_memory
-        self.num_samples = require_samples(token_set, context_length)
+        self.num_samples = require_samples(samples, context_length)
         self.order: Order = order or (lambda indices: shuffled(indices, self.num_samples, seed))
         step_indices(0, dp_rank, dp_size, sequences_per_step)  # refuses a step that the ranks cannot share
+        self.skipped, self.ahead_steps = skipped, ahead_steps
         self._ahead: dict[int, Future[list[MicroBatch]]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches") if prefetch else None
         self._lock = threading.Lock()
+        self._fetched = 0  # steps before this one were handed to the cache
 
     def sample_ids(self, step: int) -> Ids:
         """Return the samples of this rank in step `step`. Shape (sequences_per_step / dp_size,)."""
+        step = data_step(step, self.skipped)
         return self.order(step_indices(step, self.dp_rank, self.dp_size, self.sequences_per_step))
 
     def step(self, step: int) -> list[MicroBatch]:
@@ -90,18 +115,23 @@ class Batches:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def epoch(self, step: int) -> int:
-        """Return how many times the whole split was read before step `step`."""
-        return step * self.sequences_per_step // self.num_samples
+    def epochs(self, step: int) -> dict[str, float]:
+        """Return how many times each source (or the whole split) was read before step `step`."""
+        samples = data_step(step, self.skipped) * self.sequences_per_step
+        if isinstance(self.order, Mixture):
+            mixture, counts = self.order, self.order.counts(samples)
+            return {n: float(c / p) for n, c, p in zip(mixture.names, counts, mixture.pool_samples, strict=True)}
+        return {self.samples.split: samples / self.num_samples}
 
     def state(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint must hold after `step` steps to go on exactly."""
         return {
             "step": step,
-            "samples": step * self.sequences_per_step,
-            "epoch": self.epoch(step),
+            "samples": data_step(step, self.skipped) * self.sequences_per_step,
+            "epochs": self.epochs(step),
+            "skipped": [list(pair) for pair in self.skipped],
             **self._identity(),
-            "shards": {name: len(shards) for name, shards in self.token_set.manifest.splits.items()},
+            "shards": {name: len(shards) for name, shards in self.samples.manifest.splits.items()},
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
@@ -115,23 +145,28 @@ class Batches:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "data_hash": self.token_set.manifest.data_hash,
+            "data_hash": self.samples.manifest.data_hash,
             "seed": self.seed,
             "context_length": self.context_length,
             "sequences_per_step": self.sequences_per_step,
         }
 
     def _read(self, step: int) -> list[MicroBatch]:
-        ids = self.sample_ids(step)
         with self._lock:
-            tokens = self.token_set.gather(ids, self.context_length)
-            documents = self.token_set.documents(ids, self.context_length) if self.documents else None
-        batches = []
-        for begin in range(0, len(ids), self.micro_batch):
-            rows = slice(begin, begin + self.micro_batch)
-            batch = to_micro_batch(tokens[rows], documents=None if documents is None else documents[rows])
-            batches.append(pinned(batch) if self.pin_memory else batch)
-        return batches
+            if self.ahead_steps:
+                self._fetch_ahead(step)
+            arrays = self.samples.arrays(self.sample_ids(step), self.context_length, documents=self.documents)
+        share = self.sequences_per_step // self.dp_size
+        parts = (slice(begin, begin + self.micro_batch) for begin in range(0, share, self.micro_batch))
+        batches = [to_micro_batch(arrays, rows) for rows in parts]
+        return [pinned(batch) for batch in batches] if self.pin_memory else batches
+
+    def _fetch_ahead(self, step: int) -> None:
+        """Let remote shards come before they are needed: all of the next steps first, then one step at a time."""
+        upto = step + self.ahead_steps
+        for coming in range(max(step, self._fetched), upto + 1):
+            self.samples.prefetch(self.sample_ids(coming), self.context_length)
+        self._fetched = max(self._fetched, upto + 1)
 
 
 _WORDS = {
@@ -157,16 +192,16 @@ def held_out(
     for number in range(rounds):
         places = (number * dp_size + dp_rank) * micro_batch + np.arange(micro_batch)
         real = places < count
-        rows = token_set.gather(ids[np.minimum(places, count - 1)], context_length)
+        arrays = token_set.arrays(ids[np.minimum(places, count - 1)], context_length)
         weights = np.broadcast_to(real[:, None].astype(np.float32), (micro_batch, context_length))
-        yield to_micro_batch(rows, weights=weights)
+        yield to_micro_batch(replace(arrays, weights=weights))
 
 
-def require_samples(token_set: TokenSet, context_length: int) -> int:
+def require_samples(samples: Samples, context_length: int) -> int:
     """Return the number of samples. Raises UserError where there is none."""
-    found = token_set.num_samples(context_length)
+    found = samples.num_samples(context_length)
     if found == 0:
-        manifest, split = token_set.manifest, token_set.split
+        manifest, split = samples.manifest, samples.split
         raise UserError(
             f"split {split!r} of {manifest.name!r} has {manifest.tokens(split)} tokens, fewer than one sequence of "
             f"{context_length} and its next token; shorten model.context_length or prepare more text"
@@ -174,16 +209,15 @@ def require_samples(token_set: TokenSet, context_length: int) -> int:
     return found
 
 
-def to_micro_batch(
-    tokens: npt.NDArray, *, weights: npt.NDArray | None = None, documents: npt.NDArray | None = None
-) -> MicroBatch:
-    """Return (B, T + 1) tokens as inputs and targets."""
-    return MicroBatch(
-        inputs=torch.from_numpy(tokens[:, :-1].astype(np.int64)),
-        targets=torch.from_numpy(tokens[:, 1:].astype(np.int64)),
-        weights=None if weights is None else torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)),
-        documents=None if documents is None else torch.from_numpy(np.ascontiguousarray(documents, dtype=np.int32)),
-    )
+def to_micro_batch(arrays: Arrays, rows: slice = slice(None)) -> MicroBatch:
+    """Return some rows as tensors of the types that models take."""
+
+    def tensor(values: npt.NDArray | None, dtype: npt.DTypeLike) -> torch.Tensor | None:
+        return None if values is None else torch.from_numpy(values[rows].astype(dtype))
+
+    inputs, targets = tensor(arrays.inputs, np.int64), tensor(arrays.targets, np.int64)
+    assert inputs is not None and targets is not None
+    return MicroBatch(inputs, targets, tensor(arrays.weights, np.float32), tensor(arrays.documents, np.int32))
 
 
 def pinned(batch: MicroBatch) -> MicroBatch:

@@ -113,8 +113,11 @@ class Manifest(BaseModel):
         return sum(shard.text_bytes for shard in self.shards(split))
 
     def bytes_per_token(self, split: str) -> float:
-        """Return UTF-8 bytes of text per token: bits per byte = loss in nats / ln 2 / bytes_per_token."""
-        return self.text_bytes(split) / max(1, self.tokens(split))
+        """Return UTF-8 bytes of text per token: bits per byte = loss in nats / ln 2 / bytes_per_token.
+
+        Not a number for imported tokens whose text is not known.
+        """
+        return self.text_bytes(split) / self.tokens(split) if self.text_bytes(split) else float("nan")
 
     def words_per_token(self, split: str) -> float:
         """Return white-space separated words per token: word perplexity = exp(loss / words_per_token)."""

@@ -1,8 +1,9 @@
 """The order of training samples: a pure function of (seed, index), with no state and no memory.
 
 Sample number g of a run is sample permutation_of_epoch(g mod N) of the set, with epoch g div N. The permutation is
-computed on the fly for the indices that are asked for: a Feistel network over just enough bits (Luby and Rackoff
-1988), walked along its cycle until it falls below N (Black and Rogaway 2002). So any position is reached in the same
+computed on the fly for the indices that are asked for: a generalised Feistel network (Luby and Rackoff 1988) over a
+table of about sqrt(N) rows and columns, walked along its cycle in the rare case that it leaves [0, N) (Black and
+Rogaway 2002, sections 4 and 5). So any position is reached in the same
 time, the set may have any size, and neither ranks nor workers nor the length of the run can change the order.
 """
 
@@ -16,6 +17,7 @@ from trainer.errors import UserError
 Ids = npt.NDArray[np.int64]
 _U = npt.NDArray[np.uint64]
 ROUNDS = 8
+_ONE = np.uint64(1)
 
 
 def step_indices(step: int, dp_rank: int, dp_size: int, sequences_per_step: int) -> Ids:
@@ -72,49 +74,48 @@ def shuffled_in_windows(indices: Ids, num_samples: int, seed: int, window: int, 
 
 def stream_keys(seed: int, *numbers: int | Ids) -> _U:
     """Return a key for each combination of the seed and the numbers, as good as random. Shape: that of the numbers."""
-    key = _mix(np.asarray(seed & (2**64 - 1), dtype=np.uint64))
-    for number in numbers:
-        key = _mix(key ^ _mix(np.asarray(number).astype(np.uint64)))
-    return key
+    with np.errstate(over="ignore"):  # NumPy warns of wrap-around for single numbers only
+        key = _mix(np.asarray(seed & (2**64 - 1), dtype=np.uint64))
+        for number in numbers:
+            key = _mix(key ^ _mix(np.asarray(number).astype(np.uint64)))
+    return np.asarray(key, dtype=np.uint64)
 
 
 def permute(values: Ids, size: int | Ids, keys: _U) -> Ids:
     """Return the images of `values` under the pseudo-random permutation of [0, size) that each key names.
 
-    All values with one key and one size are mapped one to one. Shapes of `values`, `size` and `keys` broadcast.
+    All values with one key and one size are mapped one to one. `size` and `keys` broadcast to the shape of `values`.
     """
-    values, size, keys = np.broadcast_arrays(values, np.asarray(size, dtype=np.int64), keys)
-    bits = np.maximum(2, np.frexp((size - 1).astype(np.float64))[1]).astype(np.uint64)
-    result = values.astype(np.uint64)
-    limit = size.astype(np.uint64)
-    todo = np.arange(result.size)
-    flat, keys, bits, limit = result.reshape(-1), keys.reshape(-1), bits.reshape(-1), limit.reshape(-1)
-    while todo.size:
-        flat[todo] = _feistel(flat[todo], keys[todo], bits[todo])
-        todo = todo[flat[todo] >= limit[todo]]
-    return flat.reshape(values.shape).astype(np.int64)
+    size = np.asarray(size, dtype=np.int64)
+    sides = np.ceil(np.sqrt(size)).astype(np.int64)
+    rows = np.broadcast_to(sides.astype(np.uint64), values.shape)
+    columns = np.broadcast_to((-(-size // sides)).astype(np.uint64), values.shape)
+    limit, keys = np.broadcast_to(size.astype(np.uint64), values.shape), np.broadcast_to(keys, values.shape)
+    result = _feistel(values.astype(np.uint64), keys, rows, columns)
+    outside = np.flatnonzero(result >= limit)
+    while outside.size:  # rarely: rows * columns is hardly more than size
+        result[outside] = _feistel(result[outside], keys[outside], rows[outside], columns[outside])
+        outside = outside[result[outside] >= limit[outside]]
+    return result.astype(np.int64)
 
 
-def _feistel(values: _U, keys: _U, bits: _U) -> _U:
-    """Permute numbers of `bits` bits: the halves, which may differ by a bit, take turns in changing each other."""
-    low_bits = bits // np.uint64(2)
-    one = np.uint64(1)
-    low_mask, high_mask = (one << low_bits) - one, (one << (bits - low_bits)) - one
-    high, low = values >> low_bits, values & low_mask
+def _feistel(values: _U, keys: _U, rows: _U, columns: _U) -> _U:
+    """Permute the places of a table: row and column take turns in moving each other, modulo their numbers."""
+    row, column = np.divmod(values, columns)
     for turn in range(ROUNDS):
         round_key = keys + np.uint64((turn + 1) * 0x9E3779B97F4A7C15 & (2**64 - 1))
         if turn % 2 == 0:
-            high = (high ^ _mix(low ^ round_key)) & high_mask
+            row = (row + (_mix(column ^ round_key) >> _ONE)) % rows
         else:
-            low = (low ^ _mix(high ^ round_key)) & low_mask
-    joined: _U = (high << low_bits) | low
-    return joined
+            column = (column + (_mix(row ^ round_key) >> _ONE)) % columns
+    placed: _U = row * columns + column
+    return placed
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> _U:
+def _mix(x: _U) -> _U:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), with wrap-around."""
-    with np.errstate(over="ignore"):
-        x = np.asarray(x, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: _U = x ^ (x >> np.uint64(31))
+    return mixed

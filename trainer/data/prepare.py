@@ -255,7 +255,12 @@ def _tokens(chunk: Chunk) -> int:
 def main() -> None:
     """Run from the command line; see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m trainer.data.prepare", description="Prepare a token set.")
-    parser.add_argument("--config", type=Path, required=True, help="a data section, or a run with one, in YAML or JSON")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        help="a data section, or a run with one, in YAML or JSON; - reads standard input",
+    )
     parser.add_argument("--workers", type=int, help="encoding processes (default: the cores of this process)")
     parser.add_argument("--task", default="0/1", help="i/n: do every n-th part only, beginning with i")
     arguments = parser.parse_args()
@@ -273,7 +278,8 @@ def main() -> None:
 def read_config(path: Path) -> DataConfig:
     """Read a data section from YAML or JSON: the file itself, or its key `data`."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if not isinstance(values, dict):

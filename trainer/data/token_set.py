@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,17 @@ from trainer.data.order import Ids
 from trainer.data.shard_writer import block_hashes
 from trainer.errors import UserError
 
+
+@dataclass(frozen=True)
+class Arrays:
+    """n samples of T tokens as NumPy arrays, each (n, T)."""
+
+    inputs: npt.NDArray
+    targets: npt.NDArray
+    weights: npt.NDArray[np.float32] | None = None
+    documents: npt.NDArray[np.int32] | None = None
+
+
 Fetch = Callable[[str], Path]  # the path in the set -> the file on this machine
 MOST_OPEN = 256  # memory maps, each of which holds a file descriptor
 
@@ -27,8 +39,17 @@ MOST_OPEN = 256  # memory maps, each of which holds a file descriptor
 class TokenSet:
     """One split of a prepared set. Cheap to open: shards are mapped when they are needed."""
 
-    def __init__(self, manifest: Manifest, split: str, fetch: Fetch, *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        split: str,
+        fetch: Fetch,
+        *,
+        verify: bool = True,
+        prefetch: Callable[[Iterable[str]], None] | None = None,
+    ) -> None:
         self.manifest, self.split, self.fetch, self.verify = manifest, split, fetch, verify
+        self._prefetch = prefetch
         self.sources = manifest.sources(split)
         shards = manifest.shards(split)
         self.shards = [shard for source in self.sources for shard in shards if shard.source == source]
@@ -79,6 +100,26 @@ class TokenSet:
                 out[rows, column] = 1
         return np.cumsum(out, axis=1, dtype=np.int32)
 
+    def arrays(self, sample_ids: Ids, context_length: int, *, documents: bool = False) -> Arrays:
+        """Return samples as inputs and targets, with the numbers of their documents where asked for."""
+        tokens = self.gather(sample_ids, context_length)
+        numbers = self.documents(sample_ids, context_length) if documents else None
+        return Arrays(tokens[:, :-1], tokens[:, 1:], documents=numbers)
+
+    def prefetch(self, sample_ids: Ids, context_length: int) -> None:
+        """Begin to fetch the shards of samples that will be read soon, where the set is remote."""
+        if self._prefetch is not None:
+            shards = np.unique(np.searchsorted(self._starts, self.begins(sample_ids, context_length), side="right") - 1)
+            names = [self.shards[int(number)].file for number in shards]
+            self._prefetch(name + suffix for name in names for suffix in (".xxh", ".bin"))
+
+    def pool_documents(self) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """Yield for each source the position of its first token in the stream of all, and its documents' ends in it."""
+        for source in self.sources:
+            numbers = [number for number, shard in enumerate(self.shards) if shard.source == source]
+            first = int(self._starts[numbers[0]])
+            yield first, np.concatenate([self._document_ends(n) + int(self._starts[n]) - first for n in numbers])
+
     def begins(self, sample_ids: Ids, context_length: int) -> Ids:
         """Return where samples begin in the stream of all pools."""
         firsts = np.cumsum(self.pool_samples(context_length))
@@ -88,6 +129,10 @@ class TokenSet:
         pool_begin = (np.cumsum(self._pool_tokens) - self._pool_tokens)[pool]
         begins: Ids = pool_begin + (sample_ids - pool_first) * context_length
         return begins
+
+    def source_at(self, position: int) -> str:
+        """Return the source of a token of the stream of all pools."""
+        return self.shards[int(np.searchsorted(self._starts, position, side="right")) - 1].source
 
     def read(self, begins: Ids, length: int) -> npt.NDArray:
         """Return `length` tokens from each position of the stream. Shape (n, length)."""
