@@ -21,9 +21,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("launch.commands.jobs:jobs", "List submitted runs and how they stand."),
     "logs": ("launch.commands.logs:logs", "Print or follow what the ranks of a run print."),
     "cancel": ("launch.commands.cancel:cancel", "End jobs."),
+    "data": ("launch.commands.data:data", "Prepare, inspect and verify token sets."),
     "plan": ("launch.commands.plan:plan", "Print what a run costs, before it starts."),
     "sweep": ("launch.commands.sweep:sweep", "Train families of models and fit a law to them."),
     "fit": ("launch.commands.fit:fit", "Fit a scaling law to a ledger or to any table of runs."),
+    "optimal": ("launch.commands.optimal:optimal", "Say what to train with a budget, according to a fit."),
+    "forecast": ("launch.commands.forecast:forecast", "Write a prediction down before the run; score it after."),
+    "report": ("launch.commands.report:report", "Write an HTML report about a table of runs."),
 }
 
 EPILOG = """\b

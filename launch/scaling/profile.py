@@ -61,7 +61,7 @@ def spread(fitted: Fitted) -> Spread:
     if fitted.cost.on != "log":
         predicted = np.exp(log_loss[0])
         residual, jacobian = predicted - fitted.loss, jacobian * predicted
-    rows, freedom = len(residual), max(1, len(residual) - fitted.num_params)
+    freedom = max(1, len(residual) - fitted.num_params)
     psi2 = float(np.sum(fitted.cost.psi(residual) ** 2)) / freedom
     slope = _mean_slope(residual, fitted.cost.delta)
     tau2, kappa = psi2 / slope**2, psi2 / slope

@@ -15,9 +15,8 @@ from launch.scaling.fit import Fitted, fit_law
 from launch.scaling.laws.base import Law
 from launch.scaling.objective import HUBER, Array, Objective
 from launch.scaling.replicates import SIGNIFICANT, lack_of_fit
+from launch.scaling.saved import internal_json
 from launch.scaling.table import Table
-
-STORED_DRAWS = 500
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Study:
             "table": {"path": self.table.source, "sha256": self.table.sha256},
             "conventions": {"N": self.table.n_convention, "C": self.table.c_convention},
             "range": _range_json(self.table),
-            "draws": _draws_json(fitted),
+            "internal": internal_json(fitted),
         }
 
 
@@ -113,12 +112,3 @@ def _range_json(table: Table) -> dict[str, list[float]]:
         for n in ("N", "D", "C", "loss")
         if table.has(n)
     }
-
-
-def _draws_json(fitted: Fitted | None) -> list[list[float]]:
-    """Return up to 500 replicates of the published parameters: what later intervals are made from."""
-    if fitted is None or fitted.draws is None:
-        return []
-    every = max(1, len(fitted.draws) // STORED_DRAWS)
-    public = fitted.law.public(fitted.draws[::every][:STORED_DRAWS], fitted.centre)
-    return [[float(f"{v:.9g}") for v in row] for row in public]

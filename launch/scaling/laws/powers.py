@@ -88,8 +88,8 @@ class PowerSum:
             hessian[:, c + 1, c + 1] += term @ x[variable] ** 2
         return hessian
 
-    def log_optimal_n(self, theta: Array, centre: Centre, flops: float) -> Array:
-        """Return ln N* (B,) at a budget C = 6 N D, where alpha times the term of N equals beta times that of D."""
+    def log_optimal_n(self, theta: Array, centre: Centre, flops: float | Array) -> Array:
+        """Return ln N* (B,) at a budget C = 6 N D (one, or one each): alpha term_N = beta term_D there."""
         assert self.variables == ("N", "D"), "an allocation needs a law of N and D"
         c_n, alpha, c_d, beta = theta[:, int(self.floor) :].T
         total = np.log(flops / 6) - centre.means["N"] - centre.means["D"]  # x_N + x_D on the budget

@@ -35,6 +35,7 @@ def write(
     title: str = "Scaling report",
     layout_check: Curves | None = None,
     n_convention: str = "head",
+    forecasts: Path | None = None,
 ) -> ReportPaths:
     """Write `report.html`, `report.md` and their PNGs about a ledger, its rows or a loaded table.
 

@@ -1,0 +1,115 @@
+"""`escala forecast`: write a prediction down before the run; `escala forecast score`: score it when the run lands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+
+from launch.commands.tables import parse_where, table_options
+from launch.scaling.forecast import append, make_forecast, read
+from launch.scaling.forecast import score as score_all
+from launch.scaling.mapping import parse_map
+from launch.scaling.report.model import interval
+from launch.scaling.saved import load_fit
+from launch.scaling.table import load
+from trainer.config.span import parse_count
+from trainer.errors import UserError
+from trainer.run_dir import utc_now
+
+LEDGER = Path("forecasts.jsonl")
+EPILOG = """\b
+Examples:
+  escala forecast --fit fit.json --params 1.3B --tokens 26B --name big
+  escala forecast score runs/big/ledger.jsonl
+"""
+
+
+class Size(click.ParamType):
+    """A number such as 1.3B, 400M or 2e9."""
+
+    name = "number"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return float(parse_count(value))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+@click.group(invoke_without_command=True, epilog=EPILOG)
+@click.option("--fit", "fit_path", type=click.Path(path_type=Path), help="Output of escala fit --json.")
+@click.option("--params", type=Size(), help="N of the run, counted as the fit counts it.")
+@click.option("--tokens", type=Size(), help="D of the run.")
+@click.option("--name", default="", help="Name of the run, to find it again; default: by N and D.")
+@click.option("--ledger", default=LEDGER, show_default=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.pass_context
+def forecast(
+    ctx: click.Context,
+    fit_path: Path | None,
+    params: float | None,
+    tokens: float | None,
+    name: str,
+    ledger: Path,
+    as_json: bool,
+) -> None:
+    """Predict the loss of a run that has not been made, and write the prediction to a ledger.
+
+    The ledger keeps the interval, the hash of the data and of the fit, and the time.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if fit_path is None:
+        raise UserError("--fit is missing: the output of `escala fit TABLE --json` (or use `escala forecast score`)")
+    fit = load_fit(fit_path, refuse=False)
+    if fit.status == "refused" and len(fit.law.variables) > 1:
+        load_fit(fit_path)  # says why
+    made = make_forecast(fit, fit_path.read_text(encoding="utf-8"), time=utc_now(), name=name, N=params, D=tokens)
+    append(ledger, made)
+    if as_json:
+        click.echo(json.dumps(asdict(made)))
+        return
+    ends = f", 95 % {interval(*made.interval, '.4f')}" if made.interval else " (the fit has no replicates)"
+    click.echo(f"loss {made.loss:.4f}{ends}; perplexity {made.perplexity:.2f}")
+    click.echo(f"{made.times_largest:.3g} times the largest run of the fit; written to {ledger} as {made.id}")
+    for reason in fit.reasons:
+        click.secho(f"warning: the fit is {fit.status}: {reason}", fg="yellow", err=True)
+
+
+@forecast.command()
+@table_options
+@click.option("--ledger", default=LEDGER, show_default=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def score(
+    table: Path,
+    mapping: str | None,
+    where: tuple[str, ...],
+    n_convention: str,
+    drop_bad: bool,
+    ledger: Path,
+    as_json: bool,
+) -> None:
+    """Compare the forecasts with the runs of TABLE that have come in since."""
+    runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
+    scores, waiting = score_all(list(read(ledger)), runs)
+    if as_json:
+        click.echo(json.dumps({"scores": [s.to_json() for s in scores], "waiting": [f.id for f in waiting]}))
+        return
+    for s in scores:
+        ends = "" if s.forecast.interval is None else f" 95 % {interval(*s.forecast.interval, '.4f')}"
+        verdict = {None: "", True: ", inside", False: ", OUTSIDE"}[s.inside]
+        label = s.forecast.name or s.forecast.id
+        click.echo(
+            f"{label}: forecast {s.forecast.loss:.4f}{ends}, measured {s.measured:.4f} (row {s.row}): "
+            f"off by {s.error:+.2%}{verdict}; written {s.forecast.time}"
+        )
+    known = [s.inside for s in scores if s.inside is not None]
+    if known:
+        errors = np.mean([abs(s.error) for s in scores])
+        click.echo(f"{sum(known)} of {len(known)} inside their interval; mean error {errors:.2%}")
+    for f in waiting:
+        click.echo(f"{f.name or f.id}: no run yet (N {f.N:.3g}, D {f.D:.3g})" if f.N and f.D else f"{f.id}: no run yet")

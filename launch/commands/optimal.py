@@ -1,0 +1,154 @@
+"""`escala optimal`: what to train with a budget, according to a fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import yaml
+
+from launch.scaling.decide import (
+    PEAK_FLOPS,
+    Decision,
+    Estimate,
+    concrete_model,
+    counted,
+    decide,
+    flops_for_loss,
+    flops_of_cluster,
+    run_yaml,
+)
+from launch.scaling.report.model import count
+from launch.scaling.saved import SavedFit, load_fit
+from trainer.errors import UserError
+
+EPILOG = """\b
+Examples:
+  escala optimal --fit fit.json --flops 1e21
+  escala optimal --fit fit.json --gpus 64 --days 3 --mfu 0.4
+  escala optimal --fit fit.json --loss 2.2
+  escala optimal --fit fit.json --flops 1e21 --served-tokens 1e12 --run-yaml next.yaml
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--fit", "fit_path", required=True, type=click.Path(path_type=Path), help="Output of escala fit --json.")
+@click.option("--flops", type=float, help="Training budget in FLOPs.")
+@click.option("--gpus", type=int, help="Number of accelerators; with --days.")
+@click.option("--days", type=float, help="Days of training; with --gpus.")
+@click.option("--mfu", default=0.4, show_default=True, help="Share of the peak that training reaches.")
+@click.option("--gpu", default="H100", show_default=True, help=f"One of {', '.join(PEAK_FLOPS)}.")
+@click.option("--loss", type=float, help="The loss to reach, in nats per token: finds the budget.")
+@click.option("--served-tokens", default=0.0, help="Tokens to be served later; the budget pays for them too.")
+@click.option("--vocab-size", default=32_768, show_default=True, help="Of the concrete model.")
+@click.option("--context-length", default=2_048, show_default=True, help="Of the concrete model.")
+@click.option("--tokens-per-step", default=524_288, show_default=True, help="Global batch of the run YAML.")
+@click.option("--data", default="embedded", show_default=True, help="Data section of the run YAML.")
+@click.option("--run-yaml", "yaml_path", type=click.Path(path_type=Path), help="Write the run's YAML to this file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def optimal(
+    fit_path: Path,
+    flops: float | None,
+    gpus: int | None,
+    days: float | None,
+    mfu: float,
+    gpu: str,
+    loss: float | None,
+    served_tokens: float,
+    vocab_size: int,
+    context_length: int,
+    tokens_per_step: int,
+    data: str,
+    yaml_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Say which model to train on how many tokens, with intervals, and write it as a run."""
+    fit = load_fit(fit_path)
+    budget = _budget(fit, flops, gpus, days, mfu, gpu, loss)
+    decision = decide(fit, budget, served_tokens=served_tokens)
+    config, parts = concrete_model(decision.N.value, fit.convention, vocab_size, context_length)
+    run = run_yaml(decision, config, data, tokens_per_step)
+    text = yaml.safe_dump(run, sort_keys=False)
+    if yaml_path is not None:
+        yaml_path.write_text(text, encoding="utf-8")
+    shape = {"d_model": config.d_model, "n_layers": config.n_layers, "n_heads": config.n_heads}
+    if as_json:
+        estimates = {
+            "N": decision.N,
+            "D": decision.D,
+            "tokens_per_parameter": decision.tokens_per_parameter,
+            "loss": decision.loss,
+        }
+        if decision.wasted is not None:
+            estimates["wasted_share"] = decision.wasted
+        found = {
+            "flops": budget,
+            **{name: e.value for name, e in estimates.items()},
+            "intervals": {name: list(e.interval) for name, e in estimates.items() if e.interval},
+            "model": {**shape, "N": counted(config, parts, fit.convention), "parameters": parts.by_part()},
+            "run": run,
+            "status": fit.status,
+            "warnings": list(decision.warnings),
+        }
+        click.echo(json.dumps(found))
+        return
+    _print(decision, fit)
+    n_model = counted(config, parts, fit.convention)
+    click.echo(
+        f"\nModel of the ladder: d_model {config.d_model}, {config.n_layers} layers, {config.n_heads} heads; "
+        f"N = {count(n_model)} ({n_model / decision.N.value - 1:+.1%}), {count(parts.total)} in all\n"
+    )
+    click.echo(text, nl=False)
+
+
+def _budget(
+    fit: SavedFit,
+    flops: float | None,
+    gpus: int | None,
+    days: float | None,
+    mfu: float,
+    gpu: str,
+    loss: float | None,
+) -> float:
+    given = [name for name, value in (("--flops", flops), ("--gpus", gpus), ("--loss", loss)) if value is not None]
+    if len(given) != 1:
+        raise UserError(f"give the budget once: --flops, --gpus with --days, or --loss (given: {given or 'none'})")
+    if loss is not None:
+        return flops_for_loss(fit, loss)
+    if gpus is not None:
+        if days is None:
+            raise UserError("--gpus needs --days")
+        return flops_of_cluster(gpus, days, mfu, gpu)
+    if flops is None or flops <= 0:
+        raise UserError(f"--flops {flops}: a budget is positive")
+    return flops
+
+
+def _print(decision: Decision, fit: SavedFit) -> None:
+    click.echo(f"Budget {decision.flops:.3g} FLOPs, law {fit.law.name} ({fit.status})")
+    rows: list[tuple[str, Estimate, str]] = [
+        ("N*", decision.N, "count"),
+        ("D*", decision.D, "count"),
+        ("D*/N*", decision.tokens_per_parameter, ".1f"),
+        ("loss", decision.loss, ".4f"),
+    ]
+    for name, estimate, style in rows:
+        click.echo(f"  {name:<6} {_shown(estimate.value, style):>9}{_interval(estimate, style)}")
+    if decision.wasted is not None and decision.wasted.interval is not None:
+        most = decision.wasted.interval[1]
+        click.echo(
+            f"  acting on this fit wastes {decision.wasted.value:.1%} of the budget (median), 95 %: up to {most:.1%}"
+        )
+    for warning in decision.warnings:
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
+
+
+def _interval(estimate: Estimate, style: str) -> str:
+    if estimate.interval is None:
+        return ""
+    return f"   95 % [{_shown(estimate.interval[0], style)}, {_shown(estimate.interval[1], style)}]"
+
+
+def _shown(value: float, style: str) -> str:
+    return count(value) if style == "count" else f"{value:{style}}"

@@ -1,0 +1,46 @@
+"""`escala report`: one HTML file, Markdown and PNGs about a table of runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from launch.commands.tables import parse_where, table_options
+from launch.scaling.mapping import parse_map
+from launch.scaling.report import write
+from launch.scaling.table import load
+
+EPILOG = """\b
+Examples:
+  escala report runs/quickstart/ledger.jsonl
+  escala report table.csv --map N=params,D=tokens,loss=loss --out report --title "Our ladder"
+"""
+
+
+@click.command(epilog=EPILOG)
+@table_options
+@click.option("--out", default=Path("report"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--title", default=None, help="Default: the name of the table.")
+@click.option("--forecasts", type=click.Path(path_type=Path), help="A forecast ledger to include.")
+@click.option("--json", "as_json", is_flag=True, help="Print the paths as one JSON object.")
+def report(
+    table: Path,
+    mapping: str | None,
+    where: tuple[str, ...],
+    n_convention: str,
+    drop_bad: bool,
+    out: Path,
+    title: str | None,
+    forecasts: Path | None,
+    as_json: bool,
+) -> None:
+    """Write what TABLE tells into OUT/report.html (self-contained), OUT/report.md and PNGs."""
+    runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
+    paths = write(runs, out, title=title or f"Scaling report: {table.stem}", forecasts=forecasts)
+    if as_json:
+        found = {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(f) for f in paths.figures]}
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"{paths.html} ({paths.html.stat().st_size / 1024:.0f} KiB, works offline) and {paths.markdown}")
