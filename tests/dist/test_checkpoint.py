@@ -42,6 +42,9 @@ def train_from(
     return curve, state
 
 
+Layout = tuple[int, int, int]  # world, tensor degree, ZeRO stage
+
+
 def layout(tensor: int, zero_stage: int, sequence: int = 1) -> RunConfig:
     return tiny(
         model={"n_heads": 8, "n_kv_heads": 4, "bias": True},
@@ -80,9 +83,9 @@ def test_resume_on_the_same_layout_is_bit_equal(
 def test_resume_on_other_layouts_twice_in_a_row(
     ranks: RankPool,
     tmp_path: Path,
-    first: tuple[int, int, int],
-    second: tuple[int, int, int],
-    third: tuple[int, int, int],
+    first: Layout,
+    second: Layout,
+    third: Layout,
 ) -> None:
     source, curve = None, []
     for (world, tensor, zero_stage), start, stop in ((first, 0, 6), (second, 6, 12), (third, 12, STEPS)):

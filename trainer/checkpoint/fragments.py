@@ -1,13 +1,14 @@
 """What one rank holds of parameters and optimizer moments, the same for every ZeRO stage.
 
-The values are fp32. A rank *holds* a flat range of its tensor share of each parameter; where several ranks hold the same
-range, each *owns* a part of it, so that a checkpoint has every value once.
+The values are fp32. A rank *holds* a flat range of its tensor share of each parameter; where several ranks hold
+the same range, each *owns* a part of it, so that a checkpoint has every value once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def _unsharded(engine: Engine) -> Iterator[Fragment]:
 def _stage12(engine: Engine) -> Iterator[Fragment]:
     flat_groups = engine.ds.optimizer.single_partition_of_fp32_groups
     for name, parameter in engine.module.named_parameters():
-        mapping = parameter._hp_mapping
+        mapping: Any = getattr(parameter, "_hp_mapping", None)
         if mapping is None:  # this parameter lies in other ranks' partitions
             continue
         start = mapping.lp_fragment_address.start
@@ -66,6 +67,7 @@ def _stage12(engine: Engine) -> Iterator[Fragment]:
 
 def _stage3(engine: Engine) -> Iterator[Fragment]:
     optimizer, rank = engine.ds.optimizer, engine.mesh.replica_rank
+    parameter: Any
     for name, parameter in engine.module.named_parameters():
         group, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start, stop = rank * padded, min((rank + 1) * padded, parameter.ds_numel)

@@ -40,7 +40,8 @@ class Source:
         """Return what is stored for each parameter: the weight, and the optimizer's moments."""
         for file, entry in self.manifest.files.items():
             for name in entry.shares:
-                return [key.removeprefix(f"{name}|") for key in self._open(file).keys() if key.startswith(f"{name}|")]
+                keys: list[str] = self._open(file).keys()
+                return [key.removeprefix(f"{name}|") for key in keys if key.startswith(f"{name}|")]
         return []
 
     def read_range(self, name: str, kind: str, split: Split, held: tuple[int, int]) -> Tensor:

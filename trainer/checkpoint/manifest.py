@@ -53,7 +53,7 @@ class Manifest:
     step: int
     architecture: dict[str, Any]
     state: dict[str, Any]
-    optimizer: dict[str, float]
+    optimizer: dict[str, Any]
     parameters: dict[str, tuple[int, ...]]
     files: dict[str, File]
     layout: str = ""
@@ -152,8 +152,8 @@ def newest_first(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def latest_valid(root: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest sound checkpoint under a directory, and one sentence for each newer one that was passed over."""
-    passed = []
+    """Return the newest sound checkpoint under a directory, and a sentence for each newer one that was passed over."""
+    passed: list[str] = []
     for path, problems in newest_first(root):
         if not problems:
             return path, passed

@@ -62,7 +62,7 @@ def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any]) -> Snapsh
         step=step,
         architecture=architecture_of(engine),
         state=dict(state),
-        optimizer={"name": engine.config.optim.name, **counters(engine)},  # type: ignore[dict-item]
+        optimizer={"name": engine.config.optim.name, **counters(engine)},
         parameters={name: split.shape for name, split in engine.splits.items()},
         files={},
         layout=f"{engine.mesh.degrees} x ZeRO {engine.zero_stage}",
@@ -81,7 +81,7 @@ def write_share(directory: Path, snapshot: Snapshot) -> None:
 
 
 def commit(directory: Path, final: Path, snapshot: Snapshot, world: int) -> None:
-    """Make the checkpoint exist: gather the entries, write the manifest last, rename. Called on the first rank alone."""
+    """Make the checkpoint exist: gather entries, write the manifest last, rename. Called on the first rank alone."""
     files = {}
     for rank in range(world):
         entry = directory / f"rank_{rank:05d}.json"
