@@ -1,0 +1,57 @@
+"""GPUs as the planner sees them: memory, peak rates and links, from the vendors' data sheets.
+
+FLOP/s are dense (without sparsity) for bf16, or fp16 where there is no bf16, with fp32 accumulation. Link rates are
+bytes per second in one direction: `link_node` for one GPU to the others of its node (NVLink, else PCIe),
+`link_network` for one GPU's share of the node's network, by the usual reference design.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.errors import UserError, did_you_mean
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind of GPU. Memory in bytes, rates per second."""
+
+    name: str
+    memory: int
+    flops: float
+    bandwidth: float  # of its memory
+    link_node: float
+    link_network: float
+    per_node: int = 8
+    source: str = ""
+
+
+def _gpu(name: str, gib: int, tflops: float, tb: float, node: float, network: float, source: str) -> Gpu:
+    return Gpu(name, gib * GIB, tflops * 1e12, tb * 1e12, node * 1e9, network * 1e9, 8, source)
+
+
+GPUS: dict[str, Gpu] = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("V100-SXM-32GB", 32, 125, 0.9, 150, 12.5, "NVIDIA V100 data sheet, 2020; DGX-1: 4 x 100 Gb/s"),
+        _gpu("A10", 24, 125, 0.6, 32, 6.25, "NVIDIA A10 data sheet, 2022; PCIe 4"),
+        _gpu("A100-SXM-40GB", 40, 312, 1.555, 300, 25, "NVIDIA A100 data sheet, 2021; DGX A100: 8 x 200 Gb/s"),
+        _gpu("A100-SXM-80GB", 80, 312, 2.039, 300, 25, "NVIDIA A100 data sheet, 2021; DGX A100: 8 x 200 Gb/s"),
+        _gpu("RTX-4090", 24, 165.2, 1.008, 32, 3.125, "NVIDIA Ada architecture paper, 2022; PCIe 4"),
+        _gpu("L40S", 48, 362, 0.864, 32, 12.5, "NVIDIA L40S data sheet, 2023; PCIe 4"),
+        _gpu("H100-PCIe", 80, 756, 2.0, 64, 25, "NVIDIA H100 data sheet, 2023; PCIe 5"),
+        _gpu("H100-SXM", 80, 989, 3.35, 450, 50, "NVIDIA H100 data sheet, 2023; DGX H100: 8 x 400 Gb/s"),
+        _gpu("H200-SXM", 141, 989, 4.8, 450, 50, "NVIDIA H200 data sheet, 2024; DGX H200: 8 x 400 Gb/s"),
+        _gpu("B200", 180, 2250, 7.7, 900, 50, "NVIDIA DGX B200 data sheet, 2024: 8 x 400 Gb/s"),
+    )
+}
+
+
+def find_gpu(name: str) -> Gpu:
+    """Return a GPU by its name, capitals or not. Raises UserError."""
+    known = {key.lower(): gpu for key, gpu in GPUS.items()}
+    if name.lower() not in known:
+        raise UserError(f"the planner knows no GPU {name!r}{did_you_mean(name, GPUS)}")
+    return known[name.lower()]
