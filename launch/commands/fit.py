@@ -9,7 +9,9 @@ import click
 import numpy as np
 
 from launch.commands.tables import parse_where, table_options
-from launch.scaling.laws.registry import LAWS, find_law
+from launch.scaling.holdout import choose_law
+from launch.scaling.isoflop import METHODS, Frontier, fit_frontier, frontier_json
+from launch.scaling.laws.registry import LAWS, prepare
 from launch.scaling.mapping import parse_map
 from launch.scaling.objective import Objective
 from launch.scaling.study import Study, study
@@ -27,7 +29,13 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @table_options
-@click.option("--law", default="chinchilla", show_default=True, help=f"One of: {', '.join(LAWS)}.")
+@click.option(
+    "--law",
+    default="chinchilla",
+    show_default=True,
+    help=f"auto (decided by held-out budgets), or one of: {', '.join((*LAWS, *METHODS))}.",
+)
+@click.option("--base", metavar="E=..,A=..", help="data-constrained: the law without repetition; default: fitted.")
 @click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
 @click.option("--bootstrap", default=1000, show_default=True, help="Replicates for the intervals; 0: profiles.")
 @click.option("--cluster", metavar="BY", help="Draw whole groups: N, D, C, or a label such as trunk, seed, group.")
@@ -43,6 +51,7 @@ def fit(
     n_convention: str,
     drop_bad: bool,
     law: str,
+    base: str | None,
     drop_highest_loss: int,
     bootstrap: int,
     cluster: str | None,
@@ -57,12 +66,17 @@ def fit(
     D follows from C = 6 N D when only two of the three are known. The answer comes with a certificate, and is
     refused where the runs cannot identify it.
     """
-    chosen = find_law(law)
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
     runs = drop_highest(runs, drop_highest_loss)
+    if law in METHODS:
+        _print_frontier(fit_frontier(runs, law, bootstrap=bootstrap, seed=seed), as_json)
+        return
+    if law == "auto":
+        law = _choose(runs, as_json)
+    prepared = prepare(law, runs, parse_values(base))
     result = study(
-        runs,
-        chosen,
+        prepared.table,
+        prepared.law,
         cost=Objective(delta, residual),
         bootstrap=bootstrap,
         seed=seed,
@@ -75,6 +89,14 @@ def fit(
         click.echo(text)
     else:
         _print(result)
+
+
+def parse_values(text: str | None) -> dict[str, float]:
+    """Read `E=1.8,A=500`. Raises `UserError`."""
+    try:
+        return {k.strip(): float(v) for k, v in (pair.split("=") for pair in text.split(","))} if text else {}
+    except ValueError:
+        raise UserError(f"--base wants NAME=NUMBER pairs, not {text!r}") from None
 
 
 def drop_highest(table: Table, num: int) -> Table:
@@ -92,6 +114,28 @@ def clusters(table: Table, by: str) -> np.ndarray:
     if by not in table.labels:
         raise UserError(f"--cluster {by}: the table has {', '.join([*table.columns, *table.labels])}")
     return table.labels[by]
+
+
+def _choose(runs: Table, quiet: bool) -> str:
+    law, results = choose_law(runs)
+    if not quiet:
+        for h in results:
+            click.echo(
+                f"held-out budgets: {h.law:<14} mean error {h.mean:.2%} up to {h.distance.max():.3g} times the fit"
+            )
+    return law
+
+
+def _print_frontier(frontier: Frontier, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(frontier_json(frontier)))
+        return
+    ends = f", 95 % [{frontier.interval[0]:.3f}, {frontier.interval[1]:.3f}]" if frontier.interval else ""
+    click.echo(f"{frontier.method}: N* = {frontier.coefficient:.4g} C^{frontier.exponent:.4f}{ends}")
+    for o in frontier.optima:
+        click.echo(f"  C {o.flops:.3g}: N* {o.N:.4g}, loss {o.loss:.4f}")
+    for reason in frontier.skipped:
+        click.secho(f"left out: {reason}", fg="yellow")
 
 
 def _print(result: Study) -> None:

@@ -20,6 +20,7 @@ Status = Literal["certified", "weak", "refused"]
 FLOOR_UNKNOWN = 0.02  # of the lowest loss: a floor that may lie below it is not identified
 FLOOR_REFUSED, FLOOR_VAGUE = 0.9, 0.45  # width of the floor's interval over its value
 ALLOCATION_UNKNOWN, ALLOCATION_VAGUE = np.log(30.0), np.log(3.0)  # width of the interval of ln N*
+FLAT = np.log(10.0)  # width of the interval of the logarithm of a multiplier
 CONDITION_REFUSED, CONDITION_WEAK = 1e7, 1e4
 SHARE_WEAK = 0.5
 ABSENT = 1e-6  # share of the loss below which a term plays no part anywhere
@@ -76,7 +77,7 @@ def certify(fitted: Fitted, *, flops: float | None = None, lack_of_fit: str | No
     reasons = obstacles(law, fitted.columns, fitted.num_params)
     condition = condition_number(fitted)
     quantities = parameter_quantities(fitted)
-    if {"N", "D"} <= set(law.variables):
+    if set(law.variables) == {"N", "D"}:
         budget = flops or float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
         quantities["ln N*"] = lambda theta: log_optimal_n(law, theta, fitted.centre, budget)
     profiles = {} if reasons else profile_all(fitted, quantities)
@@ -164,6 +165,10 @@ def _weaknesses(fitted: Fitted, profiles: Mapping[str, Profile], condition: floa
         low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
         if high - low > FLOOR_VAGUE * fitted.values["E"]:
             reasons.append(f"E is vague: 95 % from {low:.3g} to {high:.3g}")
+    for name in set(fitted.law.positive) & set(profiles) - {"E", "A", "B", "a", "b", "K", "Nc", "Dc"}:
+        low, high = profiles[name].interval
+        if high - low > FLAT:
+            reasons.append(f"{name} is nearly flat: 95 % from {_size(low)} to {_size(high)}")
     if "ln N*" in profiles:
         low, high = profiles["ln N*"].interval
         if ALLOCATION_VAGUE < high - low < ALLOCATION_UNKNOWN:

@@ -82,7 +82,7 @@ def fit_law(
     Raises `UserError` when there are fewer rows than parameters.
     """
     needed = {v: np.asarray(columns[v], float) for v in law.variables}
-    centre = Centre.of(needed, law.variables)
+    centre = Centre.of(needed, law)
     x = centre.logs(needed)
     start = law.starts(x, loss) if starts is None else starts
     if len(loss) < start.shape[1]:

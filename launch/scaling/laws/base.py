@@ -25,8 +25,9 @@ class Centre:
     means: Mapping[str, float]
 
     @staticmethod
-    def of(columns: Mapping[str, Array], variables: tuple[str, ...]) -> Centre:
-        return Centre({v: float(np.mean(np.log(columns[v]))) for v in variables})
+    def of(columns: Mapping[str, Array], law: Law) -> Centre:
+        """Return the centre of these rows for a law; variables that it takes as they are get the mean 0."""
+        return Centre({v: 0.0 if v in law.uncentred else float(np.mean(np.log(columns[v]))) for v in law.variables})
 
     def logs(self, columns: Mapping[str, Array]) -> dict[str, Array]:
         """Return centred logarithms of `columns` for each variable of the law."""
@@ -47,6 +48,11 @@ class Law(Protocol):
 
     @property
     def variables(self) -> tuple[str, ...]: ...
+
+    @property
+    def uncentred(self) -> tuple[str, ...]:
+        """Variables whose logarithms the law wants as they are."""
+        ...
 
     @property
     def params(self) -> tuple[str, ...]:

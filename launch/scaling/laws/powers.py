@@ -29,6 +29,7 @@ class PowerSum:
     source: str
     variables: tuple[str, ...]
     floor: bool = True
+    uncentred: tuple[str, ...] = ()
 
     @property
     def params(self) -> tuple[str, ...]:

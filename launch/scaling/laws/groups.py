@@ -1,0 +1,116 @@
+"""Several families under one law: common E, exponents and coefficients, and multipliers of N and D for each family.
+
+    L = E + A/(rho_N N)^alpha + B/(rho_D D)^beta
+
+rho_N = 0.5 says: this family needs twice the parameters of the first one for the same loss. FLOPs at equal loss
+go as 1/(rho_N rho_D). Families come as indicator columns `is:<name>` whose logarithm is 0 or 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launch.scaling.laws.base import Centre, Logs, numeric_curvature
+from launch.scaling.laws.powers import COEFFICIENTS, PowerSum
+from launch.scaling.objective import Array
+
+PREFIX = "is:"
+
+
+def indicator_columns(groups: NDArray[np.str_], reference: str) -> dict[str, Array]:
+    """Return one column for each group but the reference: e where a row belongs to it, 1 elsewhere."""
+    others = sorted(set(groups) - {reference})
+    return {PREFIX + name: np.where(groups == name, np.e, 1.0) for name in others}
+
+
+@dataclass(frozen=True)
+class SharedExponents:
+    """theta = that of the common law, then for each variable and group the shift of its log term: exponent log rho."""
+
+    common: PowerSum
+    groups: tuple[str, ...]  # without the reference group
+    name: str = "shared-exponents"
+    source: str = "one law for all families, with multipliers of N and D"
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return (*self.common.variables, *self.uncentred)
+
+    @property
+    def uncentred(self) -> tuple[str, ...]:
+        return tuple(PREFIX + g for g in self.groups)
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        return (*self.common.params, *(f"rho_{v}[{g}]" for v in self.common.variables for g in self.groups))
+
+    @property
+    def positive(self) -> frozenset[str]:
+        return self.common.positive | {p for p in self.params if p.startswith("rho_")}
+
+    @property
+    def formula(self) -> str:
+        terms = [f"{a}/(rho_{v} {v})^{e}" for v in self.common.variables for a, e in [COEFFICIENTS[v]]]
+        return "L = " + " + ".join((["E"] if self.common.floor else []) + terms)
+
+    def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
+        size = len(self.common.params)
+        moved = self._moved(theta, x)
+        if not moved:
+            return self.common.log_loss(theta, x)
+        # exp(a - alpha x - shift) is the common law at x + shift / alpha, which has no meaning at alpha = 0: shift a.
+        shares, total = self._terms(theta[:, :size], x, moved)
+        jacobian = [shares[0]] if self.common.floor else []
+        first = int(self.common.floor)
+        for k, v in enumerate(self.common.variables):
+            jacobian += [shares[first + k], -x[v] * shares[first + k]]
+        for k in range(len(self.common.variables)):
+            jacobian += [-x[PREFIX + g] * shares[first + k] for g in self.groups]
+        return np.log(total), np.stack(jacobian, axis=1)
+
+    def _moved(self, theta: Array, x: Logs) -> list[Array]:
+        """Return for each variable the sum of shifts (B, n) of the rows' groups."""
+        size, count = len(self.common.params), len(self.groups)
+        moved = []
+        for k in range(len(self.common.variables)):
+            shifts = theta[:, size + k * count : size + (k + 1) * count]
+            moved.append(np.sum([shifts[:, i, None] * x[PREFIX + g] for i, g in enumerate(self.groups)], axis=0))
+        return moved if count else []
+
+    def _terms(self, theta: Array, x: Logs, moved: list[Array]) -> tuple[list[Array], Array]:
+        first = int(self.common.floor)
+        terms = []
+        for k, v in enumerate(self.common.variables):
+            log_term = theta[:, first + 2 * k, None] - theta[:, first + 2 * k + 1, None] * x[v] - moved[k]
+            terms.append(np.exp(np.clip(log_term, -60.0, 60.0)))
+        if self.common.floor:
+            terms.insert(0, np.broadcast_to(np.exp(np.maximum(theta[:, :1], -60.0)), terms[0].shape))
+        total = np.sum(terms, axis=0)
+        return [t / total for t in terms], total
+
+    def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
+        return numeric_curvature(self, theta, x, weights)
+
+    def starts(self, x: Logs, loss: Array) -> Array:
+        common = self.common.starts(x, loss)
+        extra = len(self.groups) * len(self.common.variables)
+        return np.concatenate([common, np.zeros((len(common), extra))], axis=1)
+
+    def public(self, theta: Array, centre: Centre) -> Array:
+        size, first = len(self.common.params), int(self.common.floor)
+        exponents = theta[:, first + 1 : size : 2]
+        rhos = []
+        for k in range(len(self.common.variables)):
+            shifts = theta[:, size + k * len(self.groups) : size + (k + 1) * len(self.groups)]
+            rhos.append(np.exp(np.clip(shifts / exponents[:, k, None], -700, 700)))
+        return np.concatenate([self.common.public(theta[:, :size], centre), *rhos], axis=1)
+
+
+def flops_behind(values: Mapping[str, float], group: str) -> float:
+    """Return how many times the FLOPs of the reference family a group needs for the same loss."""
+    factors = [value for name, value in values.items() if name.startswith("rho_") and name.endswith(f"[{group}]")]
+    return float(1 / np.prod(factors))

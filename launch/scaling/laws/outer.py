@@ -1,0 +1,112 @@
+"""Laws with an outer exponent: the two powers are added before they are raised.
+
+    L = E + [A/N^alpha + B/D^beta]^q          the general form; q = 1 is Chinchilla's
+    L = [(Nc/N)^(aN/aD) + Dc/D]^aD            Kaplan et al. 2020, equation 1.5
+
+Internal parameters are chosen so that q hardly moves the others: with t_k the log of a term raised to q alone,
+log T = q log sum exp(t_k / q), and the derivative of log T in log q is q times the entropy of the terms' shares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from launch.scaling.laws.base import Centre, Logs, numeric_curvature
+from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.objective import Array
+
+VARIABLES = ("N", "D")
+STARTING_Q = (0.25, 0.6, 1.0, 1.6)
+
+
+def outer_sum(t_n: Array, t_d: Array, q: Array) -> tuple[Array, Array, Array]:
+    """Return log T (B, n), the share of N (B, n) and d log T / d log q (B, n) for terms raised alone."""
+    a, b = t_n / q, t_d / q
+    top = np.maximum(a, b)
+    log_sum = top + np.log1p(np.exp(-np.abs(a - b)))
+    share_n = np.exp(a - log_sum)
+    entropy = log_sum - share_n * a - (1 - share_n) * b
+    return q * log_sum, share_n, q * entropy
+
+
+@dataclass(frozen=True)
+class OuterExponent:
+    """E + [A/N^alpha + B/D^beta]^q; theta = log E, a, q alpha, b, q beta, log q."""
+
+    name: str = "outer"
+    source: str = "Chinchilla's form with an outer exponent, after Kaplan et al. 2020, equation 1.5"
+    formula: str = "L = E + [A/N^alpha + B/D^beta]^q"
+    variables: tuple[str, ...] = VARIABLES
+    uncentred: tuple[str, ...] = ()
+    params: tuple[str, ...] = ("E", "A", "B", "alpha", "beta", "q")
+    positive: frozenset[str] = frozenset({"E", "A", "B", "q"})
+
+    def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
+        log_e, a, alpha, b, beta, log_q = (theta[:, k, None] for k in range(6))
+        q = np.exp(np.clip(log_q, -5.0, 5.0))
+        log_t, share, by_q = outer_sum(a - alpha * x["N"], b - beta * x["D"], q)
+        floor, term = np.exp(np.maximum(log_e, -60.0)), np.exp(np.clip(log_t, -60.0, 60.0))
+        total = floor + term
+        part = term / total
+        columns = [
+            np.broadcast_to(floor, total.shape) / total,
+            part * share,
+            -part * share * x["N"],
+            part * (1 - share),
+            -part * (1 - share) * x["D"],
+            part * by_q,
+        ]
+        return np.log(total), np.stack(columns, axis=1)
+
+    def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
+        return numeric_curvature(self, theta, x, weights)
+
+    def starts(self, x: Logs, loss: Array) -> Array:
+        inner = CHINCHILLA.starts(x, loss)[::3]
+        return np.concatenate(
+            [np.concatenate([inner, np.full((len(inner), 1), np.log(q))], axis=1) for q in STARTING_Q]
+        )
+
+    def public(self, theta: Array, centre: Centre) -> Array:
+        q = np.exp(np.clip(theta[:, 5], -5.0, 5.0))
+        alpha, beta = theta[:, 2] / q, theta[:, 4] / q
+        A = np.exp(np.minimum(theta[:, 1] / q + alpha * centre.means["N"], 700.0))
+        B = np.exp(np.minimum(theta[:, 3] / q + beta * centre.means["D"], 700.0))
+        return np.stack([np.exp(theta[:, 0]), A, B, alpha, beta, q], axis=1)
+
+
+@dataclass(frozen=True)
+class KaplanND:
+    """[(Nc/N)^(alpha_N/alpha_D) + Dc/D]^alpha_D; theta = a, alpha_N, b, log alpha_D."""
+
+    name: str = "kaplan-ND"
+    source: str = "Kaplan et al. 2020, arXiv 2001.08361, equation 1.5"
+    formula: str = "L = [(Nc/N)^(alpha_N/alpha_D) + Dc/D]^alpha_D"
+    variables: tuple[str, ...] = VARIABLES
+    uncentred: tuple[str, ...] = ()
+    params: tuple[str, ...] = ("Nc", "Dc", "alpha_N", "alpha_D")
+    positive: frozenset[str] = frozenset({"Nc", "Dc", "alpha_D"})
+
+    def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
+        a, alpha, b, log_q = (theta[:, k, None] for k in range(4))
+        q = np.exp(np.clip(log_q, -6.0, 3.0))
+        log_t, share, by_q = outer_sum(a - alpha * x["N"], b - q * x["D"], q)
+        columns = [share, -share * x["N"], 1 - share, by_q - (1 - share) * q * x["D"]]
+        return log_t, np.stack(columns, axis=1)
+
+    def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
+        return numeric_curvature(self, theta, x, weights)
+
+    def starts(self, x: Logs, loss: Array) -> Array:
+        middle = float(np.mean(np.log(loss)))
+        grid = np.array(np.meshgrid([0.03, 0.08, 0.2, 0.5], [0.03, 0.08, 0.2, 0.5], [0.2, 0.8])).reshape(3, -1).T
+        alpha, q, share = grid.T
+        return np.stack([middle + q * np.log(share), alpha, middle + q * np.log(1 - share), np.log(q)], axis=1)
+
+    def public(self, theta: Array, centre: Centre) -> Array:
+        q = np.exp(np.clip(theta[:, 3], -6.0, 3.0))
+        n_c = np.exp(np.clip(theta[:, 0] / theta[:, 1] + centre.means["N"], -700, 700))
+        d_c = np.exp(np.clip(theta[:, 2] / q + centre.means["D"], -700, 700))
+        return np.stack([n_c, d_c, theta[:, 1], q], axis=1)
