@@ -91,9 +91,17 @@ def commit(directory: Path, final: Path, snapshot: Snapshot, world: int) -> None
     write_atomically(directory / MANIFEST, manifest.to_json())
     sync(directory)
     if final.exists():  # an earlier attempt wrote this step; the new one is at least as sound
-        shutil.rmtree(final)
+        discard(final)
     directory.rename(final)
     sync(final.parent)
+
+
+def discard(checkpoint: Path) -> None:
+    """Delete a checkpoint: it ceases to exist in one step, and its bytes go after that."""
+    gone = checkpoint.with_name(f".{checkpoint.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

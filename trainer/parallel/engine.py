@@ -27,6 +27,8 @@ from trainer.parallel.plan import Split
 from trainer.parallel.tensor import materialise, shard_model, splits_of, sum_shared_gradients
 from trainer.parallel.topology import Topology
 
+REQUESTS = ("stop", "save")  # what ranks can agree on at a step boundary
+
 
 @dataclass(frozen=True)
 class StepOutcome:
@@ -46,6 +48,17 @@ class Engine:
         self.ds, self.config, self.mesh, self.splits = ds, config, mesh, splits
         self.accumulation, self.device = accumulation, device
         self._checked = False
+        self._asked: set[str] = set()
+        self._agreed: frozenset[str] = frozenset()
+
+    def ask(self, what: str) -> None:
+        """Ask all ranks to `stop` or to `save` at the next step boundary. Safe to call from a signal handler."""
+        assert what in REQUESTS
+        self._asked.add(what)
+
+    def agreed(self, what: str) -> bool:
+        """Return whether any rank had asked for it before the last step ended; the same on every rank."""
+        return what in self._agreed
 
     @property
     def module(self) -> nn.Module:
@@ -80,6 +93,19 @@ class Engine:
             self.ds.step()
         return self._outcome(total / weight, norm)
 
+    def _agree(self, loss: Tensor) -> float:
+        """Return the loss summed over replicas, and learn what any rank asks for, in one small collective."""
+        asked = set(self._asked)
+        numbers = torch.tensor([0.0, *(float(what in asked) for what in REQUESTS)]).to(self.device)
+        if self.mesh.tp_rank == 0:  # tensor ranks have the same loss: one of them counts
+            numbers[0] = loss
+        if self.mesh.world > 1:
+            dist.all_reduce(numbers)
+        mean, *wishes = numbers.tolist()
+        self._agreed = frozenset(what for what, wish in zip(REQUESTS, wishes, strict=True) if wish)
+        self._asked -= {"save"} & asked
+        return float(mean)
+
     def _accumulate(self, batch: LocalBatch, weight: float | Tensor, total: Tensor, last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the sum of weighted losses so far."""
         losses = self.ds(batch.inputs, batch.targets, documents=batch.documents, positions=batch.positions)
@@ -92,11 +118,10 @@ class Engine:
         return total
 
     def _outcome(self, loss: Tensor, norm: Tensor | None) -> StepOutcome:
-        if self.mesh.replica_size > 1:
-            dist.all_reduce(loss, group=self.mesh.replica_group)
+        mean = self._agree(loss)
         grad_norm = float(norm if norm is not None else self.ds.get_global_grad_norm())
         applied = math.isfinite(grad_norm) and self.ds.was_step_applied()
-        return StepOutcome(float(loss), grad_norm if applied else math.nan, not applied)
+        return StepOutcome(mean, grad_norm if applied else math.nan, not applied)
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> Tensor:
