@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, D d_model, F MLP width, V vocabulary rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from trainer.config.model import ModelConfig
 from trainer.models.attention import Attention, KeyValueCache, rotary_angles
+from trainer.models.head import Head
 from trainer.models.initial import fill_normal
 from trainer.models.norm import make_norm
 
@@ -81,12 +83,6 @@ class Block(nn.Module):
         return mixed
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss in nats of each token (B, T), float32, from logits (B, T, V)."""
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-    return losses.view_as(targets)
-
-
 class Transformer(nn.Module):
     """Embedding, blocks, norm and head. See `trainer/config/model.py` for the choices."""
 
@@ -100,10 +96,11 @@ class Transformer(nn.Module):
         self.embed_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = make_norm(config, config.d_model)
-        self.head = nn.Linear(config.d_model, config.vocab_rows, bias=False)
+        self.head = Head(config.d_model, config.vocab_rows)
         if config.tied_embeddings:
             self.head.weight = self.embed.weight
-        self.token_loss = cross_entropy
+        # Tensor ranks hold a part of the logits each, and put their own loss here: (logits, targets) -> losses.
+        self.token_loss: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def forward(
         self,
@@ -130,8 +127,11 @@ class Transformer(nn.Module):
             angles = rotary_angles(positions, self.config.head_dim, self.config.rotary_base)
         for block in self.blocks:
             x = block(x, angles, documents, cache)
-        logits: Tensor = self.head(self.norm(x))
-        return logits if targets is None else self.token_loss(logits, targets)
+        x = self.norm(x)
+        if targets is not None and self.token_loss is not None:
+            return self.token_loss(self.head(x), targets)
+        result: Tensor = self.head(x) if targets is None else self.head(x, targets)
+        return result
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:

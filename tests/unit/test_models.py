@@ -1,0 +1,155 @@
+"""The model against other implementations, and its own invariants."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainer.config.model import ModelConfig
+from trainer.models import head
+from trainer.models.attention import causal_attention, rotary_angles, rotate
+from trainer.models.build import build_model
+
+SMALL = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "context_length": 24}
+
+
+def small(**changes):
+    return build_model(ModelConfig(**{**SMALL, **changes}), seed=3)
+
+
+def tokens(seed: int = 0, rows: int = 3, length: int = 24) -> torch.Tensor:
+    return torch.randint(0, 61, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def copy_into(peer: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
+    missing, unexpected = peer.load_state_dict(values, strict=False)
+    assert not unexpected
+    assert all("lm_head" in m or "inv_freq" in m or m.endswith(("attn.bias", "masked_bias")) for m in missing), missing
+
+
+def test_the_lectures_choices_are_gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    ours = small(position="learned", norm="layernorm", mlp="gelu", bias=True)
+    config = GPT2Config(vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4, attn_pdrop=0, resid_pdrop=0)
+    peer = GPT2LMHeadModel(config).eval()
+    values = {"transformer.wte.weight": ours.embed.weight, "transformer.wpe.weight": ours.position.weight}
+    values |= {f"transformer.ln_f.{k}": v for k, v in ours.norm.state_dict().items()}
+    for i, block in enumerate(ours.blocks):
+        at = f"transformer.h.{i}"
+        for name, module in (("ln_1", block.attn_norm), ("ln_2", block.mlp_norm)):
+            values |= {f"{at}.{name}.{k}": v for k, v in module.state_dict().items()}
+        pairs = {"attn.c_attn": block.attn.qkv, "attn.c_proj": block.attn.out}
+        pairs |= {"mlp.c_fc": block.mlp.up, "mlp.c_proj": block.mlp.down}
+        for name, module in pairs.items():
+            values |= {f"{at}.{name}.weight": module.weight.t(), f"{at}.{name}.bias": module.bias}
+    copy_into(peer, values)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(tokens()), peer(tokens()).logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+def test_todays_choices_are_llama(n_kv_heads: int):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    ours = small(n_kv_heads=n_kv_heads, tied_embeddings=False, fused_qkv=False)
+    config = LlamaConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=ours.config.ff_width, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=n_kv_heads, rms_norm_eps=1e-6, max_position_embeddings=24,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    peer = LlamaForCausalLM(config).eval()
+    values = {"model.embed_tokens.weight": ours.embed.weight, "lm_head.weight": ours.head.weight}
+    values["model.norm.weight"] = ours.norm.weight
+    for i, block in enumerate(ours.blocks):
+        at = f"model.layers.{i}"
+        gate, up = block.mlp.gate_up.weight.chunk(2)
+        values |= {
+            f"{at}.input_layernorm.weight": block.attn_norm.weight,
+            f"{at}.post_attention_layernorm.weight": block.mlp_norm.weight,
+            f"{at}.self_attn.q_proj.weight": block.attn.q.weight,
+            f"{at}.self_attn.k_proj.weight": block.attn.k.weight,
+            f"{at}.self_attn.v_proj.weight": block.attn.v.weight,
+            f"{at}.self_attn.o_proj.weight": block.attn.out.weight,
+            f"{at}.mlp.gate_proj.weight": gate,
+            f"{at}.mlp.up_proj.weight": up,
+            f"{at}.mlp.down_proj.weight": block.mlp.down.weight,
+        }
+    copy_into(peer, values)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(tokens()), peer(tokens()).logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"position": "learned"}, {"n_kv_heads": 2}])
+def test_no_token_sees_the_future(changes: dict):
+    model = small(**changes).eval()
+    first, second = tokens(), tokens()
+    second[:, 12:] = (second[:, 12:] + 1) % 61
+    with torch.no_grad():
+        torch.testing.assert_close(model(first)[:, :12], model(second)[:, :12])
+        assert not torch.allclose(model(first)[:, 12:], model(second)[:, 12:])
+
+
+def test_documents_do_not_see_each_other():
+    model = small().eval()
+    together = tokens(rows=1)
+    documents = torch.tensor([[0] * 10 + [1] * 14], dtype=torch.int32)
+    other = together.clone()
+    other[:, :10] = (other[:, :10] + 7) % 61
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(together, documents=documents)[:, 10:], model(other, documents=documents)[:, 10:]
+        )
+
+
+def test_separate_and_fused_projections_are_the_same_model():
+    fused, apart = small(n_kv_heads=2), small(n_kv_heads=2, fused_qkv=False)
+    values = fused.state_dict()
+    for i in range(2):
+        q, k, v = values.pop(f"blocks.{i}.attn.qkv.weight").split([32, 16, 16])
+        values |= {f"blocks.{i}.attn.{n}.weight": w for n, w in (("q", q), ("k", k), ("v", v))}
+    apart.load_state_dict(values)
+    with torch.no_grad():
+        torch.testing.assert_close(fused.eval()(tokens()), apart.eval()(tokens()))
+
+
+def test_values_depend_on_name_and_seed_alone():
+    one, two, other = small(), small(n_layers=3), build_model(ModelConfig(**SMALL), seed=4)
+    name = "blocks.0.attn.qkv.weight"
+    assert torch.equal(one.get_parameter(name), two.get_parameter(name))
+    assert not torch.equal(one.get_parameter(name), other.get_parameter(name))
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    query, key = torch.randn(2, 1, 1, 1, 16)
+    angles = [rotary_angles(torch.tensor([p]), 16, 10_000.0) for p in (3, 5, 10, 12)]
+    near = (rotate(query, angles[1]) * rotate(key, angles[0])).sum()
+    far = (rotate(query, angles[3]) * rotate(key, angles[2])).sum()
+    torch.testing.assert_close(near, far)
+
+
+def test_attention_with_a_cache_sees_all_that_came_before():
+    q, k, v = torch.randn(3, 1, 2, 6, 8)
+    whole = causal_attention(q, k, v, None, 0.0)
+    torch.testing.assert_close(causal_attention(q[:, :, 4:], k, v, None, 0.0), whole[:, :, 4:])
+    torch.testing.assert_close(causal_attention(q[:, :, 5:], k, v, None, 0.0), whole[:, :, 5:])
+
+
+@pytest.mark.parametrize("chunk", [61, 61 * 5, 61 * 1000])
+def test_the_loss_in_chunks_is_cross_entropy(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(head, "CPU_LOGITS", chunk)
+    hidden, weight, weights = torch.randn(13, 8), torch.randn(61, 8), torch.rand(13)
+    targets = torch.randint(0, 61, (13,))
+    results = []
+    for loss in (lambda h, w: head.LinearCrossEntropy.apply(h, w, targets), lambda h, w: plain(h, w, targets)):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        losses = loss(h, w)
+        (losses * weights).sum().backward()
+        results.append((losses.detach(), h.grad, w.grad))
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
+
+
+def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(hidden @ weight.t(), targets, reduction="none")
