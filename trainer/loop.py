@@ -57,7 +57,7 @@ def train(run: Run) -> bool:
             if run.stop_requested():
                 run.save(run.step)
                 return False
-            if _due(run, run.config.checkpoint.every):
+            if _due(run, run.config.checkpoint.every) or run.engine.agreed("save"):
                 run.save(run.step)
     run.save(run.step)
     _record_evaluation(run)

@@ -8,16 +8,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from trainer.checkpoint.keeper import Keeper
 from trainer.config.plan import Plan
-from trainer.config.resolve import data_directory
 from trainer.config.run import RunConfig
 from trainer.data.batches import Batches, held_out
 from trainer.data.manifest import Manifest
-from trainer.data.token_set import TokenSet
+from trainer.data.opening import open_batches, open_split
+from trainer.data.skipping import parse_ranges
 from trainer.evaluation.perplexity import Evaluation, evaluate
+from trainer.guard.signals import on_stop_signal
+from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
 from trainer.models.transformer import Transformer
 from trainer.parallel.engine import Engine, build_engine
@@ -49,27 +53,21 @@ def open_session(
     config: RunConfig, plan: Plan, manifest: Manifest, mesh: Mesh, device: torch.device, run_dir: RunDir
 ) -> Session:
     """Open the data, build the model and its engine, load the newest checkpoint, and start the record."""
-    directory = data_directory(config)
-    batches = Batches(
-        TokenSet.open(directory, "train"),
-        context_length=config.model.context_length,
-        sequences_per_step=plan.sequences_per_step,
-        micro_batch=plan.micro_batch,
-        seed=config.seed,
-        dp_rank=mesh.dp_rank,
-        dp_size=mesh.dp_size,
-        pin_memory=device.type == "cuda",
-    )
     with torch.device("meta"):
         model = Transformer(config.model)
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
-    step = 0
     record = _open_record(config, plan, run_dir, first=mesh.rank == 0)
+    keeper = _open_keeper(config, plan, engine, manifest, record, run_dir)
+    step = keeper.restore()
     record.rewind(step)
+    batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
+    guards = _stand_guard(config, engine, keeper)
     session: Session
 
     def evaluate_all() -> list[Evaluation]:
-        session.evaluations = [_evaluate(name, config, plan, engine, mesh) for name in manifest.evaluation_sets()]
+        session.evaluations = [
+            _evaluate(name, config, plan, manifest, engine, mesh) for name in manifest.evaluation_sets()
+        ]
         return session.evaluations
 
     run = Run(
@@ -80,16 +78,65 @@ def open_session(
         record=record,
         throughput=Throughput(plan.tokens_per_step),
         evaluate=evaluate_all,
-        save=lambda step: None,
-        stop_requested=lambda: False,
+        save=lambda step: keeper.save(step, batches.state(step)),
+        stop_requested=lambda: engine.agreed("stop"),
         step=step,
     )
-    session = Session(run=run, run_dir=run_dir, manifest=manifest, closers=[batches.close, engine.close])
+    closers = [batches.close, keeper.close, *guards, engine.close]
+    session = Session(run=run, run_dir=run_dir, manifest=manifest, closers=closers)
     return session
 
 
-def _evaluate(name: str, config: RunConfig, plan: Plan, engine: Engine, mesh: Mesh) -> Evaluation:
-    token_set = TokenSet.open(data_directory(config), name)
+def _open_batches(
+    config: RunConfig, plan: Plan, manifest: Manifest, mesh: Mesh, device: torch.device, state: dict[str, Any] | None
+) -> Batches:
+    return open_batches(
+        config.data,
+        context_length=config.model.context_length,
+        sequences_per_step=plan.sequences_per_step,
+        micro_batch=plan.micro_batch,
+        seed=config.seed,
+        dp_rank=mesh.dp_rank,
+        dp_size=mesh.dp_size,
+        total_steps=plan.steps,
+        manifest=manifest,
+        state=state,
+        skip_steps=parse_ranges(config.skip_steps),
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _open_keeper(
+    config: RunConfig, plan: Plan, engine: Engine, manifest: Manifest, record: Record, run_dir: RunDir
+) -> Keeper:
+    every = config.checkpoint.keep_every
+    return Keeper(
+        engine,
+        config.checkpoint,
+        run_dir,
+        keep_every_steps=None
+        if every is None
+        else every.steps(tokens_per_step=plan.tokens_per_step, total_steps=plan.steps),
+        identity={"tokenizer": manifest.tokenizer_hash},
+        event=record.event,
+    )
+
+
+def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper) -> list[Callable[[], None]]:
+    """Listen for stop signals, watch for silence, and ask for a save when its time has come; return how to end it."""
+    watchdog = Watchdog(config.guard.watchdog_seconds)
+
+    def progress() -> None:
+        watchdog.beat()
+        if keeper.minutes_passed():
+            engine.ask("save")
+
+    engine.progress = progress
+    return [on_stop_signal(lambda: engine.ask("stop")), watchdog.close]
+
+
+def _evaluate(name: str, config: RunConfig, plan: Plan, manifest: Manifest, engine: Engine, mesh: Mesh) -> Evaluation:
+    token_set = open_split(config.data, name, manifest)
     batches = held_out(
         token_set,
         config.model.context_length,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class Engine:
         self.ds, self.config, self.mesh, self.splits = ds, config, mesh, splits
         self.accumulation, self.device = accumulation, device
         self._checked = False
+        self.progress: Callable[[], None] = lambda: None  # called before each step and each evaluated batch
         self._asked: set[str] = set()
         self._agreed: frozenset[str] = frozenset()
 
@@ -77,6 +78,7 @@ class Engine:
         ranks and micro-batches. Where loss or gradient is not finite, all ranks skip the update together.
         """
         assert len(micro_batches) == self.accumulation, f"{len(micro_batches)} micro-batches, not {self.accumulation}"
+        self.progress()
         if not self._checked:
             check_distribution(micro_batches, self.mesh, self.device)
             self._checked = True
@@ -126,6 +128,7 @@ class Engine:
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> Tensor:
         """Return the loss of each token (B, T) in float32, without gradients; the same on all ranks of a data rank."""
+        self.progress()
         training = self.module.training
         self.module.eval()
         try:
