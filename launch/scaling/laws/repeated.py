@@ -57,15 +57,15 @@ class DataConstrained:
         return numeric_curvature(self, theta, x, weights)
 
     def starts(self, x: Logs, loss: Array) -> Array:
-        return np.log(np.array([[d, n] for d in STARTING_R for n in STARTING_R]))
+        return np.asarray(np.log([[d, n] for d in STARTING_R for n in STARTING_R]))
 
     def public(self, theta: Array, centre: Centre) -> Array:
-        return np.exp(np.clip(theta, -30, 30))
+        return np.asarray(np.exp(np.clip(theta, -30, 30)))
 
 
 def _worth(unique: Array, repeats: Array, star: Array) -> tuple[Array, Array]:
     """Return the effective amount (B, n) and its derivative in log R*."""
     ratio = repeats / star
     decayed = np.exp(-np.minimum(ratio, 700.0))
-    worth = unique * (1 + star * (1 - decayed))
-    return worth, unique * (star * (1 - decayed) - repeats * decayed)
+    worth = np.asarray(unique * (1 + star * (1 - decayed)))
+    return worth, np.asarray(unique * (star * (1 - decayed) - repeats * decayed))

@@ -1,0 +1,83 @@
+"""The next cells: which runs cut the uncertainty about the target most for each FLOP, given those that exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from launch.scaling.objective import Array
+from launch.sweep.design import Cell, Question
+
+RATIOS = np.geomspace(1.25, 320, 17)  # tokens per parameter that are tried
+NUM_SIZES = 25
+VAGUE_PRIOR = 1e-9  # of the diagonal: keeps the information invertible where runs say nothing
+
+Goal = Literal["allocation", "loss"]
+
+
+@dataclass(frozen=True)
+class Addition:
+    """One proposed cell and the standard deviation at the target once it is run."""
+
+    cell: Cell
+    sd_before: float
+    sd_after: float
+
+
+def add_cells(
+    N: Array,
+    D: Array,
+    num: int,
+    question: Question,
+    *,
+    smallest: float,
+    largest: float,
+    most_expensive: float,
+    goal: Goal = "allocation",
+) -> list[Addition]:
+    """Choose `num` cells one after another, each cutting the variance of the goal most per FLOP.
+
+    Variance is that of ln N* (`allocation`) or of the loss at the target; no cell costs more than
+    `most_expensive`. The update of a covariance by one run is of rank one (Sherman & Morrison 1950).
+    """
+    candidates = _candidates(smallest, largest, most_expensive)
+    sizes, tokens = np.array([c.N for c in candidates]), np.array([c.D for c in candidates])
+    information = question.information(N, D).sum(axis=0)
+    prior = VAGUE_PRIOR * np.diag(np.maximum(np.diag(information), 1e-12))
+    covariance = np.linalg.inv(information + prior)
+    gradient = question.gradients()[0 if goal == "allocation" else 1]
+    each = question.information(sizes, tokens)
+    rows = np.stack([_row(matrix) for matrix in each])
+    costs = np.array([c.cost for c in candidates])
+    chosen = []
+    for _ in range(num):
+        before = float(gradient @ covariance @ gradient)
+        projected = rows @ covariance
+        gain = (projected @ gradient) ** 2 / (1 + np.einsum("cp,cp->c", projected, rows))
+        best = int(np.argmax(gain / costs**COST_WEIGHT))
+        row = projected[best]
+        covariance = covariance - np.outer(row, row) / (1 + row @ rows[best])
+        after = float(gradient @ covariance @ gradient)
+        chosen.append(Addition(candidates[best], before**0.5, max(after, 0.0) ** 0.5))
+    return chosen
+
+
+COST_WEIGHT = 1.0  # variance cut per FLOP
+
+
+def _row(information: Array) -> Array:
+    """Return the vector whose outer product is a rank-one information."""
+    values, vectors = np.linalg.eigh(information)
+    return np.asarray(vectors[:, -1] * np.sqrt(max(values[-1], 0.0)))
+
+
+def _candidates(smallest: float, largest: float, most_expensive: float) -> list[Cell]:
+    cells = [
+        Cell(float(n), float(n * r), float(6 * n * n * r))
+        for n in np.geomspace(smallest, largest, NUM_SIZES)
+        for r in RATIOS
+    ]
+    affordable = [c for c in cells if c.cost <= most_expensive]
+    return affordable or [min(cells, key=lambda c: c.cost)]

@@ -1,0 +1,91 @@
+"""Designs: the expected deviations against simulation, the budget, the refusals, and the next cells."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from launch.commands.design import design
+from launch.scaling.allocate import log_optimal_n
+from launch.scaling.fit import fit_law
+from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.objective import SQUARES
+from launch.sweep.design import PRIOR, Question, judge, propose
+from launch.sweep.design_add import add_cells
+from tests.scaling.runs import ledger_row, surface_loss
+from trainer.errors import UserError
+
+QUESTION = Question(1e21, PRIOR, 0.003)
+
+
+def test_every_family_spends_the_budget_and_fixed_ones_say_why_not() -> None:
+    designs = {d.name: d for d in propose(1e19, 5e6, 3e8, QUESTION)}
+    assert len(designs) == 5
+    for d in designs.values():
+        assert d.cost == pytest.approx(1e19, rel=1e-3)
+    assert "fixed D/N" in designs["fixed D/N ladder"].why_not and designs["fixed D/N ladder"].sd_log_n == np.inf
+    assert "fixed D" in designs["fixed D family"].why_not
+    assert designs["IsoFLOP grids"].sd_log_n < 0.2
+
+
+def test_expected_deviations_match_simulated_fits() -> None:
+    chosen = next(d for d in propose(1e19, 5e6, 3e8, QUESTION) if d.name == "N x D ladder")
+    N, D = np.array([c.N for c in chosen.cells]), np.array([c.D for c in chosen.cells])
+    random, found = np.random.default_rng(0), []
+    for _ in range(60):
+        loss = surface_loss(N, D, PRIOR) * np.exp(0.003 * random.standard_normal(len(N)))
+        fitted = fit_law(CHINCHILLA, {"N": N, "D": D}, loss, SQUARES)
+        found.append(float(log_optimal_n(CHINCHILLA, fitted.theta[None], fitted.centre, 1e21)[0]))
+    assert np.std(found) == pytest.approx(chosen.sd_log_n, rel=0.35)
+
+
+def test_added_cells_cut_the_variance_more_than_repeating_what_exists() -> None:
+    first = propose(1e18, 5e6, 1e8, QUESTION)[0]
+    N, D = np.array([c.N for c in first.cells]), np.array([c.D for c in first.cells])
+    added = add_cells(N, D, 3, QUESTION, smallest=5e6, largest=1e9, most_expensive=1e19)
+    deviations = [added[0].sd_before, *(a.sd_after for a in added)]
+    assert deviations == sorted(deviations, reverse=True)
+    again = judge("again", [*first.cells, *(a.cell for a in added)], QUESTION)
+    assert again.sd_log_n == pytest.approx(added[-1].sd_after, rel=0.05)
+    assert all(a.cell.cost <= 1e19 for a in added)
+
+
+def test_a_budget_that_is_too_small_is_refused() -> None:
+    with pytest.raises(UserError, match="larger budget"):
+        propose(1e12, 5e6, 3e8, QUESTION)
+
+
+def test_the_command_writes_a_sweep_file(tmp_path) -> None:
+    out = tmp_path / "mine.yaml"
+    args = [
+        "--flops",
+        "1e16",
+        "--smallest",
+        "500k",
+        "--largest",
+        "10M",
+        "--target",
+        "1e18",
+        "--out",
+        str(out),
+        "--json",
+    ]
+    result = CliRunner().invoke(design, args, catch_exceptions=False)
+    answer = json.loads(result.stdout)
+    assert answer["prior"]["source"] == "Besiroglu et al. 2024"
+    sweep = yaml.safe_load(out.read_text())
+    assert sweep["name"] == "mine" and len(sweep["cells"]) == len(answer["designs"][0]["cells"])
+
+
+def test_cells_are_added_to_a_ledger(tmp_path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    shapes = [(32, 2), (48, 3), (80, 4), (128, 4)]
+    rows = [
+        ledger_row(f"c{i}{k}", d, n, t, 4.0) for k, (d, n) in enumerate(shapes) for i, t in enumerate([10**6, 10**7])
+    ]
+    ledger.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    args = ["--add", "2", "--table", str(ledger), "--smallest", "50k", "--largest", "5M", "--target", "1e16", "--json"]
+    cells = json.loads(CliRunner().invoke(design, args, catch_exceptions=False).stdout)["cells"]
+    assert len(cells) == 2 and cells[1]["sd_after"] < cells[0]["sd_before"]
