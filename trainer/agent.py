@@ -89,12 +89,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str] | None) -> Node:
     parser = argparse.ArgumentParser(prog="trainer.agent", description="Run one node's ranks of a job.")
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--attempt", type=int, help="default: the first node claims the next one, the others find it")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--ranks", type=int, default=1, help="ranks on this node")
     parser.add_argument("--rendezvous", default="127.0.0.1:29400", help="HOST:PORT of the first node")
     parser.add_argument("--id", default="escala", help="the same on all nodes of one attempt, and on no others")
-    parser.add_argument("--host", action="store_true", help="this is the first node (Slurm says so itself)")
+    parser.add_argument("--host", action="store_true", help="this is the first node (Slurm and Kubernetes say so)")
     parser.add_argument("--restarts", type=int, default=0, help="how often failed ranks are started again in place")
     parser.add_argument("--grace", type=float, default=60.0, help="seconds that ranks get to save after SIGTERM")
     parser.add_argument("--join-timeout", type=int, default=600, help="seconds to wait for the other nodes")
@@ -103,10 +103,33 @@ def _parse(arguments: list[str] | None) -> Node:
     command = tuple(a.command[1:] if a.command[:1] == ["--"] else a.command)
     if not command:
         parser.error("the program of a rank is missing: ... -- -m trainer.train --run-dir DIR")
-    host = a.host or a.nodes == 1 or os.environ.get("SLURM_NODEID") == "0"
+    host = a.host or a.nodes == 1 or "0" in (os.environ.get("SLURM_NODEID"), os.environ.get("JOB_COMPLETION_INDEX"))
+    attempt = a.attempt or agree_on_attempt(a.run_dir, a.id, host, a.join_timeout)
     return Node(
-        a.run_dir, a.attempt, a.nodes, a.ranks, a.rendezvous, a.id, host, a.restarts, a.grace, a.join_timeout, command
+        a.run_dir, attempt, a.nodes, a.ranks, a.rendezvous, a.id, host, a.restarts, a.grace, a.join_timeout, command
     )
+
+
+def agree_on_attempt(run_dir: Path, identity: str, host: bool, timeout: float) -> int:
+    """Return the attempt of this start. The first node makes its directory and signs it; the others look for it."""
+    logs = run_dir / "logs"
+    deadline = time.monotonic() + timeout
+    attempt = newest_attempt(run_dir) + 1
+    while host:
+        try:
+            (logs / str(attempt)).mkdir(parents=True)
+        except FileExistsError:
+            attempt += 1
+            continue
+        write_atomically(logs / str(attempt) / "id", identity)
+        return attempt
+    while time.monotonic() < deadline:
+        attempt = newest_attempt(run_dir)
+        with contextlib.suppress(FileNotFoundError):
+            if (logs / str(attempt) / "id").read_text() == identity:
+                return attempt
+        time.sleep(POLL_SECONDS)
+    raise SystemExit(f"the first node did not begin within {timeout:.0f} s: does {run_dir} lie on a shared filesystem?")
 
 
 def torchrun_command(node: Node) -> list[str]:

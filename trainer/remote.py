@@ -2,7 +2,7 @@
 
 The driver speaks on standard input, one JSON object a line; an empty line is a sign of life.
 
-    {"see": FILE}                                      is this file, which the driver just wrote, visible here?
+    {"see": FILE, "lost_after": SECONDS}               is this file, which the driver just wrote, visible here?
     {"start": [ARGS of trainer.agent], "environment": {...}, "directory": DIR}
     {"signal": 15}                                     passed on to the ranks; 9 ends them at once
 
@@ -27,7 +27,6 @@ from typing import Any
 from trainer.rank import die_with
 
 BEAT_SECONDS = 2.0
-LOST_AFTER = float(os.environ.get("ESCALA_LOST_AFTER", "15"))
 ORPHAN_GRACE = 10.0  # between TERM and KILL once nobody listens
 
 
@@ -45,6 +44,7 @@ class Remote:
         self.agent: subprocess.Popen[bytes] | None = None
         self.buffers = {0: b"", 1: b""}
         self.heard = self.sent = time.monotonic()
+        self.lost_after = 60.0  # until the driver says otherwise
         self.kill_at: float | None = None
         self.selector = selectors.DefaultSelector()
 
@@ -56,7 +56,7 @@ class Remote:
             now = time.monotonic()
             if now - self.sent > BEAT_SECONDS:
                 self._say(None)
-            if now - self.heard > LOST_AFTER:
+            if now - self.heard > self.lost_after:
                 self._orphaned()
             if self.kill_at is not None and now > self.kill_at and self.agent is not None:
                 self.agent.kill()  # the kernel ends torchrun and the ranks with it
@@ -84,7 +84,7 @@ class Remote:
     def _obey(self, order: dict[str, Any]) -> None:
         if "see" in order:
             address = os.environ.get("SSH_CONNECTION", "- - 127.0.0.1 -").split()[2]
-            sees = Path(order["see"]).exists()
+            sees, self.lost_after = Path(order["see"]).exists(), order["lost_after"]
             self._say({"hello": socket.gethostname(), "sees": sees, "address": address})
         elif "start" in order:
             self._start(order)

@@ -87,7 +87,7 @@ def open_backend(cluster: ClusterConfig) -> Backend:
     if cluster.backend == "slurm":
         from launch.backends.slurm import SlurmBackend
 
-        return SlurmBackend(python=cluster.python, directory=cluster.work_directory, secrets=cluster.secrets)
+        return SlurmBackend(python=cluster.python, directory=cluster.work_directory)
     if cluster.backend == "ssh":
         from launch.backends.ssh import SshBackend
 
@@ -95,7 +95,12 @@ def open_backend(cluster: ClusterConfig) -> Backend:
     if cluster.backend == "kubernetes":
         from launch.backends.kubernetes import KubernetesBackend
 
-        return KubernetesBackend(cluster)
+        return KubernetesBackend(
+            python=cluster.python,
+            directory=str(cluster.work_directory),
+            secrets=cluster.secrets,
+            namespace=str(cluster.options.get("namespace", "default")),
+        )
     from launch.backends.local import LocalBackend
 
     return LocalBackend(cluster.nodes * cluster.ranks_per_node)

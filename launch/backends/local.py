@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.backends.logs import attempt_logs, follow_logs, next_attempt
+from launch.backends.quoting import check_spec, sh
 from launch.backends.warm import PRELOAD, RankPool, available_cores, rank_environment
 from launch.job import AGREED_EXITS, JobSpec, JobState, JobStatus, RankFailure
 from trainer.errors import UserError
@@ -56,6 +57,7 @@ class LocalBackend:
         *,
         threads: int | None = None,
         preload: Sequence[str] = PRELOAD,
+        python: str = sys.executable,
         log: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,6 +71,7 @@ class LocalBackend:
         self.queue: list[str] = []
         self.log = log
         self.preload = tuple(preload)
+        self.python = python
         self.pool: RankPool | None = None
 
     def submit(self, spec: JobSpec) -> str:
@@ -134,12 +137,11 @@ class LocalBackend:
 
     def render(self, spec: JobSpec) -> str:
         """Return the command of one rank and the variables that tell ranks apart, as a shell would read them."""
-        environment = " ".join(shlex.quote(f"{k}={v}") for k, v in sorted(spec.environment.items()))
-        lines = [
-            f"# {spec.name}: {spec.world_size} ranks on this machine, each with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_*"
-        ]
-        lines += [shlex.join(["env", *shlex.split(environment), sys.executable, *t.command]) for t in spec.tasks]
-        return "\n".join(line.replace("\n", "\\n") if line.startswith("#") else line for line in lines) + "\n"
+        check_spec(spec)
+        lines = [f"# {spec.world_size} ranks on this machine, each with RANK, LOCAL_RANK, WORLD_SIZE and MASTER_*"]
+        before = "".join(f"{name}={sh(value)} " for name, value in sorted(spec.environment.items()))
+        lines += [before + shlex.join([self.python, *task.command]) for task in spec.tasks]
+        return "\n".join(lines) + "\n"
 
     def close(self) -> None:
         """End everything that runs and leave no process behind."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from launch.job import JobSpec
@@ -48,9 +48,9 @@ def is_plain_path(path: Path) -> bool:
     return re.fullmatch(r"[A-Za-z0-9_./+-]+", str(path)) is not None
 
 
-def check_spec(spec: JobSpec, allowed_secrets: Iterable[str] = ()) -> None:
+def check_spec(spec: JobSpec) -> None:
     """Refuse what no script can carry. Raises UserError that names the value and the way out."""
-    check_environment(spec.environment, f"job {spec.name!r}", allowed_secrets)
+    check_environment(spec.environment, f"job {spec.name!r}")
     texts = [*spec.environment.values(), str(spec.directory or "")]
     for task in spec.tasks:
         texts += [task.name, str(task.run_dir), *task.command]
@@ -59,12 +59,12 @@ def check_spec(spec: JobSpec, allowed_secrets: Iterable[str] = ()) -> None:
         raise UserError(f"job {spec.name!r}: {bad!r} contains a NUL character, which no command line can carry")
 
 
-def check_environment(environment: Mapping[str, str], where: str, allowed: Iterable[str] = ()) -> None:
+def check_environment(environment: Mapping[str, str], where: str) -> None:
     """Refuse names that are no variables, and names that look like secrets."""
     for name in environment:
         if not _VARIABLE.match(name):
             raise UserError(f"{where}: {name!r} is not the name of an environment variable")
-        if _SECRET.search(name) and name not in allowed:
+        if _SECRET.search(name):
             raise UserError(
                 f"{where}: {name} looks like a secret and would be written into a file; "
                 f"list its name under `secrets` and export it in your shell instead"

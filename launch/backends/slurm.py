@@ -24,27 +24,28 @@ _FROM_RUN = {
 
 
 class SlurmBackend:
-    """Submits to the Slurm of this login node. `python` and `directory` are valid on its compute nodes."""
+    """Submits to the Slurm of this login node. `python` and `directory` are valid on its compute nodes.
+
+    Secrets need no care here: sbatch hands the whole environment of the submitting shell on to the job.
+    """
 
     def __init__(
         self,
         *,
         python: str,
         directory: Path,
-        secrets: tuple[str, ...] = (),
         call: Call = call,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.python = python
         self.directory = directory
-        self.secrets = secrets
         self.call = call
         self.pause = pause
         self.run_dirs: dict[str, tuple[Path, ...]] = {}
 
     def render(self, spec: JobSpec) -> str:
         """Return the batch script."""
-        return render_script(spec, python=self.python, directory=self.directory, secrets=self.secrets)
+        return render_script(spec, python=self.python, directory=self.directory)
 
     def submit(self, spec: JobSpec) -> str:
         """Hand the script to sbatch, make sure the controller kept it, and return its id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -48,9 +49,9 @@ def slurm_options(spec: JobSpec) -> SlurmOptions:
     return options
 
 
-def render_script(spec: JobSpec, *, python: str, directory: Path, secrets: tuple[str, ...] = ()) -> str:
+def render_script(spec: JobSpec, *, python: str, directory: Path) -> str:
     """Return the batch script of a job. `python` and `directory` are those of the cluster's nodes."""
-    check_spec(spec, secrets)
+    check_spec(spec)
     options = slurm_options(spec)
     output = spec.run_dir / ("slurm-%A_%a.out" if spec.array else "slurm-%j.out")
     plain = is_plain_path(spec.run_dir)
@@ -62,8 +63,8 @@ def render_script(spec: JobSpec, *, python: str, directory: Path, secrets: tuple
         directory=spec.directory or directory,
         redirect=None if plain else spec.run_dir,
         limit_seconds=None if spec.time_limit is None else 60 * spec.time_limit,
-        container=_container(spec, options),
-        rank_python=_rank_python(spec, options, python),
+        srun_options=shlex.join(["--kill-on-bad-exit=1", *_container(spec, options)]),
+        rank_python=shlex.join(_rank_python(spec, options, python)),
     )
     return text
 
@@ -78,7 +79,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["sh"] = sh
+    environment.filters |= {"sh": sh, "words": shlex.join}
     return environment.get_template("slurm.sh.j2")
 
 

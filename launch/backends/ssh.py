@@ -72,7 +72,7 @@ class SshBackend:
 
     def submit(self, spec: JobSpec) -> str:
         """Reach every host, check that they share the run directory, and start. Raises UserError, nothing started."""
-        check_spec(spec, self.secrets)
+        check_spec(spec)
         if spec.array:
             raise UserError(
                 f"job {spec.name!r}: over SSH the {len(spec.array)} tasks of an array are submitted one by one"
@@ -128,11 +128,11 @@ class SshBackend:
 
     def render(self, spec: JobSpec) -> str:
         """Return the ssh command of each node and the order that it is sent."""
-        check_spec(spec, self.secrets)
+        check_spec(spec)
         hosts, options = hosts_for(spec)
         lines = []
         for index, host in enumerate(hosts):
-            command = remote_command(self.python, self.directory, options.lost_after)
+            command = remote_command(self.python, self.directory)
             rendezvous = f"{options.rendezvous_host or '<address of the first host>'}:<port>"
             order = start_order(spec, self.directory, index, 1, rendezvous, "<id>")
             lines.append(shlex.join([*ssh_command(host, options), command]))

@@ -32,7 +32,7 @@ def connect(
     try:
         for node in nodes:
             node.listen(inbox)
-            node.send({"see": str(probe)})
+            node.send({"see": str(probe), "lost_after": options.lost_after})
         _hear_from_all(nodes, inbox)
         blind = [node.host.name for node in nodes if not (node.hello or {})["sees"]]
         if blind:

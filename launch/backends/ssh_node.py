@@ -28,7 +28,7 @@ class Node:
         self.code: int | None = None  # the agent's exit code, once it has ended
         self.closed = False  # the connection has ended
         self.process = subprocess.Popen(
-            [*ssh_command(host, options), remote_command(python, directory, options.lost_after)],
+            [*ssh_command(host, options), remote_command(python, directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -87,7 +87,6 @@ class Node:
             self.stderr = (self.stderr + line)[-4096:]
 
 
-def remote_command(python: str, directory: Path, lost_after: float) -> str:
+def remote_command(python: str, directory: Path) -> str:
     """Return the one line that the node's login shell reads; everything else travels as data."""
-    run = shlex.join(["exec", "env", f"ESCALA_LOST_AFTER={lost_after:g}", python, "-u", "-m", "trainer.remote"])
-    return f"cd {shlex.quote(str(directory))} && {run}"
+    return f"cd -- {shlex.quote(str(directory))} && exec {shlex.join([python, '-u', '-m', 'trainer.remote'])}"

@@ -1,0 +1,219 @@
+"""A job as a Kubernetes JobSet (jobset.x-k8s.io/v1alpha2): plain data, written as YAML.
+
+One indexed Job with a pod for each node, a headless service by which pods find the first one, and these rules:
+a disrupted pod or a saved one restarts the set without counting, a user error or a diverged run ends it, any other
+failure restarts it as often as the requeue policy allows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from launch.backends.quoting import check_spec, dns_label
+from launch.job import JobSpec, Task
+from trainer.config.base import Section, parse_section
+from trainer.errors import UserError
+from trainer.run_dir import EXIT_DIVERGED, EXIT_PREEMPTED, EXIT_USER_ERROR
+
+PORT = 29400
+API = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
+LABEL = "jobset.sigs.k8s.io"
+
+
+class KubernetesOptions(Section):
+    """What a cluster asks of its jobs."""
+
+    namespace: str = "default"
+    secret: str | None = Field(None, description="name of the Secret that holds the variables listed under `secrets`")
+    volume_claim: str | None = Field(None, description="shared PersistentVolumeClaim for run directories")
+    volume_path: str = Field("/runs", description="where it is mounted")
+    gpu_resource: str = "nvidia.com/gpu"
+    gpus_per_node: int | None = Field(None, ge=0, description="default: one for each rank")
+    cpus: str | None = None
+    memory: str | None = None
+    shared_memory: str = Field("16Gi", description="size of /dev/shm, which ranks talk through")
+    service_account: str | None = None
+    node_selector: dict[str, str] = Field({})
+    priority_class: str | None = None
+    queue: str | None = Field(None, description="Kueue's local queue")
+    grace_seconds: int = Field(120, gt=0, description="between SIGTERM and SIGKILL: time to save")
+
+
+def kubernetes_options(spec: JobSpec) -> KubernetesOptions:
+    """Read a spec's extras and refuse what Kubernetes cannot do. Raises UserError."""
+    options = parse_section(KubernetesOptions, dict(spec.extras), "kubernetes")
+    if spec.container is None:
+        raise UserError(f"job {spec.name!r}: Kubernetes runs images; name one as `container` in the cluster file")
+    if spec.after:
+        raise UserError(f"job {spec.name!r}: Kubernetes has no dependencies between jobs; submit it when they are done")
+    if spec.array_cap is not None and options.queue is None:
+        raise UserError(
+            f"job {spec.name!r}: Kubernetes has no cap on an array by itself; name a Kueue `queue` with a quota"
+        )
+    return options
+
+
+def manifests(spec: JobSpec, *, python: str, directory: str, secrets: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return one JobSet for each task. Raises UserError."""
+    check_spec(spec)
+    options = kubernetes_options(spec)
+    if secrets and options.secret is None:
+        raise UserError(f"kubernetes: {', '.join(secrets)} must come from a Secret: name it as options.secret")
+    names = [dns_label(task.name) for task in spec.tasks]
+    if len(set(names)) < len(names):
+        names = [f"{name[:34]}-{index}" for index, name in enumerate(names)]
+    return [
+        _job_set(spec, task, name, options, python, directory, secrets)
+        for task, name in zip(spec.tasks, names, strict=True)
+    ]
+
+
+def render_manifests(documents: list[dict[str, Any]]) -> str:
+    """Return the documents as YAML."""
+    return "---\n".join(yaml.safe_dump(document, sort_keys=False, width=110) for document in documents)
+
+
+def _job_set(
+    spec: JobSpec,
+    task: Task,
+    name: str,
+    options: KubernetesOptions,
+    python: str,
+    directory: str,
+    secrets: tuple[str, ...],
+) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/name": "escala", "escala/job": name}
+    if options.queue is not None:
+        labels["kueue.x-k8s.io/queue-name"] = options.queue
+    pod = _pod(spec, task, name, options, python, directory, secrets)
+    return {
+        "apiVersion": f"{API[0]}/{API[1]}",
+        "kind": "JobSet",
+        "metadata": {"name": name, "namespace": options.namespace, "labels": labels},
+        "spec": {
+            "network": {"enableDNSHostnames": True, "subdomain": name},
+            "failurePolicy": _failure_policy(spec),
+            "replicatedJobs": [{"name": "node", "replicas": 1, "template": {"spec": _job(spec, pod)}}],
+        },
+    }
+
+
+def _failure_policy(spec: JobSpec) -> dict[str, Any]:
+    saved = f"exit code {EXIT_PREEMPTED}"
+    return {
+        "maxRestarts": spec.requeue.on_failure,
+        "rules": [
+            {
+                "name": "preempted",
+                "action": "RestartJobSetAndIgnoreMaxRestarts",
+                "onJobFailureReasons": ["PodFailurePolicy"],
+                "onJobFailureMessagePatterns": ["DisruptionTarget", saved],
+            },
+            {"name": "agreed", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+        ],
+    }
+
+
+def _job(spec: JobSpec, pod: dict[str, Any]) -> dict[str, Any]:
+    agreed = [EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_DIVERGED]
+    job: dict[str, Any] = {
+        "parallelism": spec.nodes,
+        "completions": spec.nodes,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,  # a pod never restarts alone: the set does
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {"action": "FailJob", "onExitCodes": {"containerName": "trainer", "operator": "In", "values": agreed}},
+            ]
+        },
+        "template": {"spec": pod},
+    }
+    if spec.time_limit is not None:
+        job["activeDeadlineSeconds"] = 60 * spec.time_limit
+    return job
+
+
+def _pod(
+    spec: JobSpec,
+    task: Task,
+    name: str,
+    options: KubernetesOptions,
+    python: str,
+    directory: str,
+    secrets: tuple[str, ...],
+) -> dict[str, Any]:
+    volumes, mounts = _volumes(spec, options)
+    container = {
+        "name": "trainer",
+        "image": spec.container,
+        "workingDir": str(spec.directory or directory),
+        "command": [literal(word) for word in (python, "-m", "trainer.agent")],
+        "args": _agent_arguments(spec, task, name),
+        "env": _environment(spec, options, secrets),
+        "ports": [{"name": "rendezvous", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": _resources(spec, options),
+        "volumeMounts": mounts,
+    }
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": options.grace_seconds,
+        "containers": [container],
+        "volumes": volumes,
+    }
+    if options.service_account is not None:
+        pod["serviceAccountName"] = options.service_account
+    if options.node_selector:
+        pod["nodeSelector"] = dict(options.node_selector)
+    if options.priority_class is not None:
+        pod["priorityClassName"] = options.priority_class
+    return pod
+
+
+def _agent_arguments(spec: JobSpec, task: Task, name: str) -> list[str]:
+    """The agent's words. Only `$(SET)` and `$(RESTART)`, which we set, are expanded by the kubelet."""
+    fixed = ["--run-dir", str(task.run_dir), "--nodes", str(spec.nodes), "--ranks", str(spec.ranks_per_node)]
+    met = ["--rendezvous", f"{name}-node-0-0.{name}:{PORT}", "--grace", "90"]
+    words = [literal(word) for word in [*fixed, *met]]
+    return [*words, "--id", f"{name}.$(SET).$(RESTART)", "--", *(literal(word) for word in task.command)]
+
+
+def literal(text: str) -> str:
+    """Return the text so that the kubelet, which expands `$(NAME)` and reads `$$` as `$`, gives it back unchanged."""
+    return text.replace("$", "$$")
+
+
+def _environment(spec: JobSpec, options: KubernetesOptions, secrets: tuple[str, ...]) -> list[dict[str, Any]]:
+    def label(name: str) -> dict[str, Any]:
+        return {"fieldRef": {"fieldPath": f"metadata.labels['{LABEL}/{name}']"}}
+
+    return [
+        {"name": "SET", "valueFrom": label("jobset-uid")},
+        {"name": "RESTART", "valueFrom": label("restart-attempt")},
+        *({"name": key, "value": literal(value)} for key, value in sorted(spec.environment.items())),
+        *({"name": key, "valueFrom": {"secretKeyRef": {"name": options.secret, "key": key}}} for key in secrets),
+    ]
+
+
+def _resources(spec: JobSpec, options: KubernetesOptions) -> dict[str, Any]:
+    gpus = spec.ranks_per_node if options.gpus_per_node is None else options.gpus_per_node
+    limits: dict[str, Any] = {options.gpu_resource: gpus} if gpus else {}
+    requests = {name: value for name, value in (("cpu", options.cpus), ("memory", options.memory)) if value}
+    return {key: value for key, value in (("limits", limits), ("requests", requests)) if value}
+
+
+def _volumes(spec: JobSpec, options: KubernetesOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": options.shared_memory}}
+    ]
+    mounts: list[dict[str, Any]] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]  # noqa: S108 - in the container
+    if options.volume_claim is not None:
+        volumes.append({"name": "runs", "persistentVolumeClaim": {"claimName": options.volume_claim}})
+        mounts.append({"name": "runs", "mountPath": options.volume_path})
+    for index, mount in enumerate(spec.mounts):
+        volumes.append({"name": f"mount-{index}", "hostPath": {"path": str(mount.source)}})
+        mounts.append({"name": f"mount-{index}", "mountPath": str(mount.target), "readOnly": mount.read_only})
+    return volumes, mounts

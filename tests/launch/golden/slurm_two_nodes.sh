@@ -1,0 +1,89 @@
+#!/bin/bash
+#SBATCH --job-name=tiny
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --time=720
+#SBATCH --signal=USR1@120
+#SBATCH --output=/shared/runs/tiny/slurm-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --dependency=afterok:17
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --partition=train
+#SBATCH --account=lab
+#SBATCH --qos=high
+#SBATCH --gpus-per-node=h100:8
+#SBATCH --exclusive
+#
+# One torchrun on each node, started by its agent (python -m trainer.agent).
+# Leaves with 0 when the run is done; puts itself back into the queue when the run was saved because time ran out.
+set -u
+export NCCL_DEBUG=WARN
+
+case "${SLURM_ARRAY_TASK_ID:-0}" in
+0)
+  run_dir=/shared/runs/tiny
+  program=(-m trainer.train --run-dir /shared/runs/tiny)
+  ;;
+*)
+  echo "array task ${SLURM_ARRAY_TASK_ID} is not of this job" >&2
+  exit 2
+  ;;
+esac
+cd -- /shared/escala || exit 2
+mkdir -p -- "$run_dir/logs" || exit 2
+
+# The meeting point is found here, on the first node: at submission nobody knows which nodes these will be.
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || exit 1
+first=${nodes%%$'\n'*}
+address=$(scontrol -o show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+
+# Ranks save on SIGUSR1. This shell only notes it and passes it on; it must outlive them to requeue.
+step=
+trap '[ -z "$step" ] || kill -USR1 "$step" 2>/dev/null' USR1
+trap '[ -z "$step" ] || kill -TERM "$step" 2>/dev/null' TERM
+
+run_ranks() {
+  # A new directory is the claim on the run: an older attempt that still runs sees it and ends.
+  attempt=1
+  until mkdir -- "$run_dir/logs/$attempt" 2>/dev/null; do
+    [ -w "$run_dir/logs" ] || { echo "cannot write to $run_dir/logs" >&2; return 2; }
+    attempt=$((attempt + 1))
+  done
+  local port=$((20000 + (SLURM_JOB_ID * 4 + $1) % 20000))
+  echo "attempt $attempt of job $SLURM_JOB_ID on ${nodes//$'\n'/ }, meeting at $address:$port"
+  srun --kill-on-bad-exit=1 \
+    /opt/escala/bin/python -m trainer.agent --run-dir "$run_dir" --attempt "$attempt" \
+    --nodes 2 --ranks 8 --restarts 1 \
+    --rendezvous "$address:$port" --id "$SLURM_JOB_ID.$attempt" \
+    -- "${program[@]}" &
+  step=$!
+  while kill -0 "$step" 2>/dev/null; do wait "$step"; done
+  wait "$step"
+}
+
+for try in 0 1 2; do
+  run_ranks "$try"
+  code=$?
+  [ "$code" -eq 98 ] || break # 98: another program holds the port
+done
+
+requeue() {
+  # A cancelled job must not come back.
+  case $(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null) in *JobState=CANCELLED*) exit 75 ;; esac
+  echo "saved; back into the queue: $1"
+  scontrol requeue "$SLURM_JOB_ID" || exit 75
+  sleep 60 # Slurm ends this shell
+}
+
+if [ "$code" -eq 75 ]; then
+  if [ "$SECONDS" -ge 42990 ]; then
+    echo "$SLURM_JOB_ID" >>"$run_dir/logs/timeouts"
+    spent=$(wc -l <"$run_dir/logs/timeouts")
+    [ "$spent" -le 3 ] && requeue "time limit reached, $spent of 3"
+    echo "the time limit was reached $spent times, 3 are allowed: stopped, saved"
+    exit 75
+  fi
+  requeue "preempted"
+fi
+exit "$code"
