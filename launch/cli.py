@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("launch.commands.cancel:cancel", "End jobs."),
     "data": ("launch.commands.data:data", "Prepare, inspect and verify token sets."),
     "plan": ("launch.commands.plan:plan", "Print what a run costs, before it starts."),
+    "sample": ("launch.commands.sample:sample", "Continue a prompt with a trained model."),
     "sweep": ("launch.commands.sweep:sweep", "Train families of models and fit a law to them."),
     "fit": ("launch.commands.fit:fit", "Fit a scaling law to a ledger or to any table of runs."),
     "optimal": ("launch.commands.optimal:optimal", "Say what to train with a budget, according to a fit."),

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from trainer import loop
 from trainer.config.load import load_run
 from trainer.config.plan import Plan, make_plan
-from trainer.config.resolve import data_directory, with_data
+from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
-from trainer.data.manifest import Manifest
+from trainer.data.opening import open_manifest
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.parallel.start import resolve_device, start, world_from_environment
 from trainer.provenance import provenance
@@ -53,7 +53,7 @@ def run(run_dir: RunDir) -> Status:
     """Train as the directory's configuration says, and return how it ended."""
     torch.manual_seed(0)
     config = load_run(run_dir.config)
-    manifest = Manifest.open(data_directory(config))
+    manifest = open_manifest(config.data)
     config = with_data(config, manifest)
     device = resolve_device(config.device)
     rank, world, _ = world_from_environment()
@@ -103,6 +103,7 @@ def result(session: Session) -> dict[str, object]:
         "unique_tokens": session.manifest.tokens("train"),
         "tokenizer_hash": session.manifest.tokenizer_hash,
         "data_hash": session.manifest.data_hash,
+        "skipped_steps": [list(pair) for pair in run.batches.skipped],
         "evaluations": [evaluation.row() for evaluation in session.evaluations],
     }
 

@@ -59,6 +59,7 @@ def _row(cell: Cell, run_dir: RunDir, plan: Plan, result: dict[str, Any], evalua
         layout=plan.layout,
         tokens_per_second=result["tokens_per_second"],
         seconds=result["seconds"],
+        skipped_steps=result["skipped_steps"],
         tokenizer_hash=result["tokenizer_hash"],
         data_hash=result["data_hash"],
     )

@@ -67,6 +67,7 @@ class LedgerRow(BaseModel):
     layout: str  # for instance "data=2 tensor=1 sequence=1 zero=1"
     tokens_per_second: float | None = None
     seconds: float | None = None
+    skipped_steps: list[list[int]] = []  # stretches of the data order that were left out by hand
     tokenizer_hash: str
     data_hash: str
 

@@ -52,6 +52,7 @@ class Keeper:
         self.engine, self.config, self.run_dir = engine, config, run_dir
         self.keep_every_steps, self.identity, self.event = keep_every_steps, dict(identity), event
         self.clock, self.saved_at, self.last_step = clock, clock(), -1
+        self.state: dict[str, Any] | None = None  # of the data, from the checkpoint that was restored
         attempt = int(os.environ.get("ESCALA_ATTEMPT", "0"))
         self.writer = CheckpointWriter(
             engine,
@@ -100,11 +101,14 @@ class Keeper:
         return 0
 
     def _load(self, checkpoint: Path, *, weights_only: bool) -> int:
-        self._check_identity(read_manifest(checkpoint), checkpoint, weights_only)
+        manifest = read_manifest(checkpoint)
+        self._check_identity(manifest, checkpoint, weights_only)
         began = time.monotonic()
         load(self.engine, checkpoint, weights_only=weights_only)
         step = step_of(checkpoint) or 0
+        self.state = None if weights_only else manifest.state.get("data")
         self.last_step = -1 if weights_only else step
+        self.engine.step = 0 if weights_only else step
         self.event(
             "warm_started" if weights_only else "resumed",
             step=step, checkpoint=str(checkpoint), seconds=round(time.monotonic() - began, 3),
@@ -151,12 +155,12 @@ class Keeper:
         """Return whether `minutes` have passed since the last save; ranks' clocks differ, so they must agree on it."""
         return self.config.minutes is not None and self.clock() - self.saved_at > 60 * self.config.minutes
 
-    def save(self, step: int, state: Mapping[str, Any] | None = None) -> None:
-        """Save after `step` steps; nothing to do where that is saved already."""
+    def save(self, step: int, data_state: Mapping[str, Any] | None = None) -> None:
+        """Save after `step` steps, with the position in the data; nothing to do where that is saved already."""
         if step == self.last_step:
             return
         began = time.monotonic()
-        self.writer.save(step, {**(state or {}), "identity": self.identity})
+        self.writer.save(step, {"identity": self.identity, "data": data_state})
         self.last_step, self.saved_at = step, self.clock()
         self.event("saving", step=step, stalled_seconds=round(time.monotonic() - began, 4))
 

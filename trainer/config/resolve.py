@@ -1,8 +1,6 @@
-"""Join a configuration with the prepared data: the vocabulary is the tokenizer's, the paths are absolute."""
+"""Join a configuration with the prepared data: the vocabulary is the tokenizer's."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from trainer.config.run import RunConfig
 from trainer.data.manifest import Manifest
@@ -21,8 +19,3 @@ def with_data(config: RunConfig, manifest: Manifest) -> RunConfig:
         return config
     model = config.model.model_copy(update={"vocab_size": manifest.vocab_size})
     return config.model_copy(update={"model": model})
-
-
-def data_directory(config: RunConfig) -> Path:
-    """Return where the prepared set lies."""
-    return Path(config.data.directory)

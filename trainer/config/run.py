@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,7 +23,11 @@ from trainer.config.sections import (
 from trainer.config.span import Count
 
 # Sections and keys that change how a run is carried out, not what it computes.
-WITHOUT_EFFECT_ON_RESULT = ("parallel", "tracking", "checkpoint", "guard", "name", "device")
+WITHOUT_EFFECT_ON_RESULT: dict[str, Any] = {
+    **dict.fromkeys(("parallel", "tracking", "checkpoint", "guard", "name", "device", "skip_steps"), True),
+    "data": {"name", "root", "cache"},
+    "batch": {"micro_batch"},
+}
 
 
 class RunConfig(Section):
@@ -39,6 +43,7 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     parallel: ParallelConfig = ParallelConfig()
+    skip_steps: tuple[str, ...] = Field((), description="stretches of the data order to leave out, such as 1200:1210")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -54,5 +59,5 @@ class RunConfig(Section):
 
     def result_hash(self) -> str:
         """Hash of what determines the result: the same at every layout, on every machine, under every name."""
-        values = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT_ON_RESULT))
+        values = self.model_dump(mode="json", exclude=WITHOUT_EFFECT_ON_RESULT)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
