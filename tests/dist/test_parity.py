@@ -53,6 +53,32 @@ def test_layouts_equal_one_process(ranks: RankPool, world: int, tensor: int, zer
     compare(curves, plain(name, False), LOSS, NORM)
 
 
+@pytest.mark.parametrize(
+    ("world", "sequence", "tensor", "zero_stage"),
+    [(2, 2, 1, 1), (4, 4, 1, 2), (4, 2, 2, 1), (4, 2, 1, 0), (4, 2, 1, 3), (4, 2, 2, 3)],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_sequence_parallel(
+    ranks: RankPool, world: int, sequence: int, tensor: int, zero_stage: int, masked: bool
+) -> None:
+    name = "gelu biases learned" if zero_stage % 2 else "tied fused"
+    config = tiny(model=MODELS[name], parallel={"sequence": sequence, "tensor": tensor, "zero_stage": zero_stage})
+    compare(ranks.run(world, spread, config, 1 + masked, masked), plain(name, masked), LOSS, NORM)
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+@pytest.mark.parametrize(("tensor", "zero_stage"), [(2, 1), (1, 3)])
+def test_recomputation_changes_nothing(ranks: RankPool, recompute: str, tensor: int, zero_stage: int) -> None:
+    config = tiny(parallel={"tensor": tensor, "zero_stage": zero_stage, "recompute": recompute})
+    compare(ranks.run(2, spread, config), plain("tied fused", False), LOSS, NORM)
+
+
+@pytest.mark.parametrize(("world", "tensor", "zero_stage"), [(1, 1, 0), (2, 1, 1), (4, 2, 2), (2, 2, 3)])
+def test_bf16_stays_near(ranks: RankPool, world: int, tensor: int, zero_stage: int) -> None:
+    config = tiny(parallel={"tensor": tensor, "zero_stage": zero_stage}, precision="bf16")
+    compare(ranks.run(world, spread, config), plain("tied fused", False), 5e-3, 5e-2)
+
+
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_masks_and_weights_count_tokens_once(ranks: RankPool, zero_stage: int) -> None:
     """Micro-batches with different numbers of counted tokens, one of them with none in its first sequence."""

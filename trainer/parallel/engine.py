@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ from trainer.parallel.mesh import Mesh
 from trainer.parallel.norm import clip_gradients
 from trainer.parallel.optimizer import make_optimizer
 from trainer.parallel.plan import Split
+from trainer.parallel.recompute import recompute_blocks
+from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor import materialise, shard_model, splits_of, sum_shared_gradients
 from trainer.parallel.topology import Topology
 
@@ -48,6 +51,7 @@ class Engine:
         self.ds, self.config, self.mesh, self.splits = ds, config, mesh, splits
         self.accumulation, self.device = accumulation, device
         self._checked = False
+        self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
         self.progress: Callable[[], None] = lambda: None  # called before each step and each evaluated batch
         self._asked: set[str] = set()
         self._agreed: frozenset[str] = frozenset()
@@ -89,10 +93,12 @@ class Engine:
         norm: Tensor | None = None
         for index, batch in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
+            self._seed_dropout(index)
             total = self._accumulate(local_part(batch, self.mesh, self.device), weight, total, last)
             if last and self.zero_stage == 0:
                 norm = clip_gradients(self.module, self.config.optim.clip_norm, self.mesh)
             self.ds.step()
+        self.step += 1
         return self._outcome(total / weight, norm)
 
     def _agree(self, loss: Tensor) -> float:
@@ -107,6 +113,12 @@ class Engine:
         self._agreed = frozenset(what for what, wish in zip(REQUESTS, wishes, strict=True) if wish)
         self._asked -= {"save"} & asked
         return float(mean)
+
+    def _seed_dropout(self, index: int) -> None:
+        """Make dropout a function of seed, step, micro-batch and place in the batch, the same on all tensor ranks."""
+        if self.config.model.dropout:
+            place = (self.config.seed, self.step, index, self.mesh.replica_rank)
+            torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "little"))
 
     def _accumulate(self, batch: LocalBatch, weight: float | Tensor, total: Tensor, last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the sum of weighted losses so far."""
@@ -162,9 +174,10 @@ def build_engine(
     shard_model(model, plan, config.model, mesh, config.parallel.overlap)
     materialise(model, splits, config, device)
     sum_shared_gradients(model, plan, mesh)
+    shard_attention(model, mesh)
+    recompute_blocks(model, config.parallel.recompute)
     optimizer = make_optimizer(config.optim, model, lr, device)
-    # The check would import DeepSpeed's Muon and with it torch's compiler: two seconds for a yes that is configured.
-    deepspeed.runtime.engine.is_zero_supported_optimizer = lambda _: True
+    _quicken_deepspeed()
     ds, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -173,6 +186,14 @@ def build_engine(
         dist_init_required=False,
     )
     return Engine(ds, config, mesh, splits, accumulation, device)
+
+
+def _quicken_deepspeed() -> None:
+    """Leave out what costs time or screen for nothing while DeepSpeed builds its engine."""
+    # The check would import DeepSpeed's Muon and with it torch's compiler: two seconds for a yes that is configured.
+    deepspeed.runtime.engine.is_zero_supported_optimizer = lambda _: True
+    # The optimizer of bf16 at stage 1 prints the machine's memory eight times, whatever the log level.
+    deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None
 
 
 def resolve_precision(config: RunConfig, device: torch.device) -> Any:

@@ -16,6 +16,8 @@ class Topology:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
+        # DeepSpeed takes None for the whole world, so one tensor rank needs a group of its own.
+        self._tensor_group = mesh.tensor_group or dist.new_group([mesh.rank], use_local_synchronization=True)
 
     def get_data_parallel_group(self) -> Group:
         return self._mesh.replica_group
@@ -29,8 +31,8 @@ class Topology:
     def get_data_parallel_group_ranks(self) -> list[int]:
         return dist.get_process_group_ranks(self._mesh.replica_group)
 
-    def get_model_parallel_group(self) -> Group | None:
-        return self._mesh.tensor_group
+    def get_model_parallel_group(self) -> Group:
+        return self._tensor_group
 
     def get_model_parallel_world_size(self) -> int:
         return self._mesh.tp_size
