@@ -59,7 +59,7 @@ def generate(
     """Yield the next token (B,) `tokens` times, after a prompt (B, T) of at least one token.
 
     Each step reads one token and the cached keys and values of all before it, until the context is full; then the
-    later half of the context is read again as a new beginning. Ids from `vocab_size` on are padding rows and never come.
+    later half of the context is read again as a new beginning. Ids from `vocab_size` on are padding and never come.
     """
     model.eval()
     context = model.config.context_length

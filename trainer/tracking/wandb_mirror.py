@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 INIT_TIMEOUT, FINISH_TIMEOUT = 20.0, 30.0
+AXES = ("step", "tokens")
 MODES = {"online": "online", "offline": "offline", "disabled": "disabled"}
 
 
@@ -62,8 +63,9 @@ class WandbMirror:
         run = self._start(wandb)
         while not isinstance(row := self._rows.get(), int):
             kind = row["kind"]
-            values = {f"{kind}/{key}": value for key, value in row.items() if isinstance(value, int | float)}
-            run.log({**values, "step": row["step"], "tokens": row.get("tokens")})
+            axes = {key: row[key] for key in AXES if key in row}
+            values = {f"{kind}/{k}": v for k, v in row.items() if isinstance(v, int | float) and k not in AXES}
+            run.log({**values, **axes})
         run.finish(exit_code=row)
 
     def _start(self, wandb: Any) -> Any:
@@ -78,6 +80,7 @@ class WandbMirror:
             if self._arguments["mode"] != "online":
                 raise
             print(f"warning: W&B is not reachable ({error}); mirroring offline", file=sys.stderr, flush=True)
+            wandb.teardown()  # the failed start still holds the run's id
             run = wandb.init(settings=quiet, **{**self._arguments, "mode": "offline", "resume": None})
         run.define_metric("*", step_metric="step")
         return run

@@ -1,0 +1,156 @@
+"""The local record is whole after any restart, and W&B never stands in its way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.run_dir import RunDir, Status, read_json_lines
+from trainer.tracking import wandb_mirror
+from trainer.tracking.record import Record, console_line
+from trainer.tracking.throughput import Throughput
+from trainer.tracking.wandb_mirror import WandbMirror, resolve_mode
+
+
+class Collector:
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
+        self.exit_code: int | None = None
+
+    def log(self, row: dict) -> None:
+        self.rows.append(row)
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def test_rows_go_to_the_file_and_to_every_mirror(tmp_path: Path):
+    mirror = Collector()
+    record = Record(RunDir(tmp_path), active=True, mirrors=(mirror,))
+    record.row("train", 1, loss=2.0)
+    record.row("evaluation", 1, loss=2.5)
+    record.finish(0)
+    rows = list(read_json_lines(tmp_path / "metrics.jsonl"))
+    assert (
+        rows
+        == mirror.rows
+        == [
+            {"kind": "train", "step": 1, "loss": 2.0},
+            {"kind": "evaluation", "step": 1, "loss": 2.5},
+        ]
+    )
+    assert mirror.exit_code == 0
+
+
+def test_other_ranks_write_nothing(tmp_path: Path):
+    record = Record(RunDir(tmp_path), active=False)
+    record.row("train", 1, loss=2.0)
+    record.event("started")
+    record.rewind(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_record_has_each_step_once_even_after_a_torn_line(tmp_path: Path):
+    record = Record(RunDir(tmp_path), active=True)
+    for step in range(1, 6):
+        record.row("train", step, loss=float(step))
+    with (tmp_path / "metrics.jsonl").open("a") as out:
+        out.write('{"kind": "train", "step": 6, "lo')
+    record.rewind(3)
+    for step in range(4, 7):
+        record.row("train", step, loss=float(step))
+    assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_status_is_one_word(tmp_path: Path):
+    run_dir = RunDir(tmp_path)
+    assert run_dir.read_status() is None
+    run_dir.write_status(Status.PREEMPTED)
+    assert (tmp_path / "status").read_text() == "preempted\n"
+    assert run_dir.read_status() is Status.PREEMPTED
+
+
+def test_console_lines_show_what_is_there():
+    line = console_line({"kind": "train", "step": 3, "loss": 2.5, "lr": 1e-3, "tokens_per_second": None})
+    assert line.split() == ["train", "step", "3", "loss", "2.5000", "lr", "1.00e-03"]
+
+
+def test_throughput_leaves_out_what_is_not_training():
+    now = iter([0.0, 2.0, 10.0, 12.0, 50.0, 51.0])
+    meter = Throughput(100, clock=lambda: next(now))
+    for _ in range(2):
+        with meter.step():
+            pass
+    assert meter.report() == 50.0
+    assert meter.report() is None
+    with meter.step():
+        pass
+    assert (meter.report(), meter.overall) == (100.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("choice", "environment", "mode"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": "x"}, "online"),
+        ("auto", {"WANDB_API_KEY": "x", "WANDB_MODE": "disabled"}, "disabled"),
+        ("offline", {"WANDB_API_KEY": "x"}, "offline"),
+    ],
+)
+def test_the_mode_follows_from_choice_and_credentials(choice, environment, mode, tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_mode(choice) == mode
+
+
+@pytest.fixture(autouse=True)
+def _fresh_wandb(monkeypatch: pytest.MonkeyPatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def mirror_rows(directory: Path, mode: str) -> list[dict]:
+    settings = {"project": "test", "name": "test", "config": {"a": 1}}
+    mirror = WandbMirror(run_id="abc123", mode=mode, directory=directory, settings=settings)
+    for step in (1, 2, 3):
+        mirror.log({"kind": "train", "step": step, "tokens": 10 * step, "loss": 3.0 - step})
+    mirror.finish(0)
+    return read_back(directory)
+
+
+def read_back(directory: Path) -> list[dict]:
+    """Return the history in the offline file, through wandb's own reader."""
+    (file,) = directory.glob("wandb/offline-run-*/run-abc123.wandb")
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    lines = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()
+    items = [json.loads(line).get("history", {}).get("item", {}) for line in lines]
+    return [item for item in items if "step" in item]
+
+
+def test_offline_rows_can_be_read_back(tmp_path: Path):
+    rows = mirror_rows(tmp_path, "offline")
+    assert [(row["step"], row["train/loss"], row["tokens"]) for row in rows] == [
+        (1, 2.0, 10),
+        (2, 1.0, 20),
+        (3, 0.0, 30),
+    ]
+
+
+def test_without_a_server_the_mirror_goes_offline_and_keeps_the_rows(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(wandb_mirror, "INIT_TIMEOUT", 2.0)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    rows = mirror_rows(tmp_path, "online")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert "mirroring offline" in capfd.readouterr().err
