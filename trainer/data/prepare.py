@@ -96,7 +96,7 @@ def ensure_tokenizer(config: DataConfig, sources: list[Source], root: Path, prog
     if trained:
         progress.say(
             f"{config.name}: training a {config.tokenizer.kind} tokenizer of {config.tokenizer.vocab_size} pieces "
-            f"on up to {config.tokenizer.sample_bytes / 1e6:.0f} MB"
+            f"on up to {config.tokenizer.sample_bytes / 1e6:g} MB"
         )
     tokenizer = make_tokenizer(config.tokenizer, sample(config, sources), directory)
     progress.say(f"{config.name}: tokenizer {tokenizer.hash}, {tokenizer.vocab_size} pieces")

@@ -8,6 +8,7 @@ readable for it. Nothing depends on the cache: what is missing comes again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -22,6 +23,7 @@ from filelock import FileLock
 
 from trainer.config.data import CacheConfig
 from trainer.data.manifest import FILE, Manifest
+from trainer.data.steady import may_pass, short
 from trainer.errors import UserError
 
 RETRIES, FIRST_PAUSE = 5, 1.0
@@ -40,8 +42,8 @@ def read_manifest(url: str, storage: dict[str, Any] | None = None) -> Manifest:
             return Manifest.parse(file.read().decode(), where)
     except FileNotFoundError:
         raise UserError(f"no prepared data at {url} (no {FILE})") from None
-    except (OSError, ImportError, ValueError) as error:
-        raise UserError(f"cannot read {where}: {type(error).__name__}: {error}") from None
+    except Exception as error:  # file systems raise the errors of their own libraries
+        raise UserError(f"cannot read {where}: {short(error)}") from None
 
 
 class ShardCache:
@@ -107,7 +109,7 @@ class ShardCache:
     def _download(self, file: str, path: Path) -> None:
         temporary = path.with_name(path.name + ".part")
         url = f"{self.url}/{file}"
-        problem: Exception | str = ""
+        problem = ""
         for attempt in range(RETRIES):
             if attempt:
                 self.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
@@ -115,8 +117,10 @@ class ShardCache:
                 digest = self._copy(url, temporary)
             except FileNotFoundError:
                 raise UserError(f"{url} is missing, though the manifest names it; upload the set again") from None
-            except OSError as error:
-                problem = error
+            except Exception as error:  # file systems raise the errors of their own libraries
+                problem = short(error)
+                if not may_pass(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                    break
                 continue
             if digest == self.hashes[file]:
                 self._evict(temporary.stat().st_size)
@@ -124,7 +128,7 @@ class ShardCache:
                 return
             problem = "its content is not what the manifest says"
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot fetch {url} in {RETRIES} attempts: {problem}")
+        raise UserError(f"cannot fetch {url} to {self.root} in {attempt + 1} attempts: {problem}")
 
     def _copy(self, url: str, target: Path) -> str:
         digest = hashlib.sha256()

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.config.data import SourceConfig
 from trainer.data import embedded
-from trainer.data.steady import steadily
+from trainer.data.steady import short, steadily
 from trainer.errors import UserError, did_you_mean
 
 MOST_PARTS = 256
@@ -106,7 +106,7 @@ def _open(config: SourceConfig) -> Any:
     try:
         return _load(config, kind)
     except Exception as error:  # `datasets` raises many kinds for a source that cannot be opened
-        raise UserError(f"cannot open source {config.tag!r} ({config.path}): {one_line(error)}") from None
+        raise UserError(f"cannot open source {config.tag!r} ({config.path}): {short(error)}") from None
 
 
 def _load(config: SourceConfig, kind: str) -> Any:
@@ -124,9 +124,3 @@ def _load(config: SourceConfig, kind: str) -> Any:
     return datasets.load_dataset(
         kind, data_files=files, split=config.split, streaming=True, storage_options=storage, **options
     )
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an error with its kind."""
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -14,6 +14,7 @@ from trainer.errors import UserError
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 AHEAD = 256
+NETWORK_LIBRARIES = ("aiohttp", "botocore", "urllib3", "requests", "httpx", "httpcore", "huggingface_hub")
 _END = object()
 
 
@@ -38,13 +39,15 @@ def steadily(
                 given, failures = given + 1, 0
                 yield row
             return
-        except (FileNotFoundError, PermissionError) as error:
-            raise UserError(f"{name} cannot be read: {_short(error)}") from None
-        except OSError as error:
+        except UserError:
+            raise
+        except Exception as error:
+            if not may_pass(error):
+                raise UserError(f"{name} cannot be read: {short(error)}") from error
             failures += 1
             if failures > retries:
                 raise UserError(
-                    f"{name} failed {failures} times in a row after {given} rows: {_short(error)}; "
+                    f"{name} failed {failures} times in a row after {given} rows: {short(error)}; "
                     f"what was finished is kept, run the same command again"
                 ) from None
             sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * random.uniform(0.5, 1.5))  # noqa: S311
@@ -82,14 +85,23 @@ def _watched(open_at: Callable[[int], Iterator[T]], skip: int, name: str, stall_
                 ) from None
             if item is _END:
                 return
-            if isinstance(item, (OSError, UserError)):
-                raise item
             if isinstance(item, BaseException):
-                raise UserError(f"{name} cannot be read: {_short(item)}") from item
+                raise item
             yield item  # type: ignore[misc]
     finally:
         stop.set()
 
 
-def _short(error: BaseException) -> str:
+def may_pass(error: Exception) -> bool:
+    """Return whether trying again may help: trouble of networks and disks, but not what is missing or forbidden."""
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
+        return False
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    if status in (400, 401, 403, 404, 410):
+        return False
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in NETWORK_LIBRARIES
+
+
+def short(error: BaseException) -> str:
+    """Return the kind of an error and its first line."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -17,29 +17,6 @@ from trainer.data.tokenizer_training import LONGEST_SENTENCE, make_tokenizer, sp
 from trainer.errors import UserError
 
 WORDS = "def return the of a  model  x1 self.value = 0.5 naïve Größe 数据 12345 \t\n\n    if else:\n".split(" ")  # noqa: SIM905
-    "def",
-    "return",
-    "the",
-    "of",
-    "a",
-    "",
-    "model",
-    "",
-    "x1",
-    "self.value",
-    "=",
-    "0.5",
-    "naïve",
-    "Größe",
-    "数据",
-    "12345",
-    "\t\n\n",
-    "",
-    "",
-    "",
-    "if",
-    "else:\n",
-]
 
 
 def sample(documents: int = 200) -> list[str]:
@@ -93,7 +70,11 @@ def test_only_models_that_keep_words_apart_are_encoded_by_words(bpe: SentencePie
     def trained(**options: object) -> bytes:
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([*sample(), *["the model of the model"] * 200]), model_writer=model, vocab_size=360, minloglevel=2, **options
+            sentence_iterator=iter([*sample(), *["the model of the model"] * 200]),
+            model_writer=model,
+            vocab_size=360,
+            minloglevel=2,
+            **options,
         )
         return model.getvalue()
 
