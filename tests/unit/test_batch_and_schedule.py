@@ -60,7 +60,7 @@ def test_known_values():
     assert lr_share(inverse, 99, total_steps=100, tokens_per_step=1) == pytest.approx(0.5)
 
 
-def test_the_learning_rate_rule_falls_with_the_square_root_of_the_width():
+def test_the_learning_rate_rule_falls_as_one_over_the_width():
     auto = OptimConfig()
-    assert peak_lr(auto, 64) / peak_lr(auto, 256) == pytest.approx(2)
+    assert peak_lr(auto, 64) / peak_lr(auto, 256) == pytest.approx(4)
     assert peak_lr(OptimConfig(lr=0.3), 64) == 0.3

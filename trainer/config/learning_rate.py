@@ -6,19 +6,18 @@ import math
 
 from trainer.config.optim import OptimConfig, ScheduleConfig
 
-# lr = LR_AT_WIDTH * (WIDTH / d_model)^LR_EXPONENT
-WIDTH, LR_AT_WIDTH, LR_EXPONENT = 64, 0.01, 0.5
+# lr = LR_AT_WIDTH * WIDTH / d_model
+WIDTH, LR_AT_WIDTH = 64, 0.012
 
 
 def peak_lr(optim: OptimConfig, d_model: int) -> float:
     """Return the peak learning rate: the number that was given, or the rule by width.
 
-    The rule: 0.01 at d_model 64, falling with the square root of the width. Kaplan et al. 2020 (appendix D.6) and
-    muP (Yang et al. 2022) agree that wider models want smaller rates; the constant comes from sweeps of this
-    project on small models, see docs/log.md.
+    The rule: 0.012 at d_model 64, falling as one over the width, as muP has it for hidden matrices under Adam (Yang et
+    al. 2022, arXiv 2203.03466, table 3). The constant comes from a sweep over small models, see docs/log.md.
     """
     if optim.lr == "auto":
-        return LR_AT_WIDTH * math.pow(WIDTH / d_model, LR_EXPONENT)
+        return LR_AT_WIDTH * WIDTH / d_model
     return float(optim.lr)
 
 

@@ -1,0 +1,113 @@
+"""The main job as a newcomer runs it, at a smaller size: text, tokens, ladder, law, report; killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the quickstart's sweep, cut down: four sizes, few tokens, little text."""
+    place = tmp_path_factory.mktemp("quickstart")
+    sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "quickstart.yaml").read_text())
+    sweep["run"]["data"] = {"base": "quickstart", "name": "small"}
+    sweep["run"]["data"]["sources"] = [{"path": "embedded", "max_bytes": 2_000_000}]
+    sweep["run"] |= {"tokens": 82_000, "checkpoint": {"every": "2 steps", "keep_last": 1}}
+    sweep["run"]["evaluation"]["tokens"] = 16_000
+    sweep["vary"] = {"model.size": ["12k", "25k", "50k", "100k"]}
+    sweep["cells"] = sweep["cells"][:1]
+    (place / "small.yaml").write_text(yaml.safe_dump(sweep))
+    return place
+
+
+def start(place: Path, *arguments: str, runs: str = "runs") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch", "sweep", "run", "small.yaml", "--runs", runs, *arguments],
+        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ESCALA_CONFIGS": str(ROOT / "configs"), "WANDB_MODE": "offline"},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def losses(place: Path, runs: str) -> dict[str, list[float]]:
+    """Return the recorded training losses of every cell."""
+    curves = {}
+    for metrics in (place / runs / "small" / "cells").glob("*/metrics.jsonl"):
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+        curves[metrics.parent.name] = [row["loss"] for row in rows if row["kind"] == "train"]
+    return curves
+
+
+def wait_for(condition, seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)
+
+
+def ledger_rows(place: Path, runs: str) -> list[dict]:
+    path = place / runs / "small" / "ledger.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_the_main_job(place: Path):
+    output = finish(start(place))
+    rows = ledger_rows(place, "runs")
+    assert len(rows) == 5
+    assert all(row["bits_per_byte"] and row["perplexity"] > 1 for row in rows)
+    assert "layout check" in output
+    assert "NOT within" not in output
+    report = place / "runs" / "small" / "report" / "report.html"
+    text = report.read_text()
+    assert "data:image/png;base64," in text
+    assert "http://" not in text
+    assert 'src="http' not in text
+    assert list(report.parent.glob("*.png"))
+    assert len(list((place / "runs/small/cells").glob("*/wandb/offline-run-*"))) == 6
+
+
+def test_again_it_does_nothing_but_reprint(place: Path):
+    before = {p: p.stat().st_mtime_ns for p in (place / "runs").rglob("metrics.jsonl")}
+    ledger = (place / "runs/small/ledger.jsonl").read_bytes()
+    output = finish(start(place))
+    assert "nothing to train" in output
+    assert {p: p.stat().st_mtime_ns for p in (place / "runs").rglob("metrics.jsonl")} == before
+    assert (place / "runs/small/ledger.jsonl").read_bytes() == ledger
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_interrupted_it_continues_to_the_same_losses(place: Path, number: signal.Signals):
+    runs = f"interrupted-{number}"
+    process = start(place, runs=runs)
+    checkpoints = place / runs / "small" / "cells"
+    wait_for(lambda: len(ledger_rows(place, runs)) >= 1 and len(list(checkpoints.glob("*50k*/latest"))) >= 1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    psutil.wait_procs(family, timeout=60)
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    done_before = {row["cell"] for row in ledger_rows(place, runs)}
+    stamps = {c: (checkpoints / c / "result.json").stat().st_mtime_ns for c in done_before}
+    finish(start(place, runs=runs))
+    assert {c: (checkpoints / c / "result.json").stat().st_mtime_ns for c in done_before} == stamps
+    assert losses(place, runs) == losses(place, "runs")
+    assert any('"resumed"' in p.read_text() for p in checkpoints.glob("*/events.jsonl"))

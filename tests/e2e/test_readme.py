@@ -1,0 +1,87 @@
+"""Every command of the README is run, in the order in which it stands there; training ones as a dry run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+ESCALA = [line for line in LINES if line.startswith("escala ")]
+MAKE = [line for line in LINES if line.startswith("make ")]
+TRAINS = ("escala train", "escala sweep run")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh working directory with the configurations, a finished tiny run and a ladder of rows in a ledger."""
+    place = tmp_path_factory.mktemp("readme")
+    (place / "configs").symlink_to(ROOT / "configs")
+    run(place, "escala train configs/run/tiny.yaml --set tokens=16384 --set evaluation.tokens=4096")
+    write_ledger(place / "runs" / "quickstart" / "ledger.jsonl")
+    return place
+
+
+def write_ledger(path: Path) -> None:
+    from launch.sweep import ledger
+    from launch.sweep.ledger import LedgerRow
+
+    rows = []
+    for k in range(7):
+        n = 12_000 * 2**k
+        rows.append(
+            LedgerRow(
+                cell=f"c{k}", name=f"c{k}", run_dir=f"runs/c{k}", config_hash=f"{k}", time="2026-01-01T00:00:00+00:00",
+                family="transformer", d_model=32, n_layers=k + 1, n_heads=2, vocab_size=1024, context_length=128,
+                params_embedding=32768, params_position=0, params_body=n, params_head=0, params_total=n + 32768,
+                step=100, tokens=800_000, unique_tokens=4_000_000, tokens_per_step=8192, flops_exact=6.0 * n * 8e5,
+                flops_6nd_body=6.0 * n * 8e5, flops_6nd_head=6.0 * n * 8e5, flops_6nd_total=6.0 * n * 8e5,
+                eval_set="held_out", loss=9.0 * n**-0.08 * (1 + 0.002 * (-1) ** k), perplexity=20.0, bits_per_byte=1.5,
+                lr=0.01, schedule="cosine", seed=0, layout="data=2", tokenizer_hash="t", data_hash="d",
+            )
+        )  # fmt: skip
+    ledger.append(path, rows)
+
+
+def run(place: Path, line: str) -> str:
+    arguments = shlex.split(line)[1:]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    command = [sys.executable, "-m", "launch", *arguments]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=400, env=environment)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_readme_has_commands():
+    assert len(ESCALA) >= 12
+    assert MAKE == ["make quickstart", "make test"]
+
+
+@pytest.mark.parametrize("line", ESCALA)
+def test_the_command_works(line: str, place: Path):
+    dry = line.startswith(TRAINS) and "--dry-run" not in line
+    assert run(place, line + (" --dry-run" if dry else "")).strip()
+
+
+@pytest.mark.parametrize("target", [line.split()[1] for line in MAKE])
+def test_the_make_target_exists(target: str):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweep").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_sweep_has_cells(path: Path):
+    from launch.sweep.cells import cells_of
+    from launch.sweep.config import load_sweep
+
+    assert len(cells_of(load_sweep(path))) >= 3
