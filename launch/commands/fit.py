@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from launch.commands.tables import parse_where, table_options
+from launch.commands.tables import drop_highest, parse_where, table_options
 from launch.scaling.holdout import choose_law
 from launch.scaling.isoflop import METHODS, Frontier, fit_frontier, frontier_json
 from launch.scaling.laws.registry import LAWS, prepare
@@ -97,14 +97,6 @@ def parse_values(text: str | None) -> dict[str, float]:
         return {k.strip(): float(v) for k, v in (pair.split("=") for pair in text.split(","))} if text else {}
     except ValueError:
         raise UserError(f"--base wants NAME=NUMBER pairs, not {text!r}") from None
-
-
-def drop_highest(table: Table, num: int) -> Table:
-    """Leave out the rows of highest loss, the last of equal ones first."""
-    if num < 0 or num >= len(table):
-        raise UserError(f"--drop-highest-loss {num}: the table has {len(table)} rows")
-    order = np.argsort(table.loss, kind="stable")
-    return table.select(np.sort(order[: len(table) - num]))
 
 
 def clusters(table: Table, by: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from launch.commands.tables import parse_where, table_options
+from launch.commands.tables import drop_highest, parse_where, table_options
 from launch.scaling.mapping import parse_map
 from launch.scaling.report import write
 from launch.scaling.table import load
@@ -21,6 +21,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @table_options
+@click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
 @click.option("--out", default=Path("report"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--title", default=None, help="Default: the name of the table.")
 @click.option("--forecasts", type=click.Path(path_type=Path), help="A forecast ledger to include.")
@@ -31,6 +32,7 @@ def report(
     where: tuple[str, ...],
     n_convention: str,
     drop_bad: bool,
+    drop_highest_loss: int,
     out: Path,
     title: str | None,
     forecasts: Path | None,
@@ -38,6 +40,7 @@ def report(
 ) -> None:
     """Write what TABLE tells into OUT/report.html (self-contained), OUT/report.md and PNGs."""
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
+    runs = drop_highest(runs, drop_highest_loss)
     paths = write(runs, out, title=title or f"Scaling report: {table.stem}", forecasts=forecasts)
     if as_json:
         found = {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(f) for f in paths.figures]}

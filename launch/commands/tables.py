@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
-from launch.scaling.table import N_CONVENTIONS
+from launch.scaling.table import N_CONVENTIONS, Table
 from trainer.errors import UserError
 
 Command = Callable[..., Any]
@@ -43,3 +44,11 @@ def parse_where(conditions: tuple[str, ...]) -> dict[str, str]:
             raise UserError(f"--where wants COLUMN=VALUE, not {condition!r}")
         found[column.strip()] = value.strip()
     return found
+
+
+def drop_highest(table: Table, num: int) -> Table:
+    """Leave out the rows of highest loss, the last of equal ones first."""
+    if num < 0 or num >= len(table):
+        raise UserError(f"--drop-highest-loss {num}: the table has {len(table)} rows")
+    order = np.argsort(table.loss, kind="stable")
+    return table.select(np.sort(order[: len(table) - num]))

@@ -75,16 +75,16 @@ def fit_law(
     cost: Objective = HUBER,
     *,
     weights: Array | None = None,
-    starts: Array | None = None,
+    every_start: int = 1,
 ) -> Fitted:
-    """Fit `law` to rows of `columns` and `loss` from many starts and keep the best optimum.
+    """Fit `law` to rows of `columns` and `loss` from many starts (or every k-th of them) and keep the best optimum.
 
     Raises `UserError` when there are fewer rows than parameters.
     """
     needed = {v: np.asarray(columns[v], float) for v in law.variables}
     centre = Centre.of(needed, law)
     x = centre.logs(needed)
-    start = law.starts(x, loss) if starts is None else starts
+    start = law.starts(x, loss)[::every_start]
     if len(loss) < start.shape[1]:
         raise UserError(
             f"law {law.name!r} has {start.shape[1]} parameters and the table {len(loss)} rows: add runs, or fit a "

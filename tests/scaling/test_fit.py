@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.commands.fit import drop_highest, fit
+from launch.commands.fit import fit
+from launch.commands.tables import drop_highest
 from launch.scaling.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.study import study

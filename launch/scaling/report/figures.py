@@ -36,7 +36,7 @@ def ladder(ax: Any, fitted: Ladder) -> None:
     if held.any():
         look: dict[str, Any] = {"mfc": "white", "mec": RED, "mew": 1.8, "ms": 8, "label": "held out", "zorder": 6}
         ax.plot(values[held], np.exp(table.loss[held]), "o", **look)
-    _log_axes(ax, LABEL[variable], "validation perplexity", y_log=True)
+    log_axes(ax, LABEL[variable], "validation perplexity", y_log=True)
     ax.legend(frameon=False)
 
 
@@ -50,7 +50,7 @@ def compute(ax: Any, table: Table, held_out: Array | None = None) -> None:
     if held_out is not None and held_out.any():
         ax.scatter(table.C[held_out], table.loss[held_out], s=110, facecolors="none", edgecolors=RED, label="held out")
     ax.figure.colorbar(points, ax=ax, label="log10 N")
-    _log_axes(ax, LABEL["C"], "validation loss (nats per token)", y_log=False)
+    log_axes(ax, LABEL["C"], "validation loss (nats per token)", y_log=False)
     ax.legend(frameon=False)
 
 
@@ -64,7 +64,7 @@ def ladder_residuals(ax: Any, fitted: Ladder) -> None:
         seen = ~fitted.held_out
         ax.plot(values[seen], off[seen], marker, color=colour, ms=5.5, label=law.fitted.law.formula)
         ax.plot(values[~seen], off[~seen], marker, mfc="white", mec=colour, mew=1.6, ms=8)
-    _log_axes(ax, LABEL[fitted.variable], "measured - law (% of the loss)", y_log=False)
+    log_axes(ax, LABEL[fitted.variable], "measured - law (% of the loss)", y_log=False)
     ax.legend(frameon=False)
 
 
@@ -84,7 +84,7 @@ def by_position(ax: Any, table: Table) -> None:
     ax.set_xlabel("position in the context (share of its length)")
     ax.set_ylabel("validation loss (nats per token)")
     ax.legend(frameon=False, fontsize=8, ncols=2 if len(order) > 5 else 1)
-    _plain(ax)
+    plain(ax)
 
 
 def layouts(ax: Any, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
@@ -96,10 +96,10 @@ def layouts(ax: Any, curves: Mapping[str, tuple[Sequence[float], Sequence[float]
     ax.set_xlabel("step")
     ax.set_ylabel("training loss (nats per token)")
     ax.legend(frameon=False)
-    _plain(ax)
+    plain(ax)
 
 
-def _log_axes(ax: Any, x_label: str, y_label: str, *, y_log: bool) -> None:
+def log_axes(ax: Any, x_label: str, y_label: str, *, y_log: bool) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     ax.set_xscale("log")
@@ -115,7 +115,7 @@ def _log_axes(ax: Any, x_label: str, y_label: str, *, y_log: bool) -> None:
             ax.yaxis.set_minor_locator(_none())
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
-    _plain(ax)
+    plain(ax)
 
 
 def _none() -> Any:
@@ -124,6 +124,6 @@ def _none() -> Any:
     return NullLocator()
 
 
-def _plain(ax: Any) -> None:
+def plain(ax: Any) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, lw=0.6)

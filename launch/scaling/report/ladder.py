@@ -44,16 +44,16 @@ def _forecast_sentence(law: LadderLaw, f: Forecast) -> str:
     return text
 
 
-def ladder_sections(ladder: Ladder, layout_check: Curves | None) -> list[Section]:
+def ladder_sections(ladder: Ladder, layout_check: Curves | None = None) -> list[Section]:
     """Return the sections in reading order; those without data are left out."""
     sections = [_main(ladder), _cells(ladder)]
     if ladder.cannot:
         sections.append(Section("What these runs cannot tell", ladder.cannot))
     sections.append(_fit_quality(ladder))
     if any(ladder.table.by_position):
-        sections.append(_by_position(ladder.table))
+        sections.append(by_position_section(ladder.table))
     if layout_check:
-        sections.append(_layout(layout_check))
+        sections.append(layout_section(layout_check))
     return sections
 
 
@@ -146,7 +146,8 @@ def _fit_quality(ladder: Ladder) -> Section:
     return Section("Residuals", notes, [chart])
 
 
-def _by_position(table: Table) -> Section:
+def by_position_section(table: Table) -> Section:
+    """Return the chart of loss by position."""
     chart = Figure(
         "loss_by_position",
         "Loss by position in the context, one line a cell: how much longer contexts help each size.",
@@ -155,7 +156,8 @@ def _by_position(table: Table) -> Section:
     return Section("Loss by position", [], [chart])
 
 
-def _layout(curves: Curves) -> Section:
+def layout_section(curves: Curves) -> Section:
+    """Return the comparison of one cell's training under several layouts."""
     names = list(curves)
     difference = layout_difference(curves)
     text = (

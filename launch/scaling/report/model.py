@@ -12,20 +12,25 @@ Draw = Callable[[Any], None]
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart: file name without suffix, what it shows, and how to draw it."""
+    """A chart: file name without suffix, what it shows, and how to draw it.
+
+    With more than one panel, `draw` gets the list of axes, three in a row.
+    """
 
     name: str
     caption: str
     draw: Draw
+    panels: int = 1
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text. `numeric` columns are aligned to the right."""
+    """A table. All columns but the first hold numbers, unless it is of `text`."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    text: bool = False
 
 
 @dataclass(frozen=True)

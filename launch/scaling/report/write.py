@@ -11,12 +11,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from launch.scaling.ladder import fit_ladder
-from launch.scaling.report.ladder import Curves, headline, ladder_sections
-from launch.scaling.report.model import Figure, Report, Section
+from launch.scaling.report.checklist import checklist_section, forecasts_section, provenance_section
+from launch.scaling.report.ladder import Curves, by_position_section, headline, ladder_sections, layout_section
+from launch.scaling.report.model import Figure, Report
+from launch.scaling.report.surface import analyse, surface_sections
+from launch.scaling.report.surface import headline as surface_headline
 from launch.scaling.table import Table, from_ledger, load
 from trainer.run_dir import write_atomically
 
-SIZE_INCHES, DPI = (6.8, 4.3), 150
+SIZE_INCHES, PANELS_INCHES, DPI = (6.8, 4.3), (9.0, 2.7), 150
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ def write(
 ) -> ReportPaths:
     """Write `report.html`, `report.md` and their PNGs about a ledger, its rows or a loaded table.
 
-    `layout_check` is optional: layout name -> (steps, losses) of one cell trained under several layouts. Raises
-    `UserError` when the rows do not make a ladder.
+    `layout_check` is optional: layout name -> (steps, losses) of one cell trained under several layouts. `forecasts`
+    is a forecast ledger. Raises `UserError` when the rows make neither a ladder nor a surface.
     """
     if isinstance(rows, (str, Path)):
         table = load(rows, n_convention=n_convention)
@@ -48,24 +51,29 @@ def write(
         table = rows
     else:
         table = from_ledger([dict(row) for row in rows], n_convention=n_convention)
-    return render(build(table, title, layout_check), Path(out_dir))
+    return render(build(table, title, layout_check, forecasts), Path(out_dir))
 
 
-def build(table: Table, title: str, layout_check: Curves | None = None) -> Report:
-    """Decide what the runs can tell and put it into sections."""
-    ladder = fit_ladder(table)
-    sections = ladder_sections(ladder, layout_check)
-    sections.append(provenance(table))
-    return Report(title, headline(ladder), sections)
-
-
-def provenance(table: Table) -> Section:
-    """Say where the numbers come from and what was noticed while reading them."""
-    lines = [f"Table: {table.source}, SHA-256 {table.sha256[:16] or 'not a file'}, {len(table)} rows used."]
-    lines.append(f"Convention of N: {table.n_convention}; of C: {table.c_convention}.")
-    lines += [f"Derived: {note}." for note in table.notes]
-    lines += [f"Warning: {warning}" for warning in table.warnings]
-    return Section("How this was made", lines)
+def build(table: Table, title: str, layout_check: Curves | None = None, forecasts: Path | None = None) -> Report:
+    """Decide what the runs can tell and put it into sections: a surface of N and D, or one ladder."""
+    surface = analyse(table)
+    if surface is not None:
+        lines, sections = surface_headline(surface), surface_sections(surface)
+        law, objective = surface.best.law.formula, f"Huber {surface.fitted.cost.delta:g} on log loss, damped Newton"
+        held_out = "the larger budgets are held out, four cuts"
+    else:
+        ladder = fit_ladder(table)
+        lines, sections = headline(ladder), ladder_sections(ladder, None)
+        law, objective = ladder.preferred.fitted.law.formula, "least squares on log loss, damped Newton"
+        held_out = "the largest size is held out"
+    if surface is not None and any(table.by_position):
+        sections.append(by_position_section(table))
+    if layout_check:
+        sections.append(layout_section(layout_check))
+    if forecasts is not None:
+        sections.append(forecasts_section(forecasts, table))
+    sections += [checklist_section(table, law, objective, held_out), provenance_section(table)]
+    return Report(title, lines, sections)
 
 
 def render(report: Report, out_dir: Path) -> ReportPaths:
@@ -92,9 +100,14 @@ def _draw(figure: Figure, out_dir: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=SIZE_INCHES, layout="constrained")
+    rows = -(-figure.panels // 3)
+    width, height = SIZE_INCHES if figure.panels == 1 else (PANELS_INCHES[0], PANELS_INCHES[1] * rows)
+    canvas = Canvas(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(canvas)
-    figure.draw(canvas.add_subplot())
+    if figure.panels == 1:
+        figure.draw(canvas.add_subplot())
+    else:
+        figure.draw(list(canvas.subplots(rows, 3, squeeze=False).flat))
     path = out_dir / f"{figure.name}.png"
     canvas.savefig(path, dpi=DPI)
     return path

@@ -1,0 +1,272 @@
+"""The sections of a report about runs that vary in N and in D."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from launch.scaling.allocate import log_optimal_n
+from launch.scaling.checks import rows_text
+from launch.scaling.decide import Decision, Estimate, decide
+from launch.scaling.fit import Fitted
+from launch.scaling.holdout import HoldOut, hold_out
+from launch.scaling.isoflop import METHODS, exponents
+from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.laws.registry import find_law
+from launch.scaling.replicates import lack_of_fit
+from launch.scaling.report import surface_figures as draw
+from launch.scaling.report.model import Figure, Grid, Section, count, interval
+from launch.scaling.saved import SavedFit, robust_sd
+from launch.scaling.study import Study, study
+from launch.scaling.table import N_CONVENTIONS, Table
+
+BOOTSTRAP = 400
+OUTLIER = 8
+BEYOND = (1.0, 10.0, 100.0)  # budgets of the allocation table, over the largest run
+BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, np.inf))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Everything that the sections need, computed once."""
+
+    table: Table
+    best: Study  # the law that held-out budgets chose
+    chinchilla: Study
+    held: list[HoldOut]
+
+    @property
+    def fitted(self) -> Fitted:
+        assert self.best.fitted is not None
+        return self.best.fitted
+
+
+def analyse(table: Table, *, seed: int = 0) -> Surface | None:
+    """Fit the laws of N and D; None where the runs do not identify one."""
+    if not table.has("N", "D", "C"):
+        return None
+    chinchilla = study(table, CHINCHILLA, bootstrap=BOOTSTRAP, seed=seed)
+    if chinchilla.fitted is None or chinchilla.fitted.draws is None:
+        return None
+    held = hold_out(table)
+    best = chinchilla
+    if held and held[0].law != CHINCHILLA.name:
+        other = study(table, find_law(held[0].law), bootstrap=BOOTSTRAP, seed=seed)
+        if other.certificate.status != "refused":
+            best = other
+    return Surface(table, best, chinchilla, held)
+
+
+def headline(s: Surface) -> list[str]:
+    """Say which law, how far it may be trusted, and what it says about ten times the largest budget."""
+    table = s.table
+    lines = [
+        f"{len(table)} runs, {count(table.N.min())} to {count(table.N.max())} parameters, {count(table.D.min())} to "
+        f"{count(table.D.max())} tokens, up to {table.C.max():.2g} FLOPs. Law: {s.best.law.formula}, "
+        f"{s.best.certificate.status}."
+    ]
+    if s.held:
+        chosen = s.held[0]
+        lines.append(
+            f"On budgets that the fits did not see, {chosen.law} was off by {chosen.mean:.2%} on average, up to "
+            f"{chosen.distance.max():.0f} times beyond its runs."
+        )
+    if s.best.certificate.status != "refused":
+        far = decide(_saved(s), 10 * float(table.C.max()))
+        lines.append(
+            f"At ten times the largest budget, {far.flops:.2g} FLOPs: {_estimate(far.N)} parameters on "
+            f"{_estimate(far.D)} tokens, loss {far.loss.value:.3f}{_ends(far.loss, '.3f')}."
+        )
+    return lines
+
+
+def surface_sections(s: Surface) -> list[Section]:
+    """Return the sections in reading order."""
+    sections = [_law(s), _allocation(s)]
+    if s.held:
+        sections.append(_hold_out(s.held))
+    sections += [_certificate(s), _residuals(s), _approaches(s)]
+    if len(s.table.conventions) > 1:
+        sections.append(_conventions(s.table))
+    return sections
+
+
+def _law(s: Surface) -> Section:
+    charts = [
+        Figure(
+            "loss_against_compute",
+            "Loss against training compute, and the lowest loss that the law allows at each budget (95 % band).",
+            lambda ax: draw.frontier(ax, s.table, s.fitted),
+        ),
+        Figure(
+            "perplexity_against_parameters",
+            "Perplexity against parameters; lines: the law at the 10, 50 and 90 % points of D.",
+            lambda ax: draw.perplexity(ax, s.table, s.fitted),
+        ),
+    ]
+    if len(draw.isoflop_groups(s.table)) >= 2:
+        charts.append(
+            Figure(
+                "isoflop_curves",
+                "Loss against size at equal compute. Lines: the law. Crosses: its optimum at each budget.",
+                lambda ax: draw.isoflops(ax, s.table, s.fitted),
+            )
+        )
+    return Section("The law", [], charts, [_parameters(s.best)])
+
+
+def _parameters(result: Study) -> Grid:
+    assert result.fitted is not None
+    intervals, profiles = result.intervals(), result.certificate.intervals(result.law)
+    rows = [
+        [name, f"{value:.5g}", _pair(intervals.get(name)), _pair(profiles.get(name))]
+        for name, value in result.fitted.values.items()
+    ]
+    caption = (
+        f"{result.law.formula} ({result.law.source}). Huber {result.fitted.cost.delta:g} on log loss, objective "
+        f"{result.fitted.objective:.6g}; {BOOTSTRAP} replicates by row."
+    )
+    return Grid(["parameter", "value", "95 % bootstrap", "95 % profile"], rows, caption)
+
+
+def _allocation(s: Surface) -> Section:
+    if s.best.certificate.status == "refused":
+        return Section("Allocation", ["Refused: " + reason for reason in s.best.certificate.reasons])
+    saved, largest = _saved(s), float(s.table.C.max())
+    rows = [_allocation_row(decide(saved, factor * largest)) for factor in BEYOND]
+    header = ["FLOPs", "N*", "D*", "D*/N*", "loss", "wasted by acting on this fit"]
+    caption = "95 % intervals over the replicates; waste: the share of the budget lost if a replicate is the truth."
+    return Section("Allocation", [], [], [Grid(header, rows, caption)])
+
+
+def _allocation_row(d: Decision) -> list[str]:
+    waste = "-" if d.wasted is None or d.wasted.interval is None else f"up to {d.wasted.interval[1]:.1%}"
+    ratio = f"{d.tokens_per_parameter.value:.1f}{_ends(d.tokens_per_parameter, '.1f')}"
+    loss = f"{d.loss.value:.4f}{_ends(d.loss, '.4f')}"
+    return [f"{d.flops:.2e}", _estimate(d.N), _estimate(d.D), ratio, loss, waste]
+
+
+def _hold_out(held: list[HoldOut]) -> Section:
+    header = ["law", "mean error"] + [_band(a, b) for a, b in BANDS]
+    rows = [[h.law, f"{h.mean:.2%}"] + [_percent(h.within(a, b)) for a, b in BANDS] for h in held]
+    chart = Figure(
+        "hold_out_error",
+        "Mean error of the loss on larger budgets against the distance from the runs that were fitted.",
+        lambda ax: draw.hold_out_errors(ax, held),
+    )
+    text = "Each law was fitted to the smaller 50, 65, 80 and 90 % of the runs and judged on the rest."
+    return Section("Hold-out", [text], [chart], [Grid(header, rows)])
+
+
+def _certificate(s: Surface) -> Section:
+    c = s.best.certificate
+    text = [
+        f"{c.status.capitalize()}: {c.share_of_starts:.0%} of the starts meet in the optimum, gradient "
+        f"{c.gradient_norm:.1e}, condition number {c.condition:.3g}.",
+        *c.reasons,
+        *_outliers(s),
+    ]
+    test = lack_of_fit(s.fitted)
+    if test is not None:
+        text.append(
+            f"Repeated cells: seed noise {test.seed_sd:.2%}, misfit {test.misfit_sd:.2%} of the loss "
+            f"(F = {test.f_ratio:.3g}, p = {test.p_value:.2g})."
+        )
+    if not c.profiles:
+        return Section("Certificate", text)
+    freedom = len(s.table) - s.fitted.num_params
+    chart = Figure(
+        "profiles",
+        "Profile deviance of each parameter and of ln N* at the largest budget; dashed: 95 %.",
+        lambda axes: draw.profiles(axes, c, freedom),
+        panels=-(-len(c.profiles) // 3) * 3,
+    )
+    return Section("Certificate", text, [chart])
+
+
+def _outliers(s: Surface) -> list[str]:
+    """Name the rows that the law misses by far: diverged runs, or another recipe."""
+    off = s.fitted.residuals
+    scale = float(np.median(np.abs(off))) / 0.6745
+    far = np.abs(off) > OUTLIER * scale
+    if scale < 1e-9 or not far.any():
+        return []
+    return [
+        f"{rows_text(s.table.row[far])} lie more than {OUTLIER} robust standard deviations ({OUTLIER * scale:.1%}) off "
+        "the law: look at these runs, or leave the highest losses out (--drop-highest-loss)."
+    ]
+
+
+def _residuals(s: Surface) -> Section:
+    chart = Figure(
+        "residuals",
+        "Residuals of the log loss against N, D and C: any trend is drift that the law misses.",
+        lambda axes: draw.residuals(axes, s.table, s.fitted),
+        panels=3,
+    )
+    return Section("Residuals", [], [chart])
+
+
+def _approaches(s: Surface) -> Section:
+    found = exponents(s.table)
+    rows = [[m, "-" if found[m] is None else f"{found[m]:.3f}"] for m in METHODS]
+    studies = {s.chinchilla.law.name: s.chinchilla, s.best.law.name: s.best}
+    rows += [[name, f"{_exponent(r.fitted):.3f}"] for name, r in studies.items() if r.fitted is not None]
+    text = (
+        "The exponent a of N* ~ C^a by each approach. The parabola is biased on wide grids and the envelope by the "
+        "choice of sizes (arXiv 2603.22339); the surface fits use every run."
+    )
+    return Section("Approaches", [text], [], [Grid(["approach", "a"], rows)])
+
+
+def _exponent(fitted: Fitted) -> float:
+    """Return the local exponent of N* at the largest budget of the fit."""
+    largest = float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
+    ends = [log_optimal_n(fitted.law, fitted.theta[None], fitted.centre, largest * f)[0] for f in (0.5, 2.0)]
+    return float((ends[1] - ends[0]) / np.log(4.0))
+
+
+def _conventions(table: Table) -> Section:
+    rows = []
+    for convention, meaning in N_CONVENTIONS.items():
+        recounted = study(table.counted(convention), CHINCHILLA)
+        if recounted.fitted is not None:
+            v = recounted.fitted.values
+            a = v["beta"] / (v["alpha"] + v["beta"])
+            rows.append(
+                [meaning, *(f"{v[n]:.4g}" for n in ("E", "alpha", "beta")), f"{a:.3f}", recounted.certificate.status]
+            )
+    text = "The same runs with N counted in each way: how far the exponents move is a choice, not a finding."
+    return Section("Counting", [text], [], [Grid(["N counts", "E", "alpha", "beta", "a", "certificate"], rows)])
+
+
+def _saved(s: Surface) -> SavedFit:
+    fitted, certificate = s.fitted, s.best.certificate
+    draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
+    sizes = {"C": [float(s.table.C.min()), float(s.table.C.max())]}
+    return SavedFit(
+        fitted.law, fitted.centre, fitted.theta, draws, robust_sd(fitted.residuals, fitted.num_params),
+        certificate.status, certificate.reasons, s.table.sha256, sizes, s.table.n_convention,
+    )  # fmt: skip
+
+
+def _estimate(e: Estimate) -> str:
+    ends = "" if e.interval is None else f" [{count(e.interval[0])}, {count(e.interval[1])}]"
+    return count(e.value) + ends
+
+
+def _ends(e: Estimate, style: str) -> str:
+    return "" if e.interval is None else f" {interval(*e.interval, style)}"
+
+
+def _pair(pair: tuple[float, float] | None) -> str:
+    return "-" if pair is None else interval(*pair, ".4g")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _band(low: float, high: float) -> str:
+    return f"over {low:.0f}x beyond" if np.isinf(high) else f"{low:.0f}-{high:.0f}x beyond"
