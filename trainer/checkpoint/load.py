@@ -115,7 +115,7 @@ def load(engine: Engine, checkpoint: Path, *, weights_only: bool = False) -> dic
     optimizer, with what differs.
     """
     manifest = read_manifest(checkpoint)
-    check_architecture(manifest, engine, checkpoint)
+    check_architecture(manifest, engine, checkpoint, weights_only)
     source = Source(checkpoint, manifest)
     names = [] if weights_only else [kind for kind in source.kinds if kind != WEIGHT]
     if names or not weights_only:
@@ -137,13 +137,17 @@ def _fill(engine: Engine, fragment: Fragment, source: Source, names: list[str]) 
         held[kind].copy_(source.read_range(fragment.name, kind, split, fragment.held))
 
 
-def check_architecture(manifest: Manifest, engine: Engine, checkpoint: Path) -> None:
-    """Raise `UserError` where the checkpoint is of another model."""
+def check_architecture(manifest: Manifest, engine: Engine, checkpoint: Path, weights_only: bool = False) -> None:
+    """Raise `UserError` where the checkpoint is of another model.
+
+    A warm start of a model with rotary positions may change the context and the base: no parameter depends on them.
+    """
     mine, theirs = architecture_of(engine), manifest.architecture
+    free = ("context_length", "rotary_base") if weights_only and mine["position"] == "rotary" else ()
     different = [
         f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
         for key in sorted({*mine, *theirs})
-        if mine.get(key) != theirs.get(key)
+        if mine.get(key) != theirs.get(key) and key not in free
     ]
     if different:
         raise UserError(f"{checkpoint} is of another model: {'; '.join(different)}")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from trainer.checkpoint.fragments import WEIGHT, counters, fragments, moments
 from trainer.checkpoint.manifest import MANIFEST, File, Manifest, Share, checkpoint_name, file_from_json, hash_file
+from trainer.config.model import ModelConfig
 from trainer.parallel.engine import Engine
 from trainer.run_dir import write_atomically
 
@@ -39,8 +40,15 @@ class Snapshot:
 
 def architecture_of(engine: Engine) -> dict[str, Any]:
     """Return what a loading run must agree with: everything of the model that its parameters depend on."""
-    values = engine.config.model.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
-    return {**values, "d_ff": engine.config.model.ff_width, "n_kv_heads": engine.config.model.kv_heads}
+    return architecture_values(engine.config.model)
+
+
+def architecture_values(config: ModelConfig) -> dict[str, Any]:
+    """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
+    values = config.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
+    if config.vocab_size == config.vocab_rows:  # rounding that changes nothing is no difference
+        values["vocab_multiple_of"] = 1
+    return {**values, "d_ff": config.ff_width, "n_kv_heads": config.kv_heads}
 
 
 @torch.no_grad()

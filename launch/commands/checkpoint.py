@@ -1,0 +1,119 @@
+"""`escala checkpoint`: look into checkpoints, verify them, and turn them into other files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trainer.checkpoint.manifest import find_problems, list_checkpoints, read_manifest, step_of
+from trainer.errors import UserError
+
+
+@click.group()
+def checkpoint() -> None:
+    """Inspect, verify and convert checkpoints.
+
+    \b
+    Examples:
+      escala checkpoint inspect runs/tiny
+      escala checkpoint verify runs/tiny
+      escala checkpoint convert runs/tiny model.safetensors
+      escala checkpoint convert runs/tiny exported/ --to huggingface --dtype bf16
+    """
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    """Return the checkpoints that a path means: itself, or all of a run directory, newest first."""
+    if step_of(path) is not None and path.is_dir():
+        return [path]
+    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    found = list_checkpoints(root)
+    if not found:
+        raise UserError(f"{path} is no checkpoint and holds none")
+    return found
+
+
+@checkpoint.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what PATH holds: step, layout it was written on, model, parameters, files."""
+    rows = [_describe(found) for found in _checkpoints(path)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        click.echo(
+            f"{row['checkpoint']}  step {row['step']:,}  {row['parameters']:,} parameters  {row['bytes']:,} bytes"
+        )
+        click.echo(f"  written on {row['layout']} in {row['files']} files; optimizer {row['optimizer']}")
+        click.echo("  " + "  ".join(f"{name} {value}" for name, value in row["model"].items() if value is not None))
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    manifest = read_manifest(path)
+    sizes = [_product(shape) for shape in manifest.parameters.values()]
+    return {
+        "checkpoint": str(path),
+        "step": manifest.step,
+        "layout": manifest.layout,
+        "parameters": sum(sizes),
+        "tensors": len(sizes),
+        "files": len(manifest.files),
+        "bytes": sum(file.bytes for file in manifest.files.values()),
+        "optimizer": manifest.optimizer.get("name"),
+        "model": manifest.architecture,
+        "state": manifest.state,
+    }
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for width in shape:
+        product *= width
+    return product
+
+
+@checkpoint.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def verify(path: Path, as_json: bool) -> None:
+    """Read every byte of the checkpoints in PATH and compare the hashes. Exit code 2 if any is damaged."""
+    problems = {str(found): find_problems(found) for found in _checkpoints(path)}
+    if as_json:
+        click.echo(json.dumps(problems, indent=2))
+    else:
+        for name, found in problems.items():
+            click.echo(f"{name}  {'sound' if not found else '; '.join(found)}")
+    damaged = [name for name, found in problems.items() if found]
+    if damaged:
+        raise UserError(f"{len(damaged)} of {len(problems)} checkpoints are damaged; a run passes over them by itself")
+
+
+@checkpoint.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Choice(["safetensors", "huggingface", "checkpoint"]), default="safetensors", show_default=True,
+    help="One file, a Hugging Face directory, or (from such a directory) a checkpoint to warm-start from.",
+)  # fmt: skip
+@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+def convert(source: Path, target: Path, to: str, dtype: str) -> None:
+    """Convert SOURCE (a checkpoint, a run's newest, or a Hugging Face directory) to TARGET."""
+    command = [
+        sys.executable,
+        "-m",
+        "trainer.checkpoint.convert",
+        str(source),
+        str(target),
+        "--to",
+        to,
+        "--dtype",
+        dtype,
+    ]
+    sys.exit(subprocess.run(command).returncode)
