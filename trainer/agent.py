@@ -238,32 +238,40 @@ def _report(node: Node, watch: Watch, code: int, own_log: Path) -> int:
         return EXIT_FENCED
     exits = sorted(_exits(node.logs), key=lambda row: row["time"])
     failed = next((row for row in exits if row["code"] not in AGREED_EXITS), None)
-    agreed = next((int(row["code"]) for row in exits if row["code"] in AGREED_EXITS), None)
+    agreed = next((row for row in exits if row["code"] in AGREED_EXITS), None)
+    if agreed is not None and (code == 0 or failed is None):
+        if agreed["code"] != EXIT_PREEMPTED:
+            _say_who(node, agreed)
+        return int(agreed["code"])
     if code == 0:
-        return agreed or 0
+        return 0
     if watch.asked_to_stop and failed is None:
-        return agreed or EXIT_PREEMPTED
-    if failed is None:
-        failed = _killed_rank(node, own_log)
+        return EXIT_PREEMPTED
+    failed = failed or _killed_rank(own_log)
     if failed is None:
         print(f"torchrun on {socket.gethostname()} ended with code {code}: {last_error_line(own_log)} (see {own_log})")
         return EXIT_PORT_TAKEN if port_was_taken(own_log) else EXIT_FAILED
-    log = node.logs / f"rank_{failed['rank']}.log"
-    name = signal_name(failed["code"]) if failed["code"] < 0 else None
-    failure = {**failed, "signal": name, "message": last_error_line(log)}
-    write_atomically(node.logs / f"failure_{socket.gethostname()}.json", json.dumps(failure) + "\n")
-    how = f"signal {name}" if name else f"exit code {failed['code']}"
-    print(f"rank {failed['rank']} on {failed['host']} ended first, with {how}: {failure['message']} (see {log})")
-    if port_was_taken(log):
+    _say_who(node, failed)
+    if port_was_taken(node.logs / f"rank_{failed['rank']}.log"):
         return EXIT_PORT_TAKEN
     return int(failed["code"]) if 0 < failed["code"] < EXIT_PREEMPTED else EXIT_FAILED
+
+
+def _say_who(node: Node, row: dict[str, Any]) -> None:
+    """Record and print the rank that ended first: host, code or signal, and the last line of its traceback."""
+    log = node.logs / f"rank_{row['rank']}.log"
+    name = signal_name(row["code"]) if row["code"] < 0 else None
+    failure = {**row, "signal": name, "message": last_error_line(log)}
+    write_atomically(node.logs / f"failure_{socket.gethostname()}.json", json.dumps(failure) + "\n")
+    how = f"signal {name}" if name else f"exit code {row['code']}"
+    print(f"rank {row['rank']} on {row['host']} ended first, with {how}: {failure['message']} (see {log})", flush=True)
 
 
 def _exits(logs: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in logs.glob("exit_*.json")]
 
 
-def _killed_rank(node: Node, own_log: Path) -> dict[str, Any] | None:
+def _killed_rank(own_log: Path) -> dict[str, Any] | None:
     """Find a rank that a signal ended, which leaves no record of its own: torchrun's summary names it."""
     text = tail(own_log)
     _, found, summary = text.rpartition("Root Cause")

@@ -59,12 +59,17 @@ def check_spec(spec: JobSpec) -> None:
         raise UserError(f"job {spec.name!r}: {bad!r} contains a NUL character, which no command line can carry")
 
 
+def looks_secret(name: str) -> bool:
+    """Tell whether a variable of this name usually holds a secret."""
+    return _SECRET.search(name) is not None
+
+
 def check_environment(environment: Mapping[str, str], where: str) -> None:
     """Refuse names that are no variables, and names that look like secrets."""
     for name in environment:
         if not _VARIABLE.match(name):
             raise UserError(f"{where}: {name!r} is not the name of an environment variable")
-        if _SECRET.search(name):
+        if looks_secret(name):
             raise UserError(
                 f"{where}: {name} looks like a secret and would be written into a file; "
                 f"list its name under `secrets` and export it in your shell instead"

@@ -1,0 +1,1 @@
+"""Is this cluster fit to train on? Checks before the first job."""
