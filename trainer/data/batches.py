@@ -193,7 +193,7 @@ def held_out(
         places = (number * dp_size + dp_rank) * micro_batch + np.arange(micro_batch)
         real = places < count
         arrays = token_set.arrays(ids[np.minimum(places, count - 1)], context_length)
-        weights = np.broadcast_to(real[:, None].astype(np.float32), (micro_batch, context_length))
+        weights = np.repeat(real[:, None].astype(np.float32), context_length, axis=1)
         yield to_micro_batch(replace(arrays, weights=weights))
 
 
@@ -212,12 +212,12 @@ def require_samples(samples: Samples, context_length: int) -> int:
 def to_micro_batch(arrays: Arrays, rows: slice = slice(None)) -> MicroBatch:
     """Return some rows as tensors of the types that models take."""
 
-    def tensor(values: npt.NDArray | None, dtype: npt.DTypeLike) -> torch.Tensor | None:
-        return None if values is None else torch.from_numpy(values[rows].astype(dtype))
+    def tensor(values: npt.NDArray | None, dtype: torch.dtype) -> torch.Tensor | None:
+        return None if values is None else torch.from_numpy(values[rows]).to(dtype)
 
-    inputs, targets = tensor(arrays.inputs, np.int64), tensor(arrays.targets, np.int64)
+    inputs, targets = tensor(arrays.inputs, torch.int64), tensor(arrays.targets, torch.int64)
     assert inputs is not None and targets is not None
-    return MicroBatch(inputs, targets, tensor(arrays.weights, np.float32), tensor(arrays.documents, np.int32))
+    return MicroBatch(inputs, targets, tensor(arrays.weights, torch.float32), tensor(arrays.documents, torch.int32))
 
 
 def pinned(batch: MicroBatch) -> MicroBatch:

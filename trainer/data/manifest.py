@@ -23,7 +23,7 @@ from trainer.errors import UserError, did_you_mean
 
 FORMAT = 1
 FILE = "manifest.json"
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 15
 
 
 class Shard(BaseModel):

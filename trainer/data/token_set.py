@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from trainer.data.manifest import Manifest, Shard
 from trainer.data.order import Ids
-from trainer.data.shard_writer import block_hashes
 from trainer.errors import UserError
 
 
@@ -199,7 +199,7 @@ class TokenSet:
         touched = np.minimum(first[:, None] + np.arange(int((last - first).max()) + 1), last[:, None])
         for block in np.unique(touched[~blocks.verified[touched]]):
             content = tokens[block * per_block : (block + 1) * per_block]
-            if block_hashes(content.tobytes(), self.manifest.block_bytes) != [int(blocks.hashes[block])]:
+            if xxhash.xxh3_64_intdigest(content.data) != int(blocks.hashes[block]):
                 raise UserError(
                     f"shard {self.shards[number].file}.bin is damaged: bytes {block * self.manifest.block_bytes} to "
                     f"{block * self.manifest.block_bytes + content.nbytes - 1} are not what was written; {_MEND}"
