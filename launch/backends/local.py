@@ -1,7 +1,8 @@
 """This machine as a cluster: a queue that packs jobs into the slots (rank processes) that exist.
 
 Ranks are forked from one warm process (`trainer.rank_server`), so that forty tiny runs do not pay forty imports of
-torch. With GPUs each job is a `torchrun` of its own instead, since a process that has touched CUDA cannot fork.
+torch. With GPUs each rank is a process of its own instead, since one that has touched CUDA cannot fork, and each job
+gets its own devices.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launch.backends.cold import ProcessPool
 from launch.backends.logs import attempt_logs, follow_logs, next_attempt
 from launch.backends.quoting import check_spec, sh
-from launch.backends.warm import PRELOAD, RankPool, available_cores, rank_environment
+from launch.backends.warm import PRELOAD, RankPool, available_cores, local_gpus, rank_environment
 from launch.job import AGREED_EXITS, JobSpec, JobState, JobStatus, RankFailure
 from trainer.errors import UserError
 from trainer.failure import last_error_line, port_was_taken, signal_name
@@ -45,6 +47,7 @@ class _Job:
     cancelled: bool = False
     port_tries: int = 0
     failures: int = 0
+    devices: tuple[str, ...] = ()
 
 
 class LocalBackend:
@@ -64,6 +67,9 @@ class LocalBackend:
         if slots < 1:
             raise UserError(f"slots ({slots}) must be at least 1")
         base = dict(os.environ if environment is None else environment)
+        self.gpus = local_gpus(base)
+        if self.gpus and slots > len(self.gpus):
+            raise UserError(f"{slots} ranks at a time, but this machine has {len(self.gpus)} GPUs: one rank needs one")
         self.slots = slots
         self.environment = rank_environment(base, threads=threads or max(1, available_cores() // slots))
         self.clock = clock
@@ -72,7 +78,7 @@ class LocalBackend:
         self.log = log
         self.preload = tuple(preload)
         self.python = python
-        self.pool: RankPool | None = None
+        self.pool: RankPool | ProcessPool | None = None
 
     def submit(self, spec: JobSpec) -> str:
         """Queue a job and start it if there is room. Raises UserError when it can never fit."""
@@ -186,10 +192,13 @@ class LocalBackend:
         job.attempt, job.log_dir = next_attempt(spec.run_dir)
         job.codes, job.kill_at = {}, None
         job.limit_at = None if spec.time_limit is None else self.clock() + 60 * spec.time_limit
-        job.running = set(range(spec.world_size))
         job.status = JobStatus(JobState.RUNNING)
         if self.pool is None:
-            self.pool = RankPool(self.environment, self.log or spec.run_dir / "rank_server.log", self.preload)
+            log = self.log or spec.run_dir / "rank_server.log"
+            self.pool = ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload)
+        taken = {device for other in self.jobs.values() if other.running for device in other.devices}
+        job.devices = tuple(device for device in self.gpus if device not in taken)[: spec.world_size]
+        job.running = set(range(spec.world_size))
         port = str(free_port())
         for rank in range(spec.world_size):
             environment = {
@@ -200,6 +209,8 @@ class LocalBackend:
                 "MASTER_PORT": port,
                 "ESCALA_ATTEMPT": str(job.attempt),
             }
+            if job.devices:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
             log = job.log_dir / f"rank_{rank}.log"
             self.pool.fork(f"{job.identity}/{rank}", spec.command, environment, spec.directory or Path.cwd(), log)
 

@@ -55,7 +55,7 @@ def preflight(cluster: str | None, all_reduce: bool, runs: Path, as_json: bool) 
         gpu=where.gpu is not None,
         asked_at=asked_at,
     )
-    if all_reduce and len(reports) == where.nodes:
+    if all_reduce and spec.world_size > 1 and len(reports) == where.nodes:
         checks.append(_all_reduce(where, spec, scratch))
     failed = any(check.level is Level.FAIL for check in checks)
     if not failed:

@@ -200,3 +200,33 @@ def test_a_taken_port_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("code", "name"), [(-9, "SIGKILL"), (137, "SIGKILL"), (1, None), (75, None), (128, None)])
 def test_signal_names(code: int, name: str | None) -> None:
     assert signal_name(code) == name
+
+
+SHOW = """
+import os, signal, sys, time
+print("devices", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+if sys.argv[1] == "fail" and os.environ["RANK"] == "1":
+    sys.exit(3)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_with_gpus_each_job_has_its_own_devices_and_processes(tmp_path: Path) -> None:
+    """The GPUs are names in a variable here; the processes are real."""
+    program = tmp_path / "show.py"
+    program.write_text(SHOW)
+
+    def job(name: str, ranks: int, *arguments: str) -> JobSpec:
+        return JobSpec(name, (str(program), *arguments), tmp_path / name, ranks_per_node=ranks)
+
+    with LocalBackend(4, {**os.environ, "CUDA_VISIBLE_DEVICES": "4,5,6,7"}) as gpus:
+        first, second = gpus.submit(job("a", 2, "sleep", "1")), gpus.submit(job("b", 1, "sleep", "1"))
+        third = gpus.submit(job("c", 2, "fail", "60"))
+        states = [s.state for s in finish(gpus, first, second, third)]
+        assert states == [JobState.DONE, JobState.DONE, JobState.FAILED]
+        assert list(gpus.logs(first)) == ["[0] devices 4,5", "[1] devices 4,5"]
+        assert list(gpus.logs(second)) == ["[0] devices 6"]
+        assert gpus.status([third])[third].failure is not None
+        assert gpus.status([third])[third].failure.rank == 1  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="8 ranks at a time, but this machine has 4 GPUs"):
+        LocalBackend(8, {**os.environ, "CUDA_VISIBLE_DEVICES": "4,5,6,7"})
