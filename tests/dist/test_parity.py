@@ -73,6 +73,15 @@ def test_recomputation_changes_nothing(ranks: RankPool, recompute: str, tensor: 
     compare(ranks.run(2, spread, config), plain("tied fused", False), LOSS, NORM)
 
 
+@pytest.mark.parametrize(
+    ("offload", "zero_stage", "tensor"),
+    [("optimizer", 1, 1), ("optimizer", 2, 1), ("optimizer", 3, 1), ("optimizer", 1, 2), ("parameters", 3, 1)],
+)
+def test_offload_changes_nothing(ranks: RankPool, offload: str, zero_stage: int, tensor: int) -> None:
+    config = tiny(parallel={"tensor": tensor, "zero_stage": zero_stage, "offload": offload})
+    compare(ranks.run(2, spread, config, 2), plain("tied fused", False), LOSS, NORM)
+
+
 @pytest.mark.parametrize(("world", "tensor", "zero_stage"), [(1, 1, 0), (2, 1, 1), (4, 2, 2), (2, 2, 3)])
 def test_bf16_stays_near(ranks: RankPool, world: int, tensor: int, zero_stage: int) -> None:
     config = tiny(parallel={"tensor": tensor, "zero_stage": zero_stage}, precision="bf16")

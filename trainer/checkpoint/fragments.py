@@ -6,7 +6,7 @@ the same range, each *owns* a part of it, so that a checkpoint has every value o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,19 +91,24 @@ def moments(engine: Engine, fragment: Fragment) -> dict[str, Tensor]:
 
 def counters(engine: Engine) -> dict[str, float]:
     """Return the optimizer's scalar state, such as Adam's step count, which all parameters share."""
+    found: dict[str, float] = {}
     for state in engine.ds.basic_optimizer.state.values():
-        return {k: float(v) for k, v in state.items() if not torch.is_tensor(v) or v.dim() == 0}
-    return {}
+        found |= {k: float(v) for k, v in state.items() if v is not None and (not torch.is_tensor(v) or v.dim() == 0)}
+    return found
 
 
 @torch.no_grad()
-def prepare_moments(engine: Engine, names: list[str], scalars: dict[str, float]) -> None:
-    """Give a fresh optimizer the state that it would make in its first step: zero moments and the counters."""
+def prepare_moments(engine: Engine, kinds_of: Callable[[str], list[str]], scalars: dict[str, float]) -> None:
+    """Give a fresh optimizer the state that it would make in its first step: zero moments and the counters.
+
+    `kinds_of` names the moments of a parameter.
+    """
     state = engine.ds.basic_optimizer.state
-    for home in {id(f.home): f.home for f in fragments(engine)}.values():
-        for name in names:
-            if name not in state[home]:
-                state[home][name] = torch.zeros_like(home)
+    for fragment in fragments(engine):
+        home = fragment.home
+        for kind in kinds_of(fragment.name):
+            if kind not in state[home]:
+                state[home][kind] = torch.zeros_like(home)
         for name, value in scalars.items():
             state[home][name] = torch.tensor(value, dtype=torch.float32, device=home.device)
 

@@ -34,15 +34,13 @@ class Source:
             for name, share in entry.shares.items():
                 self._homes[name].append((file, share))
         self._open = cache(lambda file: safe_open(self.checkpoint / file, framework="pt"))
-        self.kinds = self._find_kinds()
+        self._keys = cache(lambda file: list(self._open(file).keys()))
 
-    def _find_kinds(self) -> list[str]:
-        """Return what is stored for each parameter: the weight, and the optimizer's moments."""
-        for file, entry in self.manifest.files.items():
-            for name in entry.shares:
-                keys: list[str] = self._open(file).keys()
-                return [key.removeprefix(f"{name}|") for key in keys if key.startswith(f"{name}|")]
-        return []
+    def moments_of(self, name: str) -> list[str]:
+        """Return the optimizer's moments that are stored for a parameter."""
+        keys = self._keys(self._homes[name][0][0])
+        kinds = [kind for key in keys for stem, _, kind in [key.rpartition("|")] if stem == name]
+        return [kind for kind in kinds if kind != WEIGHT]
 
     def read_range(self, name: str, kind: str, split: Split, held: tuple[int, int]) -> Tensor:
         """Return the flat range of a share of a parameter, (held[1] - held[0],) in float32.
@@ -117,14 +115,12 @@ def load(engine: Engine, checkpoint: Path, *, weights_only: bool = False) -> dic
     manifest = read_manifest(checkpoint)
     check_architecture(manifest, engine, checkpoint, weights_only)
     source = Source(checkpoint, manifest)
-    names = [] if weights_only else [kind for kind in source.kinds if kind != WEIGHT]
-    if names or not weights_only:
+    if not weights_only:
         _check_optimizer(manifest, engine, checkpoint)
         scalars = {key: value for key, value in manifest.optimizer.items() if key != "name"}
-        if names or scalars:
-            prepare_moments(engine, names, scalars)
+        prepare_moments(engine, source.moments_of, scalars)
     for fragment in fragments(engine):
-        _fill(engine, fragment, source, names)
+        _fill(engine, fragment, source, [] if weights_only else source.moments_of(fragment.name))
     publish_weights(engine)
     return manifest.state
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from trainer.config.run import RunConfig
+from trainer.errors import UserError
 
 # Gradients are reduced and parameters gathered in buckets of so many elements: large enough to fill a link, small
 # enough that two of them are no matter beside the model.
 BUCKET_ELEMENTS = 50_000_000
+
+
+def check_optimizer(config: RunConfig) -> None:
+    """Raise `UserError` where an optimizer cannot work under the ZeRO stage."""
+    if config.optim.name == "muon" and config.parallel.zero_stage != 0:
+        raise UserError(
+            f"optim.name muon needs parallel.zero_stage 0, it is {config.parallel.zero_stage}: Muon works on whole "
+            "matrices and deals its work out over data ranks itself"
+        )
 
 
 def deepspeed_config(config: RunConfig, *, accumulation: int, precision: Literal["fp32", "bf16"]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.config.batch import plan_batch
 from trainer.config.counting import count_flops, count_parameters
+from trainer.config.deepspeed import check_optimizer
 from trainer.config.learning_rate import peak_lr
 from trainer.config.memory import rank_memory
 from trainer.config.parallel import Degrees, check_model_splits, resolve_degrees
@@ -64,6 +65,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
     """
     degrees = resolve_degrees(config.parallel, world)
     check_model_splits(config.model, degrees)
+    check_optimizer(config)
     batch = plan_batch(
         config.batch.tokens_per_step, config.model.context_length, degrees.data, config.batch.micro_batch
     )

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.config.deepspeed import deepspeed_config
+from trainer.config.deepspeed import check_optimizer, deepspeed_config
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
 from trainer.parallel.batch import Batch, LocalBatch, check_distribution, global_weight, local_part
@@ -168,6 +168,7 @@ def build_engine(
     the whole never exists. Raises `UserError` where the model's widths do not divide.
     """
     check_model_splits(config.model, mesh.degrees)
+    check_optimizer(config)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     plan: Mapping[str, str] = model.tensor_plan  # type: ignore[assignment]
     splits = splits_of(model, plan, config.model, mesh)
@@ -176,7 +177,7 @@ def build_engine(
     sum_shared_gradients(model, plan, mesh)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
-    optimizer = make_optimizer(config.optim, model, lr, device)
+    optimizer = make_optimizer(config, model, plan, splits, mesh, lr, device)
     _quicken_deepspeed()
     ds, *_ = deepspeed.initialize(
         model=model,

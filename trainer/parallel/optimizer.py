@@ -1,13 +1,20 @@
-"""The optimizer that DeepSpeed wraps: torch's own, which need no compiler on the machine."""
+"""The optimizer that DeepSpeed wraps: torch's own, which need no compiler on the machine, or Muon."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
-from trainer.config.optim import OptimConfig
+from trainer.config.run import RunConfig
+from trainer.optim.muon import Matrix, Muon
+from trainer.parallel.mesh import Mesh
+from trainer.parallel.plan import Split, kind_of, part_widths
+from trainer.parallel.tensor import take_share
 
 UNDECAYED = ("embed.", "position.", "head.")
 
@@ -27,9 +34,59 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(config: OptimConfig, model: nn.Module, lr: float, device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(
+    config: RunConfig,
+    model: nn.Module,
+    plan: Mapping[str, str],
+    splits: Mapping[str, Split],
+    mesh: Mesh,
+    lr: float,
+    device: torch.device,
+) -> torch.optim.Optimizer:
     """Return the optimizer over the parameters that this rank holds."""
-    groups = parameter_groups(model, config.weight_decay)
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=config.betas[0])
-    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True)
+    optim = config.optim
+    groups = parameter_groups(model, optim.weight_decay)
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=optim.betas[0])
+    if optim.name == "muon":
+        return _make_muon(config, model, plan, splits, mesh, lr)
+    if config.parallel.offload != "none" and device.type == "cuda":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam  # compiled at first use; needs g++
+
+        return DeepSpeedCPUAdam(groups, lr=lr, betas=optim.betas, eps=optim.eps, adamw_mode=True)  # type: ignore[no-any-return]
+    return torch.optim.AdamW(groups, lr=lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def _make_muon(
+    config: RunConfig, model: nn.Module, plan: Mapping[str, str], splits: Mapping[str, Split], mesh: Mesh, lr: float
+) -> Muon:
+    matrices = []
+    for name, parameter in model.named_parameters():
+        if decays(name):
+            split = splits[name]
+            parts = part_widths(kind_of(plan, name.rpartition(".")[0]), config.model, split.shape[0])
+            share = partial(take_share, split=split)
+            matrices.append(Matrix(parameter, parts, partial(gather_whole, split=split, mesh=mesh), share))
+    others = [{"params": [p for name, p in model.named_parameters() if not decays(name)], "weight_decay": 0.0}]
+    return Muon(
+        matrices,
+        others,
+        lr=lr,
+        momentum=config.optim.betas[1],
+        weight_decay=config.optim.weight_decay,
+        betas=config.optim.betas,
+        eps=config.optim.eps,
+        replica_group=mesh.replica_group,
+    )
+
+
+def gather_whole(share: Tensor, split: Split, mesh: Mesh) -> Tensor:
+    """Put the tensor ranks' shares of a matrix together; the whole is the same on all of them."""
+    if split.dim is None:
+        return share
+    assert mesh.tensor_group is not None
+    shares = [torch.empty_like(share) for _ in range(mesh.tp_size)]
+    dist.all_gather(shares, share.contiguous(), group=mesh.tensor_group)
+    widths = [stop - start for start, stop in split.pieces]
+    pieces = [s.split(widths, dim=split.dim) for s in shares]
+    return torch.cat([piece for part in zip(*pieces, strict=True) for piece in part], dim=split.dim)
