@@ -24,6 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the quickstart's sweep, cut down: four sizes, few tokens, little text."""
     place = tmp_path_factory.mktemp("quickstart")
     sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "quickstart.yaml").read_text())
+    sweep["name"] = "small"
     sweep["run"]["data"] = {"base": "quickstart", "name": "small"}
     sweep["run"]["data"]["sources"] = [{"path": "embedded", "max_bytes": 2_000_000}]
     sweep["run"] |= {"tokens": 82_000, "checkpoint": {"every": "2 steps", "keep_last": 1}}
