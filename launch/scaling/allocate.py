@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from launch.scaling.laws.base import Centre, Law
-from launch.scaling.laws.powers import PowerSum
+from launch.scaling.laws.base import Centre, ClosedForm, Law
 from launch.scaling.objective import Array
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -18,7 +17,7 @@ SECTIONS = 60  # of the golden section: the bracket shrinks below 1e-11
 
 def log_optimal_n(law: Law, theta: Array, centre: Centre, flops: float | Array) -> Array:
     """Return ln N* (B,) that minimises the loss over N at D = flops / (6 N)."""
-    if isinstance(law, PowerSum):
+    if isinstance(law, ClosedForm):
         return law.log_optimal_n(theta, centre, flops)
     return golden_section(
         lambda log_n: loss_at(law, theta, centre, log_n, flops),

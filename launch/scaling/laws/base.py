@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -78,6 +78,15 @@ class Law(Protocol):
 
     def public(self, theta: Array, centre: Centre) -> Array:
         """Return the published parameters (B, len(params))."""
+        ...
+
+
+@runtime_checkable
+class ClosedForm(Protocol):
+    """A law of N and D whose best N for a budget has a closed form."""
+
+    def log_optimal_n(self, theta: Array, centre: Centre, flops: float | Array) -> Array:
+        """Return ln N* (B,) at a budget C = 6 N D: one budget, or one for each problem."""
         ...
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.scaling.laws.base import Centre, Logs, numeric_curvature
+from launch.scaling.laws.base import Centre, Logs
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.objective import Array
 
@@ -29,6 +29,18 @@ def outer_sum(t_n: Array, t_d: Array, q: Array) -> tuple[Array, Array, Array]:
     share_n = np.exp(a - log_sum)
     entropy = log_sum - share_n * a - (1 - share_n) * b
     return q * log_sum, share_n, q * entropy
+
+
+def balance(a: Array, alpha: Array, b: Array, beta: Array, centre: Centre, flops: float | Array) -> Array:
+    """Return ln N* at C = 6 N D for inner terms exp(a - alpha x_N), exp(b - beta x_D): their slopes balance there."""
+    total = np.log(flops / 6) - centre.means["N"] - centre.means["D"]
+    slopes = np.log(np.maximum(alpha, 1e-12)) - np.log(np.maximum(beta, 1e-12))
+    return np.asarray((a + slopes - b + beta * total) / (alpha + beta) + centre.means["N"])
+
+
+def gram(vectors: Array, weights: Array) -> Array:
+    """Return the sum over rows of weights (B, n) times the outer product of vectors (B, p, n)."""
+    return np.asarray((vectors * weights[:, None, :]) @ vectors.transpose(0, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,26 @@ class OuterExponent:
         return np.log(total), np.stack(columns, axis=1)
 
     def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
-        return numeric_curvature(self, theta, x, weights)
+        # With s the shares, p the share of the term in L and d = t_N - t_D:
+        # Hess log T = s_N s_D / q v v' + q H e e', v = (1, -x, -1, y, -d); log L adds p (1 - p) (grad)(grad)'.
+        log_e, a, alpha, b, beta, log_q = (theta[:, k, None] for k in range(6))
+        q = np.exp(np.clip(log_q, -5.0, 5.0))
+        t_n, t_d = a - alpha * x["N"], b - beta * x["D"]
+        log_t, share, by_q = outer_sum(t_n, t_d, q)
+        part = 1 / (1 + np.exp(np.clip(log_e - log_t, -60.0, 60.0)))
+        one = np.ones_like(share)
+        rises = np.stack([0 * one, one, -x["N"] * one, -one, x["D"] * one, t_d - t_n], axis=1)
+        slopes = [-one, share, -share * x["N"], 1 - share, -(1 - share) * x["D"], by_q]
+        hessian = gram(rises, weights * part * share * (1 - share) / q)
+        hessian += gram(np.stack(slopes, axis=1), weights * part * (1 - part))
+        hessian[:, 5, 5] += np.einsum("bn,bn->b", weights * part, by_q)
+        return hessian
+
+    def log_optimal_n(self, theta: Array, centre: Centre, flops: float | Array) -> Array:
+        """Return ln N* (B,) at a budget C = 6 N D: the outer exponent does not move it."""
+        q = np.exp(np.clip(theta[:, 5], -5.0, 5.0))
+        a, alpha, b, beta = (theta[:, k] / q for k in range(1, 5))
+        return balance(a, alpha, b, beta, centre, flops)
 
     def starts(self, x: Logs, loss: Array) -> Array:
         inner = CHINCHILLA.starts(x, loss)[::3]
@@ -97,7 +128,20 @@ class KaplanND:
         return log_t, np.stack(columns, axis=1)
 
     def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
-        return numeric_curvature(self, theta, x, weights)
+        a, alpha, b, log_q = (theta[:, k, None] for k in range(4))
+        q = np.exp(np.clip(log_q, -6.0, 3.0))
+        t_n, t_d = a - alpha * x["N"], b - q * x["D"]
+        _, share, by_q = outer_sum(t_n, t_d, q)
+        one = np.ones_like(share)
+        rises = np.stack([one, -x["N"] * one, -one, t_d - t_n + q * x["D"]], axis=1)
+        hessian = gram(rises, weights * share * (1 - share) / q)
+        hessian[:, 3, 3] += np.einsum("bn,bn->b", weights, by_q - q * x["D"] * (1 - share))
+        return hessian
+
+    def log_optimal_n(self, theta: Array, centre: Centre, flops: float | Array) -> Array:
+        """Return ln N* (B,) at a budget C = 6 N D."""
+        q = np.exp(np.clip(theta[:, 3], -6.0, 3.0))
+        return balance(theta[:, 0] / q, theta[:, 1] / q, theta[:, 2] / q, np.ones_like(q), centre, flops)
 
     def starts(self, x: Logs, loss: Array) -> Array:
         middle = float(np.mean(np.log(loss)))

@@ -38,6 +38,10 @@ class OverTraining:
     def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
         return np.asarray(TIE.T @ CHINCHILLA.curvature(theta @ TIE.T, x, weights) @ TIE)
 
+    def log_optimal_n(self, theta: Array, centre: Centre, flops: float | Array) -> Array:
+        """Return ln N* (B,) at a budget C = 6 N D."""
+        return CHINCHILLA.log_optimal_n(theta @ TIE.T, centre, flops)
+
     def starts(self, x: Logs, loss: Array) -> Array:
         return CHINCHILLA.starts(x, loss)[:, FREE]
 
