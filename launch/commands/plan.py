@@ -6,10 +6,14 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from launch.commands.options import json_option, set_option
+
+if TYPE_CHECKING:
+    from trainer.config.run import RunConfig
 
 
 @click.command()
@@ -17,39 +21,75 @@ from launch.commands.options import json_option, set_option
 @set_option
 @click.option("--world", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks of the run.")
 @click.option("--vocab", type=click.IntRange(min=1), help="Vocabulary, where the data are not prepared yet.")
+@click.option("--gpu", help="Rank every layout on this kind of GPU, such as H100-SXM, by step time.")
+@click.option("--gpu-price", type=float, help="Price of one GPU for an hour, for the cost of each layout.")
 @json_option
-def plan(config: Path, assignments: tuple[str, ...], world: int, vocab: int | None, as_json: bool) -> None:
+def plan(
+    config: Path,
+    assignments: tuple[str, ...],
+    world: int,
+    vocab: int | None,
+    gpu: str | None,
+    gpu_price: float | None,
+    as_json: bool,
+) -> None:
     """Print the plan of the run CONFIG: parameters by part, FLOPs, batch, layout, memory of a rank, expected time.
 
-    Nothing is built, downloaded or started.
+    With --gpu, print instead every layout (data x sequence x tensor x ZeRO x micro-batch x recomputation) on so many
+    of these GPUs: memory, step time, tokens/s, MFU, hours and cost, best first, and why others do not fit. Nothing is
+    built, downloaded or started.
 
     \b
     Examples:
       escala plan configs/run/tiny.yaml
       escala plan configs/run/7b.yaml --world 64 --set parallel.tensor=8
+      escala plan configs/run/7b.yaml --world 64 --gpu H100-SXM --gpu-price 3
       escala plan configs/run/tiny.yaml --world 2 --json | jq .memory_bytes
     """
-    from launch.backends.warm import available_cores, local_gpus
     from launch.console import make_console
-    from launch.data_preparation import is_prepared
-    from launch.plan_table import run_table
-    from launch.sweep.estimate import matrix_rate, seconds_on_cpu
     from trainer.config.load import load_run
-    from trainer.config.plan import make_plan
+
+    run, train_tokens = known_vocabulary(load_run(config, assignments), vocab)
+    if gpu is not None:
+        from launch.planner.layouts import layouts
+        from launch.planner.table import layouts_table
+
+        found = layouts(run, world=world, gpu=gpu, price=gpu_price)
+        if as_json:
+            click.echo(json.dumps(found.to_json(), indent=2))
+        else:
+            found.best  # noqa: B018  (raises, with the closest layout, where none fits)
+            make_console().print(layouts_table(found))
+        return
+    print_plan(run, train_tokens, world, as_json)
+
+
+def known_vocabulary(run: RunConfig, vocab: int | None) -> tuple[RunConfig, int | None]:
+    """Return the run with a vocabulary, and the size of its training set where the data are prepared."""
+    from launch.data_preparation import is_prepared
     from trainer.config.resolve import with_data
     from trainer.data.manifest import Manifest
 
-    run = load_run(config, assignments)
-    tokens = None
     if is_prepared(run.data):
         manifest = Manifest.open(run.data.directory)
-        run, tokens = with_data(run, manifest), manifest.tokens("train")
-    elif run.model.vocab_size is None:
-        size = vocab or run.data.tokenizer.vocab_size
-        run = run.model_copy(update={"model": run.model.model_copy(update={"vocab_size": size})})
-    gpu = bool(local_gpus(os.environ))
-    made = make_plan(run, world=world, gpu=gpu, train_tokens=tokens)
-    here = not gpu and world <= available_cores()
+        return with_data(run, manifest), manifest.tokens("train")
+    if run.model.vocab_size is not None and vocab is None:
+        return run, None
+    model = run.model.model_copy(update={"vocab_size": vocab or run.data.tokenizer.vocab_size})
+    return run.model_copy(update={"model": model}), None
+
+
+def print_plan(run: RunConfig, train_tokens: int | None, world: int, as_json: bool) -> None:
+    """Print the plan of one layout, with the expected time where this machine could run it."""
+    from launch.backends.warm import available_cores, local_gpus
+    from launch.console import make_console
+    from launch.plan_table import run_table
+    from launch.sweep.estimate import matrix_rate, seconds_on_cpu
+    from trainer.config.plan import make_plan
+
+    gpus = bool(local_gpus(os.environ))
+    made = make_plan(run, world=world, gpu=gpus, train_tokens=train_tokens)
+    here = not gpus and world <= available_cores()
     seconds = seconds_on_cpu(run, made, matrix_rate()) if here else None
     if as_json:
         values = {**dataclasses.asdict(made), "world": world, "expected_seconds": seconds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -15,8 +16,16 @@ from launch.commands.sweep import interrupts
 @set_option
 @runs_option
 @click.option("--ranks", type=click.IntRange(min=1), default=None, help="Ranks on this machine. Default: GPUs, else 1.")
+@click.option("--skip-steps", multiple=True, metavar="FIRST:END", help="Leave out a stretch of the data order.")
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan, and stop.")
-def train(config: Path, assignments: tuple[str, ...], runs: Path, ranks: int | None, dry_run: bool) -> None:
+def train(
+    config: Path,
+    assignments: tuple[str, ...],
+    runs: Path,
+    ranks: int | None,
+    skip_steps: tuple[str, ...],
+    dry_run: bool,
+) -> None:
     """Train the run CONFIG on this machine. Its directory is RUNS/<name>; running it again continues it.
 
     \b
@@ -24,8 +33,11 @@ def train(config: Path, assignments: tuple[str, ...], runs: Path, ranks: int | N
       escala train configs/run/tiny.yaml
       escala train configs/run/tiny.yaml --ranks 2 --set parallel.tensor=2
       escala train configs/run/tiny.yaml --set model.size=1M --set tokens=20M --set name=bigger
+      escala train configs/run/tiny.yaml --skip-steps 1200:1210
     """
     from launch.train_story import train_here
 
+    if skip_steps:
+        assignments = (*assignments, f"skip_steps={json.dumps(skip_steps)}")
     with interrupts():
         train_here(config, assignments, runs, ranks=ranks, dry_run=dry_run)
