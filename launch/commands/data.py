@@ -29,6 +29,11 @@ def data() -> None:
     \b
     CONFIG is the name of a file in configs/data, a YAML file with a data section, or a run's file.
     SET is such a configuration, or the directory of a prepared set.
+
+    \b
+    Examples:
+      escala data prepare quickstart
+      escala data inspect data/quickstart
     """
 
 
