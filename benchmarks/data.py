@@ -38,7 +38,17 @@ from trainer.data.tokenizer_training import train_sentencepiece
 HERE = Path(__file__).resolve().parent
 LENGTH, BATCH = 512, 512
 PEERS = ("nanogpt", "datatrove", "litdata", "mosaicml", "grain", "megatron")
-REQUIREMENTS = ("torch==2.13.0", "numpy", "datatrove", "litdata", "mosaicml-streaming", "grain", "megatron-core")
+# Without their own requirements, which exclude each other's; then what their readers import.
+PEER_PACKAGES = ("datatrove", "litdata", "mosaicml-streaming", "grain", "megatron-core")
+# fmt: off
+PEER_NEEDS = [
+    "torch==2.13.0", "numpy", "absl-py", "array-record", "cloudpickle", "etils", "protobuf", "dill", "fsspec",
+    "huggingface-hub", "humanize", "loguru", "multiprocess", "tqdm", "filelock", "requests", "lightning-utilities",
+    "packaging", "einops", "pyyaml", "xxhash<4", "catalogue", "Brotli", "zstandard", "zstd", "python-snappy",
+    "importlib_resources", "zipp", "psutil", "setuptools", "pybind11", "boto3", "tifffile", "portpicker",
+    "transformers", "matplotlib", "paramiko", "oci", "azure-storage-blob", "google-cloud-storage",
+]
+# fmt: on
 SHARED = Path(os.environ.get("ESCALA_SHARED_DATA", HERE.parent.parent / "shared" / "data"))
 
 
@@ -130,7 +140,8 @@ def peers_python(directory: Path) -> Path:
     python = directory / "bin" / "python"
     if not (directory / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+        for packages in (PEER_NEEDS, ["--no-deps", *PEER_PACKAGES]):
+            subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
         (directory / "complete").touch()
     return python
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,15 @@ def _litdata_piece(path: str, span: tuple[int, int]) -> Iterator:
 
 
 def mosaicml(tokens: np.ndarray, scratch: Path) -> Reader:
+    import types
+
+    # Its image datasets, which nothing here reads, want a torchvision of the same release as torch.
+    wanted = {"": (), ".datasets": ("VisionDataset",), ".transforms": (), ".transforms.functional": ("to_tensor",)}
+    for part, names in wanted.items():
+        module = sys.modules[f"torchvision{part}"] = types.ModuleType(f"torchvision{part}")
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        for name in names:
+            setattr(module, name, object)
     from streaming import MDSWriter, StreamingDataset
 
     rows = len(tokens) // (LENGTH + 1)
