@@ -26,7 +26,7 @@ from trainer.data.manifest import FILE, Manifest
 from trainer.data.parts import Part, PartRecord, build_manifest, claim_directory, dtype_for, finished, in_order
 from trainer.data.progress import Progress, duration
 from trainer.data.shard_writer import ShardWriter
-from trainer.data.sources import Source
+from trainer.data.sources import Source, local_bytes
 from trainer.data.tokenizer import DIRECTORY, META, Tokenizer, load_tokenizer
 from trainer.data.tokenizer_training import make_tokenizer
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
@@ -239,9 +239,9 @@ def summary(config: DataConfig, manifest: Manifest, root: Path, progress: Progre
 
 
 def expected_bytes(config: DataConfig) -> int:
-    """Return the text that will be read at most, or 0 where it is not known."""
-    caps = [source.max_bytes for source in (*config.sources, *config.held_out_sets)]
-    return sum(cap for cap in caps if cap) if all(caps) else 0
+    """Return about how much text will be read, or 0 where it is not known."""
+    sizes = [source.max_bytes or local_bytes(source) for source in (*config.sources, *config.held_out_sets)]
+    return sum(sizes) if all(sizes) else 0
 
 
 def _text_bytes(chunk: Chunk) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from trainer.config.data import SourceConfig
@@ -13,6 +15,7 @@ from trainer.errors import UserError, did_you_mean
 
 MOST_PARTS = 256
 SUFFIXES = {"json": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet", ".pq"), "text": (".txt", ".text", ".md")}
+USUAL_RATIO = 3  # of text to its compressed size
 COMPRESSION = (".gz", ".zst", ".bz2", ".xz", ".zip")
 
 
@@ -94,6 +97,14 @@ def source_format(config: SourceConfig) -> str:
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.path):
         return "hub"
     raise UserError(f"the suffix of {config.path} does not say what it holds; set 'format' to json, parquet or text")
+
+
+def local_bytes(config: SourceConfig) -> int:
+    """Return about how much text the local files of a source hold, or 0 where that is not known."""
+    if source_format(config) not in ("json", "text") or "://" in config.path:
+        return 0
+    files = [Path(name) for name in glob.glob(config.path, recursive=True)]  # noqa: PTH207 - absolute patterns
+    return sum(file.stat().st_size * (USUAL_RATIO if file.suffix in COMPRESSION else 1) for file in files)
 
 
 def _open(config: SourceConfig) -> Any:
