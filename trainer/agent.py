@@ -8,6 +8,7 @@ The same line is started once on every node; PROGRAM is `-m MODULE ARGS` or a fi
 - Ranks leave in agreement (saved, diverged, user error) without being restarted, and the agent leaves with their code.
 - The first failing rank is reported by host, rank, code or signal, and the last line of its traceback.
 - A rendezvous port that another program holds is told apart (exit code 98), so that the caller tries the next.
+- When the agent of another node has reported a failure, the ranks here end too, instead of waiting for a time-out.
 - When a newer attempt of the run has started, this one is a leftover: its ranks are killed before they can write
   into the same directory.
 
@@ -41,7 +42,8 @@ from trainer.run_dir import EXIT_FAILED, EXIT_PREEMPTED, RunDir, write_atomicall
 EXIT_PORT_TAKEN = errno.EADDRINUSE
 EXIT_FENCED = 77
 POLL_SECONDS = 0.2
-FENCE_SECONDS = 2.0
+LOOK_SECONDS = 2.0  # between looks at the run directory
+PEER_GRACE = 10.0  # for ranks whose peers on another node have failed
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     watch = Watch(node, torchrun)
     code = watch.until_end()
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # the code that this agent leaves with must not be lost now
     return _report(node, watch, code, own_log)
 
 
@@ -159,6 +163,8 @@ def node_environment(node: Node, base: dict[str, str]) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # A store of its own for each attempt's process group: a shared one keeps the keys of ranks that are gone.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        # Schedulers signal torchrun too, which then gives its ranks only so long to save.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(node.grace)),
     }
 
 
@@ -187,28 +193,38 @@ class Watch:
 
     def until_end(self) -> int:
         """Return torchrun's exit code."""
-        fence_at = self.clock()
+        look_at = self.clock()
         while self.torchrun.poll() is None:
             time.sleep(POLL_SECONDS)
-            if self.kill_at is not None and self.clock() > self.kill_at:
+            now = self.clock()
+            if self.kill_at is not None and now > self.kill_at:
                 self._kill()
-            if self.clock() > fence_at:
-                fence_at = self.clock() + FENCE_SECONDS
-                if newest_attempt(self.node.run_dir) > self.node.attempt:
-                    self.fenced = True
-                    self._kill()
+            if now > look_at:
+                look_at = now + LOOK_SECONDS
+                self._look_around(now)
         return self.torchrun.returncode
+
+    def _look_around(self, now: float) -> None:
+        """Act on what others left in the run directory: a newer attempt, or a failure on another node."""
+        if newest_attempt(self.node.run_dir) > self.node.attempt:
+            self.fenced = True
+            self._kill()
+        elif self.kill_at is None and any(self.node.logs.glob("failure_*.json")):
+            self.kill_at = now + PEER_GRACE
+            self._send(signal.SIGTERM)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         self.asked_to_stop = True
-        ranks = self._ranks()
-        if not ranks:  # nothing has started, so nothing is lost
+        if not self._ranks():  # nothing has started, so nothing is lost
             self._kill()
-        for rank in ranks:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                rank.send_signal(signal.SIGUSR1 if number == signal.SIGUSR1 else signal.SIGTERM)
+        self._send(signal.SIGUSR1 if number == signal.SIGUSR1 else signal.SIGTERM)
         if number != signal.SIGUSR1 and self.kill_at is None:
             self.kill_at = self.clock() + self.node.grace
+
+    def _send(self, number: int) -> None:
+        for rank in self._ranks():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.send_signal(number)
 
     def _ranks(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):

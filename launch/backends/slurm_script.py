@@ -63,7 +63,7 @@ def render_script(spec: JobSpec, *, python: str, directory: Path) -> str:
         directory=spec.directory or directory,
         redirect=None if plain else spec.run_dir,
         limit_seconds=None if spec.time_limit is None else 60 * spec.time_limit,
-        srun_options=shlex.join(["--kill-on-bad-exit=1", *_container(spec, options)]),
+        srun_options=shlex.join(["--kill-on-bad-exit=0", *_container(spec, options)]),
         rank_python=shlex.join(_rank_python(spec, options, python)),
     )
     return text

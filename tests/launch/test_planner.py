@@ -224,3 +224,23 @@ def test_all_reduce_is_the_ring() -> None:
 def test_a_layout_is_a_parallel_section(found: Layouts) -> None:
     section = layout_config(found.best.layout)
     assert (section.data, section.tensor) == (found.best.layout.data, found.best.layout.tensor)
+
+
+@pytest.mark.slow
+def test_a_layout_of_a_thousand_ranks_is_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real model, spread by the real code over fake ranks, holds exactly the parameters that were planned."""
+    from launch.planner.verify import verify
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = config(d_model=1024, n_heads=16, n_layers=4)
+    run = run.model_copy(update={"batch": run.batch.model_copy(update={"tokens_per_step": 2**20})})
+    layout = next(
+        e.layout
+        for e in layouts(run, world=1024, gpu="H100-SXM").ranked
+        if (e.layout.tensor, e.layout.zero_stage) == (4, 1)
+    )
+    found = verify(run, layout, 1024)
+    assert found["parameters"] == found["planned_parameters"]
+    assert 0.5 < found["saved_bytes"] / found["planned_saved_bytes"] < 2.5
+    with pytest.raises(UserError, match=r"does not work: .*not a multiple"):
+        verify(run, dataclasses.replace(layout, tensor=3, data=1), 3)

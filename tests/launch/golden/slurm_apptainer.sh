@@ -28,10 +28,12 @@ nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || exit 1
 first=${nodes%%$'\n'*}
 address=$(scontrol -o show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
 
-# Ranks save on SIGUSR1. This shell only notes it and passes it on; it must outlive them to requeue.
+# Ranks save on SIGUSR1. This shell passes it on and outlives them, to requeue. SIGTERM reaches it only when the job is
+# cancelled (then it must not come back), is taken by Slurm (which requeues it itself), or has run out of time.
 step=
+ended=0
 trap '[ -z "$step" ] || kill -USR1 "$step" 2>/dev/null' USR1
-trap '[ -z "$step" ] || kill -TERM "$step" 2>/dev/null' TERM
+trap 'ended=1; [ -z "$step" ] || kill -TERM "$step" 2>/dev/null' TERM
 
 run_ranks() {
   # A new directory is the claim on the run: an older attempt that still runs sees it and ends.
@@ -42,7 +44,8 @@ run_ranks() {
   done
   local port=$((20000 + (SLURM_JOB_ID * 4 + $1) % 20000))
   echo "attempt $attempt of job $SLURM_JOB_ID on ${nodes//$'\n'/ }, meeting at $address:$port"
-  srun --kill-on-bad-exit=1 \
+  # Agents end each other: srun must not kill those that are still saving because one has left with 75.
+  srun --kill-on-bad-exit=0 \
     apptainer exec --nv --bind /shared:/shared /images/escala.sif /opt/escala/bin/python -m trainer.agent --run-dir "$run_dir" --attempt "$attempt" \
     --nodes 1 --ranks 1 --restarts 0 \
     --rendezvous "$address:$port" --id "$SLURM_JOB_ID.$attempt" \
@@ -59,14 +62,12 @@ for try in 0 1 2; do
 done
 
 requeue() {
-  # A cancelled job must not come back.
-  case $(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null) in *JobState=CANCELLED*) exit 75 ;; esac
   echo "saved; back into the queue: $1"
   scontrol requeue "$SLURM_JOB_ID" || exit 75
   sleep 60 # Slurm ends this shell
 }
 
 if [ "$code" -eq 75 ]; then
-  requeue "preempted"
+  if [ "$ended" -eq 0 ]; then requeue "preempted"; fi
 fi
 exit "$code"

@@ -1,0 +1,197 @@
+"""A real Slurm on this machine: munged, slurmctld and several slurmd, each a node with its own port. No systemd.
+
+Needs root and Debian's slurmctld, slurmd, slurm-client and munge. Everything lives in one directory and ends with
+`stop`, by the process ids that were started here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
+
+CONF = """\
+ClusterName=escala
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={root}/munge.sock,cred_expire=5
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool/%n
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd.%n.pid
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdLogFile={root}/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+DefMemPerNode=500
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2,batch_sched_delay=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+JobRequeue=1
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=10
+CompleteWait=0
+MinJobAge=600
+TCPTimeout=2
+MessageTimeout=10
+BatchStartTimeout=5
+MailProg=/bin/true
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+{nodes}
+PartitionName=train Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def missing() -> str | None:
+    """Return why no Slurm can be started here, or None."""
+    if os.geteuid() != 0:
+        return "a real Slurm needs root"
+    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+class Slurm:
+    """One cluster of `nodes` nodes n1, n2, ..."""
+
+    def __init__(self, root: Path, nodes: int) -> None:
+        self.root = root
+        self.names = [f"n{i}" for i in range(1, nodes + 1)]
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = {**os.environ, "SLURM_CONF": str(root / "slurm.conf")}
+        self.ports = free_ports(nodes + 1)
+
+    def start(self) -> None:
+        """Start the daemons and wait until every node is idle."""
+        self.root.chmod(0o755)
+        for part in ("state", "spool"):
+            (self.root / part).mkdir()
+        key = self.root / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o600)
+        host = socket.gethostname().split(".")[0]
+        node = "NodeName={} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs=16 CoresPerSocket=16 RealMemory=8000"
+        lines = [node.format(name, host, port) for name, port in zip(self.names, self.ports[1:], strict=True)]
+        conf = CONF.format(host=host, port=self.ports[0], root=self.root, nodes="\n".join(lines))
+        (self.root / "slurm.conf").write_text(conf)
+        files = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munge.pid"}
+        files |= {"log-file": "munge.log", "seed-file": "munge.seed"}
+        self._daemon("munged", "--foreground", *(f"--{key}={self.root / name}" for key, name in files.items()))
+        wait_until(lambda: (self.root / "munge.sock").exists(), 20, "munged")
+        self._daemon("slurmctld", "-D")
+        for name in self.names:
+            self.start_node(name)
+        wait_until(
+            lambda: self.call("sinfo", "-hN", "-p", "train", "-o", "%T").split() == ["idle"] * len(self.names),
+            60,
+            "nodes",
+        )
+
+    def start_node(self, name: str) -> None:
+        """Start the daemon of one node."""
+        (self.root / "spool" / name).mkdir(exist_ok=True)
+        self._daemon("slurmd", "-D", "-N", name, label=name)
+
+    def crash_node(self, name: str) -> None:
+        """End a node as a power cut would: its daemon, and every process of its jobs."""
+        daemon = self.daemons.pop(name)
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+        for pid in self._steps(name):
+            kill_tree(pid)
+
+    def call(self, *argv: str) -> str:
+        """Run one of Slurm's programs."""
+        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=30, check=True).stdout
+
+    def job_processes(self, job: str) -> list[int]:
+        """Return the processes that carry the job in their environment."""
+        wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_CONF={self.root / 'slurm.conf'}".encode()}
+        return [pid for pid in all_processes() if wanted <= set(environment_of(pid))]
+
+    def stop(self) -> None:
+        """End all jobs and daemons."""
+        if "slurmctld" in self.daemons:
+            subprocess.run(["scancel", "--user=root"], env=self.environment, timeout=20, check=False)
+            wait_until(lambda: not self.call("squeue", "-h", "-t", "running,completing").strip(), 30, None)
+        for daemon in reversed(self.daemons.values()):
+            daemon.terminate()
+        for daemon in self.daemons.values():
+            daemon.wait(20)
+        own = f"SLURM_CONF={self.root / 'slurm.conf'}".encode()
+        for pid in all_processes():
+            if own in environment_of(pid) and pid != os.getpid():
+                os.kill(pid, signal.SIGKILL)
+
+    def _daemon(self, *argv: str, label: str | None = None) -> None:
+        log = (self.root / f"{label or argv[0]}.out").open("ab")
+        self.daemons[label or argv[0]] = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
+
+    def _steps(self, name: str) -> list[int]:
+        """Return slurmstepd and batch processes of a node: SLURMD_NODENAME names it."""
+        mark = f"SLURMD_NODENAME={name}".encode()
+        own = f"SLURM_CONF={self.root / 'slurm.conf'}".encode()
+        return [pid for pid in all_processes() if {mark, own} <= set(environment_of(pid))]
+
+
+def all_processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def environment_of(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and, since a slurmstepd has no mark of its own, its parent if that is one."""
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[1])
+        if b"slurmstepd" in Path(f"/proc/{parent}/cmdline").read_bytes():
+            os.kill(parent, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+    except (OSError, ProcessLookupError):
+        return
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_until(condition: object, seconds: float, what: str | None) -> None:
+    """Poll until the condition holds. `what` names it in the error; None gives up silently."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if condition():  # type: ignore[operator]
+                return
+        except subprocess.CalledProcessError:
+            pass
+        time.sleep(0.2)
+    if what is not None:
+        raise AssertionError(f"waited {seconds} s in vain for {what}")

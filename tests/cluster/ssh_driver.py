@@ -1,0 +1,33 @@
+"""Drives one job over SSH as `escala submit` does. Its argument is JSON: run_dir, command, options."""
+
+import json
+import sys
+from pathlib import Path
+
+from launch.backends.ssh import SshBackend
+from launch.job import JobSpec
+from trainer.errors import UserError
+
+order = json.loads(sys.argv[1])
+spec = JobSpec(
+    "test",
+    tuple(order["command"]),
+    Path(order["run_dir"]),
+    nodes=len(order["options"]["hosts"]),
+    environment={"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"},
+    extras=order["options"],
+)
+try:
+    with SshBackend(python=sys.executable, directory=Path.cwd()) as backend:
+        job = backend.submit(spec)
+        try:
+            for line in backend.logs(job, follow=True):
+                print(line, flush=True)
+        except KeyboardInterrupt:
+            backend.cancel(job)
+            for line in backend.logs(job, follow=True):
+                print(line, flush=True)
+        status = backend.status([job])[job]
+    print(json.dumps({"state": status.state.value, "reason": status.reason}))
+except UserError as error:
+    print(json.dumps({"error": str(error)}))

@@ -1,0 +1,135 @@
+"""A real Slurm: jobs finish, come back after preemption, time limits and lost nodes, and leave nothing behind."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.backends.slurm import SlurmBackend
+from launch.job import JobSpec, JobState, JobStatus, Task
+from tests.cluster.slurm import Slurm, wait_until
+from trainer.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+RANK = ROOT / "tests" / "launch" / "programs" / "rank.py"
+COUNTER = Path(__file__).with_name("counter.py")
+
+
+@pytest.fixture
+def backend(slurm: Slurm) -> SlurmBackend:
+    return SlurmBackend(python=sys.executable, directory=ROOT)
+
+
+def counter(tmp_path: Path, name: str, steps: int, **more: object) -> JobSpec:
+    run_dir = tmp_path / name
+    return JobSpec(name, (str(COUNTER), str(run_dir), str(steps), "0.1"), run_dir, **more)  # type: ignore[arg-type]
+
+
+def finish(backend: SlurmBackend, job: str, seconds: float = 120) -> JobStatus:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        status = backend.status([job])[job]
+        if status.state.final:
+            return status
+        time.sleep(0.5)
+    raise AssertionError(f"{job} is {status} after {seconds} s")
+
+
+def counted(run_dir: Path, rank: int = 0) -> list[int]:
+    path = run_dir / f"done_{rank}"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def begun(run_dir: Path, attempt: int) -> bool:
+    log = run_dir / "logs" / str(attempt) / "rank_0.log"
+    return log.exists() and "begins" in log.read_text()
+
+
+def test_two_nodes_meet_and_finish(backend: SlurmBackend, tmp_path: Path) -> None:
+    spec = JobSpec("two nodes", (str(RANK), "ok"), tmp_path / "run", nodes=2, environment={"OMP_NUM_THREADS": "1"})
+    job = backend.submit(spec)
+    assert finish(backend, job).state is JobState.DONE
+    assert sorted(line for line in backend.logs(job) if "sum" in line) == ["[0] sum 1", "[1] sum 1"]
+
+
+def test_an_array_runs_under_its_cap_and_names_the_failed_task(backend: SlurmBackend, tmp_path: Path) -> None:
+    tasks = tuple(Task(f"cell {i}", (str(RANK), "exit", code), tmp_path / f"cell {i}") for i, code in enumerate("050"))
+    job = backend.submit(JobSpec("sweep", (), tmp_path / "sweep", array=tasks, array_cap=2))
+    status = finish(backend, job)
+    assert (status.state, status.reason) == (JobState.FAILED, "2 of 3 done")
+    each = backend.status([f"{job}_{i}" for i in range(3)])
+    assert [each[f"{job}_{i}"].state for i in range(3)] == [JobState.DONE, JobState.FAILED, JobState.DONE]
+
+
+def test_preemption_saves_requeues_and_resumes_at_the_step(backend: SlurmBackend, slurm: Slurm, tmp_path: Path) -> None:
+    spec = counter(tmp_path, "low", 150, nodes=3, ranks_per_node=1, extras={"partition": "train"})
+    job = backend.submit(spec)
+    wait_until(lambda: len(counted(spec.run_dir)) > 20, 90, "the first steps")
+    slurm.call("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
+    wait_until(lambda: begun(spec.run_dir, 2), 120, "the second attempt")
+    assert finish(backend, job).state is JobState.DONE
+    for rank in range(3):
+        assert counted(spec.run_dir, rank) == list(range(1, 151)), "no step is lost, none is done twice"
+    first = (spec.run_dir / "logs" / "1" / "rank_0.log").read_text()
+    assert "saved" in first
+
+
+def test_a_lost_node_sends_the_job_to_another(backend: SlurmBackend, slurm: Slurm, tmp_path: Path) -> None:
+    spec = counter(tmp_path, "lost", 60)
+    job = backend.submit(spec)
+    wait_until(lambda: len(counted(spec.run_dir)) > 5, 90, "the first steps")
+    node = slurm.call("squeue", "-h", "-j", job, "-o", "%N").strip()
+    slurm.crash_node(node)
+    try:
+        wait_until(lambda: begun(spec.run_dir, 2), 120, "the second attempt")
+        assert finish(backend, job).state is JobState.DONE
+        assert counted(spec.run_dir)[-60:] == list(range(1, 61)), "nothing was saved, so it began anew and finished"
+        assert slurm.call("squeue", "-h", "-t", "all", "-j", job, "-o", "%N").strip() != node
+    finally:
+        slurm.start_node(node)
+        wait_until(lambda: "idle" in slurm.call("sinfo", "-hN", "-n", node, "-p", "train", "-o", "%T"), 60, "the node")
+
+
+def test_cancel_leaves_no_process(backend: SlurmBackend, slurm: Slurm, tmp_path: Path) -> None:
+    spec = counter(tmp_path, "cancelled", 3000, nodes=2, ranks_per_node=2)
+    job = backend.submit(spec)
+    wait_until(lambda: len(counted(spec.run_dir)) > 3, 90, "the first steps")
+    assert slurm.job_processes(job)
+    backend.cancel(job)
+    assert finish(backend, job).state is JobState.CANCELLED
+    wait_until(lambda: not slurm.job_processes(job), 40, "the end of all processes")
+    time.sleep(2)
+    assert backend.status([job])[job].state is JobState.CANCELLED, "a cancelled job does not come back"
+
+
+def test_a_failed_rank_is_named(backend: SlurmBackend, tmp_path: Path) -> None:
+    spec = JobSpec("fails", (str(RANK), "fail", "1"), tmp_path / "fails", nodes=2, environment={"OMP_NUM_THREADS": "1"})
+    status = finish(backend, backend.submit(spec))
+    assert status.failure is not None
+    assert (status.failure.rank, status.failure.exit_code) == (1, 1)
+    assert status.failure.message == "RuntimeError: rank 1 was told to fail"
+
+
+@pytest.mark.slow
+def test_the_time_limit_saves_requeues_and_resumes_at_the_step(backend: SlurmBackend, tmp_path: Path) -> None:
+    """Slurm's shortest limit is a minute, and it may send the signal up to a minute early."""
+    spec = counter(tmp_path, "limited", 500, time_limit=1, extras={"signal_seconds": 15})
+    job = backend.submit(spec)
+    assert finish(backend, job, 240).state is JobState.DONE
+    assert counted(spec.run_dir) == list(range(1, 501))
+    assert (spec.run_dir / "logs" / "timeouts").read_text().split()[0] == job
+
+
+def test_an_unknown_partition_names_those_that_exist(backend: SlurmBackend, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no partition 'trian' \(it has: train, urgent\); nothing was submitted"):
+        backend.submit(counter(tmp_path, "x", 1, extras={"partition": "trian"}))
+
+
+def test_status_of_forgotten_jobs_comes_from_their_directories(backend: SlurmBackend, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "status").write_text("done\n")
+    backend.adopt("999999", (tmp_path / "old",))
+    assert backend.status(["999999"])["999999"].state is JobState.DONE

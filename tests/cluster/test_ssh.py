@@ -1,0 +1,124 @@
+"""Real SSH hosts in namespaces: runs finish, a cut cable is named and healed from, nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.hosts import Hosts
+from tests.cluster.slurm import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+RANK = ROOT / "tests" / "launch" / "programs" / "rank.py"
+COUNTER = Path(__file__).with_name("counter.py")
+DRIVER = Path(__file__).with_name("ssh_driver.py")
+
+
+def drive(hosts: Hosts, run_dir: Path, *command: str, **options: object) -> subprocess.Popen[str]:
+    """Start the driver on h1; it prints what it says, and at the end one JSON line."""
+    order = {"run_dir": str(run_dir), "command": list(command), "options": {"hosts": hosts.names, **options}}
+    words = hosts.command("h1", sys.executable, str(DRIVER), json.dumps(order))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def ended(driver: subprocess.Popen[str], seconds: float = 120) -> tuple[str, dict]:
+    out, _ = driver.communicate(timeout=seconds)
+    return out, json.loads(out.strip().splitlines()[-1])
+
+
+def steps(run_dir: Path, rank: int) -> list[int]:
+    path = run_dir / f"done_{rank}"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def test_two_hosts_meet_and_finish(hosts: Hosts, tmp_path: Path) -> None:
+    out, status = ended(drive(hosts, tmp_path / "run", str(RANK), "ok"))
+    assert status["state"] == "done", out
+    assert "[0] sum 1" in out and "[1] sum 1" in out
+
+
+def test_a_failed_rank_is_named_with_its_host(hosts: Hosts, tmp_path: Path) -> None:
+    _, status = ended(drive(hosts, tmp_path / "run", str(RANK), "fail", "1"))
+    assert status["state"] == "failed"
+    assert status["reason"].startswith("rank 1 on h") and "was told to fail" in status["reason"]
+
+
+def test_a_cut_cable_is_reported_and_the_run_goes_on_when_it_is_back(hosts: Hosts, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    driver = drive(hosts, run_dir, str(COUNTER), str(run_dir), "150", "0.1", lost_after=6)
+    wait_until(lambda: len(steps(run_dir, 0)) > 5 and len(steps(run_dir, 1)) > 5, 90, "the first steps")
+    hosts.cut("h2")
+    began = time.monotonic()
+    try:
+        said = ""
+        for line in driver.stdout or ():
+            said += line
+            if "was lost" in line:
+                break
+        assert "h2 was lost" in said
+        assert time.monotonic() - began < 20, "named within lost_after and one round of polling"
+        wait_until(lambda: not hosts.processes("h2", str(COUNTER)), 40, "the stranded ranks to end")
+    finally:
+        hosts.heal("h2")
+    out, status = ended(driver, 150)
+    assert status["state"] == "done", out
+    assert "all hosts are back" in out
+    for rank in (0, 1):
+        assert steps(run_dir, rank)[-1] == 150
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_remote_process_outlives_the_driver(hosts: Hosts, tmp_path: Path, number: signal.Signals) -> None:
+    run_dir = tmp_path / "run"
+    driver = drive(hosts, run_dir, str(COUNTER), str(run_dir), "3000", "0.1", lost_after=6)
+    wait_until(lambda: len(steps(run_dir, 0)) > 3 and len(steps(run_dir, 1)) > 3, 90, "the first steps")
+    (pid,) = pids_on(hosts, "h1", str(DRIVER))
+    assert hosts.on("h1", "kill", f"-{number.name.removeprefix('SIG')}", pid).returncode == 0
+    driver.wait(60)
+    for host in hosts.names:
+        wait_until(lambda h=host: not hosts.processes(h, "trainer."), 40, f"the end of all processes on {host}")
+    if number is signal.SIGINT:
+        assert (run_dir / "step_0").exists() and (run_dir / "step_1").exists(), "Ctrl-C lets ranks save"
+
+
+def pids_on(hosts: Hosts, host: str, mark: str) -> list[str]:
+    lines = [line.split(None, 1) for line in hosts.on(host, "ps", "-eo", "pid,args").stdout.splitlines()]
+    return [pid for pid, line in lines if mark in line and line.startswith(sys.executable)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hosts": ["h1", "h9"]}, "h9 cannot be reached"),
+        ({"hosts": ["h1", "192.0.2.77"]}, "192.0.2.77"),
+        ({"key": "/etc/hostname", "ssh_config": "/dev/null"}, "refused the key"),
+    ],
+)
+def test_hosts_that_cannot_take_part_are_named_before_the_start(
+    hosts: Hosts, tmp_path: Path, options: dict, message: str
+) -> None:
+    if "key" in options:
+        wrong = tmp_path / "wrong"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(wrong)], check=True)
+        config = tmp_path / "ssh_config"
+        config.write_text(f"Host *\n  IdentitiesOnly yes\n  IdentityFile {wrong}\n")
+        options = {"key": str(wrong), "ssh_config": str(config)}
+    out, status = ended(drive(hosts, tmp_path / "run", str(RANK), "ok", **options), 60)
+    assert message in status["error"], out
+    assert not (tmp_path / "run" / "logs").exists(), "nothing was started"
+
+
+def test_a_filesystem_that_is_not_shared_is_named(hosts: Hosts, tmp_path: Path) -> None:
+    """/dev/shm is each host's own."""
+    _, status = ended(drive(hosts, Path("/dev/shm") / tmp_path.name, str(RANK), "ok"), 60)
+    assert "h2 cannot see /dev/shm" in status["error"]
