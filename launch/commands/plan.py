@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from launch.commands.options import json_option, set_option
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.config.run import RunConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--vocab", type=click.IntRange(min=1), help="Vocabulary, where the data are not prepared yet.")
 @click.option("--gpu", help="Rank every layout on this kind of GPU, such as H100-SXM, by step time.")
 @click.option("--gpu-price", type=float, help="Price of one GPU for an hour, for the cost of each layout.")
+@click.option("--verify", is_flag=True, help="With --gpu: dry-run the best layout here, with fake ranks and no data.")
 @json_option
 def plan(
     config: Path,
@@ -31,6 +33,7 @@ def plan(
     vocab: int | None,
     gpu: str | None,
     gpu_price: float | None,
+    verify: bool,
     as_json: bool,
 ) -> None:
     """Print the plan of the run CONFIG: parameters by part, FLOPs, batch, layout, memory of a rank, expected time.
@@ -44,22 +47,29 @@ def plan(
       escala plan configs/run/tiny.yaml
       escala plan configs/run/7b.yaml --world 64 --set parallel.tensor=8
       escala plan configs/run/7b.yaml --world 64 --gpu H100-SXM --gpu-price 3
+      escala plan configs/run/7b.yaml --world 1024 --gpu H100-SXM --verify
       escala plan configs/run/tiny.yaml --world 2 --json | jq .memory_bytes
     """
     from launch.console import make_console
     from trainer.config.load import load_run
 
     run, train_tokens = known_vocabulary(load_run(config, assignments), vocab)
+    if verify and gpu is None:
+        raise UserError("--verify checks a layout on a GPU: add --gpu NAME, such as --gpu H100-SXM")
     if gpu is not None:
         from launch.planner.layouts import layouts
-        from launch.planner.table import layouts_table
+        from launch.planner.table import layouts_table, verified_text
+        from launch.planner.verify import verify as dry_run
 
         found = layouts(run, world=world, gpu=gpu, price=gpu_price)
+        verified = dry_run(run, found.best.layout, world) if verify else None
         if as_json:
-            click.echo(json.dumps(found.to_json(), indent=2))
+            click.echo(json.dumps({**found.to_json(), "verified": verified}, indent=2))
         else:
             found.best  # noqa: B018  (raises, with the closest layout, where none fits)
             make_console().print(layouts_table(found))
+            if verified is not None:
+                click.echo(verified_text(verified))
         return
     print_plan(run, train_tokens, world, as_json)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -80,3 +82,11 @@ def _refused(found: Layouts) -> list[RenderableType]:
 def seconds(value: float) -> str:
     """Return 12.3 ms or 1.23 s."""
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def verified_text(found: dict[str, Any]) -> str:
+    """Return what a dry run found beside what was planned."""
+    planned = found["planned_parameters"]
+    parameters = f"{found['parameters']:,} parameters on a rank" + (f" (planned {planned:,})" if planned else "")
+    saved = f"{size(found['saved_bytes'])} saved for the backward pass (planned {size(found['planned_saved_bytes'])})"
+    return f"\nverified with {found['world']} fake ranks in {found['seconds']:.0f} s: {parameters}; {saved}"

@@ -63,8 +63,8 @@ done
 
 requeue() {
   echo "saved; back into the queue: $1"
-  scontrol requeue "$SLURM_JOB_ID" || exit 75
-  sleep 60 # Slurm ends this shell
+  scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this shell
+  exit 75
 }
 
 if [ "$code" -eq 75 ]; then
