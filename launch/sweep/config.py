@@ -17,6 +17,7 @@ from pydantic import Field
 
 from trainer.config.base import Section, parse_section
 from trainer.config.load import read_yaml, set_values
+from trainer.errors import UserError
 
 
 class LayoutCheck(Section):
@@ -55,5 +56,11 @@ def load_sweep(path: Path, assignments: tuple[str, ...] | list[str] = ()) -> Swe
     sweep = parse_section(SweepConfig, values, str(path))
     if not assignments:
         return sweep
+    for assignment in assignments:
+        key = assignment.partition("=")[0].strip()
+        if key in sweep.vary:
+            raise UserError(
+                f"--set {key} has no effect: the sweep varies it over {sweep.vary[key]}; edit {path} instead"
+            )
     shared = sweep.run if isinstance(sweep.run, dict) else {"base": sweep.run}
     return sweep.model_copy(update={"run": set_values(shared, assignments)})

@@ -74,6 +74,8 @@ def test_a_sweep_file_takes_its_name_and_overrides(tmp_path: Path):
     assert loaded.name == "ladder"
     assert cells_of(loaded)[0].config.tokens == 2048
     assert cells_of(loaded)[0].config.optim.lr == 0.5
+    with pytest.raises(UserError, match="has no effect"):
+        load_sweep(path, ("model.size=1M",))
     with pytest.raises(UserError, match="did you mean 'ranks'"):
         path.write_text("rank: 2\nrun: tiny\n")
         load_sweep(path)

@@ -60,7 +60,10 @@ def test_known_values():
     assert lr_share(inverse, 99, total_steps=100, tokens_per_step=1) == pytest.approx(0.5)
 
 
-def test_the_learning_rate_rule_falls_as_one_over_the_width():
-    auto = OptimConfig()
-    assert peak_lr(auto, 64) / peak_lr(auto, 256) == pytest.approx(4)
+@pytest.mark.parametrize(("parameters", "gpt3"), [(125e6, 6e-4), (1.3e9, 2e-4), (6.7e9, 1.2e-4), (175e9, 0.6e-4)])
+def test_the_learning_rate_rule_passes_near_gpt3(parameters: float, gpt3: float):
+    assert 0.5 < peak_lr(OptimConfig(), int(parameters)) / gpt3 < 2
+
+
+def test_a_learning_rate_that_is_given_is_taken():
     assert peak_lr(OptimConfig(lr=0.3), 64) == 0.3
