@@ -260,7 +260,7 @@ def section_memory(scratch: Path, arguments: argparse.Namespace) -> Iterator[dic
             "name": f"mb{megabytes}",
             "root": str(scratch),
             "sources": [{"path": str(path)}],
-            "tokenizer": {"kind": "bpe", "vocab_size": 8192, "sample_bytes": "5M"},
+            "tokenizer": {"kind": arguments.tokenizer, "vocab_size": 8192, "sample_bytes": "5M"},
         }
         config = parse_section(DataConfig, values, "benchmark")
         command = [sys.executable, "-m", "trainer.data.prepare", "--config", "-"]
@@ -277,6 +277,7 @@ def section_memory(scratch: Path, arguments: argparse.Namespace) -> Iterator[dic
         seconds = time.perf_counter() - begin
         yield {
             "section": "memory",
+            "tokenizer": arguments.tokenizer,
             "input_MB": written / 1e6,
             "peak_MB": {k: v / 1e6 for k, v in peak.items()},
             "s": seconds,
@@ -311,6 +312,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=50_000_000, help="tokens of the set that everyone reads")
     parser.add_argument("--big", type=int, default=1_000_000_000, help="tokens of the set to resume in")
     parser.add_argument("--megabytes", type=int, default=1000, help="input of the memory section")
+    parser.add_argument("--tokenizer", default="bpe", choices=["bpe", "bytes"], help="of the memory section")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", type=Path, default=Path.home() / ".cache" / "escala" / "benchmark-peers")
     parser.add_argument("--no-peers", dest="with_peers", action="store_false")

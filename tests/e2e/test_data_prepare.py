@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import shared_data
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.data import shard_writer
@@ -142,6 +144,20 @@ def test_duplicates_of_a_held_out_set_are_dropped_and_reported(tmp_path: Path) -
     assert sorted(documents_of(directory, "train") + documents_of(directory, "held_out")) == sorted(documents)
     assert manifest.report["docs"]["dropped_because_held_out"] == 11
     assert manifest.evaluation_sets() == ["held_out", "wiki"]
+
+
+def test_wikitext_has_its_published_number_of_words(tmp_path: Path) -> None:
+    """245,569 with one end for each line (Merity et al. 2016, table 1)."""
+    text = gzip.decompress(shared_data("text/wiki.test.tokens.gz").read_bytes())
+    (tmp_path / "wiki.txt").write_bytes(text)
+    section = config(
+        tmp_path,
+        write_files(tmp_path / "in", texts(9, 40), 1),
+        tokenizer={"kind": "bytes"},
+        held_out_sets=[{"name": "wiki", "path": str(tmp_path / "wiki.txt"), "documents_are": "lines"}],
+    )
+    manifest = Manifest.open(prepare(section, workers=1))
+    assert manifest.words("wiki") + manifest.documents("wiki") == 245_569
 
 
 def run_prepare(section: DataConfig, *more: str) -> subprocess.Popen[bytes]:

@@ -119,9 +119,12 @@ class Manifest(BaseModel):
         """
         return self.text_bytes(split) / self.tokens(split) if self.text_bytes(split) else float("nan")
 
-    def words_per_token(self, split: str) -> float:
-        """Return white-space separated words per token: word perplexity = exp(loss / words_per_token)."""
-        return sum(shard.words for shard in self.shards(split)) / max(1, self.tokens(split))
+    def words(self, split: str) -> int:
+        """Return the white-space separated words of a split.
+
+        Word perplexity = exp(loss * tokens / words), with one more word for each document that stands for a line.
+        """
+        return sum(shard.words for shard in self.shards(split))
 
     def sources(self, split: str) -> list[str]:
         """Return the sources of a split in the order of their shards."""

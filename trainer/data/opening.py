@@ -14,7 +14,7 @@ from trainer.data.order import Ids, shuffled, shuffled_in_windows
 from trainer.data.packing import PackedSet
 from trainer.data.remote import ShardCache, is_remote, read_manifest
 from trainer.data.skipping import Ranges, join_ranges
-from trainer.data.token_set import TokenSet
+from trainer.data.token_set import MOST_OPEN, TokenSet
 from trainer.errors import UserError
 
 CHUNKS_PER_WINDOW = 8
@@ -37,9 +37,16 @@ def open_split(data: DataConfig, split: str, manifest: Manifest | None = None) -
     manifest = manifest or open_manifest(data)
     if is_remote(data.root):
         cache = ShardCache(data.directory, manifest, data.cache)
-        return TokenSet(manifest, split, cache.fetch, prefetch=cache.prefetch)
+        return TokenSet(manifest, split, cache.fetch, prefetch=cache.prefetch, most_open=maps_within(data, manifest))
     root = Path(data.directory)
     return TokenSet(manifest, split, lambda file: root / file)
+
+
+def maps_within(data: DataConfig, manifest: Manifest) -> int:
+    """Return how many shards may be mapped: a file that was evicted keeps its space on disk while it is mapped."""
+    sizes = [shard.tokens for shards in manifest.splits.values() for shard in shards]
+    shard_bytes = max(sizes, default=1) * (2 if manifest.dtype == "uint16" else 4)
+    return min(MOST_OPEN, max(1, data.cache.max_bytes // shard_bytes))
 
 
 def open_batches(

@@ -7,6 +7,7 @@ Samples of all pools are numbered through.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ class Arrays:
 
 Fetch = Callable[[str], Path]  # the path in the set -> the file on this machine
 MOST_OPEN = 256  # memory maps, each of which holds a file descriptor
+ATTEMPTS = 3  # another rank may evict a file from the cache just before it is opened
 
 
 class TokenSet:
@@ -47,9 +49,10 @@ class TokenSet:
         *,
         verify: bool = True,
         prefetch: Callable[[Iterable[str]], None] | None = None,
+        most_open: int = MOST_OPEN,
     ) -> None:
         self.manifest, self.split, self.fetch, self.verify = manifest, split, fetch, verify
-        self._prefetch = prefetch
+        self._prefetch, self._most_open = prefetch, most_open
         self.sources = manifest.sources(split)
         shards = manifest.shards(split)
         self.shards = [shard for source in self.sources for shard in shards if shard.source == source]
@@ -174,18 +177,20 @@ class TokenSet:
         if tokens is not None:
             self._mapped.move_to_end(number)
             return tokens
-        shard = self.shards[number]
-        path = self.fetch(f"{shard.file}.bin")
-        expected = shard.tokens * self.dtype.itemsize
-        size = path.stat().st_size if path.exists() else None
-        if size != expected:
-            found = "is missing" if size is None else f"has {size} bytes"
-            raise UserError(f"shard {path} {found}, the manifest says {expected}; {_MEND}")
-        tokens = np.memmap(path, dtype=self.dtype, mode="r").view(np.ndarray)
-        self._mapped[number] = tokens
-        if len(self._mapped) > MOST_OPEN:
+        self._mapped[number] = tokens = self._map(self.shards[number])
+        if len(self._mapped) > self._most_open:
             self._mapped.popitem(last=False)
         return tokens
+
+    def _map(self, shard: Shard) -> npt.NDArray:
+        expected = shard.tokens * self.dtype.itemsize
+        for _ in range(ATTEMPTS):
+            path = self.fetch(f"{shard.file}.bin")
+            with contextlib.suppress(FileNotFoundError):
+                if (size := path.stat().st_size) != expected:
+                    raise UserError(f"shard {path} has {size} bytes, the manifest says {expected}; {_MEND}")
+                return np.memmap(path, dtype=self.dtype, mode="r").view(np.ndarray)
+        raise UserError(f"shard {path} is missing; {_MEND}")
 
     def _verify(self, number: int, tokens: npt.NDArray, begin: Ids, length: int) -> None:
         """Check the blocks of these reads that nobody touched before."""
@@ -217,8 +222,12 @@ class TokenSet:
         return self._ends[number]
 
     def _side_file(self, shard: Shard, suffix: str, expected: str, dtype: str) -> npt.NDArray:
-        path = self.fetch(shard.file + suffix)
-        content = path.read_bytes() if path.exists() else b""
+        content = b""
+        for _ in range(ATTEMPTS):
+            path = self.fetch(shard.file + suffix)
+            with contextlib.suppress(FileNotFoundError):
+                content = path.read_bytes()
+                break
         if hashlib.sha256(content).hexdigest() != expected:
             raise UserError(f"{path} is missing or damaged: its hash is not the manifest's; {_MEND}")
         return np.frombuffer(content, dtype=dtype)

@@ -52,11 +52,10 @@ def test_sources_are_pools_that_samples_do_not_cross(tmp_path: Path) -> None:
         assert (rows == stream(docs)[: len(rows)]).all()
 
 
-def test_more_shards_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_OPEN", 3)
+def test_more_shards_than_may_be_open(tmp_path: Path) -> None:
     docs = random_docs(3, 60)
-    write_set(tmp_path, {"a": docs}, shard_tokens=1)
-    tokens = open_train(tmp_path)
+    manifest = write_set(tmp_path, {"a": docs}, shard_tokens=1)
+    tokens = TokenSet(manifest, "train", lambda file: tmp_path / file, most_open=3)
     rows = tokens.gather(np.arange(tokens.num_samples(8)), 8)[:, :-1].ravel()
     assert (rows == stream(docs)[: len(rows)]).all() and len(tokens._mapped) <= 3
 
