@@ -153,20 +153,22 @@ def section_resume(scratch: Path, arguments: argparse.Namespace) -> Iterator[dic
     manifest = Manifest.open(root)
     for share in (0.0, 0.2, 0.5, 0.8, 0.95):
         for batch in (8, BATCH):
-            times = []
+            times, work = [], []
             for _ in range(5):
-                begin = time.perf_counter()
+                begin, cpu = time.perf_counter(), time.process_time()
                 tokens = TokenSet(manifest, "train", lambda file: root / file)
                 step = int(tokens.num_samples(LENGTH) * share) // batch
                 options: dict[str, Any] = {"sequences_per_step": batch, "micro_batch": batch, "seed": 1}
                 Batches(tokens, context_length=LENGTH, prefetch=0, **options).step(step)
                 times.append(1e3 * (time.perf_counter() - begin))
+                work.append(1e3 * (time.process_time() - cpu))
             yield {
                 "section": "resume",
                 "tokens": manifest.tokens("train"),
                 "sequences": batch,
                 "share": share,
                 "ms": statistics.median(times),
+                "cpu_ms": statistics.median(work),
             }
 
 
@@ -183,12 +185,17 @@ def section_order(scratch: Path, arguments: argparse.Namespace) -> Iterator[dict
 
 def section_write(scratch: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Write tokens with all hashes, to disk."""
-    rates = []
+    block = np.random.default_rng(0).integers(0, 50_000, size=1 << 20, dtype=np.uint16)
+    piece, rates, work = Encoded(block.tobytes(), [2048] * 512, [8192] * 512, [1500] * 512), [], []
     for number in range(arguments.rounds):
-        begin = time.perf_counter()
-        manifest = make_set(scratch / f"written{number}", 1 << 26)
-        rates.append(2 * manifest.tokens("train") / (time.perf_counter() - begin) / 1e6)
-    yield {"section": "write", "MB_per_second": statistics.median(rates)}
+        writer = ShardWriter(scratch, f"train/written{number}", "random", 2, 1 << 26)
+        begin, cpu = time.perf_counter(), time.process_time()
+        for _ in range(64):
+            writer.append(piece)
+        writer.close()
+        rates.append(64 * block.nbytes / (time.perf_counter() - begin) / 1e6)
+        work.append(64 * block.nbytes / (time.process_time() - cpu) / 1e6)
+    yield {"section": "write", "MB_per_second": statistics.median(rates), "MB_per_cpu_s": statistics.median(work)}
 
 
 def corpus(limit: int) -> list[str]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 SPACE = "▁"  # how sentencepiece writes a space; it reads the character itself as one, too
 SEGMENT = re.compile(f"[\n\t]|[ {SPACE}]*[^ {SPACE}\n\t]+|[ {SPACE}]+")
@@ -43,9 +44,9 @@ class SegmentEncoder:
     `encode` must be that of a model with independent segments: then new segments are encoded together, a line each.
     """
 
-    def __init__(self, encode: Callable[[str], list[int]], itemsize: int) -> None:
+    def __init__(self, encode: Callable[[str], npt.NDArray], itemsize: int) -> None:
         self._encode, self._dtype = encode, np.dtype(f"<u{itemsize}")
-        (self._line_feed,) = encode("\n")
+        (self._line_feed,) = encode("\n").tolist()
         self._table: dict[str, bytes] = {}
 
     def __call__(self, text: str) -> bytes:
@@ -62,7 +63,7 @@ class SegmentEncoder:
         if "\n" in new:
             self._table["\n"] = np.array([self._line_feed], dtype=self._dtype).tobytes()
             new.discard("\n")
-        tokens = np.array(self._encode("\n".join(new)), dtype=self._dtype)
+        tokens = self._encode("\n".join(new)).astype(self._dtype)
         ends = [*np.flatnonzero(tokens == self._line_feed).tolist(), len(tokens)]
         begin = 0
         for segment, end in zip(new, ends, strict=bool(new)):

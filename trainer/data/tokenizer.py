@@ -65,8 +65,8 @@ class SentencePiece:
 
     def encoder(self, itemsize: int) -> Callable[[str], bytes]:
         if segments_are_independent(self._processor.serialized_model_proto()):
-            return SegmentEncoder(self._processor.encode, itemsize)
-        return plain_encoder(self, itemsize)
+            return SegmentEncoder(self._processor.encode_as_numpy, itemsize)
+        return lambda text: bytes(self._processor.encode_as_numpy(text).astype(f"<u{itemsize}").tobytes())
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._processor.decode([int(token) for token in ids]))
