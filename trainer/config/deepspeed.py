@@ -11,6 +11,8 @@ from trainer.errors import UserError
 # enough that two of them are no matter beside the model.
 BUCKET_ELEMENTS = 50_000_000
 
+Precision = Literal["fp32", "bf16"]
+
 
 def check_optimizer(config: RunConfig) -> None:
     """Raise `UserError` where an optimizer cannot work under the ZeRO stage."""
@@ -21,24 +23,35 @@ def check_optimizer(config: RunConfig) -> None:
         )
 
 
-def deepspeed_config(config: RunConfig, *, accumulation: int, precision: Literal["fp32", "bf16"]) -> dict[str, Any]:
-    """Return the JSON for `deepspeed.initialize`.
+def effective_stage(config: RunConfig, *, replicas: int, precision: Precision) -> int:
+    """Return the ZeRO stage that is worth running: 0 where one replica leaves nothing to shard.
+
+    In fp32 the parameters are the master weights, so a stage above 0 would only copy them. In bf16 stage 1 keeps the
+    master copy, and offloading needs its stage.
+    """
+    parallel = config.parallel
+    if replicas == 1 and parallel.offload == "none" and precision == "fp32":
+        return 0
+    return parallel.zero_stage
+
+
+def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precision: Precision) -> dict[str, Any]:
+    """Return the JSON for `deepspeed.initialize` at an effective ZeRO stage.
 
     `train_micro_batch_size_per_gpu` is 1 by convention: our engine normalises the loss itself, by the global sum of
     token weights, and DeepSpeed uses the number for nothing but its own counters.
     """
-    parallel = config.parallel
     result: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
         # At stage 0 the engine takes the norm and clips itself: DeepSpeed would not report it.
-        "gradient_clipping": config.optim.clip_norm if parallel.zero_stage else 0.0,
+        "gradient_clipping": config.optim.clip_norm if stage else 0.0,
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": _zero(config),
+        "zero_optimization": _zero(config, stage),
     }
-    if precision == "bf16" and parallel.zero_stage:
+    if precision == "bf16" and stage:
         result["bf16"] = {"enabled": True, "check_grad_overflow": True}
         result["data_types"] = {"grad_accum_dtype": "fp32"}
     elif precision == "bf16":
@@ -47,13 +60,13 @@ def deepspeed_config(config: RunConfig, *, accumulation: int, precision: Literal
     return result
 
 
-def _zero(config: RunConfig) -> dict[str, Any]:
+def _zero(config: RunConfig, stage: int) -> dict[str, Any]:
     parallel = config.parallel
-    zero: dict[str, Any] = {"stage": parallel.zero_stage}
-    if parallel.zero_stage == 0:
+    zero: dict[str, Any] = {"stage": stage}
+    if stage == 0:
         return zero
     zero |= {"reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS}
-    if parallel.zero_stage == 3:
+    if stage == 3:
         zero |= {"stage3_prefetch_bucket_size": BUCKET_ELEMENTS, "stage3_param_persistence_threshold": 10_000}
     if parallel.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.device != "cpu"}

@@ -46,7 +46,8 @@ def orthogonalise(matrix: Tensor, steps: int = STEPS) -> Tensor:
     for _ in range(steps):
         gram = wide @ wide.T
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    return (wide if x.shape[0] <= x.shape[1] else wide.T).to(matrix.dtype)
+    result: Tensor = wide if x.shape[0] <= x.shape[1] else wide.T
+    return result.to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):

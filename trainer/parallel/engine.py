@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.config.deepspeed import check_optimizer, deepspeed_config
+from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
 from trainer.parallel.batch import Batch, LocalBatch, check_distribution, global_weight, local_part
@@ -46,10 +46,17 @@ class Engine:
     """A model on the mesh, its optimizer, and the step that joins them. Build it with `build_engine`."""
 
     def __init__(
-        self, ds: Any, config: RunConfig, mesh: Mesh, splits: dict[str, Split], accumulation: int, device: torch.device
+        self,
+        ds: Any,
+        config: RunConfig,
+        mesh: Mesh,
+        splits: dict[str, Split],
+        zero_stage: int,
+        accumulation: int,
+        device: torch.device,
     ) -> None:
         self.ds, self.config, self.mesh, self.splits = ds, config, mesh, splits
-        self.accumulation, self.device = accumulation, device
+        self.zero_stage, self.accumulation, self.device = zero_stage, accumulation, device
         self._checked = False
         self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
         self.progress: Callable[[], None] = lambda: None  # called before each step and each evaluated batch
@@ -70,10 +77,6 @@ class Engine:
         """The model; under tensor parallelism and ZeRO 3 its parameters are shares."""
         module: nn.Module = self.ds.module
         return module
-
-    @property
-    def zero_stage(self) -> int:
-        return self.config.parallel.zero_stage
 
     def train_step(self, micro_batches: Sequence[Batch], lr: float) -> StepOutcome:
         """Take one optimizer step on the global batch of which these are this data rank's micro-batches.
@@ -179,14 +182,17 @@ def build_engine(
     recompute_blocks(model, config.parallel.recompute)
     optimizer = make_optimizer(config, model, plan, splits, mesh, lr, device)
     _quicken_deepspeed()
+    precision = resolve_precision(config, device)
+    stage = effective_stage(config, replicas=mesh.replica_size, precision=precision)
     ds, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         mpu=Topology(mesh),
-        config=deepspeed_config(config, accumulation=accumulation, precision=resolve_precision(config, device)),
+        config=deepspeed_config(config, stage=stage, accumulation=accumulation, precision=precision),
         dist_init_required=False,
     )
-    return Engine(ds, config, mesh, splits, accumulation, device)
+    ds.enable_backward_allreduce = stage > 0 or mesh.replica_size > 1  # else there is nobody to reduce with
+    return Engine(ds, config, mesh, splits, stage, accumulation, device)
 
 
 def _quicken_deepspeed() -> None:

@@ -35,6 +35,14 @@ def resolve_device(choice: str) -> torch.device:
     return torch.device("cuda", world_from_environment()[2])
 
 
+def without_compiled_collectives() -> None:
+    """Keep DeepSpeed on a CPU from compiling its shared-memory collectives: it takes minutes, g++ and ninja.
+
+    Call it before anything initialises DeepSpeed; `start` does so by itself.
+    """
+    compatible_ops["deepspeed_shm_comm"] = False
+
+
 def start(config: ParallelConfig, device: torch.device) -> Mesh:
     """Initialise the world from torchrun's environment and return the mesh.
 
@@ -45,8 +53,7 @@ def start(config: ParallelConfig, device: torch.device) -> Mesh:
     timeout = timedelta(seconds=config.timeout_seconds)
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     if device.type == "cpu":
-        # Its shared-memory collectives are compiled at first use, for minutes, and would need g++ and ninja.
-        compatible_ops["deepspeed_shm_comm"] = False
+        without_compiled_collectives()
     else:
         torch.cuda.set_device(device)
     if not dist.is_initialized():

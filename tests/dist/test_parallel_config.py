@@ -1,0 +1,117 @@
+"""The arithmetic of layouts: degrees, groups, shares, retention, and errors with all their numbers."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.dist.runs import tiny
+from trainer.checkpoint.retention import steps_to_delete
+from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage
+from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits, node_warning, resolve_degrees
+from trainer.errors import UserError
+from trainer.guard.watchdog import Watchdog
+from trainer.parallel.mesh import axis_groups
+from trainer.parallel.plan import split_parameter
+from trainer.parallel.tensor import take_share
+
+degrees = st.builds(Degrees, data=st.integers(1, 4), sequence=st.integers(1, 4), tensor=st.integers(1, 4))
+
+
+@given(degrees)
+def test_left_over_degree(d: Degrees) -> None:
+    assert resolve_degrees(ParallelConfig(data=-1, sequence=d.sequence, tensor=d.tensor), d.world) == d
+
+
+@pytest.mark.parametrize(
+    ("config", "world", "expected"),
+    [
+        ({"tensor": 4}, 6, "sequence 1 x tensor 4 = 4 does not divide the world of 6"),
+        ({"data": 2, "tensor": 2}, 8, "data 2 x sequence 1 x tensor 2 = 4 ranks, but the world has 8"),
+        ({"data": 0}, 1, "parallel.data is 0"),
+    ],
+)
+def test_degrees_that_do_not_fit(config: dict[str, int], world: int, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        resolve_degrees(ParallelConfig(**config), world)
+
+
+@given(degrees)
+def test_groups_partition_the_world_and_tensor_ranks_are_neighbours(d: Degrees) -> None:
+    for groups in axis_groups(d).values():
+        assert sorted(rank for group in groups for rank in group) == list(range(d.world))
+    for group in axis_groups(d)["tensor"]:
+        assert group == list(range(group[0], group[0] + d.tensor))
+
+
+def test_a_tensor_group_across_nodes_is_warned_about() -> None:
+    assert node_warning(Degrees(2, 1, 4), 8) is None
+    assert "does not divide the 6 ranks of a node" in str(node_warning(Degrees(3, 1, 4), 6))
+
+
+@pytest.mark.parametrize(
+    ("model", "d", "expected"),
+    [
+        ({"n_heads": 6, "d_model": 48}, Degrees(1, 1, 4), "n_heads 6 is not a multiple of the tensor degree 4"),
+        ({"n_kv_heads": 2}, Degrees(1, 1, 4), "tensor degree 4 is greater than the 2 key/value heads"),
+        ({"d_ff": 50}, Degrees(1, 1, 4), "d_ff 50 is not a multiple of the tensor degree 4"),
+        ({"vocab_size": 65}, Degrees(1, 1, 2), "vocabulary rows 65 .* set model.vocab_multiple_of to 2"),
+        ({"context_length": 15}, Degrees(1, 2, 1), "context_length 15 is not a multiple of the sequence degree 2"),
+        ({}, Degrees(1, 4, 2), "n_heads 4 / tensor 2 = 2 heads on a rank, not a multiple of the sequence degree 4"),
+    ],
+)
+def test_models_that_do_not_split(model: dict[str, int], d: Degrees, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        check_model_splits(tiny(model=model).model, d)
+
+
+@given(st.sampled_from(["column", "column qkv", "column pair", "row", "vocab"]), st.sampled_from([1, 2, 4]))
+def test_shares_hold_every_value_once(kind: str, tensor: int) -> None:
+    config = tiny(model={"n_heads": 8, "n_kv_heads": 4}).model
+    whole = torch.arange(64.0 * 24).view(64, 24)
+    shares = []
+    for rank in range(tensor):
+        split = split_parameter(kind, "weight", (64, 24), config, tp_rank=rank, tp_size=tensor)
+        shares.append(take_share(whole, split))
+        assert tuple(shares[-1].shape) == split.local_shape
+    assert torch.equal(torch.cat([share.flatten() for share in shares]).sort().values, whole.flatten())
+
+
+@settings(max_examples=50)
+@given(st.sets(st.integers(0, 200)), st.integers(1, 4), st.none() | st.integers(1, 20))
+def test_retention(steps: set[int], keep_last: int, keep_every: int | None) -> None:
+    gone = set(steps_to_delete(steps, keep_last=keep_last, keep_every=keep_every))
+    assert gone <= steps
+    assert set(sorted(steps)[-keep_last:]) <= steps - gone
+    assert all(keep_every and step % keep_every == 0 for step in sorted(steps - gone)[:-keep_last])
+
+
+def test_settings_without_effect_are_refused() -> None:
+    with pytest.raises(UserError, match="offload 'parameters' needs zero_stage 3, zero_stage is 1"):
+        tiny(parallel={"offload": "parameters"})
+    with pytest.raises(UserError, match="offload 'optimizer' needs zero_stage 1, 2 or 3"):
+        tiny(parallel={"offload": "optimizer", "zero_stage": 0})
+    with pytest.raises(UserError, match=r"muon needs parallel\.zero_stage 0, it is 1"):
+        check_optimizer(tiny(optim={"name": "muon"}))
+
+
+def test_one_replica_has_nothing_to_shard() -> None:
+    config = tiny(parallel={"zero_stage": 2})
+    assert effective_stage(config, replicas=1, precision="fp32") == 0
+    assert effective_stage(config, replicas=2, precision="fp32") == 2
+    assert effective_stage(config, replicas=1, precision="bf16") == 2
+    assert deepspeed_config(config, stage=2, accumulation=4, precision="bf16")["bf16"]["enabled"]
+
+
+def test_the_watchdog_bites_on_silence_only() -> None:
+    time, bitten = [0.0], threading.Event()
+    watchdog = Watchdog(0.04, clock=lambda: time[0], on_silence=lambda _: bitten.set())
+    watchdog.beat()
+    assert not bitten.wait(0.1)
+    time[0] = 0.05
+    assert bitten.wait(5)
+    watchdog.close()
