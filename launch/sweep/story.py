@@ -16,7 +16,7 @@ from launch.data_preparation import ensure_prepared, is_prepared
 from launch.plan_table import sweep_table
 from launch.scaling.report.console import print_ladder
 from launch.scaling.report.write import ReportPaths, write
-from launch.scaling.table import load
+from launch.scaling.table import from_ledger
 from launch.sweep import ledger
 from launch.sweep.cells import Cell, cells_of
 from launch.sweep.collect import loss_curve
@@ -113,7 +113,7 @@ def _report(sweep: SweepConfig, run: SweepRun, console: Console) -> None:
     if len(rows) < 3:
         console.print(f"{len(rows)} points in the ledger: too few for a law")
         return
-    print_ladder(load(run.ledger, n_convention="body"), console)
+    print_ladder(from_ledger(rows, n_convention="body"), console)
     curves = next((line["curves"] for line in checks), None)
     paths: ReportPaths = write(
         rows, run.directory / "report", title=sweep.name, layout_check=curves, n_convention="body"
