@@ -73,6 +73,19 @@ def test_recomputation_changes_nothing(ranks: RankPool, recompute: str, tensor: 
     compare(ranks.run(2, spread, config), plain("tied fused", False), LOSS, NORM)
 
 
+@pytest.mark.parametrize(("world", "zero_stage"), [(2, 1), (4, 1), (4, 3)])
+def test_overlap_changes_nothing(ranks: RankPool, world: int, zero_stage: int) -> None:
+    name = "gelu biases learned" if world == 2 else "grouped-query fused"
+    config = tiny(model=MODELS[name], parallel={"tensor": 2, "zero_stage": zero_stage, "overlap": True})
+    compare(ranks.run(world, spread, config), plain(name, False), LOSS, NORM)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_change_nothing(ranks: RankPool) -> None:
+    config = tiny(parallel={"compile": True})
+    compare(ranks.run(2, spread, config, timeout=500.0), plain("tied fused", False), LOSS, NORM)
+
+
 @pytest.mark.parametrize(
     ("offload", "zero_stage", "tensor"),
     [("optimizer", 1, 1), ("optimizer", 2, 1), ("optimizer", 3, 1), ("optimizer", 1, 2), ("parameters", 3, 1)],

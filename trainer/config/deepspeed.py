@@ -66,6 +66,9 @@ def _zero(config: RunConfig, stage: int) -> dict[str, Any]:
     if stage == 0:
         return zero
     zero |= {"reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS}
+    if stage == 1:
+        # Gradients wait in the parameters until the last micro-batch: copying them to one buffer first gains nothing.
+        zero["contiguous_gradients"] = False
     if stage == 3:
         zero |= {"stage3_prefetch_bucket_size": BUCKET_ELEMENTS, "stage3_param_persistence_threshold": 10_000}
     if parallel.offload != "none":

@@ -24,7 +24,7 @@ class ParallelConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="what is sharded over data ranks (ZeRO, Rajbhandari 2020)")
     offload: Literal["none", "optimizer", "parameters"] = "none"
     recompute: Literal["none", "selective", "full"] = "none"
-    compile: bool = False
+    compile: bool = Field(False, description="torch.compile of each block")
     overlap: bool = Field(False, description="overlap the backward all-reduce of column-parallel layers with compute")
     timeout_seconds: float = Field(600.0, gt=0, description="a collective that waits longer fails, and the run with it")
 
@@ -34,6 +34,13 @@ class ParallelConfig(Section):
             raise ValueError(f"offload 'parameters' needs zero_stage 3, zero_stage is {self.zero_stage}")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("offload 'optimizer' needs zero_stage 1, 2 or 3, zero_stage is 0")
+        if self.overlap and self.tensor == 1:
+            raise ValueError("overlap has an effect with a tensor degree above 1 only, tensor is 1")
+        if self.compile and (self.tensor > 1 or self.sequence > 1 or self.zero_stage == 3):
+            raise ValueError(
+                f"compile works on data parallel layouts with zero_stage 0, 1 or 2; here tensor is {self.tensor}, "
+                f"sequence {self.sequence}, zero_stage {self.zero_stage}"
+            )
         return self
 
 

@@ -180,6 +180,9 @@ def build_engine(
     sum_shared_gradients(model, plan, mesh)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
+    if config.parallel.compile:
+        for block in model.blocks:  # type: ignore[union-attr]
+            block.compile()
     optimizer = make_optimizer(config, model, plan, splits, mesh, lr, device)
     _quicken_deepspeed()
     precision = resolve_precision(config, device)

@@ -14,7 +14,6 @@ from deepspeed.module_inject.layers import (
     LinearAllreduce,
     LinearLayer,
     SubParamLinearLayer,
-    TensorParallel_Layer,
     VocabParallelEmbedding,
     VocabParallelLinear,
     set_autotp_mode,
@@ -26,6 +25,7 @@ from trainer.config.run import RunConfig
 from trainer.models.initial import fill_normal
 from trainer.models.transformer import initial_std
 from trainer.parallel.mesh import Group, Mesh
+from trainer.parallel.overlap import overlap_reduction
 from trainer.parallel.plan import Split, kind_of, part_widths, split_parameter
 from trainer.parallel.vocab_loss import VocabularyParallelLoss
 
@@ -46,13 +46,15 @@ def shard_model(model: nn.Module, plan: Mapping[str, str], config: ModelConfig, 
     if mesh.tensor_group is None:
         return
     set_autotp_mode(training=True)
-    TensorParallel_Layer.tp_overlap_comm = overlap
     tied = config.tied_embeddings
     for name, module in list(model.named_modules()):
         kind = kind_of(plan, name)
         if kind not in (None, "shared heads") and not (tied and name == "embed"):
             assert kind is not None
-            _replace(model, name, _parallel_layer(module, kind, name, config, mesh.tensor_group))
+            layer = _parallel_layer(module, kind, name, config, mesh.tensor_group)
+            if overlap and kind.startswith("column"):
+                overlap_reduction(layer, mesh.tensor_group)
+            _replace(model, name, layer)
     if tied:
         model.embed = VocabParallelEmbedding(model.embed, mesh.tensor_group, tied_vocab_parallel_linear=model.head)
     model.token_loss = VocabularyParallelLoss(mesh.tensor_group, mesh.tp_rank)  # type: ignore[assignment]
