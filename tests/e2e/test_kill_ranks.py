@@ -25,7 +25,7 @@ from launch.data_preparation import resolve
 from trainer.config.base import parse_section
 from trainer.config.load import dump
 from trainer.config.run import RunConfig
-from trainer.run_dir import RunDir, Status, read_json_lines, write_atomically
+from trainer.run_dir import EXIT_PREEMPTED, RunDir, Status, read_json_lines, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = ("torch", "torch._dynamo", "deepspeed", "trainer.train")
@@ -185,6 +185,26 @@ def _progress(ranks: Ranks) -> str:
 def test_killed_ranks_resume_without_a_trace(tmp_path: Path) -> None:
     resumed = compare_with_uninterrupted(tmp_path, kills=3, seed=0, steps=60, world=2, tensor=1)
     assert resumed >= 1
+
+
+@pytest.mark.e2e
+def test_one_rank_asked_to_stop_stops_all_with_the_agreed_code(tmp_path: Path) -> None:
+    config, _ = resolve(configuration(tmp_path, 400, 1))
+    pool = RankPool(rank_environment(os.environ, threads=1), tmp_path / "rank_server.log", PRELOAD)
+    try:
+        ranks = Ranks(pool, config, tmp_path / "run", 2)
+        ranks.start()
+        deadline = time.monotonic() + PATIENCE
+        while ranks.rows() < 3 and time.monotonic() < deadline:
+            ranks.hear(0.02)
+        pool.signal("1/1", signal.SIGTERM)
+        ranks.end(deadline)
+    finally:
+        pool.close()
+    assert set(ranks.codes.values()) == {EXIT_PREEMPTED}
+    assert ranks.run_dir.read_status() is Status.PREEMPTED
+    steps = [row["step"] for row in read_json_lines(ranks.run_dir.metrics)]
+    assert ranks.run_dir.latest.read_text().strip() == f"step_{steps[-1]:09d}"
 
 
 def main() -> None:

@@ -1,0 +1,149 @@
+"""What the engine promises beside parity: skipping together, feeding checked, logits never whole, evaluation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from tests.dist.pool import RankPool
+from tests.dist.runs import VOCAB, MicroBatch, global_batch, micro_batches, tiny
+from trainer.config.run import RunConfig
+
+
+def open_engine(config: RunConfig) -> Any:
+    from trainer.models.build import build_model
+    from trainer.parallel.engine import build_engine
+    from trainer.parallel.start import start
+
+    device = torch.device("cpu")
+    mesh = start(config.parallel, device)
+    return build_engine(config, build_model(config.model, 0), mesh, lr=1.0, accumulation=1, device=device)
+
+
+def batch_of(engine: Any, step: int) -> list[MicroBatch]:
+    return micro_batches(global_batch(step), engine.mesh.dp_rank, engine.mesh.dp_size, 1)
+
+
+def skip_one(config: RunConfig) -> dict[str, Any]:
+    """Take a step whose third has one weight of NaN on one data rank; return outcomes and what the skip changed."""
+    from trainer.checkpoint.fragments import fragments
+
+    engine = open_engine(config)
+    outcomes, changed = [], None
+    for step in range(4):
+        (batch,) = batch_of(engine, step)
+        weights = torch.ones(batch.targets.shape)
+        if step == 2 and engine.mesh.dp_rank == 1:
+            weights[0, 0] = math.nan
+        before = [f.weight.clone() for f in fragments(engine)]
+        outcome = engine.train_step([MicroBatch(batch.inputs, batch.targets, weights)], 1e-3)
+        outcomes.append((outcome.skipped, math.isfinite(outcome.grad_norm)))
+        if step == 2:
+            changed = any(not torch.equal(a, f.weight) for a, f in zip(before, fragments(engine), strict=True))
+    engine.close()
+    return {"outcomes": outcomes, "changed": changed}
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_all_ranks_skip_what_is_not_finite_on_one(ranks: RankPool, zero_stage: int) -> None:
+    for result in ranks.run(4, skip_one, tiny(parallel={"tensor": 2, "zero_stage": zero_stage})):
+        assert result["outcomes"] == [(False, True), (False, True), (True, False), (False, True)]
+        assert result["changed"] is False
+
+
+def feed_wrongly(mistake: str) -> str:
+    """Feed tokens by world rank, or the same tokens to every rank; return the error."""
+    engine = open_engine(tiny(parallel={"tensor": 2}))
+    rank, world = (engine.mesh.rank, 4) if mistake == "by world rank" else (0, 1)
+    with pytest.raises(RuntimeError) as caught:
+        engine.train_step(micro_batches(global_batch(0), rank, world, 1), 1e-3)
+    engine.close()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [("by world rank", "was fed other tokens than"), ("all the same", "were fed the same tokens")],
+)
+def test_wrong_feeding_is_found_in_the_first_step(ranks: RankPool, mistake: str, expected: str) -> None:
+    for error in ranks.run(4, feed_wrongly, mistake):
+        assert expected in error
+
+
+def widest_tensor() -> int:
+    """Return the widest last dimension of any tensor that a step makes."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Widths(TorchDispatchMode):
+        widest = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(out):
+                if isinstance(leaf, torch.Tensor) and leaf.dim() >= 2 and leaf.is_floating_point():
+                    self.widest = max(self.widest, leaf.shape[-1])
+            return out
+
+    engine = open_engine(tiny(model={"vocab_size": 4096}, parallel={"tensor": 2, "zero_stage": 0}))
+    with Widths() as widths:
+        engine.train_step(batch_of(engine, 0), 1e-3)
+    engine.close()
+    return widths.widest
+
+
+def test_whole_logits_never_exist(ranks: RankPool) -> None:
+    assert ranks.run(2, widest_tensor) == [2048, 2048]
+
+
+def smoothed(smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the losses and the gradient of this rank's half of the logits."""
+    import torch.distributed as dist
+
+    from trainer.parallel.vocab_loss import VocabularyParallelLoss
+
+    logits, targets = logits_and_targets()
+    half = VOCAB // 2
+    mine = logits[..., dist.get_rank() * half : (dist.get_rank() + 1) * half].clone().requires_grad_()
+    losses = VocabularyParallelLoss(dist.group.WORLD, dist.get_rank(), smoothing)(mine, targets)
+    (losses * torch.arange(1.0, 1 + losses.numel()).view_as(losses)).sum().backward()
+    assert mine.grad is not None
+    return losses.detach(), mine.grad
+
+
+def logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return 30 * torch.randn(2, 5, VOCAB, generator=random), torch.randint(VOCAB, (2, 5), generator=random)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_vocabulary_parallel_loss(ranks: RankPool, smoothing: float) -> None:
+    logits, targets = logits_and_targets()
+    logits.requires_grad_()
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=smoothing
+    ).view_as(targets)
+    (expected * torch.arange(1.0, 11.0).view_as(expected)).sum().backward()
+    results = ranks.run(2, smoothed, smoothing)
+    for losses, _ in results:
+        assert torch.allclose(losses, expected, atol=1e-5)
+    assert logits.grad is not None
+    assert torch.allclose(torch.cat([gradient for _, gradient in results], dim=-1), logits.grad, atol=1e-5)
+
+
+def evaluate(config: RunConfig) -> torch.Tensor:
+    engine = open_engine(config)
+    losses: torch.Tensor = engine.token_losses(global_batch(0))
+    assert engine.module.training
+    engine.close()
+    return losses
+
+
+def test_evaluation_is_the_same_on_every_rank_and_layout(ranks: RankPool) -> None:
+    (expected,) = ranks.run(1, evaluate, tiny(model={"dropout": 0.5}))
+    config = tiny(model={"dropout": 0.5}, parallel={"tensor": 2, "sequence": 2, "zero_stage": 3})
+    for losses in ranks.run(4, evaluate, config):
+        assert torch.allclose(losses, expected, atol=2e-6)
