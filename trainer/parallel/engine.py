@@ -202,8 +202,14 @@ def _quicken_deepspeed() -> None:
     """Leave out what costs time or screen for nothing while DeepSpeed builds its engine."""
     # The check would import DeepSpeed's Muon and with it torch's compiler: two seconds for a yes that is configured.
     deepspeed.runtime.engine.is_zero_supported_optimizer = lambda _: True
+    deepspeed.runtime.zero.stage_1_and_2.get_norm_dtype = _norm_dtype
     # The optimizer of bf16 at stage 1 prints the machine's memory eight times, whatever the log level.
     deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None
+
+
+def _norm_dtype() -> torch.dtype:
+    """DeepSpeed would copy every gradient to float64 to take its norm; float32 agrees with one process as well."""
+    return torch.float32
 
 
 def resolve_precision(config: RunConfig, device: torch.device) -> Any:
