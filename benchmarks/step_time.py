@@ -2,7 +2,7 @@
 
     python benchmarks/step_time.py [--sizes 1M 10M] [--threads 2] [--rounds 7]
 
-The peer is a plain implementation of GPT-2 in the style of nanoGPT (github.com/karpathy/nanoGPT, model.py and train.py),
+The peer is a plain GPT-2 in the style of nanoGPT (github.com/karpathy/nanoGPT, model.py and train.py),
 written here anew: fused QKV, scaled_dot_product_attention, cross_entropy over all logits, AdamW(fused), clipping, one
 backward pass a step. Ours is measured at the same shape (learned positions, LayerNorm, GELU, biases, tied), first with
 the same plain loop, then through DeepSpeed as a run has it. All three take turns, so drift of the machine hits all.

@@ -23,7 +23,8 @@ EVALUATION = {
 }  # fmt: skip
 RESULT = {
     "step": 10, "tokens": 10240, "train_loss": 2.1, "tokens_per_second": 100.0, "seconds": 3.0, "unique_tokens": 99,
-    "skipped_steps": [], "tokenizer_hash": "t", "data_hash": "d", "evaluations": [EVALUATION, {**EVALUATION, "eval_set": "other"}],
+    "skipped_steps": [], "tokenizer_hash": "t", "data_hash": "d",
+    "evaluations": [EVALUATION, {**EVALUATION, "eval_set": "other"}],
 }  # fmt: skip
 
 
