@@ -21,10 +21,10 @@ COUNTER = Path(__file__).with_name("counter.py")
 DRIVER = Path(__file__).with_name("ssh_driver.py")
 
 
-def drive(hosts: Hosts, run_dir: Path, *command: str, **options: object) -> subprocess.Popen[str]:
+def drive(network: Hosts, run_dir: Path, *command: str, **options: object) -> subprocess.Popen[str]:
     """Start the driver on h1; it prints what it says, and at the end one JSON line."""
-    order = {"run_dir": str(run_dir), "command": list(command), "options": {"hosts": hosts.names, **options}}
-    words = hosts.command("h1", sys.executable, str(DRIVER), json.dumps(order))
+    order = {"run_dir": str(run_dir), "command": list(command), "options": {"hosts": network.names, **options}}
+    words = network.command("h1", sys.executable, str(DRIVER), json.dumps(order))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
