@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-fast lint clean
+.PHONY: help install quickstart test test-fast test-cluster lint clean
 
 help:
 	@echo "make quickstart   install into $(VENV), then train a ladder of models and fit a law (minutes, two cores)"
 	@echo "make test         install what tests need, then lint, types and the whole suite"
+	@echo "make test-cluster the tests that start a real Slurm and SSH hosts (root, Debian packages)"
 	@echo "make test-fast    the suite without slow, end-to-end and cluster tests"
 	@echo "make lint         ruff and mypy"
 
@@ -34,7 +35,10 @@ lint: $(VENV)/.test-installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cluster"
+
+test-cluster: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -m cluster
 
 test-fast: lint
 	$(BIN)/python -m pytest -m "not slow and not e2e and not cluster"

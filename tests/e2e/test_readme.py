@@ -59,7 +59,7 @@ def run(place: Path, line: str) -> str:
     command = [sys.executable, "-m", "launch", *arguments]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=400, env=environment)
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return done.stdout + done.stderr  # progress goes to standard error
 
 
 def test_the_readme_has_commands():
