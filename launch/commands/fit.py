@@ -16,6 +16,7 @@ from launch.scaling.mapping import parse_map
 from launch.scaling.objective import Objective
 from launch.scaling.study import Study, study
 from launch.scaling.table import Table, load
+from launch.scaling.tuning import KNOBS, TuningLaw, fit_tuning
 from trainer.errors import UserError
 
 EPILOG = """\b
@@ -33,7 +34,7 @@ Examples:
     "--law",
     default="chinchilla",
     show_default=True,
-    help=f"auto (decided by held-out budgets), or one of: {', '.join((*LAWS, *METHODS))}.",
+    help=f"auto (decided by held-out budgets), or one of: {', '.join((*LAWS, *METHODS, *KNOBS))}.",
 )
 @click.option("--base", metavar="E=..,A=..", help="data-constrained: the law without repetition; default: fitted.")
 @click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
@@ -70,6 +71,9 @@ def fit(
     runs = drop_highest(runs, drop_highest_loss)
     if law in METHODS:
         _print_frontier(fit_frontier(runs, law, bootstrap=bootstrap, seed=seed), as_json)
+        return
+    if law in KNOBS:
+        _print_tuning(fit_tuning(runs, law, bootstrap=bootstrap, seed=seed), as_json)
         return
     if law == "auto":
         law = _choose(runs, as_json)
@@ -128,6 +132,22 @@ def _print_frontier(frontier: Frontier, as_json: bool) -> None:
         click.echo(f"  C {o.flops:.3g}: N* {o.N:.4g}, loss {o.loss:.4f}")
     for reason in frontier.skipped:
         click.secho(f"left out: {reason}", fg="yellow")
+
+
+def _print_tuning(found: TuningLaw, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+        return
+    click.echo(f"{found.formula}, from {found.num_rows} runs in {found.num_cells} cells")
+    for name, value in found.values.items():
+        ends = (
+            f"   95 % [{found.intervals[name][0]:.4g}, {found.intervals[name][1]:.4g}]"
+            if name in found.intervals
+            else ""
+        )
+        click.echo(f"  {name:<10} {value:.5g}{ends}")
+    for reason in found.reasons:
+        click.secho(f"weak: {reason}", fg="yellow")
 
 
 def _print(result: Study) -> None:

@@ -25,6 +25,8 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "valloss", "evalloss", "finalloss", "testloss", "crossentropy", "celoss", "ce"),
     "U": ("u", "uniquetokens"),
     "sem": ("sem", "losssem"),
+    "lr": ("lr", "learningrate", "peaklr"),
+    "batch": ("batch", "batchsize", "bs", "tokensperstep"),
     "name": ("name", "run", "model"),
     "group": ("group", "family", "arch", "architecture"),
     "trunk": ("trunk",),

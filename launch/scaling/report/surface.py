@@ -135,7 +135,7 @@ def _allocation(s: Surface) -> Section:
         return Section("Allocation", ["Refused: " + reason for reason in s.best.certificate.reasons])
     saved, largest = _saved(s), float(s.table.C.max())
     rows = [_allocation_row(decide(saved, factor * largest)) for factor in BEYOND]
-    header = ["FLOPs", "N*", "D*", "D*/N*", "loss", "wasted by acting on this fit"]
+    header = ["FLOPs", "N*", "D*", "D*/N*", "loss", "waste"]
     caption = "95 % intervals over the replicates; waste: the share of the budget lost if a replicate is the truth."
     return Section("Allocation", [], [], [Grid(header, rows, caption)])
 

@@ -19,7 +19,7 @@ from launch.scaling.report.surface import headline as surface_headline
 from launch.scaling.table import Table, from_ledger, load
 from trainer.run_dir import write_atomically
 
-SIZE_INCHES, PANELS_INCHES, DPI = (6.8, 4.3), (9.0, 2.7), 150
+SIZE_INCHES, PANELS_INCHES, DPI = (6.8, 4.3), (9.0, 2.7), 130
 
 
 @dataclass(frozen=True)
@@ -109,5 +109,5 @@ def _draw(figure: Figure, out_dir: Path) -> Path:
     else:
         figure.draw(list(canvas.subplots(rows, 3, squeeze=False).flat))
     path = out_dir / f"{figure.name}.png"
-    canvas.savefig(path, dpi=DPI)
+    canvas.savefig(path, dpi=DPI, pil_kwargs={"compress_level": 3})
     return path
