@@ -1,6 +1,6 @@
 """How fast and how good is a fit, against the published reference procedure on the same table in the same process?
 
-    OMP_NUM_THREADS=1 python benchmarks/fit.py [--table epoch.csv --drop-highest-loss 5] [--share 0.05]
+    OMP_NUM_THREADS=1 python -m benchmarks.fit [--table epoch.csv --drop-highest-loss 5] [--share 0.05]
 
 The reference is that of Besiroglu et al. 2024 (arXiv 2404.10102): 4500 L-BFGS starts with numeric gradients,
 then 4000 bootstraps by BFGS with analytic gradients. With `--share` below 1 it runs that part of both, chosen at
