@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import traceback
@@ -17,9 +18,9 @@ import torch.distributed as dist
 
 from trainer import loop
 from trainer.config.load import load_run
-from trainer.config.plan import Plan, make_plan
+from trainer.config.parallel import node_warning
+from trainer.config.plan import make_plan
 from trainer.config.resolve import with_data
-from trainer.config.run import RunConfig
 from trainer.data.opening import open_manifest
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.parallel.start import resolve_device, start, world_from_environment
@@ -60,6 +61,8 @@ def run(run_dir: RunDir) -> Status:
     plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
     mesh = start(config.parallel, device)
     if rank == 0:
+        if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
         run_dir.write_status(Status.RUNNING)
         write_atomically(run_dir.plan, plan.to_json())
     session = open_session(config, plan, manifest, mesh, device, run_dir)
@@ -113,8 +116,6 @@ def _fail(run_dir: RunDir, first: bool, message: str) -> None:
         run_dir.record_event("failed", error=message)
         run_dir.write_status(Status.FAILED)
 
-
-__all__ = ["Plan", "RunConfig", "main", "run"]
 
 if __name__ == "__main__":
     sys.exit(main())

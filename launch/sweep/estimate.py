@@ -1,8 +1,8 @@
 """How long a run will take on this machine's cores: a roofline of matrix rate and memory traffic.
 
 seconds per token and rank = FLOPs / (EFFICIENCY x matrix rate) + bytes moved / BANDWIDTH. The matrix rate is measured
-once, in a fifth of a second. The other constants were fitted to runs of the ladder; a sweep corrects them by its own
-finished cells.
+once, in a fifth of a second. The other constants are rough, from a few runs of the ladder; while a sweep runs, what is
+left of a running cell is told from its own rate.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from trainer.config.span import Span, SpanField
 
 
 class OptimConfig(Section):
-    """AdamW unless said otherwise. `lr` may be a number or the name of a rule (see trainer/optim/rules.py)."""
+    """AdamW unless said otherwise. `lr` is a number, or `auto`: the rule in trainer/config/learning_rate.py."""
 
     name: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: float | Literal["auto"] = Field("auto", description="peak learning rate, or 'auto': the stated rule by size")

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.config.batch import plan_batch
 from trainer.config.counting import count_flops, count_parameters
-from trainer.config.deepspeed import check_optimizer
+from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage
 from trainer.config.learning_rate import peak_lr
 from trainer.config.memory import rank_memory
 from trainer.config.parallel import Degrees, check_model_splits, resolve_degrees
@@ -38,6 +38,7 @@ class Plan:
     warmup_steps: int
     precision: str
     memory_bytes: dict[str, int]
+    deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given
 
     def to_json(self) -> str:
         """Return the plan as indented JSON."""
@@ -76,11 +77,12 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
             f"schedule.warmup is {warmup} steps, but the run has only {steps}: shorten one or lengthen the other"
         )
     precision = config.precision if config.precision != "auto" else ("bf16" if gpu else "fp32")
+    stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
     flops = count_flops(config.model)
     tokens = steps * config.batch.tokens_per_step
     memory = rank_memory(
         config.model,
-        config.parallel,
+        config.parallel.model_copy(update={"zero_stage": stage}),
         data_parallel=degrees.data,
         micro_batch=batch.micro_batch,
         bytes_per_value=2 if precision == "bf16" else 4,
@@ -89,7 +91,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         name=config.name,
         config_hash=config.result_hash(),
         degrees=degrees,
-        zero_stage=config.parallel.zero_stage,
+        zero_stage=stage,
         parameters=count_parameters(config.model).by_part(),
         flops_per_token={**asdict(flops), "total": flops.total},
         tokens_per_step=config.batch.tokens_per_step,
@@ -104,6 +106,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         warmup_steps=warmup,
         precision=precision,
         memory_bytes=memory.by_part(),
+        deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision),
     )
 
 

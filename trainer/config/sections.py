@@ -35,7 +35,7 @@ class EvaluationConfig(Section):
     """Held-out evaluation in a fixed order. It always runs at the end."""
 
     every: SpanField | None = None
-    tokens: Count = Field(200_000, gt=0, description="held-out tokens for each set, from its beginning")
+    tokens: Count = Field(200_000, gt=0, description="held-out tokens for each set, spread evenly over it")
     position_buckets: int = Field(8, gt=0, description="loss by position is reported in this many equal parts")
 
 
