@@ -1,6 +1,6 @@
 """Step time against nanoGPT, and DeepSpeed's overhead over plain torch. One process, interleaved, ratios.
 
-    python benchmarks/step_time.py [--sizes 1M 10M] [--threads 2] [--rounds 7]
+    python benchmarks/step_time.py [--sizes 1M 10M] [--threads 2] [--rounds 7] [--sequences 16]
 
 The peer is a plain GPT-2 in the style of nanoGPT (github.com/karpathy/nanoGPT, model.py and train.py),
 written here anew: fused QKV, scaled_dot_product_attention, cross_entropy over all logits, AdamW(fused), clipping, one
@@ -30,7 +30,7 @@ from trainer.models.build import build_model
 from trainer.parallel.engine import build_engine
 from trainer.parallel.start import start
 
-VOCAB, CONTEXT, SEQUENCES = 4096, 256, 16
+VOCAB, CONTEXT = 4096, 256
 
 
 class PeerBlock(nn.Module):
@@ -66,12 +66,12 @@ class Peer(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
 
 
-def config_of(size: str) -> RunConfig:
+def config_of(size: str, sequences: int) -> RunConfig:
     shape = {
         "size": size, "vocab_size": VOCAB, "context_length": CONTEXT, "position": "learned", "norm": "layernorm",
         "mlp": "gelu", "bias": True,
     }  # fmt: skip
-    values = {"model": shape, "data": {}, "batch": {"tokens_per_step": SEQUENCES * CONTEXT}, "steps": 10}
+    values = {"model": shape, "data": {}, "batch": {"tokens_per_step": sequences * CONTEXT}, "steps": 10}
     return run_from_values({**values, "parallel": {"zero_stage": 1}}, "benchmark")
 
 
@@ -92,8 +92,8 @@ def plain_loop(model: nn.Module, loss_of: Callable[[MicroBatch], Tensor]) -> Cal
     return step
 
 
-def contenders(size: str) -> dict[str, Callable[[MicroBatch], None]]:
-    config = config_of(size)
+def contenders(size: str, sequences: int) -> dict[str, Callable[[MicroBatch], None]]:
+    config = config_of(size, sequences)
     peer, ours = Peer(config.model), build_model(config.model, 0)
     mesh = start(config.parallel, torch.device("cpu"))
     engine = build_engine(
@@ -106,10 +106,10 @@ def contenders(size: str) -> dict[str, Callable[[MicroBatch], None]]:
     }
 
 
-def measure(size: str, rounds: int, inner: int) -> dict[str, float]:
+def measure(size: str, sequences: int, rounds: int, inner: int) -> dict[str, float]:
     """Return the median over rounds of the fastest step in each round, in seconds."""
-    steps = contenders(size)
-    tokens = torch.randint(0, VOCAB, (SEQUENCES, CONTEXT + 1))
+    steps = contenders(size, sequences)
+    tokens = torch.randint(0, VOCAB, (sequences, CONTEXT + 1))
     batch = MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -131,11 +131,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--inner", type=int, default=3)
+    parser.add_argument("--sequences", type=int, default=16, help="of one step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{SEQUENCES} x {CONTEXT} tokens, vocabulary {VOCAB}, {options.threads} threads, float32")
+    print(f"{options.sequences} x {CONTEXT} tokens, vocabulary {VOCAB}, {options.threads} threads, float32")
     for size in options.sizes:
-        found = measure(size, options.rounds, options.inner)
+        found = measure(size, options.sequences, options.rounds, options.inner)
         base, plain = found["nanoGPT style"], found["ours, plain loop"]
         for name, seconds in found.items():
             print(f"{size:>5}  {name:<18} {seconds * 1e3:8.1f} ms   {seconds / base:5.3f} x nanoGPT style")
