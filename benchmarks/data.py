@@ -1,4 +1,4 @@
-"""The data pipeline against its peers, on the same tokens, in one run: `python benchmarks/data.py [SECTION ...]`.
+"""The data pipeline against its peers, on the same tokens, in one run: `python -m benchmarks.data [SECTION ...]`.
 
 Sections: read (with peers), resume, order, write, tokenize, memory. Each prints JSON lines; all of them end up in
 --out. Peers live in an environment of their own (--peers DIR, made there when it is missing), because their

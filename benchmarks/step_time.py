@@ -1,6 +1,6 @@
 """Step time against nanoGPT, and DeepSpeed's overhead over plain torch. One process, interleaved, ratios.
 
-    python benchmarks/step_time.py [--sizes 1M 10M] [--threads 2] [--rounds 7] [--sequences 16]
+    python -m benchmarks.step_time [--sizes 1M 10M] [--threads 2] [--rounds 7] [--sequences 16]
 
 The peer is a plain GPT-2 in the style of nanoGPT (github.com/karpathy/nanoGPT, model.py and train.py),
 written here anew: fused QKV, scaled_dot_product_attention, cross_entropy over all logits, AdamW(fused), clipping, one

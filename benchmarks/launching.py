@@ -1,7 +1,7 @@
 """What launching costs: the command line, status of many jobs, the first step of a run, and a sweep of short runs.
 
-    python -m benchmarks.launch            all four
-    python -m benchmarks.launch sweep      one of them: cli, status, start, sweep
+    python -m benchmarks.launching            all four
+    python -m benchmarks.launching sweep      one of them: cli, status, start, sweep
 
 Each figure stands beside its peer, measured in the same run: a bare Python, bare `torchrun`, one process for each run.
 """
