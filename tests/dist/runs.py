@@ -77,6 +77,7 @@ def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> li
 
     torch.manual_seed(0)
     model = build_model(config.model, config.seed)
+    model.label_smoothing = config.optim.label_smoothing
     lr = float(config.optim.lr)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optim.weight_decay), lr=lr, betas=config.optim.betas, eps=config.optim.eps

@@ -108,7 +108,7 @@ def smoothed(smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
     logits, targets = logits_and_targets()
     half = VOCAB // 2
     mine = logits[..., dist.get_rank() * half : (dist.get_rank() + 1) * half].clone().requires_grad_()
-    losses = VocabularyParallelLoss(dist.group.WORLD, dist.get_rank(), smoothing)(mine, targets)
+    losses = VocabularyParallelLoss(dist.group.WORLD, dist.get_rank())(mine, targets, smoothing)
     (losses * torch.arange(1.0, 1 + losses.numel()).view_as(losses)).sum().backward()
     assert mine.grad is not None
     return losses.detach(), mine.grad
@@ -143,7 +143,10 @@ def evaluate(config: RunConfig) -> torch.Tensor:
 
 
 def test_evaluation_is_the_same_on_every_rank_and_layout(ranks: RankPool) -> None:
-    (expected,) = ranks.run(1, evaluate, tiny(model={"dropout": 0.5}))
-    config = tiny(model={"dropout": 0.5}, parallel={"tensor": 2, "sequence": 2, "zero_stage": 3})
+    """Without dropout and label smoothing, which belong to training alone."""
+    (expected,) = ranks.run(1, evaluate, tiny())
+    training = {"model": {"dropout": 0.5}, "optim": {"label_smoothing": 0.2}}
+    assert torch.equal(ranks.run(1, evaluate, tiny(**training))[0], expected)
+    config = tiny(**training, parallel={"tensor": 2, "sequence": 2, "zero_stage": 3})
     for losses in ranks.run(4, evaluate, config):
         assert torch.allclose(losses, expected, atol=2e-6)

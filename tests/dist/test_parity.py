@@ -80,6 +80,17 @@ def test_overlap_changes_nothing(ranks: RankPool, world: int, zero_stage: int) -
     compare(ranks.run(world, spread, config), plain(name, False), LOSS, NORM)
 
 
+@pytest.mark.parametrize(("world", "tensor", "zero_stage"), [(2, 2, 0), (4, 2, 1)])
+def test_label_smoothing_under_vocabulary_parallelism(
+    ranks: RankPool, world: int, tensor: int, zero_stage: int
+) -> None:
+    optim = {"lr": 3e-3, "clip_norm": 0.5, "label_smoothing": 0.1}
+    expected = reference(tiny(optim=optim), masked=True)
+    config = tiny(optim=optim, parallel={"tensor": tensor, "zero_stage": zero_stage})
+    compare(ranks.run(world, spread, config, 2, True), expected, LOSS, NORM)
+    assert abs(expected[-1][0] - plain("tied fused", True)[-1][0]) > 1e-2  # smoothing is no setting without effect
+
+
 @pytest.mark.slow
 def test_compiled_blocks_change_nothing(ranks: RankPool) -> None:
     config = tiny(parallel={"compile": True})

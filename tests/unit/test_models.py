@@ -136,20 +136,21 @@ def test_attention_with_a_cache_sees_all_that_came_before():
     torch.testing.assert_close(causal_attention(q[:, :, 5:], k, v, None, 0.0), whole[:, :, 5:])
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [61, 61 * 5, 61 * 1000])
-def test_the_loss_in_chunks_is_cross_entropy(chunk: int, monkeypatch: pytest.MonkeyPatch):
+def test_the_loss_in_chunks_is_cross_entropy(chunk: int, smoothing: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(head, "CPU_LOGITS", chunk)
     hidden, weight, weights = torch.randn(13, 8), torch.randn(61, 8), torch.rand(13)
     targets = torch.randint(0, 61, (13,))
     results = []
-    for loss in (lambda h, w: head.LinearCrossEntropy.apply(h, w, targets), lambda h, w: plain(h, w, targets)):
+    for loss in (head.LinearCrossEntropy.apply, plain):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-        losses = loss(h, w)
+        losses = loss(h, w, targets, smoothing)
         (losses * weights).sum().backward()
         results.append((losses.detach(), h.grad, w.grad))
     for ours, reference in zip(*results, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
 
 
-def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(hidden @ weight.t(), targets, reduction="none")
+def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return F.cross_entropy(hidden @ weight.t(), targets, reduction="none", label_smoothing=smoothing)

@@ -18,6 +18,9 @@ class OptimConfig(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="on matrices only, not on norms, biases and embeddings")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a target's probability spread over the vocabulary; never in evaluation"
+    )
     clip_norm: float = Field(1.0, ge=0, description="global gradient norm; 0 switches clipping off")
 
 

@@ -98,8 +98,10 @@ class Transformer(nn.Module):
         self.head = Head(config.d_model, config.vocab_rows)
         if config.tied_embeddings:
             self.head.weight = self.embed.weight
-        # Tensor ranks hold a part of the logits each, and put their own loss here: (logits, targets) -> losses.
-        self.token_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.label_smoothing = 0.0  # of the training loss; evaluation is never smoothed
+        # Tensor ranks hold a part of the logits each, and put their own loss here: (logits, targets, smoothing) ->
+        # losses.
+        self.token_loss: Callable[[Tensor, Tensor, float], Tensor] | None = None
 
     def forward(
         self,
@@ -127,9 +129,10 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x, angles, documents, cache)
         x = self.norm(x)
+        smoothing = self.label_smoothing if self.training else 0.0
         if targets is not None and self.token_loss is not None:
-            return self.token_loss(self.head(x), targets)
-        result: Tensor = self.head(x) if targets is None else self.head(x, targets)
+            return self.token_loss(self.head(x), targets, smoothing)
+        result: Tensor = self.head(x) if targets is None else self.head(x, targets, smoothing)
         return result
 
     @torch.no_grad()

@@ -180,6 +180,7 @@ def build_engine(
     sum_shared_gradients(model, plan, mesh)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
+    model.label_smoothing = config.optim.label_smoothing  # type: ignore[assignment]
     if config.parallel.compile:
         for block in model.blocks:  # type: ignore[union-attr]
             block.compile()

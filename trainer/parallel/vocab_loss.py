@@ -55,13 +55,13 @@ class VocabularyParallelLoss:
     `smoothing` spreads this much of the target's probability evenly over the vocabulary (Szegedy et al. 2015).
     """
 
-    def __init__(self, group: Group, tp_rank: int, smoothing: float = 0.0) -> None:
-        self.group, self.tp_rank, self.smoothing = group, tp_rank, smoothing
+    def __init__(self, group: Group, tp_rank: int) -> None:
+        self.group, self.tp_rank = group, tp_rank
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         words = logits.shape[-1]
         vocab = words * dist.get_world_size(self.group)
         losses: Tensor = _VocabularyParallelLoss.apply(  # type: ignore[no-untyped-call]
-            logits, targets, self.tp_rank * words, self.group, self.smoothing, vocab
+            logits, targets, self.tp_rank * words, self.group, smoothing, vocab
         )
         return losses
