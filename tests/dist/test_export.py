@@ -24,7 +24,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama separate tied": {"fused_qkv": False, "tied_embeddings": True},
     "llama untied": {"tied_embeddings": False, "rotary_base": 500_000.0},
     "qwen3": {"qk_norm": True},
-    "gpt2": {"norm": "layernorm", "mlp": "gelu", "position": "learned", "bias": True},
+    "gpt2": {"norm": "layernorm", "mlp": "gelu_tanh", "position": "learned", "bias": True},
+    "gpt2 exact": {"norm": "layernorm", "mlp": "gelu", "position": "learned", "bias": True},
 }
 
 

@@ -28,11 +28,15 @@ def copy_into(peer: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
     assert all("lm_head" in m or "inv_freq" in m or m.endswith(("attn.bias", "masked_bias")) for m in missing), missing
 
 
-def test_the_lectures_choices_are_gpt2():
+@pytest.mark.parametrize(("mlp", "activation"), [("gelu_tanh", "gelu_new"), ("gelu", "gelu")])
+def test_the_lectures_choices_are_gpt2(mlp: str, activation: str):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    ours = small(position="learned", norm="layernorm", mlp="gelu", bias=True)
-    config = GPT2Config(vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4, attn_pdrop=0, resid_pdrop=0)
+    ours = small(position="learned", norm="layernorm", mlp=mlp, bias=True)
+    config = GPT2Config(
+        vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4, attn_pdrop=0, resid_pdrop=0,
+        activation_function=activation,
+    )  # fmt: skip
     peer = GPT2LMHeadModel(config).eval()
     values = {"transformer.wte.weight": ours.embed.weight, "transformer.wpe.weight": ours.position.weight}
     values |= {f"transformer.ln_f.{k}": v for k, v in ours.norm.state_dict().items()}

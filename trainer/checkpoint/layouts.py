@@ -51,6 +51,9 @@ _GPT2 = {
     "head.weight": "lm_head.weight",
 }
 
+# Our names of the activation of gpt2, and theirs.
+GPT2_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
+
 
 def layout_of(config: ModelConfig) -> str:
     """Return `llama`, `qwen3` or `gpt2`. Raises `UserError` for an architecture that none of them can hold."""
@@ -58,12 +61,13 @@ def layout_of(config: ModelConfig) -> str:
     if kind == ("rmsnorm", "swiglu", "rotary", False):
         return "qwen3" if config.qk_norm else "llama"
     same_heads = config.kv_heads == config.n_heads
-    if kind == ("layernorm", "gelu", "learned", True) and config.fused_qkv and same_heads and not config.qk_norm:
+    gpt2 = kind in [("layernorm", mlp, "learned", True) for mlp in GPT2_ACTIVATIONS]
+    if gpt2 and config.fused_qkv and same_heads and not config.qk_norm:
         return "gpt2"
     raise UserError(
         f"no Hugging Face layout holds norm {config.norm}, mlp {config.mlp}, position {config.position}, "
         f"bias {config.bias}, qk_norm {config.qk_norm}, fused_qkv {config.fused_qkv}: llama needs rmsnorm, swiglu, "
-        "rotary, no bias; gpt2 needs layernorm, gelu, learned, bias and as many key/value as query heads"
+        "rotary, no bias; gpt2 needs layernorm, gelu or gelu_tanh, learned, bias and as many key/value as query heads"
     )
 
 
@@ -106,10 +110,17 @@ def config_from_huggingface(values: dict[str, Any]) -> ModelConfig:
     """Return the architecture that a config.json describes. Raises `UserError` for other model types."""
     kind = values.get("model_type")
     if kind == "gpt2":
+        activation = values.get("activation_function", "gelu_new")
+        activations = {theirs: ours for ours, theirs in GPT2_ACTIVATIONS.items()}
+        if activation not in activations:
+            raise UserError(
+                f"activation_function {activation!r} is not known here: gpt2 takes {', '.join(activations)}"
+            )
         return ModelConfig(
             d_model=values["n_embd"], n_layers=values["n_layer"], n_heads=values["n_head"],
             d_ff=values.get("n_inner") or 4 * values["n_embd"], vocab_size=values["vocab_size"],
-            context_length=values["n_positions"], position="learned", norm="layernorm", mlp="gelu", bias=True,
+            context_length=values["n_positions"], position="learned", norm="layernorm", bias=True,
+            mlp=activations[activation],
             tied_embeddings=values.get("tie_word_embeddings", True),
         )  # fmt: skip
     if kind in ("llama", "qwen3"):
@@ -155,7 +166,7 @@ def _gpt2_config(config: ModelConfig) -> dict[str, Any]:
         "n_inner": config.ff_width,
         "n_positions": config.context_length,
         "vocab_size": config.vocab_rows,
-        "activation_function": "gelu_new",
+        "activation_function": GPT2_ACTIVATIONS[config.mlp],
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": config.tied_embeddings,
     }

@@ -30,7 +30,7 @@ class ModelConfig(Section):
     position: Literal["rotary", "learned"] = "rotary"
     rotary_base: float = Field(10_000.0, gt=1)
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    mlp: Literal["swiglu", "gelu", "gelu_tanh"] = Field("swiglu", description="gelu_tanh: the approximation of GPT-2")
     qk_norm: bool = False
     tied_embeddings: bool = True
     bias: bool = Field(False, description="biases in linear layers and LayerNorm")

@@ -47,15 +47,16 @@ class GatedMLP(nn.Module):
 
 
 class PlainMLP(nn.Module):
-    """The MLP of GPT-2: down(gelu(up x)), with the tanh form of GELU (Hendrycks and Gimpel 2016)."""
+    """down(gelu(up x)), GELU exact or in the tanh form of GPT-2 (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.d_model, config.ff_width, bias=config.bias)
         self.down = nn.Linear(config.ff_width, config.d_model, bias=config.bias)
+        self.approximate = "tanh" if config.mlp == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        projected: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
+        projected: Tensor = self.down(F.gelu(self.up(x), approximate=self.approximate))
         return projected
 
 
