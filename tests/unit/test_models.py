@@ -142,18 +142,31 @@ def test_attention_with_a_cache_sees_all_that_came_before():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [61, 61 * 5, 61 * 1000])
-def test_the_loss_in_chunks_is_cross_entropy(chunk: int, smoothing: float, monkeypatch: pytest.MonkeyPatch):
+def test_both_losses_of_the_head_are_cross_entropy(chunk: int, smoothing: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(head, "CPU_LOGITS", chunk)
     hidden, weight, weights = torch.randn(13, 8), torch.randn(61, 8), torch.rand(13)
     targets = torch.randint(0, 61, (13,))
     results = []
-    for loss in (head.LinearCrossEntropy.apply, plain):
+    for loss in (head.LinearCrossEntropy.apply, in_place, plain):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         losses = loss(h, w, targets, smoothing)
         (losses * weights).sum().backward()
         results.append((losses.detach(), h.grad, w.grad))
-    for ours, reference in zip(*results, strict=True):
-        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
+    for chunked, kept, reference in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, reference, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(kept, reference, atol=1e-5, rtol=1e-5)
+
+
+def in_place(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return head.InPlaceCrossEntropy.apply(hidden @ weight.t(), targets, smoothing)
+
+
+def test_the_gradient_that_took_the_place_of_the_logits_is_not_used_twice():
+    logits = torch.randn(3, 7, requires_grad=True)
+    loss = head.InPlaceCrossEntropy.apply(logits * 1, torch.tensor([1, 2, 3]), 0.0).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:

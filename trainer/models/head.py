@@ -1,6 +1,7 @@
-"""The output head: logits, or the loss of each token without ever holding all logits.
+"""The output head: logits, or the loss of each token with as few passes over the logits as the processor allows.
 
-Shapes: N tokens of a batch in one row, D d_model, V vocabulary rows.
+Shapes: N tokens of a batch in one row, D d_model, V vocabulary rows. With smoothing s the loss of a token is
+logsumexp_v(z_v) - (1 - s) z_target - s mean_v(z_v) for its logits z.
 """
 
 from __future__ import annotations
@@ -19,24 +20,19 @@ CPU_WIDTH = 192
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """loss_n = logsumexp_v(h_n . w_v) - (1 - s) h_n . w_target(n) - s mean_v(h_n . w_v), in chunks of tokens.
+    """The losses (N) of hidden (N, D), weight (V, D) and targets (N), in chunks of tokens: no (N, V) ever exists.
 
     The backward pass makes each chunk's logits again instead of keeping them. Logits are float32 from the product on.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        rows = chunk_rows(hidden, weight)
         lse = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         losses = torch.empty_like(lse)
-        for begin in range(0, hidden.shape[0], rows):
-            part = slice(begin, begin + rows)
+        for part in chunks(hidden, weight.shape[0]):
             logits = (hidden[part] @ weight.t()).float()
             lse[part] = torch.logsumexp(logits, dim=1)
-            chosen = logits.gather(1, targets[part, None]).squeeze(1)
-            if smoothing:
-                chosen = chosen.lerp(logits.mean(1), smoothing)
-            losses[part] = lse[part] - chosen
+            losses[part] = lse[part] - wanted(logits, targets[part], smoothing)
         ctx.save_for_backward(hidden, weight, targets, lse)
         ctx.smoothing = smoothing
         return losses
@@ -44,29 +40,66 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, weight, targets, lse = ctx.saved_tensors
-        rows = chunk_rows(hidden, weight)
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
-        for begin in range(0, hidden.shape[0], rows):
-            part = slice(begin, begin + rows)
-            d_logits = (hidden[part] @ weight.t()).float()
-            d_logits.sub_(lse[part, None]).exp_()
-            d_logits.scatter_add_(1, targets[part, None], torch.full_like(lse[part, None], ctx.smoothing - 1))
-            if ctx.smoothing:
-                d_logits -= ctx.smoothing / weight.shape[0]
-            d_logits = d_logits.mul_(gradients[0][part, None]).to(hidden.dtype)
+        for part in chunks(hidden, weight.shape[0]):
+            logits = (hidden[part] @ weight.t()).float()
+            probabilities = logits.sub_(lse[part, None]).exp_()
+            d_logits = to_gradient(probabilities, targets[part], gradients[0][part], ctx.smoothing).to(hidden.dtype)
             d_hidden[part] = d_logits @ weight
             d_weight += d_logits.t() @ hidden[part]
         return d_hidden, d_weight.to(weight.dtype), None, None
 
 
-def chunk_rows(hidden: Tensor, weight: Tensor) -> int:
-    """Return how many tokens are worked on at a time."""
-    logits = GPU_LOGITS if hidden.is_cuda else CPU_LOGITS
-    return max(1, min(hidden.shape[0], logits // weight.shape[0]))
+class InPlaceCrossEntropy(torch.autograd.Function):
+    """The losses (N) of logits (N, V), float32, that the caller gives away, and targets (N).
+
+    The logits become probabilities, and those their own gradient, in place: one (N, V) where `cross_entropy` makes
+    three, whose fresh pages cost a CPU as much as the arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        losses = torch.empty_like(logits[:, 0])
+        for part in chunks(logits, logits.shape[1]):
+            scores = logits[part]
+            chosen, largest = wanted(scores, targets[part], smoothing), scores.amax(dim=1)
+            total = scores.sub_(largest[:, None]).exp_().sum(dim=1)
+            scores.div_(total[:, None])
+            losses[part] = total.log() + largest - chosen
+        ctx.save_for_backward(logits, targets)
+        ctx.smoothing = smoothing
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        probabilities, targets = ctx.saved_tensors
+        return to_gradient(probabilities, targets, gradients[0], ctx.smoothing), None, None
+
+
+def wanted(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Return (1 - s) z_target + s mean_v(z_v) for each row of logits (N, V)."""
+    chosen = logits.gather(1, targets[:, None]).squeeze(1)
+    return chosen.lerp(logits.mean(dim=1), smoothing) if smoothing else chosen
+
+
+def to_gradient(probabilities: Tensor, targets: Tensor, gradients: Tensor, smoothing: float) -> Tensor:
+    """Turn probabilities (N, V), in place, into the gradient of the logits, given that of the losses (N)."""
+    hits = torch.full_like(probabilities[:, :1], smoothing - 1)
+    probabilities.scatter_add_(1, targets[:, None], hits)
+    if smoothing:
+        probabilities -= smoothing / probabilities.shape[1]
+    return probabilities.mul_(gradients[:, None])
+
+
+def chunks(rows: Tensor, vocab_rows: int) -> list[slice]:
+    """Return the slices of tokens that are worked on at a time."""
+    logits = GPU_LOGITS if rows.is_cuda else CPU_LOGITS
+    size = max(1, logits // vocab_rows)
+    return [slice(begin, begin + size) for begin in range(0, rows.shape[0], size)]
 
 
 def chunks_pay(hidden: Tensor, weight: Tensor) -> bool:
-    """Return whether to work in chunks: for narrow models on a CPU, and where all logits would fill a GPU."""
+    """Return whether to make logits twice: for narrow models on a CPU, and where all logits would fill a GPU."""
     if hidden.is_cuda:
         return hidden.shape[0] * weight.shape[0] > GPU_LOGITS
     return hidden.shape[1] <= CPU_WIDTH
@@ -84,10 +117,13 @@ class Head(nn.Linear):
     def forward(self, hidden: Tensor, targets: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
         if targets is None:
             return super().forward(hidden)
-        flat = hidden.flatten(0, 1)
+        flat, words = hidden.flatten(0, 1), targets.flatten()
+        losses: Tensor
         if chunks_pay(flat, self.weight):
-            losses: Tensor = LinearCrossEntropy.apply(flat, self.weight, targets.flatten(), smoothing)
-        else:
+            losses = LinearCrossEntropy.apply(flat, self.weight, words, smoothing)
+        elif flat.is_cuda:  # there cross_entropy is one fused kernel
             logits = super().forward(flat).float()
-            losses = F.cross_entropy(logits, targets.flatten(), reduction="none", label_smoothing=smoothing)
+            losses = F.cross_entropy(logits, words, reduction="none", label_smoothing=smoothing)
+        else:
+            losses = InPlaceCrossEntropy.apply(super().forward(flat).float(), words, smoothing)
         return losses.view_as(targets)
