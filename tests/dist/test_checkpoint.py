@@ -42,7 +42,8 @@ def train_from(
     return curve, state
 
 
-Layout = tuple[int, int, int]  # world, tensor degree, ZeRO stage
+Layout = tuple[int, int, int, int]  # world, tensor degree, ZeRO stage, sequence degree
+HEAD = 4  # steps before the first change of layout
 
 
 def layout(tensor: int, zero_stage: int, sequence: int = 1) -> RunConfig:
@@ -54,7 +55,7 @@ def layout(tensor: int, zero_stage: int, sequence: int = 1) -> RunConfig:
 
 @functools.cache
 def plain() -> list[tuple[float, float]]:
-    return reference(layout(1, 1))
+    return reference(layout(1, 1), HEAD + 2 * STEPS)
 
 
 @pytest.mark.parametrize(("world", "tensor", "zero_stage"), [(1, 1, 0), (2, 1, 0), (4, 2, 1), (4, 2, 2), (4, 2, 3)])
@@ -75,9 +76,16 @@ def test_resume_on_the_same_layout_is_bit_equal(
 @pytest.mark.parametrize(
     ("first", "second", "third"),
     [
-        ((4, 2, 1), (2, 1, 3), (4, 4, 2)),
-        ((2, 2, 3), (4, 4, 0), (1, 1, 1)),
-        ((1, 1, 0), (4, 1, 2), (4, 2, 3)),
+        # world, tensor, ZeRO stage, sequence; what is left of the world is data parallel
+        pytest.param((4, 2, 1, 1), (2, 1, 1, 1), (4, 2, 1, 1), id="tensor 2 1 2"),
+        pytest.param((2, 2, 0, 1), (4, 4, 0, 1), (2, 2, 0, 1), id="tensor 2 4 2"),
+        pytest.param((2, 1, 1, 1), (1, 1, 1, 1), (2, 1, 1, 1), id="data 2 1 2"),
+        pytest.param((2, 1, 2, 1), (4, 1, 2, 1), (2, 1, 2, 1), id="data 2 4 2"),
+        pytest.param((2, 1, 1, 1), (2, 1, 3, 1), (2, 1, 1, 1), id="zero 1 3 1"),
+        pytest.param((2, 1, 1, 2), (1, 1, 1, 1), (2, 1, 1, 2), id="sequence 2 1 2"),
+        pytest.param((2, 1, 3, 1), (4, 1, 3, 2), (4, 1, 3, 4), id="sequence 1 2 4"),
+        pytest.param((4, 2, 1, 2), (2, 1, 3, 1), (4, 4, 2, 1), id="all at once"),
+        pytest.param((1, 1, 0, 1), (4, 2, 3, 2), (4, 1, 2, 1), id="all at once, other way"),
     ],
 )
 def test_resume_on_other_layouts_twice_in_a_row(
@@ -87,12 +95,15 @@ def test_resume_on_other_layouts_twice_in_a_row(
     second: Layout,
     third: Layout,
 ) -> None:
+    """Some steps, then 20 on another layout, then 20 on a third: the curve is that of one process that never stopped."""
     source, curve = None, []
-    for (world, tensor, zero_stage), start, stop in ((first, 0, 6), (second, 6, 12), (third, 12, STEPS)):
-        config = layout(tensor, zero_stage)
+    for (world, tensor, zero_stage, sequence), start, stop in (
+        (first, 0, HEAD), (second, HEAD, HEAD + STEPS), (third, HEAD + STEPS, HEAD + 2 * STEPS),
+    ):  # fmt: skip
+        config = layout(tensor, zero_stage, sequence)
         (part, _), *_ = ranks.run(world, train_from, config, str(tmp_path), start, stop, source)
         curve += part
         source = str(tmp_path / f"step_{stop:09d}")
-    for got, want in zip(curve, plain(), strict=True):
-        assert abs(got[0] - want[0]) <= 2e-6
-        assert abs(got[1] - want[1]) <= 2e-6 * want[1]
+    for step, (got, want) in enumerate(zip(curve, plain(), strict=True)):
+        assert abs(got[0] - want[0]) <= 2e-6, f"step {step}: loss {got[0]} instead of {want[0]}"
+        assert abs(got[1] - want[1]) <= 2e-6 * want[1], f"step {step}: norm {got[1]} instead of {want[1]}"
