@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-fast test-cluster lint clean
+.PHONY: help install quickstart test test-fast test-parity test-cluster lint clean
 
 help:
 	@echo "make quickstart   install into $(VENV), then train a ladder of models and fit a law (minutes, two cores)"
 	@echo "make test         install what tests need, then lint, types and the whole suite"
 	@echo "make test-cluster the tests that start a real Slurm and SSH hosts (root, Debian packages)"
+	@echo "make test-parity  every layout against one process, in full"
 	@echo "make test-fast    the suite without slow, end-to-end and cluster tests"
 	@echo "make lint         ruff and mypy"
 
@@ -36,6 +37,9 @@ lint: $(VENV)/.test-installed
 
 test: lint
 	$(BIN)/python -m pytest -m "not cluster"
+
+test-parity: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -m full_parity tests/dist
 
 test-cluster: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m cluster

@@ -41,6 +41,12 @@ def compare(
             )
 
 
+def differences(curves: list[list[tuple[float, float]]], expected: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the largest difference of a loss, and of a gradient norm relative to the expected one."""
+    pairs = [pair for curve in curves for pair in zip(curve, expected, strict=True)]
+    return max(abs(a[0] - b[0]) for a, b in pairs), max(abs(a[1] - b[1]) / b[1] for a, b in pairs)
+
+
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize(("world", "tensor"), LAYOUTS)
 def test_layouts_equal_one_process(ranks: RankPool, world: int, tensor: int, zero_stage: int) -> None:
