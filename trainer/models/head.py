@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Logits that are worked on at a time: enough to fill the processor, few enough to stay in a CPU's cache.
-CPU_LOGITS, GPU_LOGITS = 1 << 18, 1 << 27
-# Making logits twice costs 2 D V operations a token and saves the traffic of V values. On two CPU cores that was
-# measured to pay up to this width (1.4-2.5 times faster at D 32 to 128, slower at 320).
-CPU_WIDTH = 192
+# Logits that are worked on at a time on a CPU: enough to fill the processor, few enough to stay in its cache.
+CPU_LOGITS = 1 << 18
+# More logits than this are never held at once (half a gigabyte in float32): they are made in chunks, and made again.
+MOST_LOGITS = 1 << 27
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -93,16 +92,9 @@ def to_gradient(probabilities: Tensor, targets: Tensor, gradients: Tensor, smoot
 
 def chunks(rows: Tensor, vocab_rows: int) -> list[slice]:
     """Return the slices of tokens that are worked on at a time."""
-    logits = GPU_LOGITS if rows.is_cuda else CPU_LOGITS
+    logits = MOST_LOGITS if rows.is_cuda else CPU_LOGITS
     size = max(1, logits // vocab_rows)
     return [slice(begin, begin + size) for begin in range(0, rows.shape[0], size)]
-
-
-def chunks_pay(hidden: Tensor, weight: Tensor) -> bool:
-    """Return whether to make logits twice: for narrow models on a CPU, and where all logits would fill a GPU."""
-    if hidden.is_cuda:
-        return hidden.shape[0] * weight.shape[0] > GPU_LOGITS
-    return hidden.shape[1] <= CPU_WIDTH
 
 
 class Head(nn.Linear):
@@ -119,7 +111,7 @@ class Head(nn.Linear):
             return super().forward(hidden)
         flat, words = hidden.flatten(0, 1), targets.flatten()
         losses: Tensor
-        if chunks_pay(flat, self.weight):
+        if words.numel() * self.out_features > MOST_LOGITS:
             losses = LinearCrossEntropy.apply(flat, self.weight, words, smoothing)
         elif flat.is_cuda:  # there cross_entropy is one fused kernel
             logits = super().forward(flat).float()
