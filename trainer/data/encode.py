@@ -22,6 +22,7 @@ import numpy as np
 
 from trainer.data.shard_writer import Encoded
 from trainer.data.tokenizer import Tokenizer, load_tokenizer
+from trainer.data.words import count_words
 from trainer.errors import UserError
 
 IN_FLIGHT = 3  # chunks that a worker may have: one encoded, one in the pipe, one on the way back
@@ -66,28 +67,27 @@ class Codec:
         self.end = tokenizer.eos_id.to_bytes(self.itemsize, "little")
 
 
-def encode_chunk(texts: Sequence[str], codec: Codec, rule: SplitRule) -> Chunk:
-    """Encode documents and share them out to their splits. Lone surrogates, which UTF-8 cannot hold, become '?'."""
-    sides: dict[str, list[tuple[str, int]]] = {"train": [], "held_out": []}
+def encode_chunk(texts: Sequence[bytes], codec: Codec, rule: SplitRule) -> Chunk:
+    """Encode documents, given as UTF-8, and share them out to their splits."""
+    sides: dict[str, list[bytes]] = {"train": [], "held_out": []}
     duplicates = 0
     for text in texts:
-        raw = text.encode("utf-8", errors="replace")
-        side = rule(raw)
+        side = rule(text)
         if side is None:
             duplicates += 1
         else:
-            sides[side].append((text if text.isascii() else raw.decode(), len(raw)))
+            sides[side].append(text)
     train, held_out = (_encode(sides[side], codec) for side in ("train", "held_out"))
     return Chunk(train, held_out, duplicates)
 
 
-def _encode(documents: list[tuple[str, int]], codec: Codec) -> Encoded:
-    encoded = [codec.encode(text) + codec.end for text, _ in documents]
+def _encode(texts: list[bytes], codec: Codec) -> Encoded:
+    encoded = [codec.encode(text) + codec.end for text in texts]
     return Encoded(
         tokens=b"".join(encoded),
         lengths=[len(tokens) // codec.itemsize for tokens in encoded],
-        text_bytes=[size for _, size in documents],
-        words=[len(text.split()) for text, _ in documents],
+        text_bytes=[len(text) for text in texts],
+        words=[count_words(text) for text in texts],
     )
 
 
@@ -118,11 +118,11 @@ class Encoders:
                 process.kill()
                 process.join()
 
-    def encode(self, chunks: Iterable[list[str]], rule: SplitRule) -> Iterator[tuple[list[str], Chunk]]:
+    def encode(self, chunks: Iterable[list[bytes]], rule: SplitRule) -> Iterator[tuple[list[bytes], Chunk]]:
         """Yield each chunk of documents with what became of it, in the order given, a bounded number ahead."""
         for pipe in self._pipes:
             pipe.send(rule)
-        waiting: deque[tuple[Connection, list[str]]] = deque()
+        waiting: deque[tuple[Connection, list[bytes]]] = deque()
         for number, texts in enumerate(chunks):
             if len(waiting) == IN_FLIGHT * len(self._pipes):
                 yield self._receive(*waiting.popleft())
@@ -132,13 +132,13 @@ class Encoders:
         while waiting:
             yield self._receive(*waiting.popleft())
 
-    def _send(self, pipe: Connection, texts: list[str]) -> None:
+    def _send(self, pipe: Connection, texts: list[bytes]) -> None:
         try:
             pipe.send(texts)
         except BrokenPipeError:
             raise _worker_died() from None
 
-    def _receive(self, pipe: Connection, texts: list[str]) -> tuple[list[str], Chunk]:
+    def _receive(self, pipe: Connection, texts: list[bytes]) -> tuple[list[bytes], Chunk]:
         try:
             answer = pipe.recv()
         except EOFError:

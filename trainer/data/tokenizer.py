@@ -20,6 +20,7 @@ from trainer.run_dir import write_atomically
 
 DIRECTORY = "tokenizer"
 META = "meta.json"
+Encode = Callable[[bytes], bytes]  # UTF-8 text -> ids
 
 
 class Tokenizer(Protocol):
@@ -31,8 +32,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def encoder(self, itemsize: int) -> Callable[[str], bytes]:
-        """Return the fastest function from a text to its ids as little-endian integers of so many bytes."""
+    def encoder(self, itemsize: int) -> Encode:
+        """Return the fastest function from UTF-8 text to its ids as little-endian integers of so many bytes."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -63,9 +64,10 @@ class SentencePiece:
     def encode(self, text: str) -> list[int]:
         return list(self._processor.encode(text))
 
-    def encoder(self, itemsize: int) -> Callable[[str], bytes]:
+    def encoder(self, itemsize: int) -> Encode:
         if segments_are_independent(self._processor.serialized_model_proto()):
-            return SegmentEncoder(self._processor.encode_as_numpy, itemsize)
+            by_segment = SegmentEncoder(self._processor.encode_as_numpy, itemsize)
+            return lambda text: by_segment(text.decode())
         return lambda text: bytes(self._processor.encode_as_numpy(text).astype(f"<u{itemsize}").tobytes())
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -85,8 +87,8 @@ class Bytes:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def encoder(self, itemsize: int) -> Callable[[str], bytes]:
-        return lambda text: np.frombuffer(text.encode(), dtype="u1").astype(f"<u{itemsize}").tobytes()
+    def encoder(self, itemsize: int) -> Encode:
+        return lambda text: np.frombuffer(text, dtype="u1").astype(f"<u{itemsize}").tobytes()
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(int(token) for token in ids if token != self.eos_id).decode(errors="replace")
@@ -124,19 +126,14 @@ class HuggingFace:
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def encoder(self, itemsize: int) -> Callable[[str], bytes]:
-        return plain_encoder(self, itemsize)
+    def encoder(self, itemsize: int) -> Encode:
+        return lambda text: np.array(self.encode(text.decode()), dtype=f"<u{itemsize}").tobytes()
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode([int(token) for token in ids]))
 
     def piece(self, token: int) -> str:
         return str(self._tokenizer.id_to_token(int(token)))
-
-
-def plain_encoder(tokenizer: Tokenizer, itemsize: int) -> Callable[[str], bytes]:
-    """Return the encoder that asks the tokenizer for each text."""
-    return lambda text: np.array(tokenizer.encode(text), dtype=f"<u{itemsize}").tobytes()
 
 
 def content_hash(content: bytes) -> str:

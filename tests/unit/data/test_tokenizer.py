@@ -43,9 +43,9 @@ MIXED = st.lists(st.one_of(TEXT, st.sampled_from(WORDS), st.sampled_from([" ", "
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_words_alone_give_the_ids_of_the_whole_text(bpe: SentencePiece, parts: list[str]) -> None:
     text = "".join(parts)
-    assert np.frombuffer(bpe.encoder(2)(text), "<u2").tolist() == bpe.encode(text)
+    assert np.frombuffer(bpe.encoder(2)(text.encode()), "<u2").tolist() == bpe.encode(text)
     spaced = text.replace("a", "\u2581")
-    assert np.frombuffer(bpe.encoder(4)(spaced), "<u4").tolist() == bpe.encode(spaced)
+    assert np.frombuffer(bpe.encoder(4)(spaced.encode()), "<u4").tolist() == bpe.encode(spaced)
 
 
 @given(parts=MIXED)
@@ -59,7 +59,7 @@ def test_every_text_comes_back_and_holds_no_end(
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.eos_id not in ids and max(ids) < tokenizer.vocab_size
-    assert np.frombuffer(tokenizer.encoder(2)(text), "<u2").tolist() == ids
+    assert np.frombuffer(tokenizer.encoder(2)(text.encode()), "<u2").tolist() == ids
 
 
 def test_only_models_that_keep_words_apart_are_encoded_by_words(bpe: SentencePiece, unigram: SentencePiece) -> None:
