@@ -13,11 +13,11 @@ USABLE = 0.92
 
 def gpu_memory(model: ModelConfig, parallel: ParallelConfig, *, micro_batch: int, data: int) -> dict[str, int]:
     """Return the bytes of one rank in bf16 by part, with DeepSpeed's buckets as `buffers`, and the total."""
-    memory = rank_memory(model, parallel, data_parallel=data, micro_batch=micro_batch, bytes_per_value=2)
+    memory = rank_memory(model, parallel, data_parallel=data, micro_batch=micro_batch, bytes_per_value=2, gpu=True)
     parts = memory.by_part()
     parts["accumulation"] = accumulation(model, parallel, data)
     parts["buffers"] = buffers(model, parallel)
-    parts["total"] = sum(value for name, value in parts.items() if name != "total")
+    parts["total"] += parts["accumulation"] + parts["buffers"]
     return parts
 
 

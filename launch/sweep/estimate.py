@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from trainer.config.memory import values_per_token
+from trainer.config.activations import activations
 from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
 
@@ -37,7 +37,8 @@ def matrix_rate() -> float:
 
 def seconds_on_cpu(config: RunConfig, plan: Plan, rate: float) -> float:
     """Estimate the wall-clock seconds of a run whose ranks have a core each."""
-    values = values_per_token(config.model, config.parallel) + 2 * config.model.vocab_rows // plan.degrees.tensor
+    kept = activations(config.model, config.parallel, bytes_per_value=4, gpu=False).layers
+    moved = kept + 2 * 4 * config.model.vocab_rows // plan.degrees.tensor
     shared = plan.degrees.tensor * plan.degrees.sequence
-    per_token = plan.flops_per_token["total"] / shared / (EFFICIENCY * rate) + values * 4 * PASSES / BANDWIDTH
+    per_token = plan.flops_per_token["total"] / shared / (EFFICIENCY * rate) + moved * PASSES / BANDWIDTH
     return START_SECONDS + plan.steps * STEP_SECONDS + plan.tokens / plan.degrees.data * per_token

@@ -89,6 +89,7 @@ def test_zero_formulas_exactly(stage: int, published: float) -> None:
         data_parallel=64,
         micro_batch=1,
         bytes_per_value=2,
+        gpu=True,
     )
     from trainer.config.counting import count_parameters
 
@@ -161,7 +162,7 @@ def test_settings_lead_back_to_the_layout(found: Layouts) -> None:
             layout.tensor,
             layout.micro_batch,
         )
-        for part in ("parameters", "gradients", "optimizer", "activations", "logits"):
+        for part in ("parameters", "gradients", "optimizer", "activations", "logits", "working"):
             assert plan.memory_bytes[part] == estimate.memory[part]
 
 

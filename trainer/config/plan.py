@@ -86,6 +86,8 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         data_parallel=degrees.data,
         micro_batch=batch.micro_batch,
         bytes_per_value=2 if precision == "bf16" else 4,
+        gpu=gpu,
+        accumulates=batch.accumulation > 1 or stage > 0,
     )
     return Plan(
         name=config.name,
