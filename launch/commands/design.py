@@ -16,7 +16,7 @@ from launch.scaling.mapping import parse_map
 from launch.scaling.report.model import count
 from launch.scaling.saved import load_fit
 from launch.scaling.table import load
-from launch.sweep.design import NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
+from launch.sweep.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
 from launch.sweep.design_add import Addition, add_cells
 from trainer.config.sizes import dimensions
 from trainer.errors import UserError
@@ -40,6 +40,8 @@ Examples:
 @click.option("--table", type=click.Path(path_type=Path), help="Ledger or table of the runs that exist.")
 @click.option("--map", "mapping", metavar="N=COL,D=COL", help="Columns of --table.")
 @click.option("--goal", type=click.Choice(["allocation", "loss"]), default="allocation", show_default=True)
+@click.option("--family", type=click.Choice(list(FAMILIES)), help="Write this family, not the most telling one.")
+@click.option("--slots", default=1, show_default=True, help="Ranks that run at a time, for the sweep file.")
 @click.option("--run", default="tiny", show_default=True, help="Run that the sweep file's cells start from.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the best design, or the added cells, as a sweep.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -54,6 +56,8 @@ def design(
     table: Path | None,
     mapping: str | None,
     goal: Any,
+    family: str | None,
+    slots: int,
     run: str,
     out: Path | None,
     as_json: bool,
@@ -70,13 +74,15 @@ def design(
         added = add_cells(
             runs.N, runs.D, add, question, smallest=smallest, largest=largest, most_expensive=limit, goal=goal
         )
-        _write(out, run, [a.cell for a in added])
+        _write(out, run, slots, [a.cell for a in added])
         _show_added(added, goal, as_json)
         return
     if flops is None:
         raise UserError("--flops is missing: the total budget of the sweep")
     designs = propose(flops, smallest, largest, question)
-    _write(out, run, designs[0].cells)
+    if family is not None:
+        designs.sort(key=lambda d: d.name != FAMILIES[family])
+    _write(out, run, slots, designs[0].cells)
     if as_json:
         click.echo(json.dumps({"prior": {"source": source, **law}, "designs": [_design_json(d) for d in designs]}))
     else:
@@ -106,7 +112,7 @@ def _show(designs: list[Design], source: str, target: float) -> None:
     header = ["design", "cells", "FLOPs", "sd ln N*", "sd ln D/N", "sd loss"]
     caption = f"Expected at {target:.2g} FLOPs if {source} holds."
     console = Console()
-    console.print(grid_text(Grid(header, rows, caption), "Designs, the most telling first"))
+    console.print(grid_text(Grid(header, rows, caption), f"Designs; the cells below are those of {designs[0].name}"))
     for d in designs:
         if d.why_not:
             console.print(f"[yellow]{d.name}: {d.why_not}[/yellow]")
@@ -128,12 +134,12 @@ def _show_added(added: list[Addition], goal: str, as_json: bool) -> None:
         )
 
 
-def _write(out: Path | None, run: str, cells: Any) -> None:
+def _write(out: Path | None, run: str, slots: int, cells: Any) -> None:
     """Write cells as a sweep file. Sizes are body parameters of the ladder, tokens whole thousands."""
     if out is None:
         return
     entries = [{"model.size": _ladder_size(c.N), "tokens": max(1000, round(c.D / 1000) * 1000)} for c in cells]
-    text = yaml.safe_dump({"name": out.stem, "run": run, "cells": entries}, sort_keys=False)
+    text = yaml.safe_dump({"name": out.stem, "slots": slots, "run": run, "cells": entries}, sort_keys=False)
     out.write_text(text, encoding="utf-8")
     click.echo(f"{len(entries)} cells written to {out}", err=True)
 

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import click
-import numpy as np
 
 from launch.commands.tables import drop_highest, parse_where, table_options
+from launch.scaling.clusters import clusters
+from launch.scaling.deeper import Deeper, deepen
 from launch.scaling.holdout import choose_law
 from launch.scaling.isoflop import METHODS, Frontier, fit_frontier, frontier_json
 from launch.scaling.laws.registry import LAWS, prepare
@@ -24,6 +25,8 @@ Examples:
   escala fit runs/quickstart/ledger.jsonl --law power-N-floor
   escala fit table.csv --map N="Model Size",C="Training FLOP",loss=loss --drop-highest-loss 5
   escala fit table.csv --map N=params,D=tokens,loss="ln(ppl)" --bootstrap 4000 --json > fit.json
+  escala fit table.csv --target 1e21 --cluster N
+  escala fit table.csv --map N=params,loss="ln(ppl)",group=family --law shared-exponents --reference transformer
   escala optimal --fit fit.json --flops 1e21
 """
 
@@ -39,10 +42,15 @@ Examples:
 @click.option("--base", metavar="E=..,A=..", help="data-constrained: the law without repetition; default: fitted.")
 @click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
 @click.option("--bootstrap", default=1000, show_default=True, help="Replicates for the intervals; 0: profiles.")
-@click.option("--cluster", metavar="BY", help="Draw whole groups: N, D, C, or a label such as trunk, seed, group.")
+@click.option(
+    "--cluster", metavar="BY", help="Draw and leave out whole groups: N, D, C, trunk, seed, group."
+)
 @click.option("--seed", default=42, show_default=True, help="Seed of the bootstrap.")
 @click.option("--delta", default=1e-3, show_default=True, help="Threshold of Huber's function; inf: least squares.")
 @click.option("--residual", type=click.Choice(["log", "loss"]), default="log", show_default=True)
+@click.option("--reference", metavar="GROUP", help="shared-exponents: the family that the others are compared with.")
+@click.option("--target", type=float, help="Budget in FLOPs for which decisions and their uncertainty are printed.")
+@click.option("--counting", is_flag=True, help="Fit under every way to count N and C, and show how far exponents move.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file too.")
 def fit(
@@ -59,6 +67,9 @@ def fit(
     seed: int,
     delta: float,
     residual: str,
+    reference: str | None,
+    target: float | None,
+    counting: bool,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -77,22 +88,24 @@ def fit(
         return
     if law == "auto":
         law = _choose(runs, as_json)
-    prepared = prepare(law, runs, parse_values(base))
+    prepared = prepare(law, runs, parse_values(base), reference)
+    groups = None if cluster is None else clusters(runs, cluster)
     result = study(
         prepared.table,
         prepared.law,
         cost=Objective(delta, residual),
         bootstrap=bootstrap,
         seed=seed,
-        cluster=None if cluster is None else clusters(runs, cluster),
+        cluster=groups,
     )
-    text = json.dumps(result.to_json())
+    more = deepen(result, target=target, groups=groups, grouped_by=cluster or "N", counting=counting)
+    text = json.dumps(result.to_json() | more.to_json())
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     if as_json:
         click.echo(text)
     else:
-        _print(result)
+        _print(result, more)
 
 
 def parse_values(text: str | None) -> dict[str, float]:
@@ -101,15 +114,6 @@ def parse_values(text: str | None) -> dict[str, float]:
         return {k.strip(): float(v) for k, v in (pair.split("=") for pair in text.split(","))} if text else {}
     except ValueError:
         raise UserError(f"--base wants NAME=NUMBER pairs, not {text!r}") from None
-
-
-def clusters(table: Table, by: str) -> np.ndarray:
-    """Return a name for each row: its rounded N, D or C, or a label."""
-    if by in table.columns:
-        return np.round(np.log(table.columns[by]), 2).astype(str)
-    if by not in table.labels:
-        raise UserError(f"--cluster {by}: the table has {', '.join([*table.columns, *table.labels])}")
-    return table.labels[by]
 
 
 def _choose(runs: Table, quiet: bool) -> str:
@@ -150,9 +154,11 @@ def _print_tuning(found: TuningLaw, as_json: bool) -> None:
         click.secho(f"weak: {reason}", fg="yellow")
 
 
-def _print(result: Study) -> None:
+def _print(result: Study, more: Deeper) -> None:
     from rich.console import Console
 
-    from launch.scaling.report.console import study_text
+    from launch.scaling.report.console import deeper_text, study_text
 
-    Console().print(study_text(result))
+    console = Console()
+    console.print(study_text(result))
+    console.print(deeper_text(more))

@@ -9,13 +9,16 @@ from pathlib import Path
 import click
 import numpy as np
 
+from launch.commands.options import runs_option
 from launch.commands.tables import parse_where, table_options
+from launch.scaling.decide import counted
 from launch.scaling.forecast import append, make_forecast, read
 from launch.scaling.forecast import score as score_all
 from launch.scaling.mapping import parse_map
 from launch.scaling.report.model import interval
-from launch.scaling.saved import load_fit
+from launch.scaling.saved import SavedFit, load_fit
 from launch.scaling.table import load
+from launch.sweep.pending import pending_cells
 from trainer.config.span import parse_count
 from trainer.errors import UserError
 from trainer.run_dir import utc_now
@@ -24,7 +27,8 @@ LEDGER = Path("forecasts.jsonl")
 EPILOG = """\b
 Examples:
   escala forecast --fit fit.json --params 1.3B --tokens 26B --name big
-  escala forecast score runs/big/ledger.jsonl
+  escala forecast --fit fit.json --sweep ladder.yaml
+  escala forecast score runs/ladder/ledger.jsonl
 """
 
 
@@ -45,8 +49,10 @@ class Size(click.ParamType):
 @click.option("--params", type=Size(), help="N of the run, counted as the fit counts it.")
 @click.option("--tokens", type=Size(), help="D of the run.")
 @click.option("--name", default="", help="Name of the run, to find it again; default: by N and D.")
+@click.option("--sweep", "sweep_path", type=click.Path(path_type=Path), help="Predict every cell that has not run yet.")
+@runs_option
 @click.option("--ledger", default=LEDGER, show_default=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on standard output: one object, or a list with --sweep.")
 @click.pass_context
 def forecast(
     ctx: click.Context,
@@ -54,6 +60,8 @@ def forecast(
     params: float | None,
     tokens: float | None,
     name: str,
+    sweep_path: Path | None,
+    runs: Path,
     ledger: Path,
     as_json: bool,
 ) -> None:
@@ -68,16 +76,31 @@ def forecast(
     fit = load_fit(fit_path, refuse=False)
     if fit.status == "refused" and len(fit.law.variables) > 1:
         load_fit(fit_path)  # says why
-    made = make_forecast(fit, fit_path.read_text(encoding="utf-8"), time=utc_now(), name=name, N=params, D=tokens)
-    append(ledger, made)
+    text, time = fit_path.read_text(encoding="utf-8"), utc_now()
+    wanted = [(name, params, tokens)] if sweep_path is None else _pending(sweep_path, runs, fit)
+    made = [make_forecast(fit, text, time=time, name=n, N=size, D=length) for n, size, length in wanted]
+    for one in made:
+        append(ledger, one)
     if as_json:
-        click.echo(json.dumps(asdict(made)))
+        click.echo(json.dumps(asdict(made[0]) if sweep_path is None else [asdict(one) for one in made]))
         return
-    ends = f", 95 % {interval(*made.interval, '.4f')}" if made.interval else " (the fit has no replicates)"
-    click.echo(f"loss {made.loss:.4f}{ends}; perplexity {made.perplexity:.2f}")
-    click.echo(f"{made.times_largest:.3g} times the largest run of the fit; written to {ledger} as {made.id}")
+    for one in made:
+        ends = f", 95 % {interval(*one.interval, '.4f')}" if one.interval else " (the fit has no replicates)"
+        click.echo(
+            f"{one.name or one.id}: loss {one.loss:.4f}{ends}; perplexity {one.perplexity:.2f}; "
+            f"{one.times_largest:.3g} times the largest run of the fit"
+        )
+    click.echo(f"written to {ledger}")
     for reason in fit.reasons:
         click.secho(f"warning: the fit is {fit.status}: {reason}", fg="yellow", err=True)
+
+
+def _pending(sweep: Path, runs: Path, fit: SavedFit) -> list[tuple[str, float, float]]:
+    """Return name, N as the fit counts it, and D of each cell that has not run."""
+    cells = pending_cells(sweep, runs)
+    if not cells:
+        raise UserError(f"every cell of {sweep} has run: there is nothing to forecast")
+    return [(c.name, float(counted(c.config.model, fit.convention)), float(c.tokens)) for c in cells]
 
 
 @forecast.command()

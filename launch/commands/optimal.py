@@ -21,6 +21,7 @@ from launch.scaling.decide import (
 )
 from launch.scaling.report.model import count
 from launch.scaling.saved import SavedFit, load_fit
+from launch.sweep.pending import add_cell, shared_run
 from trainer.errors import UserError
 
 EPILOG = """\b
@@ -29,6 +30,7 @@ Examples:
   escala optimal --fit fit.json --gpus 64 --days 3 --mfu 0.4
   escala optimal --fit fit.json --loss 2.2
   escala optimal --fit fit.json --flops 1e21 --served-tokens 1e12 --run-yaml next.yaml
+  escala optimal --fit fit.json --flops 1.5e13 --sweep ladder.yaml
 """
 
 
@@ -46,6 +48,12 @@ Examples:
 @click.option("--tokens-per-step", default=524_288, show_default=True, help="Global batch of the run YAML.")
 @click.option("--data", default="embedded", show_default=True, help="Data section of the run YAML.")
 @click.option("--run-yaml", "yaml_path", type=click.Path(path_type=Path), help="Write the run's YAML to this file.")
+@click.option(
+    "--sweep",
+    "sweep_path",
+    type=click.Path(path_type=Path),
+    help="Add the run to this sweep file; model, batch and data are then those of its cells.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def optimal(
     fit_path: Path,
@@ -61,10 +69,15 @@ def optimal(
     tokens_per_step: int,
     data: str,
     yaml_path: Path | None,
+    sweep_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Say which model to train on how many tokens, with intervals, and write it as a run."""
+    """Say which model to train on how many tokens, with intervals, and write it as a run or a cell of a sweep."""
     fit = load_fit(fit_path)
+    if sweep_path is not None:
+        shared = shared_run(sweep_path)
+        vocab_size, context_length = shared.model.vocab_rows, shared.model.context_length
+        tokens_per_step, data = shared.batch.tokens_per_step, shared.data.name
     budget = _budget(fit, flops, gpus, days, mfu, gpu, loss)
     decision = decide(fit, budget, served_tokens=served_tokens)
     config, parts = concrete_model(decision.N.value, fit.convention, vocab_size, context_length)
@@ -72,6 +85,8 @@ def optimal(
     text = yaml.safe_dump(run, sort_keys=False)
     if yaml_path is not None:
         yaml_path.write_text(text, encoding="utf-8")
+    if sweep_path is not None:
+        add_cell(sweep_path, {"model.size": run["model"]["size"], "tokens": run["tokens"]})
     shape = {"d_model": config.d_model, "n_layers": config.n_layers, "n_heads": config.n_heads}
     if as_json:
         estimates = {
@@ -86,7 +101,7 @@ def optimal(
             "flops": budget,
             **{name: e.value for name, e in estimates.items()},
             "intervals": {name: list(e.interval) for name, e in estimates.items() if e.interval},
-            "model": {**shape, "N": counted(config, parts, fit.convention), "parameters": parts.by_part()},
+            "model": {**shape, "N": counted(config, fit.convention), "parameters": parts.by_part()},
             "run": run,
             "status": fit.status,
             "warnings": list(decision.warnings),
@@ -94,12 +109,12 @@ def optimal(
         click.echo(json.dumps(found))
         return
     _print(decision, fit)
-    n_model = counted(config, parts, fit.convention)
+    n_model = counted(config, fit.convention)
     click.echo(
         f"\nModel of the ladder: d_model {config.d_model}, {config.n_layers} layers, {config.n_heads} heads; "
         f"N = {count(n_model)} ({n_model / decision.N.value - 1:+.1%}), {count(parts.total)} in all\n"
     )
-    click.echo(text, nl=False)
+    click.echo(text if sweep_path is None else f"added to {sweep_path}; train it with escala sweep run {sweep_path}")
 
 
 def _budget(

@@ -148,8 +148,9 @@ def concrete_model(
     return config, count_parameters(config)
 
 
-def counted(config: ModelConfig, count: ParameterCount, convention: str) -> int:
-    """Return N of a model under the convention of a fit."""
+def counted(config: ModelConfig, convention: str) -> int:
+    """Return N of a model under the convention of a fit; `as given` counts body and head."""
+    count = count_parameters(config)
     if convention == "body":
         return count.body
     if convention == "total":

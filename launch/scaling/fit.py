@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from launch.scaling.laws.base import Centre, Law
+from launch.scaling.laws.base import Centre, Law, Logs
 from launch.scaling.objective import HUBER, Array, Objective
-from launch.scaling.solve import minimise
+from launch.scaling.solve import Solutions, minimise
 from trainer.errors import UserError
 
 SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts agree
 STEPS_FROM_START = 60  # a start that is not there by then counts as one that disagrees
+POLISHED = 8  # of the best starts, so that a slow valley is followed to its end
+SHARE_SURE = 0.9  # below this share of agreeing starts the neighbourhood of the best is searched too
+NEIGHBOURS, JITTER = 24, 0.2  # their number, and how far off in logarithms and exponents
+MOST_STEPS = 2000  # of the polish: valleys in which a term fades away take hundreds of steps
 ROUNDING = 1e-24  # objective per row that is only rounding: a noise-free surface
 
 
@@ -91,18 +95,35 @@ def fit_law(
             "law with fewer parameters"
         )
     found = minimise(law, start, x, loss, cost, weights=weights, max_steps=STEPS_FROM_START)
-    best = int(np.argmin(found.objective))
-    polished = minimise(law, found.theta[best : best + 1], x, loss, cost, weights=weights)
-    lowest = float(polished.objective[0])
-    agree = found.objective <= lowest * (1 + SAME_OPTIMUM) + ROUNDING * len(loss)
+    best = _polish(law, found.theta[np.argsort(found.objective)[:POLISHED]], x, loss, cost, weights)
+    if _share(found, best, len(loss)) < SHARE_SURE:
+        near = _polish(law, _around(best.theta[0]), x, loss, cost, weights)
+        best = near if near.objective[0] < best.objective[0] else best
     return Fitted(
         law=law,
         centre=centre,
-        theta=polished.theta[0],
-        objective=lowest,
+        theta=best.theta[0],
+        objective=float(best.objective[0]),
         cost=cost,
-        gradient_norm=float(polished.gradient_norm[0]),
-        share_of_starts=float(np.mean(agree)),
+        gradient_norm=float(best.gradient_norm[0]),
+        share_of_starts=_share(found, best, len(loss)),
         columns=needed,
         loss=np.asarray(loss, float),
     )
+
+
+def _polish(law: Law, start: Array, x: Logs, loss: Array, cost: Objective, weights: Array | None) -> Solutions:
+    """Follow each start to its end and return the best solution, as a batch of one."""
+    found = minimise(law, start, x, loss, cost, weights=weights, max_steps=MOST_STEPS)
+    best = slice(int(np.argmin(found.objective)), int(np.argmin(found.objective)) + 1)
+    return Solutions(found.theta[best], found.objective[best], found.gradient_norm[best])
+
+
+def _share(found: Solutions, best: Solutions, rows: int) -> float:
+    """Return the share of the starts that reached the best objective."""
+    return float(np.mean(found.objective <= best.objective[0] * (1 + SAME_OPTIMUM) + ROUNDING * rows))
+
+
+def _around(theta: Array) -> Array:
+    """Return starts about one solution: robust objectives have optima next to one another."""
+    return np.asarray(theta + JITTER * np.random.default_rng(0).standard_normal((NEIGHBOURS, len(theta))))

@@ -15,6 +15,7 @@ from launch.scaling.laws.base import Centre, Law
 from launch.scaling.laws.powers import PowerSum
 from launch.scaling.laws.registry import find_law
 from launch.scaling.objective import Array
+from launch.scaling.table import Table
 from trainer.errors import UserError
 
 STORED_DRAWS = 500
@@ -79,6 +80,16 @@ class SavedFit:
         theta = np.concatenate([self.theta[None], self.draws])
         log_n = log_optimal_n(self.law, theta, self.centre, flops)
         return log_n, np.exp(loss_at(self.law, theta, self.centre, log_n, flops))
+
+
+def saved_fit(fitted: Fitted, status: str, reasons: tuple[str, ...], table: Table) -> SavedFit:
+    """Return a fit that can be asked, without the way over a file."""
+    draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
+    sizes = {"C": [float(table.C.min()), float(table.C.max())]} if table.has("C") else {}
+    return SavedFit(
+        fitted.law, fitted.centre, fitted.theta, draws, robust_sd(fitted.residuals, fitted.num_params), status, reasons,
+        table.sha256, sizes, table.n_convention,
+    )  # fmt: skip
 
 
 def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from launch.scaling.certify import Certificate, certify, obstacles, refuse
 from launch.scaling.fit import Fitted, fit_law
 from launch.scaling.laws.base import Law
 from launch.scaling.objective import HUBER, Array, Objective
-from launch.scaling.replicates import SIGNIFICANT, lack_of_fit
+from launch.scaling.replicates import SIGNIFICANT, LackOfFit, lack_of_fit
 from launch.scaling.saved import internal_json
 from launch.scaling.table import Table
 
@@ -28,6 +28,7 @@ class Study:
     fitted: Fitted | None
     certificate: Certificate
     seconds: float
+    replicates: LackOfFit | None = None  # the F test, where cells are repeated
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Return 95 % intervals: bootstrap percentiles, or without replicates those of the profiles."""
@@ -55,6 +56,7 @@ class Study:
                 "condition": _finite(certificate.condition),
                 "profiles": _profiles_json(certificate, self.law),
             },
+            "replicates": None if self.replicates is None else asdict(self.replicates),
             "rows_used": len(self.table),
             "seconds": round(self.seconds, 4),
             "warnings": list(self.table.warnings),
@@ -92,7 +94,7 @@ def study(
             row_weights(len(table), bootstrap, seed) if cluster is None else cluster_weights(cluster, bootstrap, seed)
         )
         fitted = weighted_bootstrap(fitted, weights, progress)
-    return Study(table, law, fitted, certificate, time.perf_counter() - began)
+    return Study(table, law, fitted, certificate, time.perf_counter() - began, test)
 
 
 def _finite(value: float) -> float | None:

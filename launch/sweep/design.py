@@ -23,6 +23,14 @@ PRIOR_NAME = "Besiroglu et al. 2024"
 PRIOR = {"E": 1.8172, "A": 477.8, "B": 2143.0, "alpha": 0.3473, "beta": 0.3672}
 NOISE = 0.003  # standard deviation of log loss of one run: seeds and lack of fit
 COOLDOWN = 0.2  # of a branch's length, as in Hagele et al. 2024 (arXiv 2405.18392)
+FAMILIES = {
+    "isoflop": "IsoFLOP grids",
+    "ladder": "N x D ladder",
+    "grid": "N x D grid",
+    "trunks": "trunks with cooldown branches",
+    "fixed-d": "fixed D family",
+    "fixed-ratio": "fixed D/N ladder",
+}
 UNKNOWN = 10.0  # a standard deviation of ln N* above this is no information
 
 
@@ -122,13 +130,14 @@ def propose(budget: float, smallest: float, largest: float, question: Question) 
             f"({120 * smallest**2:.2g} one): give a larger budget or smaller sizes"
         )
     families = {
-        "IsoFLOP grids": lambda s: isoflop(s, smallest, largest, question),
-        "N x D ladder": lambda s: ladder(s, smallest, largest),
-        "trunks with cooldown branches": lambda s: trunks(s, smallest, largest),
-        "fixed D family": lambda s: fixed_d(s, smallest, largest),
-        "fixed D/N ladder": lambda s: fixed_ratio(s, smallest, largest),
+        "isoflop": lambda s: isoflop(s, smallest, largest, question),
+        "ladder": lambda s: ladder(s, smallest, largest),
+        "grid": lambda s: grid(s, smallest, largest),
+        "trunks": lambda s: trunks(s, smallest, largest),
+        "fixed-d": lambda s: fixed_d(s, smallest, largest),
+        "fixed-ratio": lambda s: fixed_ratio(s, smallest, largest),
     }
-    designs = [judge(name, _spend(build, budget), question) for name, build in families.items()]
+    designs = [judge(FAMILIES[name], _spend(build, budget), question) for name, build in families.items()]
     return sorted(designs, key=lambda d: (d.why_not != "", d.sd_log_n))
 
 
@@ -161,6 +170,15 @@ def ladder(scale: float, smallest: float, largest: float) -> list[Cell]:
         Cell(float(N), float(N * r * scale), float(6 * N * N * r * scale))
         for N in np.geomspace(smallest, largest, 5)
         for r in (5, 12.5, 32, 80)
+    ]
+
+
+def grid(scale: float, smallest: float, largest: float) -> list[Cell]:
+    """Four sizes, each on the same four horizons a factor of two apart."""
+    return [
+        Cell(float(N), float(D), float(6 * N * D))
+        for N in np.geomspace(smallest, largest, 4)
+        for D in 20 * largest * scale * np.array([0.125, 0.25, 0.5, 1])
     ]
 
 

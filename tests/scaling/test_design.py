@@ -22,7 +22,7 @@ QUESTION = Question(1e21, PRIOR, 0.003)
 
 def test_every_family_spends_the_budget_and_fixed_ones_say_why_not() -> None:
     designs = {d.name: d for d in propose(1e19, 5e6, 3e8, QUESTION)}
-    assert len(designs) == 5
+    assert len(designs) == 6
     for d in designs.values():
         assert d.cost == pytest.approx(1e19, rel=1e-3)
     assert "fixed D/N" in designs["fixed D/N ladder"].why_not and designs["fixed D/N ladder"].sd_log_n == np.inf

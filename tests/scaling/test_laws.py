@@ -9,7 +9,7 @@ from launch.scaling.fit import fit_law
 from launch.scaling.holdout import hold_out
 from launch.scaling.isoflop import exponents, fit_frontier
 from launch.scaling.laws.base import Centre, numeric_curvature
-from launch.scaling.laws.groups import SharedExponents, flops_behind
+from launch.scaling.laws.groups import SharedExponents, behind
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import FIXED, prepare
 from launch.scaling.laws.repeated import DataConstrained
@@ -93,12 +93,11 @@ def test_multipliers_of_a_second_family_are_recovered(tmp_path) -> None:
         )
     ]
     path.write_text("\n".join(lines) + "\n")
-    prepared = prepare("shared-exponents", load(path))
-    values = fit_law(prepared.law, prepared.table.columns, prepared.table.loss).values
-    groups = prepared.law.groups
-    rho = values[f"rho_N[{groups[0]}]"]
-    assert rho == pytest.approx(0.4 if groups == ("lstm",) else 1 / 0.4, rel=1e-6)
-    assert flops_behind(values, groups[0]) == pytest.approx(1 / 0.32 if groups == ("lstm",) else 0.32, rel=1e-6)
+    prepared = prepare("shared-exponents", load(path), reference="transformer")
+    fitted = fit_law(prepared.law, prepared.table.columns, prepared.table.loss)
+    (found,) = behind(prepared.law, prepared.law.public(fitted.theta[None], fitted.centre), None)
+    assert found.group == "lstm" and found.parameters[0] == pytest.approx(1 / 0.4, rel=1e-6)
+    assert found.tokens[0] == pytest.approx(1 / 0.8, rel=1e-6) and found.flops[0] == pytest.approx(1 / 0.32, rel=1e-6)
 
 
 def test_a_published_value_of_the_data_constrained_law() -> None:

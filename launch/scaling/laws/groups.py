@@ -8,7 +8,6 @@ go as 1/(rho_N rho_D). Families come as indicator columns `is:<name>` whose loga
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +109,33 @@ class SharedExponents:
         return np.concatenate([self.common.public(theta[:, :size], centre), *rhos], axis=1)
 
 
-def flops_behind(values: Mapping[str, float], group: str) -> float:
-    """Return how many times the FLOPs of the reference family a group needs for the same loss."""
-    factors = [value for name, value in values.items() if name.startswith("rho_") and name.endswith(f"[{group}]")]
-    return float(1 / np.prod(factors))
+@dataclass(frozen=True)
+class Behind:
+    """How many times the parameters, tokens and FLOPs of the reference a group needs for the same loss.
+
+    Each is (value, low, high); the ends are those of the replicates, or None without them.
+    """
+
+    group: str
+    parameters: tuple[float, float | None, float | None] | None
+    tokens: tuple[float, float | None, float | None] | None
+    flops: tuple[float, float | None, float | None] | None  # None unless N and D are both in the law
+
+
+def behind(law: SharedExponents, values: Array, draws: Array | None) -> list[Behind]:
+    """Compare every group with the reference; `values` (1, p) and `draws` (R, p) are published parameters."""
+    found = []
+    for group in law.groups:
+        columns = {v: law.params.index(f"rho_{v}[{group}]") for v in law.common.variables}
+        factors = {v: _multiple(values[:, k], None if draws is None else draws[:, k]) for v, k in columns.items()}
+        both = list(columns.values())
+        flops = _multiple(values[:, both].prod(axis=1), None if draws is None else draws[:, both].prod(axis=1))
+        found.append(Behind(group, factors.get("N"), factors.get("D"), flops if len(both) == 2 else None))
+    return found
+
+
+def _multiple(rho: Array, draws: Array | None) -> tuple[float, float | None, float | None]:
+    if draws is None:
+        return float(1 / rho[0]), None, None
+    low, high = np.quantile(1 / draws, [0.025, 0.975])
+    return float(1 / rho[0]), float(low), float(high)

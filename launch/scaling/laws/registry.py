@@ -39,8 +39,11 @@ def find_law(name: str) -> Law:
     return FIXED[name]
 
 
-def prepare(name: str, table: Table, base: Mapping[str, float] | None = None) -> Prepared:
-    """Return the law of that name for a table; `base` gives the unrepeated law of `data-constrained`.
+def prepare(name: str, table: Table, base: Mapping[str, float] | None = None, reference: str | None = None) -> Prepared:
+    """Return the law of that name for a table.
+
+    `base` gives the unrepeated law of `data-constrained`, `reference` the family that `shared-exponents` compares with
+    (default: the one with the most runs).
 
     Raises `UserError` when the table lacks what the law needs.
     """
@@ -48,7 +51,7 @@ def prepare(name: str, table: Table, base: Mapping[str, float] | None = None) ->
         table.require(("N", "D", "U"), name)
         return Prepared(DataConstrained(dict(base) if base else _unrepeated(table)), table)
     if name == "shared-exponents":
-        return _shared(table)
+        return _shared(table, reference)
     return Prepared(find_law(name), table)
 
 
@@ -63,12 +66,14 @@ def _unrepeated(table: Table) -> dict[str, float]:
     return fit_law(CHINCHILLA, seen.columns, seen.loss).values
 
 
-def _shared(table: Table) -> Prepared:
+def _shared(table: Table, reference: str | None) -> Prepared:
     groups = table.labels.get("group")
     if groups is None or len(set(groups)) < 2:
         raise UserError("shared-exponents compares families: the table needs a column of groups (--map group=COLUMN)")
     names, counts = np.unique(groups, return_counts=True)
-    reference = str(names[np.argmax(counts)])
+    if reference is not None and reference not in names:
+        raise UserError(f"no run is of group {reference!r}{did_you_mean(reference, names)}")
+    reference = reference or str(names[np.argmax(counts)])
     columns = indicator_columns(groups, reference)
     both = np.std(np.log(table.columns["N"])) > 0.05 and table.has("D") and np.std(np.log(table.D)) > 0.05
     common = CHINCHILLA if both else ONE_VARIABLE["power-N-floor"]

@@ -6,7 +6,9 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from launch.scaling.deeper import Deeper
 from launch.scaling.ladder import Ladder, fit_ladder
+from launch.scaling.report.decisions import behind_grid, counting_grid, decision_grid, sensitivity_grid
 from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.study import Study
@@ -67,4 +69,18 @@ def study_text(result: Study) -> Group:
     parts += [Text(f"- {reason}") for reason in certificate.reasons]
     parts += [Text(f"note: {note}") for note in result.table.notes]
     parts += [Text(f"warning: {w}", style="yellow") for w in result.table.warnings]
+    return Group(*parts)
+
+
+def deeper_text(more: Deeper) -> Group:
+    """Return what was asked beyond the fit itself."""
+    parts: list[RichTable] = []
+    if more.decision is not None:
+        parts.append(grid_text(decision_grid([more.decision]), "Decision"))
+    if more.sensitivity is not None:
+        parts.append(grid_text(sensitivity_grid(more.sensitivity), "What it rests on"))
+    if more.behind:
+        parts.append(grid_text(behind_grid(more.behind, more.reference), "Families at equal loss"))
+    if more.counting:
+        parts.append(grid_text(counting_grid(more.counting), "Counting"))
     return Group(*parts)

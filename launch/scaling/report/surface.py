@@ -8,7 +8,8 @@ import numpy as np
 
 from launch.scaling.allocate import log_optimal_n
 from launch.scaling.checks import rows_text
-from launch.scaling.decide import Decision, Estimate, decide
+from launch.scaling.counting import count_every_way
+from launch.scaling.decide import decide
 from launch.scaling.fit import Fitted
 from launch.scaling.holdout import HoldOut, hold_out
 from launch.scaling.isoflop import METHODS, exponents
@@ -16,13 +17,16 @@ from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import find_law
 from launch.scaling.replicates import lack_of_fit
 from launch.scaling.report import surface_figures as draw
+from launch.scaling.report.decisions import counted_estimate, counting_grid, decision_grid, ends, sensitivity_grid
 from launch.scaling.report.model import Figure, Grid, Section, count, interval
-from launch.scaling.saved import SavedFit, robust_sd
+from launch.scaling.saved import SavedFit, saved_fit
+from launch.scaling.sensitivity import sensitivity
 from launch.scaling.study import Study, study
-from launch.scaling.table import N_CONVENTIONS, Table
+from launch.scaling.table import Table
 
 BOOTSTRAP = 400
 OUTLIER = 8
+SENSITIVE = 10.0  # the budget at which laws are compared, over the largest run
 BEYOND = (1.0, 10.0, 100.0)  # budgets of the allocation table, over the largest run
 BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, np.inf))
 
@@ -75,8 +79,8 @@ def headline(s: Surface) -> list[str]:
     if s.best.certificate.status != "refused":
         far = decide(_saved(s), 10 * float(table.C.max()))
         lines.append(
-            f"At ten times the largest budget, {far.flops:.2g} FLOPs: {_estimate(far.N)} parameters on "
-            f"{_estimate(far.D)} tokens, loss {far.loss.value:.3f}{_ends(far.loss, '.3f')}."
+            f"At ten times the largest budget, {far.flops:.2g} FLOPs: {counted_estimate(far.N)} parameters on "
+            f"{counted_estimate(far.D)} tokens, loss {far.loss.value:.3f}{ends(far.loss, '.3f')}."
         )
     return lines
 
@@ -134,17 +138,13 @@ def _allocation(s: Surface) -> Section:
     if s.best.certificate.status == "refused":
         return Section("Allocation", ["Refused: " + reason for reason in s.best.certificate.reasons])
     saved, largest = _saved(s), float(s.table.C.max())
-    rows = [_allocation_row(decide(saved, factor * largest)) for factor in BEYOND]
-    header = ["FLOPs", "N*", "D*", "D*/N*", "loss", "waste"]
-    caption = "95 % intervals over the replicates; waste: the share of the budget lost if a replicate is the truth."
-    return Section("Allocation", [], [], [Grid(header, rows, caption)])
-
-
-def _allocation_row(d: Decision) -> list[str]:
-    waste = "-" if d.wasted is None or d.wasted.interval is None else f"up to {d.wasted.interval[1]:.1%}"
-    ratio = f"{d.tokens_per_parameter.value:.1f}{_ends(d.tokens_per_parameter, '.1f')}"
-    loss = f"{d.loss.value:.4f}{_ends(d.loss, '.4f')}"
-    return [f"{d.flops:.2e}", _estimate(d.N), _estimate(d.D), ratio, loss, waste]
+    asked = sensitivity(s.table, s.best.law, None, "N", SENSITIVE * largest)
+    text = (
+        "The first intervals know only the scatter of the runs about one law. The second table asks the other laws, "
+        "and the same law without one size at a time."
+    )
+    grids = [decision_grid([decide(saved, factor * largest) for factor in BEYOND]), sensitivity_grid(asked)]
+    return Section("Allocation", [text], [], grids)
 
 
 def _hold_out(held: list[HoldOut]) -> Section:
@@ -228,36 +228,15 @@ def _exponent(fitted: Fitted) -> float:
 
 
 def _conventions(table: Table) -> Section:
-    rows = []
-    for convention, meaning in N_CONVENTIONS.items():
-        recounted = study(table.counted(convention), CHINCHILLA)
-        if recounted.fitted is not None:
-            v = recounted.fitted.values
-            a = v["beta"] / (v["alpha"] + v["beta"])
-            rows.append(
-                [meaning, *(f"{v[n]:.4g}" for n in ("E", "alpha", "beta")), f"{a:.3f}", recounted.certificate.status]
-            )
-    text = "The same runs with N counted in each way: how far the exponents move is a choice, not a finding."
-    return Section("Counting", [text], [], [Grid(["N counts", "E", "alpha", "beta", "a", "certificate"], rows)])
+    text = (
+        "The same runs with N and C counted in each way: how far the exponents move is a choice, not a finding. C "
+        "enters through the budget, so it moves a and not the law."
+    )
+    return Section("Counting", [text], [], [counting_grid(count_every_way(table, CHINCHILLA))])
 
 
 def _saved(s: Surface) -> SavedFit:
-    fitted, certificate = s.fitted, s.best.certificate
-    draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
-    sizes = {"C": [float(s.table.C.min()), float(s.table.C.max())]}
-    return SavedFit(
-        fitted.law, fitted.centre, fitted.theta, draws, robust_sd(fitted.residuals, fitted.num_params),
-        certificate.status, certificate.reasons, s.table.sha256, sizes, s.table.n_convention,
-    )  # fmt: skip
-
-
-def _estimate(e: Estimate) -> str:
-    ends = "" if e.interval is None else f" [{count(e.interval[0])}, {count(e.interval[1])}]"
-    return count(e.value) + ends
-
-
-def _ends(e: Estimate, style: str) -> str:
-    return "" if e.interval is None else f" {interval(*e.interval, style)}"
+    return saved_fit(s.fitted, s.best.certificate.status, s.best.certificate.reasons, s.table)
 
 
 def _pair(pair: tuple[float, float] | None) -> str:

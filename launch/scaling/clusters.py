@@ -1,0 +1,18 @@
+"""Groups of rows that belong together: a size, a budget, a trunk, a family. They are drawn or left out as a whole."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launch.scaling.table import Table
+from trainer.errors import UserError
+
+
+def clusters(table: Table, by: str) -> NDArray[np.str_]:
+    """Return a name for each row: its N, D or C to two digits, or a label. Raises `UserError` for an unknown column."""
+    if by in table.columns:
+        return np.array([f"{value:.2g}" for value in table.columns[by]])
+    if by not in table.labels:
+        raise UserError(f"--cluster {by}: the table has {', '.join([*table.columns, *table.labels])}")
+    return table.labels[by]

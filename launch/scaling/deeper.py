@@ -1,0 +1,66 @@
+"""What `escala fit` adds on demand: decisions for a budget and what they rest on, ways to count, families compared."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launch.scaling.counting import Counted, count_every_way
+from launch.scaling.decide import Decision, decide
+from launch.scaling.laws.groups import Behind, SharedExponents, behind
+from launch.scaling.saved import saved_fit
+from launch.scaling.sensitivity import Sensitivity, sensitivity
+from launch.scaling.study import Study
+from trainer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Deeper:
+    """Each part is None or empty where it was not asked for or does not apply."""
+
+    decision: Decision | None = None
+    sensitivity: Sensitivity | None = None
+    counting: tuple[Counted, ...] = ()
+    behind: tuple[Behind, ...] = ()
+    reference: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parts that are there, by name."""
+        found: dict[str, Any] = {}
+        if self.decision is not None:
+            found["decision"] = asdict(self.decision)
+        if self.sensitivity is not None:
+            found["sensitivity"] = self.sensitivity.to_json()
+        if self.counting:
+            found["counting"] = [c.to_json() for c in self.counting]
+        if self.behind:
+            found["behind"] = {"reference": self.reference, "families": [asdict(b) for b in self.behind]}
+        return found
+
+
+def deepen(
+    result: Study, *, target: float | None, groups: NDArray[np.str_] | None, grouped_by: str, counting: bool
+) -> Deeper:
+    """Answer the further questions about a fit. Raises `UserError` where the law cannot be asked for a budget."""
+    fitted, law = result.fitted, result.law
+    if fitted is None:
+        return Deeper()
+    decision = asked = None
+    if target is not None:
+        if set(law.variables) != {"N", "D"}:
+            raise UserError(f"--target: law {law.name!r} is of {', '.join(law.variables)}; a decision needs N and D")
+        asked = sensitivity(result.table, law, groups, grouped_by, target, fitted.cost)
+        if result.certificate.status != "refused":
+            decision = decide(saved_fit(fitted, result.certificate.status, (), result.table), target)
+    compared: tuple[Behind, ...] = ()
+    reference = ""
+    if isinstance(law, SharedExponents):
+        public = law.public(fitted.theta[None], fitted.centre)
+        draws = None if fitted.draws is None else law.public(fitted.draws, fitted.centre)
+        compared = tuple(behind(law, public, draws))
+        (reference,) = set(result.table.labels["group"]) - set(law.groups)
+    ways = tuple(count_every_way(result.table, law, fitted.cost)) if counting else ()
+    return Deeper(decision, asked, ways, compared, str(reference))

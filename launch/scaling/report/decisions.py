@@ -1,0 +1,87 @@
+"""Tables about what a fit decides and what that rests on: for the terminal and for the report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from launch.scaling.counting import C_MEANING, Counted
+from launch.scaling.decide import Decision, Estimate
+from launch.scaling.laws.groups import Behind
+from launch.scaling.report.model import Grid, count, interval
+from launch.scaling.sensitivity import Choice, Sensitivity, ranges
+from launch.scaling.table import N_CONVENTIONS
+
+MOST_NAMED = 8  # groups of a leave-out table that are listed one by one
+
+
+def decision_row(d: Decision) -> list[str]:
+    """Return budget, N*, D*, D*/N*, loss and waste with their 95 % intervals."""
+    waste = "-" if d.wasted is None or d.wasted.interval is None else f"up to {d.wasted.interval[1]:.1%}"
+    ratio = f"{d.tokens_per_parameter.value:.1f}{ends(d.tokens_per_parameter, '.1f')}"
+    return [
+        f"{d.flops:.2e}", counted_estimate(d.N), counted_estimate(d.D), ratio,
+        f"{d.loss.value:.4f}{ends(d.loss, '.4f')}", waste,
+    ]  # fmt: skip
+
+
+def decision_grid(decisions: Sequence[Decision]) -> Grid:
+    """Return one row for each budget."""
+    header = ["FLOPs", "N*", "D*", "D*/N*", "loss", "waste"]
+    caption = "95 % intervals over the replicates; waste: the share of the budget lost if a replicate is the truth."
+    return Grid(header, [decision_row(d) for d in decisions], caption)
+
+
+def sensitivity_grid(s: Sensitivity) -> Grid:
+    """Return the best run for the budget by each law, and without each group (its range where there are many)."""
+    rows = [_choice_row(f"law {c.law}" + (" (refused)" if c.status == "refused" else ""), c) for c in s.laws]
+    if len(s.left_out) <= MOST_NAMED:
+        rows += [_choice_row(f"without {s.grouped_by} {c.without}", c) for c in s.left_out]
+    for name, choices in s.sets():
+        if len(choices) > 1:
+            spans = ranges(choices)
+            low, high = spans["N"]
+            ratios, losses = spans["tokens_per_parameter"], spans["loss"]
+            label = "over laws" if name == "laws" else f"over {len(choices)} fits without one {s.grouped_by} each"
+            rows.append(
+                [label, f"[{count(low)}, {count(high)}]", interval(*ratios, ".1f"), interval(*losses, ".4f")]
+            )  # fmt: skip
+    return Grid(["fit", "N*", "D*/N*", "loss"], rows, f"The best run for {s.flops:.2e} FLOPs.")
+
+
+def _choice_row(label: str, c: Choice) -> list[str]:
+    return [label, count(c.N), f"{c.tokens_per_parameter:.1f}", f"{c.loss:.4f}"]
+
+
+def counting_grid(found: Sequence[Counted]) -> Grid:
+    """Return the parameters of one law under every way to count."""
+    names = [n for n in found[0].values if n not in ("A", "B", "K", "a", "b", "Nc", "Dc")] if found else []
+    rows = [
+        [N_CONVENTIONS.get(c.N, c.N), C_MEANING.get(c.C, c.C), *(f"{c.values[n]:.4g}" for n in names),
+         "-" if c.exponent is None else f"{c.exponent:.3f}", c.status]
+        for c in found
+    ]  # fmt: skip
+    return Grid(["N counts", "C counts", *names, "a", "certificate"], rows, "a: the exponent of N* ~ C^a.")
+
+
+def behind_grid(found: Sequence[Behind], reference: str) -> Grid:
+    """Return how many times the parameters, tokens and FLOPs of the reference each group needs at equal loss."""
+    rows = [[b.group, _times(b.parameters), _times(b.tokens), _times(b.flops)] for b in found]
+    caption = f"How many times those of {reference} a family needs for the same loss, with 95 % intervals."
+    return Grid(["family", "parameters", "tokens", "FLOPs"], rows, caption)
+
+
+def _times(value: tuple[float, float | None, float | None] | None) -> str:
+    if value is None:
+        return "-"
+    middle, low, high = value
+    return f"{middle:.3g}x" + ("" if low is None or high is None else f" {interval(low, high, '.3g')}")
+
+
+def counted_estimate(e: Estimate) -> str:
+    """Write a number of parameters or tokens with its interval."""
+    return count(e.value) + ("" if e.interval is None else f" [{count(e.interval[0])}, {count(e.interval[1])}]")
+
+
+def ends(e: Estimate, style: str) -> str:
+    """Write the interval of an estimate, with a space before it, or nothing."""
+    return "" if e.interval is None else f" {interval(*e.interval, style)}"
