@@ -81,13 +81,19 @@ def main(arguments: list[str] | None = None) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,  # a terminal's Ctrl-C comes here alone
-            preexec_fn=lambda: die_with(me),
+            preexec_fn=lambda: _prepare(me),
         )
     watch = Watch(node, torchrun)
     code = watch.until_end()
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the code that this agent leaves with must not be lost now
     return _report(node, watch, code, own_log)
+
+
+def _prepare(parent: int) -> None:
+    """Slurm signals every process of a step, so torchrun too: SIGUSR1 must not end it, and with it all ranks."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    die_with(parent)
 
 
 def _parse(arguments: list[str] | None) -> Node:
@@ -202,6 +208,8 @@ class Watch:
             if now > look_at:
                 look_at = now + LOOK_SECONDS
                 self._look_around(now)
+                if self.asked_to_stop:  # a rank that was still importing did not hear it
+                    self._send(signal.SIGUSR1)
         return self.torchrun.returncode
 
     def _look_around(self, now: float) -> None:
