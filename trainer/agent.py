@@ -37,10 +37,9 @@ import psutil
 
 from trainer.failure import last_error_line, port_was_taken, signal_name, tail
 from trainer.rank import AGREED_EXITS, die_with
-from trainer.run_dir import EXIT_FAILED, EXIT_PREEMPTED, RunDir, write_atomically
+from trainer.run_dir import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, RunDir, write_atomically
 
 EXIT_PORT_TAKEN = errno.EADDRINUSE
-EXIT_FENCED = 77
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the run directory
 PEER_GRACE = 10.0  # for ranks whose peers on another node have failed

@@ -12,11 +12,10 @@ from trainer.config.run import RunConfig
 from trainer.config.span import Span
 from trainer.data.batches import Batches
 from trainer.evaluation.perplexity import Evaluation
+from trainer.guard.fence import ReplacedError
 from trainer.parallel.engine import Engine, StepOutcome
 from trainer.tracking.record import Record
 from trainer.tracking.throughput import Throughput
-
-STOP_NOW = "stop"
 
 
 @dataclass
@@ -31,6 +30,7 @@ class Run:
     throughput: Throughput
     evaluate: Callable[[], list[Evaluation]]
     save: Callable[[int], None]
+    settle: Callable[[], None]  # waits for the newest save; raises where it failed
     stop_requested: Callable[[], bool]  # agreed by all ranks
     step: int = 0
     train_loss: float | None = None
@@ -43,11 +43,14 @@ class DivergedError(Exception):
 def train(run: Run) -> bool:
     """Train to the end of the plan. Returns False when the run was asked to stop, after it saved.
 
-    Raises `DivergedError` when the loss is lost.
+    Raises `DivergedError` when the loss is lost, `ReplacedError` when a newer attempt has started, and `SaveError` when
+    the last checkpoint could not be written: a run that lost its end must not look done.
     """
     skipped = 0
     while run.step < run.plan.steps:
         outcome = _one_step(run)
+        if run.engine.agreed("leave"):
+            raise ReplacedError("a newer attempt of this run has started")
         skipped = _check_finite(run, outcome, skipped)
         if _due(run, run.config.tracking.log_every) or run.step == run.plan.steps:
             _record_step(run, outcome)
@@ -56,11 +59,13 @@ def train(run: Run) -> bool:
                 _record_evaluation(run)
             if run.stop_requested():
                 run.save(run.step)
+                run.settle()
                 return False
             if _due(run, run.config.checkpoint.every) or run.engine.agreed("save"):
                 run.save(run.step)
     run.save(run.step)
     _record_evaluation(run)
+    run.settle()
     return True
 
 

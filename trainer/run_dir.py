@@ -25,8 +25,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-# Exit codes of a rank and of `torchrun`'s caller. 75 is EX_TEMPFAIL of sysexits.h: try again.
-EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_DIVERGED = 0, 1, 2, 75, 76
+# Exit codes of a rank and of `torchrun`'s caller. 75 is EX_TEMPFAIL of sysexits.h: try again. 77: a newer attempt has
+# replaced this one.
+EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_DIVERGED, EXIT_FENCED = 0, 1, 2, 75, 76, 77
 
 
 class Status(StrEnum):

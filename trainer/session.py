@@ -20,6 +20,7 @@ from trainer.data.manifest import Manifest
 from trainer.data.opening import open_batches, open_split
 from trainer.data.skipping import parse_ranges
 from trainer.evaluation.perplexity import Evaluation, evaluate
+from trainer.guard.fence import Fence
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
@@ -50,18 +51,18 @@ class Session:
 
 
 def open_session(
-    config: RunConfig, plan: Plan, manifest: Manifest, mesh: Mesh, device: torch.device, run_dir: RunDir
+    config: RunConfig, plan: Plan, manifest: Manifest, mesh: Mesh, device: torch.device, run_dir: RunDir, fence: Fence
 ) -> Session:
     """Open the data, build the model and its engine, load the newest checkpoint, and start the record."""
     with torch.device("meta"):
         model = Transformer(config.model)
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
-    record = _open_record(config, plan, run_dir, first=mesh.rank == 0)
-    keeper = _open_keeper(config, plan, engine, manifest, record, run_dir)
+    record = _open_record(config, plan, run_dir, fence, first=mesh.rank == 0)
+    keeper = _open_keeper(config, plan, engine, manifest, record, run_dir, fence)
     step = keeper.restore()
     record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
-    guards = _stand_guard(config, engine, keeper)
+    guards = _stand_guard(config, engine, keeper, fence)
     session: Session
 
     def evaluate_all() -> list[Evaluation]:
@@ -79,6 +80,7 @@ def open_session(
         throughput=Throughput(plan.tokens_per_step),
         evaluate=evaluate_all,
         save=lambda step: keeper.save(step, batches.state(step)),
+        settle=keeper.settle,
         stop_requested=lambda: engine.agreed("stop"),
         step=step,
     )
@@ -107,13 +109,14 @@ def _open_batches(
 
 
 def _open_keeper(
-    config: RunConfig, plan: Plan, engine: Engine, manifest: Manifest, record: Record, run_dir: RunDir
+    config: RunConfig, plan: Plan, engine: Engine, manifest: Manifest, record: Record, run_dir: RunDir, fence: Fence
 ) -> Keeper:
     every = config.checkpoint.keep_every
     return Keeper(
         engine,
         config.checkpoint,
         run_dir,
+        fence=fence,
         keep_every_steps=None
         if every is None
         else every.steps(tokens_per_step=plan.tokens_per_step, total_steps=plan.steps),
@@ -122,14 +125,16 @@ def _open_keeper(
     )
 
 
-def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper) -> list[Callable[[], None]]:
-    """Listen for stop signals, watch for silence, and ask for a save when its time has come; return how to end it."""
+def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper, fence: Fence) -> list[Callable[[], None]]:
+    """Listen for stop signals, watch for silence and newer attempts, ask for saves in time; return how to end it."""
     watchdog = Watchdog(config.guard.watchdog_seconds)
 
     def progress() -> None:
         watchdog.beat()
         if keeper.minutes_passed():
             engine.ask("save")
+        if engine.mesh.is_first and not fence.open():
+            engine.ask("leave")
 
     engine.progress = progress
     return [on_stop_signal(lambda: engine.ask("stop")), watchdog.close]
@@ -155,7 +160,7 @@ def _evaluate(name: str, config: RunConfig, plan: Plan, manifest: Manifest, engi
     )
 
 
-def _open_record(config: RunConfig, plan: Plan, run_dir: RunDir, *, first: bool) -> Record:
+def _open_record(config: RunConfig, plan: Plan, run_dir: RunDir, fence: Fence, *, first: bool) -> Record:
     """Open the local record on the first rank, with W&B as its mirror under the id that earlier attempts used."""
     mirrors: tuple[Mirror, ...] = ()
     if first:
@@ -163,7 +168,7 @@ def _open_record(config: RunConfig, plan: Plan, run_dir: RunDir, *, first: bool)
         write_atomically(run_dir.run, json.dumps({**identity, **provenance()}, indent=2) + "\n")
         if config.tracking.wandb != "disabled":
             mirrors = (_open_wandb(config, plan, run_dir, identity["wandb_id"]),)
-    return Record(run_dir, active=first, mirrors=mirrors)
+    return Record(run_dir, active=first, mirrors=mirrors, may_write=fence.open)
 
 
 def _run_identity(run_dir: RunDir) -> dict[str, str]:

@@ -17,15 +17,26 @@ import torch
 import torch.distributed as dist
 
 from trainer import loop
+from trainer.checkpoint.keeper import SaveError
 from trainer.config.load import load_run
 from trainer.config.parallel import node_warning
 from trainer.config.plan import make_plan
 from trainer.config.resolve import with_data
 from trainer.data.opening import open_manifest
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.guard.fence import Fence
 from trainer.parallel.start import resolve_device, start, world_from_environment
 from trainer.provenance import provenance
-from trainer.run_dir import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, RunDir, Status, write_atomically
+from trainer.run_dir import (
+    EXIT_DIVERGED,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_FENCED,
+    EXIT_PREEMPTED,
+    RunDir,
+    Status,
+    write_atomically,
+)
 from trainer.session import Session, open_session
 
 EXIT_OF = {Status.DONE: EXIT_DONE, Status.PREEMPTED: EXIT_PREEMPTED, Status.DIVERGED: EXIT_DIVERGED}
@@ -37,20 +48,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True, help="directory that holds config.yaml")
     run_dir = RunDir(parser.parse_args(arguments).run_dir)
     first = world_from_environment()[0] == 0
+    fence = Fence.from_environment(run_dir)
     try:
-        status = run(run_dir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        _fail(run_dir, first, str(error))
-        return USER_ERROR_EXIT_CODE
+        fence.check()
+        return EXIT_OF[run(run_dir, fence)]
     except Exception as error:
-        traceback.print_exc()
-        _fail(run_dir, first, f"{type(error).__name__}: {error}")
-        return EXIT_FAILED
-    return EXIT_OF[status]
+        return _end_badly(error, run_dir, fence, first=first)
 
 
-def run(run_dir: RunDir) -> Status:
+def _end_badly(error: Exception, run_dir: RunDir, fence: Fence, *, first: bool) -> int:
+    """Say why, and return the exit code. Whatever went wrong in an attempt that was replaced, this is why."""
+    if not fence.open():
+        print(f"error: {fence.sentence()}", file=sys.stderr)
+        return EXIT_FENCED
+    if isinstance(error, UserError | SaveError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    _fail(run_dir, first, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+    return USER_ERROR_EXIT_CODE if isinstance(error, UserError) else EXIT_FAILED
+
+
+def run(run_dir: RunDir, fence: Fence) -> Status:
     """Train as the directory's configuration says, and return how it ended."""
     torch.manual_seed(0)
     config = load_run(run_dir.config)
@@ -65,7 +84,7 @@ def run(run_dir: RunDir) -> Status:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         run_dir.write_status(Status.RUNNING)
         write_atomically(run_dir.plan, plan.to_json())
-    session = open_session(config, plan, manifest, mesh, device, run_dir)
+    session = open_session(config, plan, manifest, mesh, device, run_dir, fence)
     session.run.record.event("started", step=session.run.step, layout=plan.layout, **provenance())
     status, error = _train(session)
     _finish(session, status, error)

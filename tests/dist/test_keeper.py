@@ -30,6 +30,7 @@ def run_steps(
     import torch
 
     from trainer.checkpoint.keeper import Keeper
+    from trainer.guard.fence import Fence
     from trainer.models.build import build_model
     from trainer.parallel.engine import build_engine
     from trainer.parallel.start import start
@@ -38,8 +39,9 @@ def run_steps(
     mesh = start(config.parallel, device)
     engine = build_engine(config, build_model(config.model, 0), mesh, lr=1.0, accumulation=1, device=device)
     events: list[dict[str, Any]] = []
+    run_dir = RunDir(Path(root))
     keeper = Keeper(
-        engine, config.checkpoint, RunDir(Path(root)), keep_every_steps=4, identity={"tokenizer": tokenizer},
+        engine, config.checkpoint, run_dir, fence=Fence(run_dir), keep_every_steps=4, identity={"tokenizer": tokenizer},
         event=lambda name, **values: events.append({"event": name, **values}),
     )  # fmt: skip
     try:
@@ -105,7 +107,8 @@ def test_damaged_newest_is_passed_over_and_the_run_ends_the_same(ranks: RankPool
 
 def test_a_rank_that_cannot_write_costs_the_checkpoint_and_not_the_run(ranks: RankPool, tmp_path: Path) -> None:
     """As with a full disk: the other ranks hear of it, nothing half-written stays, training goes on."""
-    result = ranks.run(2, _with_keywords, tiny(), str(tmp_path), 5, {"break_step": 3})[0]
+    config = tiny(checkpoint={"asynchronous": False})  # else a save in flight may clear the obstacle away
+    result = ranks.run(2, _with_keywords, config, str(tmp_path), 5, {"break_step": 3})[0]
     assert [e["step"] for e in result["events"] if e["event"] == "checkpoint_failed"] == [3]
     assert [e["step"] for e in result["events"] if e["event"] == "saved"] == [1, 2, 4, 5]
     assert names(tmp_path) == ["step_000000004", "step_000000005"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.agent import newest_attempt
 from trainer.checkpoint.load import load
 from trainer.checkpoint.manifest import (
     Manifest,
@@ -25,10 +24,15 @@ from trainer.checkpoint.retention import steps_to_delete
 from trainer.checkpoint.save import CheckpointWriter, discard
 from trainer.config.sections import CheckpointConfig
 from trainer.errors import UserError
+from trainer.guard.fence import Fence
 from trainer.parallel.engine import Engine
 from trainer.run_dir import RunDir, write_atomically
 
 Event = Callable[..., None]
+
+
+class SaveError(Exception):
+    """A checkpoint that the run cannot end without was not written."""
 
 
 class Keeper:
@@ -44,6 +48,7 @@ class Keeper:
         config: CheckpointConfig,
         run_dir: RunDir,
         *,
+        fence: Fence,
         keep_every_steps: int | None,
         identity: Mapping[str, str],
         event: Event,
@@ -53,15 +58,15 @@ class Keeper:
         self.keep_every_steps, self.identity, self.event = keep_every_steps, dict(identity), event
         self.clock, self.saved_at, self.last_step = clock, clock(), -1
         self.state: dict[str, Any] | None = None  # of the data, from the checkpoint that was restored
-        attempt = int(os.environ.get("ESCALA_ATTEMPT", "0"))
+        self.failure: str | None = None  # why the newest save did not succeed; the same on every rank, settled
         self.writer = CheckpointWriter(
             engine,
             run_dir.checkpoints,
             asynchronous=config.asynchronous,
-            attempt=attempt,
-            may_commit=lambda: newest_attempt(run_dir.root) <= attempt,
+            attempt=fence.attempt,
+            may_commit=fence.open,
             after_commit=self._after_commit,
-            failed=lambda step, error: event("checkpoint_failed", step=step, error=error),
+            failed=self._failed,
         )
 
     def restore(self) -> int:
@@ -160,13 +165,27 @@ class Keeper:
         if step == self.last_step:
             return
         began = time.monotonic()
+        self.writer.wait()
+        self.failure = None
         self.writer.save(step, {"identity": self.identity, "data": data_state})
         self.last_step, self.saved_at = step, self.clock()
         self.event("saving", step=step, stalled_seconds=round(time.monotonic() - began, 4))
 
+    def settle(self) -> None:
+        """Wait for the checkpoint in flight. Raises `SaveError` on every rank where the newest could not be written."""
+        self.writer.wait()
+        if self.failure is not None:
+            raise SaveError(self.failure)
+
     def close(self) -> None:
         """Finish the checkpoint in flight."""
         self.writer.close()
+
+    def _failed(self, step: int, error: str) -> None:
+        """A save in mid-run costs that checkpoint alone: the next one may find room again."""
+        self.failure = f"the checkpoint after step {step} could not be written: {error}"
+        print(f"warning: {self.failure}", file=sys.stderr, flush=True)
+        self.event("checkpoint_failed", step=step, error=error)
 
     def _after_commit(self, checkpoint: Path) -> None:
         """Move `latest`, then delete: in this order, so that `latest` always names a checkpoint that exists."""

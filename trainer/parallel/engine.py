@@ -30,7 +30,7 @@ from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor import materialise, shard_model, splits_of, sum_shared_gradients
 from trainer.parallel.topology import Topology
 
-REQUESTS = ("stop", "save")  # what ranks can agree on at a step boundary
+REQUESTS = ("stop", "save", "leave")  # what ranks can agree on at a step boundary
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Engine:
         self.zero_stage, self.accumulation, self.device = zero_stage, accumulation, device
         self._checked = False
         self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
-        self.progress: Callable[[], None] = lambda: None  # called before each step and each evaluated batch
+        self.progress: Callable[[], None] = lambda: None  # called around each step, before each evaluated batch
         self._asked: set[str] = set()
         self._agreed: frozenset[str] = frozenset()
 
     def ask(self, what: str) -> None:
-        """Ask all ranks to `stop` or to `save` at the next step boundary. Safe to call from a signal handler."""
+        """Ask all ranks to `stop`, `save`, or `leave` (writing nothing) at the next step boundary. Signal-safe."""
         assert what in REQUESTS
         self._asked.add(what)
 
@@ -106,6 +106,7 @@ class Engine:
 
     def _agree(self, loss: Tensor) -> float:
         """Return the loss summed over replicas, and learn what any rank asks for, in one small collective."""
+        self.progress()
         asked = set(self._asked)
         numbers = torch.tensor([0.0, *(float(what in asked) for what in REQUESTS)]).to(self.device)
         if self.mesh.tp_rank == 0:  # tensor ranks have the same loss: one of them counts

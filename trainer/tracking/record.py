@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +22,21 @@ class Mirror(Protocol):
 class Record:
     """Writes the rows of the first rank; on all other ranks every call does nothing."""
 
-    def __init__(self, run_dir: RunDir, *, active: bool, mirrors: tuple[Mirror, ...] = ()) -> None:
-        self.run_dir, self.active, self.mirrors = run_dir, active, mirrors
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        active: bool,
+        mirrors: tuple[Mirror, ...] = (),
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.run_dir, self.mirrors = run_dir, mirrors
+        self._first, self._may_write = active, may_write
+
+    @property
+    def active(self) -> bool:
+        """Whether this rank writes. Asked before each write: a newer attempt of the run ends it."""
+        return self._first and self._may_write()
 
     def rewind(self, step: int) -> None:
         """Drop rows after `step`, which a resumed run is about to write again, so that the curve has each step once."""

@@ -1,0 +1,85 @@
+"""How attempts end: asked to stop, replaced by a newer one, or unable to write the last checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.backends.warm import RankPool
+from launch.data_preparation import resolve
+from tests.e2e.ranks import PATIENCE, Ranks, configuration
+from trainer.run_dir import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, Status, read_json_lines
+
+pytestmark = pytest.mark.e2e
+
+
+def make(pool: RankPool, data: Path, directory: Path, steps: int) -> Ranks:
+    config, _ = resolve(configuration(data, steps))
+    return Ranks(pool, config, directory, 2)
+
+
+def test_one_rank_asked_to_stop_stops_all_with_the_agreed_code(
+    tmp_path: Path, rank_pool: RankPool, prepared: Path
+) -> None:
+    ranks = make(rank_pool, prepared, tmp_path, 400)
+    ranks.start()
+    ranks.until_rows(3)
+    rank_pool.signal("1/1", signal.SIGTERM)
+    ranks.end(time.monotonic() + PATIENCE)
+    assert set(ranks.codes.values()) == {EXIT_PREEMPTED}
+    assert ranks.run_dir.read_status() is Status.PREEMPTED
+    steps = [row["step"] for row in read_json_lines(ranks.run_dir.metrics)]
+    assert ranks.run_dir.latest.read_text().strip() == f"step_{steps[-1]:09d}"
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Return every file of a run but its logs."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.relative_to(root).parts[0] != "logs"
+    }
+
+
+def test_a_stranded_attempt_writes_nothing_and_leaves(tmp_path: Path, rank_pool: RankPool, prepared: Path) -> None:
+    """The first attempt freezes, as on a machine that the network lost; a second ends the run; the first thaws."""
+    ranks = make(rank_pool, prepared, tmp_path, 100)
+    ranks.start()
+    ranks.until_rows(7)
+    for name in ("1/0", "1/1"):
+        rank_pool.signal(name, signal.SIGSTOP)
+    frozen = ranks.rows()
+    assert frozen < 100
+    ranks.finish()
+    before = contents(tmp_path)
+    for name in ("1/0", "1/1"):
+        rank_pool.signal(name, signal.SIGCONT)
+    deadline = time.monotonic() + PATIENCE
+    while ranks.running and time.monotonic() < deadline:
+        ranks.hear(0.2)
+    assert {name: ranks.exits[name] for name in ("1/0", "1/1")} == {"1/0": EXIT_FENCED, "1/1": EXIT_FENCED}
+    assert contents(tmp_path) == before
+    assert "was replaced by attempt 2" in (ranks.run_dir.logs(1) / "rank_0.log").read_text()
+
+
+def test_a_full_disk_ends_the_run_aloud_and_room_lets_it_go_on(
+    tmp_path: Path, rank_pool: RankPool, prepared: Path
+) -> None:
+    expected = make(rank_pool, prepared, tmp_path / "whole", 30).finish()
+    ranks = make(rank_pool, prepared, tmp_path / "run", 30)
+    ranks.start()
+    ranks.until_rows(12)
+    rank_pool.signal("1/1", signal.SIGKILL)
+    ranks.end(time.monotonic() + PATIENCE)
+    newest = ranks.run_dir.latest.read_text()
+    ranks.start(program=("-m", "tests.e2e.small_disk"))
+    ranks.end(time.monotonic() + PATIENCE)
+    assert set(ranks.codes.values()) == {EXIT_FAILED}
+    assert ranks.run_dir.read_status() is Status.FAILED
+    assert "error: the checkpoint after step 30 could not be written" in ranks.log()
+    assert ranks.run_dir.latest.read_text() == newest
+    assert not list(ranks.run_dir.checkpoints.glob(".step_*"))
+    assert ranks.finish() == expected
