@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from launch.job import Backend, JobSpec, Mount, Requeue
+from launch.job import Backend, JobSpec, Mount, Requeue, Task
 from trainer.config.base import Section, parse_section
 from trainer.config.load import configs_root, read_yaml
 from trainer.errors import UserError, did_you_mean
@@ -64,6 +65,10 @@ class ClusterConfig(Section):
             mounts=tuple(Mount(Path(m.source), Path(m.target), m.read_only) for m in self.mounts),
             extras=self.options,
         )
+
+    def array(self, name: str, tasks: tuple[Task, ...], directory: Path, at_most: int | None) -> JobSpec:
+        """Return the array job of several runs of one shape, `at_most` of them at a time."""
+        return replace(self.job(name, tasks[0].command, directory), array=tasks, array_cap=at_most)
 
     @property
     def work_directory(self) -> Path:

@@ -34,9 +34,9 @@ class Submitted:
 
 def record(spec: JobSpec, job: str, *, cluster: str, backend: str) -> list[Submitted]:
     """Write the record of each run of a job that was just submitted."""
+    names = job.split(",") if backend == "kubernetes" else [f"{job}_{index}" for index in range(len(spec.array))]
     rows = []
-    for index, task in enumerate(spec.tasks):
-        identity = f"{job}_{index}" if spec.array else job
+    for task, identity in zip(spec.tasks, names if spec.array else [job], strict=True):
         rows.append(Submitted(identity, task.name, cluster, backend, task.run_dir, spec.world_size, utc_now()))
         rows[-1].write()
     return rows
@@ -63,6 +63,11 @@ def find_one(root: Path, word: str) -> Submitted:
     if len({row.job for row in meant}) > 1:
         raise UserError(f"{word!r} may be any of the jobs {', '.join(row.job for row in meant)}: give the id")
     return meant[0]
+
+
+def read(run_dir: Path) -> Submitted | None:
+    """Return the record of one run directory, or None where nothing was submitted."""
+    return _read(run_dir / JOB_FILE) if (run_dir / JOB_FILE).exists() else None
 
 
 def _read(path: Path) -> Submitted:

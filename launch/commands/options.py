@@ -14,6 +14,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a setting, such as model.n_layers=4."
 )
+cluster_option = click.option(
+    "--cluster", required=True, metavar="NAME", help="A file of configs/cluster, by name, or any YAML file."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for scripts.")
 runs_option = click.option(
     "--runs",

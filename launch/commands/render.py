@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from launch.commands.options import runs_option, set_option
-from launch.commands.submit import cluster_option
+from launch.commands.options import cluster_option, runs_option, set_option
 
 
 @click.command()

@@ -6,11 +6,7 @@ from pathlib import Path
 
 import click
 
-from launch.commands.options import runs_option, set_option
-
-cluster_option = click.option(
-    "--cluster", required=True, metavar="NAME", help="A file of configs/cluster, by name, or any YAML file."
-)
+from launch.commands.options import cluster_option, runs_option, set_option
 
 
 @click.command()

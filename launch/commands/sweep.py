@@ -10,10 +10,15 @@ from typing import Any
 import click
 
 from launch.cli import LazyGroup
-from launch.commands.options import json_option, runs_option, set_option
+from launch.commands.options import cluster_option, json_option, runs_option, set_option
+
+failed_option = click.option("--failed", is_flag=True, help="Start the cells again that failed before.")
+at_most_option = click.option("--at-most", type=click.IntRange(min=1), help="Cells that run at a time, of the array.")
 
 COMMANDS = {
     "run": ("launch.commands.sweep:run", "Train every cell that is missing, then fit and report."),
+    "submit": ("launch.commands.sweep:submit", "Send every cell that is missing to a cluster."),
+    "resume": ("launch.commands.sweep:resume", "Go on with a sweep where it was last, here or on its cluster."),
     "status": ("launch.commands.sweep:status", "Say how far a sweep is."),
     "design": ("launch.commands.design:design", "Propose the cells that tell most for a budget."),
 }
@@ -27,6 +32,7 @@ def sweep() -> None:
     Examples:
       escala sweep run configs/sweep/quickstart.yaml
       escala sweep run configs/sweep/quickstart.yaml --dry-run
+      escala sweep submit configs/sweep/quickstart.yaml --cluster slurm --runs /shared/runs
       escala sweep status configs/sweep/quickstart.yaml --json
     """
 
@@ -36,7 +42,7 @@ def sweep() -> None:
 @set_option
 @runs_option
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan, and stop.")
-@click.option("--failed", is_flag=True, help="Start the cells again that failed before.")
+@failed_option
 def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, failed: bool) -> None:
     """Train every cell of the sweep CONFIG that is missing, fit the law, write the report.
 
@@ -56,6 +62,62 @@ def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, f
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
+@cluster_option
+@set_option
+@runs_option
+@failed_option
+@at_most_option
+@click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan and what would be submitted, and stop.")
+def submit(
+    config: Path,
+    cluster: str,
+    assignments: tuple[str, ...],
+    runs: Path,
+    failed: bool,
+    at_most: int | None,
+    dry_run: bool,
+) -> None:
+    """Send every cell of the sweep CONFIG that is missing to a cluster, and return.
+
+    Slurm gets one array, Kubernetes a JobSet for each cell. SSH hosts and this machine are driven from here, cell by
+    cell, to the end. Cells that are done or diverged are left alone, failed ones are listed with their reason.
+
+    \b
+    Examples:
+      escala sweep submit configs/sweep/quickstart.yaml --cluster slurm --runs /shared/runs --at-most 8
+      escala sweep status configs/sweep/quickstart.yaml --runs /shared/runs
+      escala sweep resume configs/sweep/quickstart.yaml --runs /shared/runs
+    """
+    from launch.sweep.afar import submit_sweep
+
+    with interrupts():
+        submit_sweep(config, assignments, runs, cluster, failed=failed, at_most=at_most, dry_run=dry_run)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@set_option
+@runs_option
+@failed_option
+@at_most_option
+def resume(config: Path, assignments: tuple[str, ...], runs: Path, failed: bool, at_most: int | None) -> None:
+    """Go on with the sweep CONFIG where it was last started: on this machine or on its cluster.
+
+    Takes in what has ended, starts what is missing, and once every cell has ended fits the law and writes the report.
+
+    \b
+    Examples:
+      escala sweep resume configs/sweep/quickstart.yaml
+      escala sweep resume configs/sweep/quickstart.yaml --failed
+    """
+    from launch.sweep.afar import resume_sweep
+
+    with interrupts():
+        resume_sweep(config, assignments, runs, failed=failed, at_most=at_most)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
 @set_option
 @runs_option
 @json_option
@@ -67,7 +129,7 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
       escala sweep status configs/sweep/quickstart.yaml
       escala sweep status configs/sweep/quickstart.yaml --json | jq '.cells[].loss'
     """
-    from launch.sweep.story import sweep_status
+    from launch.sweep.afar import sweep_status
 
     found = sweep_status(config, assignments, runs)
     if as_json:
@@ -75,7 +137,8 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
         return
     for cell in found["cells"]:
         loss = f"loss {cell['loss']:.4f}" if cell["loss"] is not None else ""
-        click.echo(f"{cell['id']:<40} {cell['state']:<10} step {cell['step']}/{cell['steps'] or '?'} {loss}".rstrip())
+        line = f"{cell['id']:<40} {cell['state']:<10} step {cell['step']}/{cell['steps'] or '?'} {loss}"
+        click.echo(f"{line} {cell['reason']}".rstrip())
     click.echo(f"{found['done']} of {len(found['cells'])} cells done")
 
 
@@ -96,4 +159,4 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-__all__: list[str] = ["run", "status", "sweep"]
+__all__: list[str] = ["resume", "run", "status", "submit", "sweep"]

@@ -47,7 +47,7 @@ class SweepRun:
     directory: Path
     cells: list[CellProgress]
     backend: Backend
-    ranks: int
+    job: Callable[[str, tuple[str, ...], Path], JobSpec]  # from a cell's name, command and run directory
     watch: Callable[[list[CellProgress]], None]
     wait: Callable[[float], None]
     retry: bool = False  # start cells again that failed before
@@ -76,14 +76,9 @@ class SweepRun:
         progress.run_dir.root.mkdir(parents=True, exist_ok=True)
         write_atomically(progress.run_dir.config, dump(progress.cell.config))
         progress.starts += 1
-        progress.job = self.backend.submit(
-            JobSpec(
-                name=progress.cell.id,
-                command=("-m", "trainer.train", "--run-dir", str(progress.run_dir.root)),
-                run_dir=progress.run_dir.root,
-                ranks_per_node=self.ranks,
-            )
-        )
+        root = progress.run_dir.root
+        command = ("-m", "trainer.train", "--run-dir", str(root))
+        progress.job = self.backend.submit(self.job(progress.cell.id, command, root))
 
     def _take_in(self, open_cells: list[CellProgress]) -> None:
         statuses = self.backend.status([p.job for p in open_cells if p.job is not None])

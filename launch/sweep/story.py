@@ -2,112 +2,109 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
+from launch.backends.cluster import LOCAL, ClusterConfig, open_backend
 from launch.backends.local import LocalBackend
+from launch.backends.ssh import SshBackend
 from launch.console import make_console
-from launch.data_preparation import ensure_prepared, is_prepared
+from launch.job import JobSpec
 from launch.plan_table import sweep_table
 from launch.scaling.report.console import print_ladder
 from launch.scaling.report.write import ReportPaths, write
 from launch.scaling.table import from_ledger
 from launch.sweep import ledger
-from launch.sweep.cells import Cell, cells_of
 from launch.sweep.collect import loss_curve
-from launch.sweep.config import SweepConfig, load_sweep
 from launch.sweep.estimate import matrix_rate, seconds_on_cpu
-from launch.sweep.progress import Watcher, last_step
+from launch.sweep.opened import Opened, locked, open_sweep
+from launch.sweep.progress import Watcher
 from launch.sweep.run import CellProgress, SweepRun
+from launch.sweep.submit import recorded_cluster, standing
 from launch.text import duration
-from trainer.config.plan import Plan, make_plan
-from trainer.config.resolve import with_data
-from trainer.data.manifest import Manifest
 from trainer.errors import UserError
-from trainer.run_dir import RunDir, Status, write_atomically
+from trainer.run_dir import Status
 
 
-def run_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, dry_run: bool, failed: bool) -> None:
-    """Do what is missing of a sweep and print what came out. Raises UserError where cells failed."""
+def run_sweep(
+    config: Path,
+    assignments: tuple[str, ...],
+    runs: Path,
+    *,
+    dry_run: bool = False,
+    failed: bool = False,
+    cluster: ClusterConfig | None = None,
+) -> None:
+    """Do what is missing of a sweep, here or on machines driven from here, and print what came out.
+
+    Raises UserError where cells failed.
+    """
     console = make_console()
-    sweep = load_sweep(config, assignments)
-    cells = cells_of(sweep)
-    cells, plans = _planned(sweep, cells)
-    expected = {cell.id: seconds_on_cpu(cell.config, plans[cell.id], matrix_rate()) for cell in cells}
-    console.print(sweep_table(plans, expected, console.width))
-    console.print(f"{len(cells)} runs of {sweep.ranks} ranks, about {duration(sum(expected.values()))} in all\n")
+    opened = open_sweep(config, assignments, runs, gpu=cluster is not None and cluster.gpu is not None)
+    expected = {}
+    if cluster is None:
+        expected = {p.cell.id: seconds_on_cpu(p.cell.config, p.plan, matrix_rate()) for p in opened.cells}
+    console.print(sweep_table(opened.plans, expected, console.width))
+    total = f", about {duration(sum(expected.values()))} in all" if expected else ""
+    console.print(f"{len(opened.cells)} runs of {opened.sweep.ranks} ranks{total}\n")
     if dry_run:
         return
-    directory = runs / sweep.name
-    with _locked(directory):
-        _remember(sweep, directory)
-        sweep_run = _train(sweep, cells, plans, expected, directory, console, failed)
-        _report(sweep, sweep_run, console)
-    _refuse_failed(sweep_run, config)
-
-
-def _planned(sweep: SweepConfig, cells: list[Cell]) -> tuple[list[Cell], dict[str, Plan]]:
-    """Prepare the data of all cells, and return the cells with their vocabulary and their plans."""
-    resolved, plans = [], {}
-    manifests: dict[str, Manifest] = {}
-    for cell in cells:
-        data = cell.config.data
-        if data.directory not in manifests:
-            manifests[data.directory] = ensure_prepared(data)
-        manifest = manifests[data.directory]
-        run = with_data(cell.config, manifest)
-        plans[cell.id] = make_plan(run, world=sweep.ranks, train_tokens=manifest.tokens("train"))
-        resolved.append(Cell(cell.id, cell.settings, run, cell.check_of, cell.tolerance))
-    return resolved, plans
-
-
-def _locked(directory: Path) -> FileLock:
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"another process is running this sweep in {directory}: wait for it, or end it") from None
-    return lock
-
-
-def _remember(sweep: SweepConfig, directory: Path) -> None:
-    write_atomically(directory / "sweep.json", sweep.model_dump_json(indent=2) + "\n")
+    with locked(opened):
+        if busy := standing(opened.cells).busy:
+            raise UserError(
+                f"{len(busy)} cells of this sweep are queued or running on {recorded_cluster(opened.directory)}: "
+                f"wait for them ('escala sweep status {config}'), or end them with 'escala cancel'"
+            )
+        sweep_run = _train(opened, expected, console, failed, cluster)
+        report(opened, console)
+    refuse_failed(sweep_run.failed, opened, config)
 
 
 def _train(
-    sweep: SweepConfig,
-    cells: list[Cell],
-    plans: dict[str, Plan],
-    expected: dict[str, float],
-    directory: Path,
-    console: Console,
-    failed: bool,
+    opened: Opened, expected: dict[str, float], console: Console, failed: bool, cluster: ClusterConfig | None
 ) -> SweepRun:
-    progress = [CellProgress(cell, plans[cell.id], RunDir(directory / "cells" / cell.id)) for cell in cells]
-    backend = LocalBackend(sweep.slots or sweep.ranks, threads=1, log=directory / "ranks.log")
+    backend, job = _place(opened, cluster)
     with backend, Watcher(console, expected) as watcher:
-        sweep_run = SweepRun(directory, progress, backend, sweep.ranks, watcher.update, backend.wait, retry=failed)
+        run = SweepRun(opened.directory, opened.cells, backend, job, watcher.update, backend.wait, retry=failed)
         began = time.monotonic()
-        missing = sum(1 for p in progress if p.ended is None)
-        sweep_run.run()
+        missing = sum(1 for p in opened.cells if p.ended is None)
+        run.run()
     if missing:
         console.print(f"{missing} runs in {duration(time.monotonic() - began)}\n")
     else:
         console.print("every cell is done: nothing to train\n")
-    return sweep_run
+    return run
 
 
-def _report(sweep: SweepConfig, run: SweepRun, console: Console) -> None:
+def _place(
+    opened: Opened, cluster: ClusterConfig | None
+) -> tuple[LocalBackend | SshBackend, Callable[[str, tuple[str, ...], Path], JobSpec]]:
+    """Return the backend that runs the cells from this process, and how a cell becomes its job."""
+    sweep = opened.sweep
+    if cluster is not None and cluster.backend == "ssh":
+        backend = open_backend(cluster)
+        assert isinstance(backend, SshBackend)
+        return backend, cluster.job
+    slots = cluster.nodes * cluster.ranks_per_node if cluster else sweep.slots or sweep.ranks
+
+    def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
+        here = cluster or LOCAL
+        return replace(here.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
+
+    return LocalBackend(slots, threads=1, log=opened.directory / "ranks.log"), job
+
+
+def report(opened: Opened, console: Console) -> None:
     """Print the table and the law, and write the report, from the ledger alone."""
-    ids = {p.cell.id for p in run.cells if p.cell.check_of is None}
-    rows = [r for r in ledger.read(run.ledger) if r["cell"] in ids and r["eval_set"] == sweep.fit.eval_set]
-    checks = check_layouts(run.cells)
+    sweep, path = opened.sweep, opened.directory / "ledger.jsonl"
+    ids = {p.cell.id for p in opened.cells if p.cell.check_of is None}
+    rows = [r for r in ledger.read(path) if r["cell"] in ids and r["eval_set"] == sweep.fit.eval_set]
+    checks = check_layouts(opened.cells)
     for line in checks:
         console.print(line["text"], style="green" if line["agrees"] else "red", highlight=False)
     if len(rows) < 3:
@@ -116,9 +113,9 @@ def _report(sweep: SweepConfig, run: SweepRun, console: Console) -> None:
     print_ladder(from_ledger(rows, n_convention="body"), console)
     curves = next((line["curves"] for line in checks), None)
     paths: ReportPaths = write(
-        rows, run.directory / "report", title=sweep.name, layout_check=curves, n_convention="body"
+        rows, opened.directory / "report", title=sweep.name, layout_check=curves, n_convention="body"
     )
-    console.print(f"\nledger  {run.ledger}\nreport  {paths.html}", highlight=False, soft_wrap=True)
+    console.print(f"\nledger  {path}\nreport  {paths.html}", highlight=False, soft_wrap=True)
 
 
 def check_layouts(cells: list[CellProgress]) -> list[dict[str, Any]]:
@@ -145,36 +142,13 @@ def check_layouts(cells: list[CellProgress]) -> list[dict[str, Any]]:
     return found
 
 
-def _refuse_failed(run: SweepRun, config: Path) -> None:
-    if not run.failed:
+def refuse_failed(failed: list[CellProgress], opened: Opened, config: Path) -> None:
+    """Raise UserError with the reason of each failed cell."""
+    if not failed:
         return
-    reasons = "; ".join(f"{p.cell.id}: {p.failure}" for p in run.failed)
+    reasons = "; ".join(f"{p.cell.id}: {p.failure}" for p in failed)
+    again = "resume" if recorded_cluster(opened.directory) else "run"
     raise UserError(
-        f"{len(run.failed)} of {len(run.cells)} cells failed ({reasons}). Logs are under {run.directory / 'cells'}; "
-        f"'escala sweep run {config} --failed' starts them again"
+        f"{len(failed)} of {len(opened.cells)} cells failed ({reasons}). Logs are under {opened.directory / 'cells'}; "
+        f"'escala sweep {again} {config} --failed' starts them again"
     )
-
-
-def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict[str, Any]:
-    """Return the state of every cell, from the run directories alone."""
-    sweep = load_sweep(config, assignments)
-    directory = runs / sweep.name
-    cells = []
-    for cell in cells_of(sweep):
-        run_dir = RunDir(directory / "cells" / cell.id)
-        row = last_step(run_dir.metrics) or {}
-        steps = json.loads(run_dir.plan.read_text())["steps"] if run_dir.plan.exists() else None
-        status = run_dir.read_status()
-        cells.append(
-            {
-                "id": cell.id,
-                "state": status.value if status else "waiting",
-                "step": row.get("step", 0),
-                "steps": steps,
-                "loss": row.get("loss"),
-                "run_dir": str(run_dir.root),
-            }
-        )
-    done = sum(1 for cell in cells if cell["state"] == Status.DONE)
-    prepared = all(is_prepared(cell.config.data) for cell in cells_of(sweep))
-    return {"sweep": sweep.name, "directory": str(directory), "data_prepared": prepared, "done": done, "cells": cells}

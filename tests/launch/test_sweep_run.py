@@ -71,7 +71,7 @@ def run(directory: Path, outcome: Callable[[JobSpec, int], JobStatus], **options
     progress = [
         CellProgress(cell, make_plan(cell.config, world=2), RunDir(directory / "cells" / cell.id)) for cell in cells()
     ]
-    sweep = SweepRun(directory, progress, backend, 2, lambda _: None, lambda _: None, **options)
+    sweep = SweepRun(directory, progress, backend, JobSpec, lambda _: None, lambda _: None, **options)
     sweep.run()
     return sweep, backend
 

@@ -1,0 +1,115 @@
+"""A sweep on a cluster: the cells that are missing go there as one array; what has ended is taken in.
+
+Submitting returns at once. Everything that is known later comes from two places: the run directories, which the cluster
+shares with this machine, and the scheduler, asked once for all cells. So a second call finds what the first one left.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.backends import registry
+from launch.backends.cluster import ClusterConfig, open_backend
+from launch.backends.logs import attempts
+from launch.backends.overview import backend_of
+from launch.backends.registry import Submitted
+from launch.job import JobSpec, JobState, JobStatus, Task
+from launch.sweep.config import SweepConfig
+from launch.sweep.opened import Opened
+from launch.sweep.run import CellProgress
+from trainer.config.load import dump
+from trainer.errors import UserError
+from trainer.run_dir import RunDir, Status, write_atomically
+
+RECORD = "cluster.json"  # in the sweep's directory: where its cells were sent
+SCHEDULED = ("slurm", "kubernetes")  # these keep jobs when this process has gone
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the cells of a sweep stand on its cluster."""
+
+    ended: list[CellProgress]  # done or diverged: never sent again
+    busy: list[CellProgress]  # queued or running
+    failed: list[CellProgress]  # sent again when asked for
+    missing: list[CellProgress]
+
+
+def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
+    """Raise UserError where a cell's ranks are not those that the cluster gives to a job."""
+    world = cluster.nodes * cluster.ranks_per_node
+    if cluster.backend == "local" and sweep.ranks <= world:
+        return
+    if world != sweep.ranks:
+        raise UserError(
+            f"a cell of sweep {sweep.name!r} has {sweep.ranks} ranks, a job on {name} has {cluster.nodes} nodes x "
+            f"{cluster.ranks_per_node} = {world}: set `ranks: {world}` in the sweep, or nodes and ranks_per_node there"
+        )
+
+
+def scheduled(run_dirs: list[RunDir]) -> dict[RunDir, tuple[Submitted, JobStatus]]:
+    """Return the job and its state for each run that a scheduler was given. Asks it once."""
+    rows = {d: row for d in run_dirs if (row := registry.read(d.root)) and row.backend in SCHEDULED}
+    if not rows:
+        return {}
+    found = backend_of(list(rows.values())).status([row.job for row in rows.values()])
+    return {run_dir: (row, found[row.job]) for run_dir, row in rows.items()}
+
+
+def standing(cells: list[CellProgress]) -> Standing:
+    """Sort the cells by how they stand. What the scheduler alone knows about a failed one is written down."""
+    known = scheduled([p.run_dir for p in cells if p.ended is None])
+    found = Standing([], [], [], [])
+    for progress in cells:
+        if progress.run_dir in known:
+            row, progress.status = known[progress.run_dir]
+            progress.job = row.job
+        _kind(progress, found).append(progress)
+    return found
+
+
+def _kind(progress: CellProgress, found: Standing) -> list[CellProgress]:
+    if progress.ended is not None:
+        return found.ended
+    if progress.status is not None and not progress.status.state.final:
+        return found.busy
+    said = progress.run_dir.read_status()
+    if progress.status is not None and progress.status.state is JobState.FAILED and said is not Status.FAILED:
+        progress.run_dir.record_event("failed", error=progress.status.reason)  # it had no time to say so itself
+        progress.run_dir.write_status(Status.FAILED)
+        return found.failed
+    return found.failed if said is Status.FAILED else found.missing
+
+
+def array_of(opened: Opened, cells: list[CellProgress], cluster: ClusterConfig, at_most: int | None) -> JobSpec:
+    """Return one array of the cells. A cell that ran before gets another job name, for the old one may be kept."""
+    tasks = []
+    for progress in cells:
+        root = progress.run_dir.root
+        again = len(attempts(root))
+        name = f"{progress.cell.id}-{again + 1}" if again else progress.cell.id
+        tasks.append(Task(name, ("-m", "trainer.train", "--run-dir", str(root)), root))
+    return cluster.array(opened.sweep.name, tuple(tasks), opened.directory, at_most)
+
+
+def send(spec: JobSpec, cells: list[CellProgress], cluster: ClusterConfig, name: str, directory: Path) -> str:
+    """Lay out the cells' directories, submit the array, and record where every cell went. Return the job's id."""
+    for progress in cells:
+        progress.run_dir.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(progress.run_dir.config, dump(progress.cell.config))
+    job = open_backend(cluster).submit(spec)
+    rows: list[Submitted] = registry.record(spec, job, cluster=name, backend=cluster.backend)
+    for progress, row in zip(cells, rows, strict=True):
+        progress.job = row.job
+        if progress.run_dir.read_status() is Status.FAILED:  # what it said belongs to the attempt before
+            progress.run_dir.write_status(Status.PENDING)
+    write_atomically(directory / RECORD, json.dumps({"cluster": name, "job": job}) + "\n")
+    return job
+
+
+def recorded_cluster(directory: Path) -> str | None:
+    """Return the cluster that a sweep was sent to last, or None for one that runs on this machine."""
+    path = directory / RECORD
+    return str(json.loads(path.read_text())["cluster"]) if path.exists() else None

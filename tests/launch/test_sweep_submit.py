@@ -1,0 +1,161 @@
+"""A sweep as an array of a stubbed Slurm: nothing twice, nothing lost, and the law once all cells have ended."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from launch.job import JobSpec
+from launch.sweep import afar, ledger, opened, story
+from launch.sweep.afar import resume_sweep, submit_sweep, sweep_status
+from launch.sweep.cells import cells_of
+from launch.sweep.config import load_sweep
+from tests.launch import test_sweep_run
+from tests.launch.test_sweep_cells import RUN
+from trainer.errors import UserError
+from trainer.run_dir import RunDir, Status
+
+
+class Stub:
+    """sbatch, squeue and scontrol of a cluster that keeps its jobs in a file."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        bin_dir = root / "bin"
+        bin_dir.mkdir()
+        self.queue, self.scripts = root / "queue", root / "scripts"
+        self.queue.write_text("")
+        self.scripts.mkdir()
+        programs = {
+            "sbatch": f'n=$(ls "{self.scripts}" | wc -l); cat >"{self.scripts}/$n"; echo "$((100 + n))"',
+            "squeue": f'cat "{self.queue}"',
+            "scontrol": "exit 0",
+            "sacct": "exit 1",
+        }
+        for name, text in programs.items():
+            (bin_dir / name).write_text(f"#!/bin/sh\n{text}\n")
+            (bin_dir / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")
+
+    def says(self, **states: str) -> None:
+        """Have squeue list tasks: `t100_0="RUNNING"`."""
+        self.queue.write_text("".join(f"{name[1:]}|{state}|0|None|n1|\n" for name, state in states.items()))
+
+    def submitted(self) -> list[str]:
+        return [(self.scripts / name).read_text() for name in sorted(os.listdir(self.scripts))]
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    monkeypatch.setattr(opened, "ensure_prepared", lambda data: SimpleNamespace(tokens=lambda split: 10**6))
+    monkeypatch.setattr(opened, "with_data", lambda run, manifest: run)
+    (tmp_path / "c.yaml").write_text("backend: slurm\nnodes: 1\nranks_per_node: 2\n")
+    sweep = {"name": "s", "ranks": 2, "run": RUN, "vary": {"seed": [0, 1, 2]}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep))
+    return Stub(tmp_path, monkeypatch)
+
+
+def submit(stub: Stub, **options: object) -> None:
+    submit_sweep(stub.root / "s.yaml", (), stub.root / "runs", str(stub.root / "c.yaml"), **options)  # type: ignore[arg-type]
+
+
+def resume(stub: Stub, failed: bool = False) -> None:
+    resume_sweep(stub.root / "s.yaml", (), stub.root / "runs", failed=failed, at_most=None)
+
+
+def run_dirs(stub: Stub) -> list[RunDir]:
+    cells = cells_of(load_sweep(stub.root / "s.yaml"))
+    return [RunDir(stub.root / "runs" / "s" / "cells" / cell.id) for cell in cells]
+
+
+def finish(run_dir: RunDir) -> None:
+    test_sweep_run.finish(JobSpec(run_dir.root.name, (), run_dir.root))
+
+
+def test_missing_cells_go_as_one_array_and_nothing_is_sent_twice(stub: Stub) -> None:
+    submit(stub, at_most=2)
+    (script,) = stub.submitted()
+    assert "#SBATCH --array=0-2%2" in script
+    for run_dir in run_dirs(stub):
+        assert str(run_dir.root) in script and run_dir.config.exists()
+    stub.says(t100_0="RUNNING", t100_1="PENDING", t100_2="PENDING")
+    resume(stub)
+    assert len(stub.submitted()) == 1, "all are queued or running"
+    states = [cell["state"] for cell in sweep_status(stub.root / "s.yaml", (), stub.root / "runs")["cells"]]
+    assert states == ["running", "pending", "pending"]
+
+
+def test_failed_cells_are_listed_and_sent_when_asked_for(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    submit(stub)
+    done, failed, lost = run_dirs(stub)
+    finish(done)
+    (failed.logs(1)).mkdir(parents=True)
+    stub.says(t100_0="COMPLETED", t100_1="OUT_OF_MEMORY", t100_2="CANCELLED")
+    with pytest.raises(UserError, match=r"1 of 3 cells failed \(.*out of memory\).*sweep resume .* --failed"):
+        resume(stub)
+    assert failed.read_status() is Status.FAILED
+    _, second = stub.submitted()
+    assert str(lost.root) in second and str(failed.root) not in second and str(done.root) not in second
+    assert "1 ended, 1 failed, 1 to do" in capsys.readouterr().out
+    stub.says(t100_1="OUT_OF_MEMORY", t101_0="RUNNING")
+    resume(stub, failed=True)
+    third = stub.submitted()[2]
+    assert str(failed.root) in third and str(lost.root) not in third
+    assert next(iter(ledger.read(stub.root / "runs/s/ledger.jsonl")))["cell"] == done.root.name
+
+
+def test_diverged_cells_are_kept_and_the_report_follows_the_last_cell(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[int] = []
+    monkeypatch.setattr(afar, "report", lambda opened, console: reported.append(len(opened.cells)))
+    submit(stub)
+    first, second, third = run_dirs(stub)
+    finish(first)
+    finish(second)
+    third.write_status(Status.DIVERGED)
+    stub.says(t100_0="COMPLETED", t100_1="COMPLETED", t100_2="FAILED")
+    resume(stub, failed=True)
+    assert reported == [3] and len(stub.submitted()) == 1
+    assert {row["cell"] for row in ledger.read(stub.root / "runs/s/ledger.jsonl")} == {
+        first.root.name,
+        second.root.name,
+    }
+
+
+def test_this_machine_does_not_start_what_a_cluster_runs(stub: Stub) -> None:
+    submit(stub)
+    stub.says(t100_0="RUNNING", t100_1="PENDING", t100_2="COMPLETED")
+    with pytest.raises(UserError, match=r"2 cells of this sweep are queued or running on .*c\.yaml"):
+        story.run_sweep(stub.root / "s.yaml", (), stub.root / "runs")
+
+
+def test_a_dry_run_prints_the_script_and_sends_nothing(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    submit(stub, dry_run=True)
+    assert "#SBATCH --array=0-2" in capsys.readouterr().out
+    assert stub.submitted() == [] and not (stub.root / "runs" / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "options", "message"),
+    [
+        ("backend: slurm\nnodes: 2\nranks_per_node: 8\n", {}, r"has 2 ranks, a job on .* has 2 nodes x 8 = 16: set"),
+        ("backend: local\nranks_per_node: 2\n", {"at_most": 1}, "--at-most has no effect on local"),
+        ("backend: slurm\nranks_per_node: 2\noptions: {partitoin: x}\n", {}, "partitoin"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(stub: Stub, cluster: str, options: dict, message: str) -> None:
+    (stub.root / "c.yaml").write_text(cluster)
+    with pytest.raises(UserError, match=message):
+        submit(stub, **options)
+    assert stub.submitted() == []
+    assert not any(run_dir.root.exists() for run_dir in run_dirs(stub))
+
+
+def test_a_sweep_that_never_began_cannot_go_on(stub: Stub) -> None:
+    with pytest.raises(UserError, match="has not been started"):
+        resume(stub)
