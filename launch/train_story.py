@@ -12,6 +12,7 @@ from launch.data_preparation import resolve
 from launch.job import JobSpec, JobState, JobStatus
 from launch.plan_table import run_table
 from launch.sweep.estimate import matrix_rate, seconds_on_cpu
+from trainer.checkpoint.compatible import check_start
 from trainer.config.load import dump, load_run
 from trainer.config.plan import make_plan
 from trainer.config.run import RunConfig
@@ -38,6 +39,7 @@ def train_here(
         console.print(f"\nthis run is done: {run_dir.root} (another name trains it again)", highlight=False)
         return
     refuse_other_run(run_dir, config)
+    check_start(config, manifest, run_dir.checkpoints)
     run_dir.root.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir.config, dump(config))
     status = _run(config, run_dir, world)

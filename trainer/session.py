@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
 from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
@@ -120,7 +121,7 @@ def _open_keeper(
         keep_every_steps=None
         if every is None
         else every.steps(tokens_per_step=plan.tokens_per_step, total_steps=plan.steps),
-        identity={"tokenizer": manifest.tokenizer_hash},
+        identity=identity_of(manifest),
         event=record.event,
     )
 

@@ -145,7 +145,7 @@ def test_policies(ranks: RankPool, tmp_path: Path) -> None:
     [
         ({"model": {"d_ff": 64}}, "abc", "d_ff is 48 there and 64 here"),
         ({"optim": {"name": "sgd"}}, "abc", "optimizer adamw, this run uses sgd"),
-        ({}, "xyz", "another tokenizer (abc, here xyz)"),
+        ({}, "xyz", "another tokenizer: abc, with a vocabulary of 64, there; xyz, with 64, here"),
     ],
 )
 def test_foreign_checkpoints_are_refused(
@@ -159,6 +159,7 @@ def test_foreign_checkpoints_are_refused(
 def test_other_format_says_what_to_do(ranks: RankPool, tmp_path: Path) -> None:
     ranks.run(1, run_steps, tiny(), str(tmp_path), 1)
     path = tmp_path / "checkpoints" / "step_000000001" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    result = ranks.run(1, run_steps, tiny(checkpoint={"load": "always"}), str(tmp_path), 2)[0]
-    assert "no sound checkpoint" in result["error"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
+    result = ranks.run(1, run_steps, tiny(), str(tmp_path), 2)[0]  # it must not begin anew, and delete what is there
+    assert "has format 0, this version reads format 1: go on with the version that wrote it" in result["error"]
+    assert names(tmp_path) == ["step_000000001"]

@@ -1,7 +1,8 @@
-"""How attempts end: asked to stop, replaced by a newer one, or unable to write the last checkpoint."""
+"""How attempts end: asked to stop, replaced by a newer one, unable to write the last checkpoint; or never begin."""
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -9,9 +10,19 @@ from pathlib import Path
 import pytest
 
 from launch.backends.warm import RankPool
+from launch.cli import main
 from launch.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
-from trainer.run_dir import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, Status, read_json_lines
+from trainer.config.load import dump
+from trainer.run_dir import (
+    EXIT_FAILED,
+    EXIT_FENCED,
+    EXIT_PREEMPTED,
+    EXIT_USER_ERROR,
+    Status,
+    read_json_lines,
+    write_atomically,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -83,3 +94,36 @@ def test_a_full_disk_ends_the_run_aloud_and_room_lets_it_go_on(
     assert ranks.run_dir.latest.read_text() == newest
     assert not list(ranks.run_dir.checkpoints.glob(".step_*"))
     assert ranks.finish() == expected
+
+
+def spoil(checkpoint: Path, key: str, value: str) -> None:
+    """Have a checkpoint say that it was trained with another tokenizer or on other data."""
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["state"]["identity" if key == "tokenizer" else "data"][key] = value
+    path.write_text(json.dumps(manifest))
+
+
+def test_foreign_checkpoints_are_refused_before_any_rank_starts(
+    tmp_path: Path, rank_pool: RankPool, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = make(rank_pool, prepared, tmp_path / "first", 5)
+    first.finish()
+    checkpoint = first.run_dir.checkpoints / "step_000000005"
+    config = configuration(prepared, 9, name="second", checkpoint={"source": str(first.run_dir.root)})
+    write_atomically(tmp_path / "second.yaml", dump(config))
+
+    def refused(*assignments: str) -> str:
+        sets = [word for assignment in assignments for word in ("--set", assignment)]
+        with pytest.raises(SystemExit) as stop:
+            main(["train", str(tmp_path / "second.yaml"), "--runs", str(tmp_path / "runs"), *sets])
+        assert stop.value.code == EXIT_USER_ERROR
+        assert not (tmp_path / "runs" / "second" / "logs").exists()
+        return capsys.readouterr().err
+
+    assert "n_layers is 2 there and 3 here" in refused("model.n_layers=3")
+    assert "was written with the optimizer adamw, this run uses sgd" in refused("optim.name=sgd")
+    spoil(checkpoint, "data_hash", "0123456789abcdef")
+    assert "was trained on other data: hash 0123456789abcdef there;" in refused()
+    spoil(checkpoint, "tokenizer", "fedcba9876543210")
+    assert "was trained with another tokenizer: fedcba9876543210, with a vocabulary of 512, there;" in refused()

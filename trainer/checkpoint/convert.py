@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainer.checkpoint.compatible import architecture_values
 from trainer.checkpoint.fragments import WEIGHT
 from trainer.checkpoint.layouts import from_huggingface, to_huggingface
 from trainer.checkpoint.load import Source
@@ -32,7 +33,6 @@ from trainer.checkpoint.manifest import (
     read_manifest,
     step_of,
 )
-from trainer.checkpoint.save import architecture_values
 from trainer.config.model import ModelConfig
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.parallel.plan import Split

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trainer.checkpoint.compatible import check_identity, root_of
 from trainer.checkpoint.load import load
 from trainer.checkpoint.manifest import (
-    Manifest,
+    FormatError,
     file_problem,
     list_checkpoints,
     read_manifest,
@@ -86,7 +87,7 @@ class Keeper:
         if policy == "warm_start":
             return self._warm_start(own, source)
         # A run that was pointed at another's checkpoint goes on from its own as soon as it has one.
-        found = self._newest_sound(own) or (self._newest_sound(_root_of(source)) if source else None)
+        found = self._newest_sound(own) or (self._newest_sound(root_of(source)) if source else None)
         if found is None:
             if policy == "always":
                 raise UserError(f"checkpoint.load is always, but there is no sound checkpoint in {source or own}")
@@ -99,7 +100,7 @@ class Keeper:
             return self._load(found, weights_only=False)
         if source is None:
             raise UserError("checkpoint.load is warm_start: set checkpoint.source to a checkpoint or a run directory")
-        found = self._newest_sound(_root_of(source))
+        found = self._newest_sound(root_of(source))
         if found is None:
             raise UserError(f"checkpoint.source {source} holds no sound checkpoint")
         self._load(found, weights_only=True)
@@ -107,7 +108,7 @@ class Keeper:
 
     def _load(self, checkpoint: Path, *, weights_only: bool) -> int:
         manifest = read_manifest(checkpoint)
-        self._check_identity(manifest, checkpoint, weights_only)
+        check_identity(manifest, checkpoint, self.identity, self.engine.config.model)
         began = time.monotonic()
         load(self.engine, checkpoint, weights_only=weights_only)
         step = step_of(checkpoint) or 0
@@ -119,17 +120,6 @@ class Keeper:
             step=step, checkpoint=str(checkpoint), seconds=round(time.monotonic() - began, 3),
         )  # fmt: skip
         return step
-
-    def _check_identity(self, manifest: Manifest, checkpoint: Path, weights_only: bool) -> None:
-        theirs: dict[str, str] = manifest.state.get("identity", {})
-        for name, mine in self.identity.items():
-            if weights_only and name == "data":
-                continue  # going on with other data is what a warm start is for
-            if theirs.get(name, mine) != mine:
-                raise UserError(
-                    f"{checkpoint} was trained with another {name} ({theirs[name]}, here {mine}): "
-                    "point the run at the same one, or start a run of its own"
-                )
 
     def _newest_sound(self, root: Path) -> Path | None:
         """Return the newest checkpoint that every rank finds sound; ranks share the reading, and all agree."""
@@ -145,6 +135,8 @@ class Keeper:
         mesh = self.engine.mesh
         try:
             files = sorted(read_manifest(checkpoint).files.items())
+        except FormatError:
+            raise
         except UserError as error:
             return str(error)  # the same for all ranks: they read the same file
         mine = [file_problem(checkpoint, name, file) for name, file in files[mesh.rank :: mesh.world]]
@@ -199,10 +191,3 @@ class Keeper:
                 discard(path)
         for leftover in root.glob(".step_*"):  # of attempts that were killed while they wrote
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _root_of(source: Path) -> Path:
-    """Return where to look for checkpoints: a run directory holds them below, a checkpoint is one itself."""
-    if step_of(source) is None and (source / "checkpoints").is_dir():
-        return source / "checkpoints"
-    return source

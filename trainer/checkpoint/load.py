@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from trainer.checkpoint.compatible import check_architecture, check_optimizer
 from trainer.checkpoint.fragments import WEIGHT, Fragment, fragments, moments, prepare_moments, publish_weights
 from trainer.checkpoint.manifest import Manifest, Share, read_manifest
-from trainer.checkpoint.save import architecture_of
 from trainer.errors import UserError
 from trainer.parallel.engine import Engine
 from trainer.parallel.plan import Split
@@ -113,10 +113,10 @@ def load(engine: Engine, checkpoint: Path, *, weights_only: bool = False) -> dic
     optimizer, with what differs.
     """
     manifest = read_manifest(checkpoint)
-    check_architecture(manifest, engine, checkpoint, weights_only)
+    check_architecture(manifest, checkpoint, engine.config.model, weights_only=weights_only)
     source = Source(checkpoint, manifest)
     if not weights_only:
-        _check_optimizer(manifest, engine, checkpoint)
+        check_optimizer(manifest, checkpoint, engine.config.optim.name)
         scalars = {key: value for key, value in manifest.optimizer.items() if key != "name"}
         prepare_moments(engine, source.moments_of, scalars)
     for fragment in fragments(engine):
@@ -131,28 +131,3 @@ def _fill(engine: Engine, fragment: Fragment, source: Source, names: list[str]) 
     held = moments(engine, fragment)
     for kind in names:
         held[kind].copy_(source.read_range(fragment.name, kind, split, fragment.held))
-
-
-def check_architecture(manifest: Manifest, engine: Engine, checkpoint: Path, weights_only: bool = False) -> None:
-    """Raise `UserError` where the checkpoint is of another model.
-
-    A warm start of a model with rotary positions may change the context and the base: no parameter depends on them.
-    """
-    mine, theirs = architecture_of(engine), manifest.architecture
-    free = ("context_length", "rotary_base") if weights_only and mine["position"] == "rotary" else ()
-    different = [
-        f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
-        for key in sorted({*mine, *theirs})
-        if mine.get(key) != theirs.get(key) and key not in free
-    ]
-    if different:
-        raise UserError(f"{checkpoint} is of another model: {'; '.join(different)}")
-
-
-def _check_optimizer(manifest: Manifest, engine: Engine, checkpoint: Path) -> None:
-    mine, theirs = engine.config.optim.name, manifest.optimizer.get("name")
-    if mine != theirs:
-        raise UserError(
-            f"{checkpoint} was written with the optimizer {theirs}, this run uses {mine}: set optim.name to {theirs}, "
-            "or checkpoint.load to warm_start to begin with its weights alone"
-        )

@@ -28,6 +28,10 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"step_(\d+)")
 
 
+class FormatError(UserError):
+    """A checkpoint of another format: sound, so it is not passed over, but not for this version."""
+
+
 @dataclass(frozen=True)
 class Share:
     """A flat range [start, stop) of a tensor share, which is the pieces [a, b) along `dim` of the whole parameter."""
@@ -65,12 +69,13 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Read what `to_json` wrote. Raises `UserError` for a format that this version does not read."""
+        """Read what `to_json` wrote. Raises `FormatError` for a format that this version does not read."""
         values = json.loads(text)
         if values.get("format") != FORMAT:
-            raise UserError(
-                f"the checkpoint has format {values.get('format')}, this version reads format {FORMAT}: "
-                "load it with the version that wrote it and `escala checkpoint convert` it to safetensors"
+            raise FormatError(
+                f"a checkpoint has format {values.get('format')}, this version reads format {FORMAT}: go on with the "
+                "version that wrote it; or there `escala checkpoint convert RUN DIR --to huggingface`, here "
+                "`escala checkpoint convert DIR NEW --to checkpoint`, and begin from NEW with checkpoint.load warm_start"
             )
         files = {name: file_from_json(entry) for name, entry in values.pop("files").items()}
         parameters = {name: tuple(shape) for name, shape in values.pop("parameters").items()}

@@ -20,9 +20,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainer.checkpoint.compatible import architecture_values
 from trainer.checkpoint.fragments import WEIGHT, counters, fragments, moments
 from trainer.checkpoint.manifest import MANIFEST, File, Manifest, Share, checkpoint_name, file_from_json, hash_file
-from trainer.config.model import ModelConfig
 from trainer.parallel.engine import Engine
 from trainer.run_dir import write_atomically
 
@@ -36,19 +36,6 @@ class Snapshot:
     tensors: dict[str, Tensor]
     shares: dict[str, Share]
     manifest: Manifest  # without files; complete on every rank but written by the first alone
-
-
-def architecture_of(engine: Engine) -> dict[str, Any]:
-    """Return what a loading run must agree with: everything of the model that its parameters depend on."""
-    return architecture_values(engine.config.model)
-
-
-def architecture_values(config: ModelConfig) -> dict[str, Any]:
-    """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-    values = config.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
-    if config.vocab_size == config.vocab_rows:  # rounding that changes nothing is no difference
-        values["vocab_multiple_of"] = 1
-    return {**values, "d_ff": config.ff_width, "n_kv_heads": config.kv_heads}
 
 
 @torch.no_grad()
@@ -68,7 +55,7 @@ def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any]) -> Snapsh
         shares[fragment.name] = Share(split.dim, split.pieces, (start, stop))
     manifest = Manifest(
         step=step,
-        architecture=architecture_of(engine),
+        architecture=architecture_values(engine.config.model),
         state=dict(state),
         optimizer={"name": engine.config.optim.name, **counters(engine)},
         parameters={name: split.shape for name, split in engine.splits.items()},

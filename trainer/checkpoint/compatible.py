@@ -1,0 +1,115 @@
+"""Whether a run may go on from a checkpoint: same model, optimizer, tokenizer and data. Free of torch.
+
+A launcher asks before it starts ranks, and each rank asks again for the checkpoint that it really takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.manifest import FormatError, Manifest, list_checkpoints, read_manifest, step_of
+from trainer.config.model import ModelConfig
+from trainer.config.run import RunConfig
+from trainer.data.manifest import Manifest as DataManifest
+from trainer.errors import UserError
+
+
+def architecture_values(config: ModelConfig) -> dict[str, Any]:
+    """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
+    values = config.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
+    if config.vocab_size == config.vocab_rows:  # rounding that changes nothing is no difference
+        values["vocab_multiple_of"] = 1
+    return {**values, "d_ff": config.ff_width, "n_kv_heads": config.kv_heads}
+
+
+def identity_of(data: DataManifest) -> dict[str, str]:
+    """Return what a checkpoint keeps of the data, beside the position in them."""
+    return {"tokenizer": data.tokenizer_hash}
+
+
+def check_start(config: RunConfig, data: DataManifest, own: Path) -> None:
+    """Raise `UserError` where the run could not go on from the newest checkpoint that it would find.
+
+    `own` is the run's directory of checkpoints. Reads manifests alone: whether files are sound, ranks find out.
+    """
+    source = root_of(Path(config.checkpoint.source)) if config.checkpoint.source else None
+    for root in (own, source) if config.checkpoint.load != "never" else ():
+        for checkpoint in _newest_first(root) if root else ():
+            try:
+                manifest = read_manifest(checkpoint)
+            except FormatError:
+                raise
+            except UserError:  # damaged: it will be passed over, aloud
+                continue
+            weights_only = config.checkpoint.load == "warm_start" and root == source
+            check_identity(manifest, checkpoint, identity_of(data), config.model)
+            check_architecture(manifest, checkpoint, config.model, weights_only=weights_only)
+            if not weights_only:
+                check_optimizer(manifest, checkpoint, config.optim.name)
+                check_data(manifest, checkpoint, data)
+            return
+
+
+def root_of(source: Path) -> Path:
+    """Return where to look for checkpoints: a run directory holds them below, a checkpoint is one itself."""
+    if step_of(source) is None and (source / "checkpoints").is_dir():
+        return source / "checkpoints"
+    return source
+
+
+def _newest_first(root: Path) -> list[Path]:
+    return [root] if step_of(root) is not None else list_checkpoints(root)
+
+
+def check_identity(manifest: Manifest, checkpoint: Path, identity: Mapping[str, str], model: ModelConfig) -> None:
+    """Raise `UserError` where the checkpoint belongs to another tokenizer: its token ids mean other words."""
+    theirs: dict[str, str] = manifest.state.get("identity", {})
+    for name, mine in identity.items():
+        if theirs.get(name, mine) != mine:
+            raise UserError(
+                f"{checkpoint} was trained with another {name}: {theirs[name]}, with a vocabulary of "
+                f"{manifest.architecture.get('vocab_size')}, there; {mine}, with {model.vocab_size}, here. Point the "
+                "run at the same one, or start a run of its own"
+            )
+
+
+def check_architecture(manifest: Manifest, checkpoint: Path, model: ModelConfig, *, weights_only: bool = False) -> None:
+    """Raise `UserError` where the checkpoint is of another model.
+
+    A warm start of a model with rotary positions may change the context and the base: no parameter depends on them.
+    """
+    mine, theirs = architecture_values(model), manifest.architecture
+    free = ("context_length", "rotary_base") if weights_only and mine["position"] == "rotary" else ()
+    different = [
+        f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
+        for key in sorted({*mine, *theirs})
+        if mine.get(key) != theirs.get(key) and key not in free
+    ]
+    if different:
+        raise UserError(f"{checkpoint} is of another model: {'; '.join(different)}")
+
+
+def check_optimizer(manifest: Manifest, checkpoint: Path, mine: str) -> None:
+    """Raise `UserError` where another optimizer wrote the checkpoint."""
+    theirs = manifest.optimizer.get("name")
+    if mine != theirs:
+        raise UserError(
+            f"{checkpoint} was written with the optimizer {theirs}, this run uses {mine}: set optim.name to {theirs}, "
+            "or checkpoint.load to warm_start to begin with its weights alone"
+        )
+
+
+def check_data(manifest: Manifest, checkpoint: Path, data: DataManifest) -> None:
+    """Raise `UserError` where the order of data would not go on. Shards that were added since change nothing."""
+    state = manifest.state.get("data")
+    if not state:
+        return
+    known = data.prefix(state["shards"])
+    if known.data_hash != state["data_hash"]:
+        raise UserError(
+            f"{checkpoint} was trained on other data: hash {state['data_hash']} there; {known.data_hash}, of "
+            f"{known.tokens('train'):,} training tokens in {data.name!r}, here. Use the data that it was trained on, "
+            "or begin anew from its weights (checkpoint.load: warm_start and checkpoint.source)"
+        )
