@@ -96,5 +96,5 @@ def test_a_plan_for_scripts_is_json():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "run").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_run_configuration_has_a_plan(path: Path):
-    done = escala("plan", str(path), "--world", "64", "--json")
+    done = escala("plan", str(path), "--world", "8", "--json")
     assert done.returncode == 0, done.stderr
