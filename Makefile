@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make quickstart   install into $(VENV), then train a ladder of models and fit a law (minutes, two cores)"
 	@echo "make test         install what tests need, then lint, types and the whole suite"
-	@echo "make test-cluster the tests that start a real Slurm and SSH hosts (root, Debian packages)"
+	@echo "make test-cluster the tests that start a real Slurm and SSH hosts (root, Debian packages: see .ci/run)"
 	@echo "make test-parity  every layout against one process, in full"
 	@echo "make test-fast    the suite without slow, end-to-end and cluster tests"
 	@echo "make lint         ruff and mypy"
@@ -42,7 +42,7 @@ test-parity: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m full_parity tests/dist
 
 test-cluster: $(VENV)/.test-installed
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m cluster -rs
 
 test-fast: lint
 	$(BIN)/python -m pytest -m "not slow and not e2e and not cluster"

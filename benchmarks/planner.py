@@ -14,17 +14,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-CASES = [
-    # d_model, layers, heads, vocabulary, context, micro-batch, ZeRO stage, recompute
-    (512, 8, 8, 8192, 512, 8, 1, "none"),
-    (512, 8, 8, 8192, 512, 8, 0, "none"),
-    (768, 8, 12, 4096, 512, 4, 1, "none"),
-    (512, 12, 8, 4096, 512, 8, 1, "full"),
-    (1024, 6, 16, 4096, 256, 8, 1, "none"),
-]
+CASES: list[dict[str, object]] = [
+    {"d_model": 512, "n_layers": 8, "n_heads": 8, "vocab_size": 8192, "context_length": 512, "micro_batch": 8},
+    {"d_model": 256, "n_layers": 8, "n_heads": 4, "vocab_size": 8192, "context_length": 256, "micro_batch": 16},
+    {"d_model": 256, "n_layers": 8, "n_heads": 4, "vocab_size": 8192, "context_length": 256, "micro_batch": 16,
+     "mlp": "gelu_tanh", "norm": "layernorm", "position": "learned", "bias": True},
+    {"d_model": 256, "n_layers": 8, "n_heads": 8, "vocab_size": 8192, "context_length": 256, "micro_batch": 16,
+     "n_kv_heads": 2, "qk_norm": True},
+    {"d_model": 256, "n_layers": 8, "n_heads": 4, "vocab_size": 32768, "context_length": 256, "micro_batch": 8,
+     "accumulation": 2},
+    {"d_model": 512, "n_layers": 12, "n_heads": 8, "vocab_size": 4096, "context_length": 512, "micro_batch": 8,
+     "recompute": "full"},
+    {"d_model": 256, "n_layers": 8, "n_heads": 4, "vocab_size": 4096, "context_length": 256, "micro_batch": 16,
+     "recompute": "selective"},
+    {"d_model": 1024, "n_layers": 6, "n_heads": 16, "vocab_size": 4096, "context_length": 256, "micro_batch": 2},
+]  # fmt: skip
 
 
-def peak_of_one(case: list) -> dict[str, object]:
+def peak_of_one(case: dict) -> dict[str, object]:
     """Build and train one model for two steps in this process; return measured and planned bytes."""
     import torch
 
@@ -35,25 +42,19 @@ def peak_of_one(case: list) -> dict[str, object]:
     from trainer.parallel.engine import build_engine
     from trainer.parallel.start import start
 
-    width, layers, heads, vocab, context, micro, zero, recompute = case
-    config = run_from_values(
-        {
-            "model": {
-                "d_model": width,
-                "n_layers": layers,
-                "n_heads": heads,
-                "vocab_size": vocab,
-                "context_length": context,
-            },
-            "data": {},
-            "batch": {"tokens_per_step": micro * context, "micro_batch": micro},
-            "steps": 2,
-            "parallel": {"zero_stage": zero, "recompute": recompute},
-            "precision": "fp32",
-            "device": "cpu",
-        },
-        "benchmark",
-    )
+    model = {**case}
+    micro, accumulation = model.pop("micro_batch"), model.pop("accumulation", 1)
+    recompute, context = model.pop("recompute", "none"), model["context_length"]
+    values = {
+        "model": model,
+        "data": {},
+        "batch": {"tokens_per_step": micro * context * accumulation, "micro_batch": micro},
+        "steps": 2,
+        "parallel": {"recompute": recompute},
+        "precision": "fp32",
+        "device": "cpu",
+    }
+    config = run_from_values(values, "benchmark")
     plan = make_plan(config, world=1)
     device = torch.device("cpu")
     mesh = start(config.parallel, device)
@@ -61,12 +62,12 @@ def peak_of_one(case: list) -> dict[str, object]:
     before = resident()
     with torch.device("meta"):
         model = Transformer(config.model)
-    engine = build_engine(config, model, mesh, lr=1e-3, accumulation=1, device=device)
+    engine = build_engine(config, model, mesh, lr=1e-3, accumulation=accumulation, device=device)
     batch = Batch(0, micro)
-    tokens = torch.randint(vocab, (micro, context + 1))
+    tokens = torch.randint(config.model.vocab_rows, (micro, context + 1))
     batch.inputs, batch.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     for _ in range(2):
-        engine.train_step([batch], 1e-3)
+        engine.train_step([batch] * accumulation, 1e-3)
     return {"case": case, "measured": peak() - before, "planned": plan.memory_bytes}
 
 
@@ -101,13 +102,22 @@ def main() -> None:
         print(json.dumps(peak_of_one(json.loads(arguments.case))))
         return
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    # glibc keeps freed pieces of up to 32 MiB in a heap with holes; below this size it gives each back to the system.
+    allocated = {**environment, "MALLOC_MMAP_THRESHOLD_": "262144"}
     for case in CASES:
-        command = [sys.executable, "-m", "benchmarks.planner", "--case", json.dumps(case)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        row = json.loads(next(x for x in done.stdout.splitlines() if x.startswith('{"case"')))
-        planned = row["planned"]["total"]
-        print(f"{row['case']}: measured {row['measured'] / 2**20:.0f} MiB, planned {planned / 2**20:.0f} MiB "
-              f"({planned / row['measured'] - 1:+.0%})", flush=True)  # fmt: skip
+        rows = [run_apart(case, variables) for variables in (environment, allocated)]
+        planned, (resident, asked_for) = rows[0]["planned"]["total"], (row["measured"] for row in rows)
+        print(f"{case}: planned {planned / 2**20:.0f} MiB; allocated {asked_for / 2**20:.0f} MiB "
+              f"({planned / asked_for - 1:+.1%}), resident {resident / 2**20:.0f} MiB "
+              f"({planned / resident - 1:+.1%})", flush=True)  # fmt: skip
+
+
+def run_apart(case: dict, environment: dict[str, str]) -> dict:
+    """Return the row of one case, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.planner", "--case", json.dumps(case)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    row: dict = json.loads(next(x for x in done.stdout.splitlines() if x.startswith('{"case"')))
+    return row
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ Needs root and Debian's slurmctld, slurmd, slurm-client and munge. Everything li
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
@@ -116,6 +118,20 @@ class Slurm:
         daemon.wait()
         for pid in self._steps(name):
             kill_tree(pid)
+
+    @contextlib.contextmanager
+    def crashed(self, name: str) -> Iterator[None]:
+        """Crash a node, and start it again at the end."""
+        self.crash_node(name)
+        try:
+            yield
+        finally:
+            self.start_node(name)
+            wait_until(lambda: "idle" in self.call("sinfo", "-hN", "-n", name, "-p", "train", "-o", "%T"), 60, name)
+
+    def nodes_of(self, job: str) -> list[str]:
+        """Return the nodes that a job has, or had."""
+        return self.call("squeue", "-h", "-t", "all", "-j", job, "-o", "%N").split(",")
 
     def call(self, *argv: str) -> str:
         """Run one of Slurm's programs."""
