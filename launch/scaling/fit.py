@@ -13,10 +13,10 @@ from launch.scaling.solve import Solutions, minimise
 from trainer.errors import UserError
 
 SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts agree
-STEPS_FROM_START = 60  # a start that is not there by then counts as one that disagrees
+STEPS_FROM_START = 200  # a start that is not there by then counts as one that disagrees
 POLISHED = 8  # of the best starts, so that a slow valley is followed to its end
-SHARE_SURE = 0.9  # below this share of agreeing starts the neighbourhood of the best is searched too
-NEIGHBOURS, JITTER = 24, 0.2  # their number, and how far off in logarithms and exponents
+NEIGHBOURS = 16  # of the best that are tried: robust objectives have optima next to one another
+JITTER = np.geomspace(0.005, 0.3, NEIGHBOURS)  # how far off they are, in logarithms and exponents
 MOST_STEPS = 2000  # of the polish: valleys in which a term fades away take hundreds of steps
 ROUNDING = 1e-24  # objective per row that is only rounding: a noise-free surface
 
@@ -81,7 +81,10 @@ def fit_law(
     weights: Array | None = None,
     every_start: int = 1,
 ) -> Fitted:
-    """Fit `law` to rows of `columns` and `loss` from many starts (or every k-th of them) and keep the best optimum.
+    """Fit `law` to rows of `columns` and `loss` from many starts and keep the best optimum.
+
+    With `every_start` above 1 only every k-th start is taken and the best one's neighbourhood is not searched: enough to
+    compare laws.
 
     Raises `UserError` when there are fewer rows than parameters.
     """
@@ -96,7 +99,7 @@ def fit_law(
         )
     found = minimise(law, start, x, loss, cost, weights=weights, max_steps=STEPS_FROM_START)
     best = _polish(law, found.theta[np.argsort(found.objective)[:POLISHED]], x, loss, cost, weights)
-    if _share(found, best, len(loss)) < SHARE_SURE:
+    if every_start == 1:
         near = _polish(law, _around(best.theta[0]), x, loss, cost, weights)
         best = near if near.objective[0] < best.objective[0] else best
     return Fitted(
@@ -125,5 +128,5 @@ def _share(found: Solutions, best: Solutions, rows: int) -> float:
 
 
 def _around(theta: Array) -> Array:
-    """Return starts about one solution: robust objectives have optima next to one another."""
-    return np.asarray(theta + JITTER * np.random.default_rng(0).standard_normal((NEIGHBOURS, len(theta))))
+    """Return starts about one solution."""
+    return np.asarray(theta + JITTER[:, None] * np.random.default_rng(0).standard_normal((NEIGHBOURS, len(theta))))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.scaling.certify import obstacles
+from launch.scaling.certify import certify, obstacles
 from launch.scaling.fit import fit_law
 from launch.scaling.laws.base import Law
 from launch.scaling.laws.registry import FIXED
@@ -70,14 +70,26 @@ def hold_out(table: Table, laws: Sequence[str] | None = None, cost: Objective = 
 
 
 def choose_law(table: Table) -> tuple[str, list[HoldOut]]:
-    """Return the law with the smallest hold-out error, and all results. Raises `UserError` when none can be tested."""
+    """Return the law with the smallest hold-out error that all runs together do not refute, and all results.
+
+    A law is passed over where its certificate refuses it, unless every law is refused. Raises `UserError` when none
+    can be tested.
+    """
     results = hold_out(table)
     if not results:
         raise UserError(
             f"{table.source}: too few runs to hold any out ({len(table)}); name a law with --law (for a ladder of "
             "sizes power-N or power-N-floor)"
         )
-    return results[0].law, results
+    return believed(table, results) or results[0].law, results
+
+
+def believed(table: Table, results: Sequence[HoldOut]) -> str | None:
+    """Return the first law, best first, whose fit to all runs is not refused."""
+    for h in results:
+        if certify(fit_law(FIXED[h.law], table.columns, table.loss)).status != "refused":
+            return h.law
+    return None
 
 
 def _judge(table: Table, law: Law, cost: Objective) -> HoldOut | None:

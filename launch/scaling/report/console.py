@@ -7,12 +7,23 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.deeper import Deeper
+from launch.scaling.holdout import believed, hold_out
+from launch.scaling.identify import allocation_obstacles
 from launch.scaling.ladder import Ladder, fit_ladder
-from launch.scaling.report.decisions import behind_grid, counting_grid, decision_grid, sensitivity_grid
+from launch.scaling.laws.registry import find_law
+from launch.scaling.report.decisions import (
+    behind_grid,
+    counting_grid,
+    decision_grid,
+    hold_out_grid,
+    sensitivity_grid,
+)
 from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.study import Study
+from launch.scaling.study import Study, study
 from launch.scaling.table import Table
+
+REPLICATES = 200  # of the bootstrap of a law that is only printed
 
 
 def ladder_text(ladder: Ladder) -> Group:
@@ -26,11 +37,16 @@ def ladder_text(ladder: Ladder) -> Group:
     return Group(*parts)
 
 
-def print_ladder(table: Table | Ladder, console: Console | None = None) -> Ladder:
-    """Fit the ladder if needed, print it, and return it."""
-    ladder = table if isinstance(table, Ladder) else fit_ladder(table)
-    (console or Console()).print(ladder_text(ladder))
-    return ladder
+def print_ladder(table: Table, console: Console | None = None) -> None:
+    """Fit what the runs identify, a surface of N and D or one ladder, and print it."""
+    console = console or Console()
+    results = hold_out(table) if table.has("N", "D") and not allocation_obstacles(table.columns) else []
+    if not results:
+        console.print(ladder_text(fit_ladder(table)))
+        return
+    law = believed(table, results) or results[0].law
+    console.print(grid_text(hold_out_grid(results), "Held-out budgets"))
+    console.print(study_text(study(table, find_law(law), bootstrap=REPLICATES)))
 
 
 def grid_text(grid: Grid, title: str) -> RichTable:

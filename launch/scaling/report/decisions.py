@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from launch.scaling.counting import C_MEANING, Counted
 from launch.scaling.decide import Decision, Estimate
+from launch.scaling.holdout import HoldOut
 from launch.scaling.laws.groups import Behind
 from launch.scaling.report.model import Grid, count, interval
 from launch.scaling.sensitivity import Choice, Sensitivity, ranges
 from launch.scaling.table import N_CONVENTIONS
 
+BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
 MOST_NAMED = 8  # groups of a leave-out table that are listed one by one
 
 
@@ -52,6 +55,13 @@ def _choice_row(label: str, c: Choice) -> list[str]:
     return [label, count(c.N), f"{c.tokens_per_parameter:.1f}", f"{c.loss:.4f}"]
 
 
+def hold_out_grid(held: Sequence[HoldOut]) -> Grid:
+    """Return the mean error of every law on larger budgets, in all and by the distance from what it saw."""
+    header = ["law", "mean error"] + [_band(low, high) for low, high in BANDS]
+    rows = [[h.law, f"{h.mean:.2%}"] + [_percent(h.within(low, high)) for low, high in BANDS] for h in held]
+    return Grid(header, rows)
+
+
 def counting_grid(found: Sequence[Counted]) -> Grid:
     """Return the parameters of one law under every way to count."""
     names = [n for n in found[0].values if n not in ("A", "B", "K", "a", "b", "Nc", "Dc")] if found else []
@@ -85,3 +95,11 @@ def counted_estimate(e: Estimate) -> str:
 def ends(e: Estimate, style: str) -> str:
     """Write the interval of an estimate, with a space before it, or nothing."""
     return "" if e.interval is None else f" {interval(*e.interval, style)}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _band(low: float, high: float) -> str:
+    return f"over {low:.0f}x beyond" if math.isinf(high) else f"{low:.0f}-{high:.0f}x beyond"
