@@ -23,7 +23,7 @@ from trainer.errors import UserError, did_you_mean
 
 FORMAT = 1
 FILE = "manifest.json"
-BLOCK_BYTES = 1 << 15
+BLOCK_BYTES = 1 << 14  # small, because a random sample pays for whole blocks when it is the first to touch them
 
 
 class Shard(BaseModel):

@@ -1,4 +1,4 @@
-"""Read a prepared split: memory-mapped shards, gathered by sample, each block verified when it is first touched.
+"""Read a prepared split: samples gathered from its shards.
 
 The shards of one source, in their order, are one long stream of tokens: a pool. A sample is `context_length` tokens of
 a pool and the one after them, and sample k of a pool begins at token k * context_length: every token is a target once.
@@ -7,8 +7,6 @@ Samples of all pools are numbered through.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from trainer.data.manifest import Manifest, Shard
+from trainer.data.manifest import Manifest
 from trainer.data.order import Ids
-from trainer.errors import UserError
+from trainer.data.shard_reader import Fetch, ShardReader
 
 
 @dataclass(frozen=True)
@@ -33,9 +30,7 @@ class Arrays:
     documents: npt.NDArray[np.int32] | None = None
 
 
-Fetch = Callable[[str], Path]  # the path in the set -> the file on this machine
 MOST_OPEN = 256  # memory maps, each of which holds a file descriptor
-ATTEMPTS = 3  # another rank may evict a file from the cache just before it is opened
 
 
 class TokenSet:
@@ -62,9 +57,8 @@ class TokenSet:
         self._pool_tokens = np.array(
             [sum(shard.tokens for shard in shards if shard.source == source) for source in self.sources], dtype=np.int64
         )
-        self._mapped: OrderedDict[int, npt.NDArray] = OrderedDict()
-        self._checks: dict[int, _Blocks] = {}
-        self._ends: dict[int, npt.NDArray[np.int64]] = {}
+        self._readers: dict[int, ShardReader] = {}
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()  # those with a map, the last used at the end
 
     @classmethod
     def open(cls, directory: str | Path, split: str = "train", *, verify: bool = True) -> TokenSet:
@@ -91,7 +85,7 @@ class TokenSet:
         """Return the number of the document, counted within its sample, of each input. Shape (n, context_length)."""
         out = np.zeros((len(sample_ids), context_length), dtype=np.int32)
         for rows, shard, begin, column, length in self._pieces(self.begins(sample_ids, context_length), context_length):
-            ends = self._document_ends(shard)
+            ends = self._reader(shard).ends
             # An end at the first token of a piece matters only if the sample began before it.
             first = np.searchsorted(ends, begin, side="left" if column else "right")
             last = np.searchsorted(ends, begin + length, side="left")
@@ -121,7 +115,7 @@ class TokenSet:
         for source in self.sources:
             numbers = [number for number, shard in enumerate(self.shards) if shard.source == source]
             first = int(self._starts[numbers[0]])
-            yield first, np.concatenate([self._document_ends(n) + int(self._starts[n]) - first for n in numbers])
+            yield first, np.concatenate([self._reader(n).ends + int(self._starts[n]) - first for n in numbers])
 
     def begins(self, sample_ids: Ids, context_length: int) -> Ids:
         """Return where samples begin in the stream of all pools."""
@@ -141,14 +135,7 @@ class TokenSet:
         """Return `length` tokens from each position of the stream. Shape (n, length)."""
         out = np.empty((len(begins), length), dtype=self.dtype)
         for rows, shard, begin, column, size in self._pieces(begins, length):
-            tokens = self._tokens(shard)
-            if self.verify:
-                self._verify(shard, tokens, begin, size)
-            if size == length:
-                out[rows] = np.lib.stride_tricks.sliding_window_view(tokens, length)[begin]
-            else:
-                for row, b in zip(rows, begin, strict=True):
-                    out[row, column : column + size] = tokens[b : b + size]
+            self._opened(shard).copy(begin, out, rows, column, size)
         return out
 
     def _pieces(self, begins: Ids, length: int) -> list[tuple[Ids, int, Ids, int, int]]:
@@ -171,75 +158,19 @@ class TokenSet:
                 column, shard = column + size, shard + 1
         return pieces
 
-    def _tokens(self, number: int) -> npt.NDArray:
-        """Return a shard's tokens, mapped. Few maps stay open."""
-        tokens = self._mapped.get(number)
-        if tokens is not None:
-            self._mapped.move_to_end(number)
-            return tokens
-        self._mapped[number] = tokens = self._map(self.shards[number])
-        if len(self._mapped) > self._most_open:
-            self._mapped.popitem(last=False)
-        return tokens
+    def _reader(self, number: int) -> ShardReader:
+        """Return the reader of a shard."""
+        reader = self._readers.get(number)
+        if reader is None:
+            reader = ShardReader(self.shards[number], self.manifest, self.fetch, verify=self.verify)
+            self._readers[number] = reader
+        return reader
 
-    def _map(self, shard: Shard) -> npt.NDArray:
-        expected = shard.tokens * self.dtype.itemsize
-        for _ in range(ATTEMPTS):
-            path = self.fetch(f"{shard.file}.bin")
-            with contextlib.suppress(FileNotFoundError):
-                if (size := path.stat().st_size) != expected:
-                    raise UserError(f"shard {path} has {size} bytes, the manifest says {expected}; {_MEND}")
-                return np.memmap(path, dtype=self.dtype, mode="r").view(np.ndarray)
-        raise UserError(f"shard {path} is missing; {_MEND}")
-
-    def _verify(self, number: int, tokens: npt.NDArray, begin: Ids, length: int) -> None:
-        """Check the blocks of these reads that nobody touched before."""
-        blocks = self._checks.get(number)
-        if blocks is None:
-            blocks = self._checks[number] = self._load_blocks(self.shards[number])
-        if not blocks.left:
-            return
-        per_block = self.manifest.block_bytes // self.dtype.itemsize
-        first, last = begin // per_block, (begin + length - 1) // per_block
-        touched = np.minimum(first[:, None] + np.arange(int((last - first).max()) + 1), last[:, None])
-        for block in np.unique(touched[~blocks.verified[touched]]):
-            content = tokens[block * per_block : (block + 1) * per_block]
-            if xxhash.xxh3_64_intdigest(content.data) != int(blocks.hashes[block]):
-                raise UserError(
-                    f"shard {self.shards[number].file}.bin is damaged: bytes {block * self.manifest.block_bytes} to "
-                    f"{block * self.manifest.block_bytes + content.nbytes - 1} are not what was written; {_MEND}"
-                )
-            blocks.verified[block] = True
-            blocks.left -= 1
-
-    def _load_blocks(self, shard: Shard) -> _Blocks:
-        return _Blocks(self._side_file(shard, ".xxh", shard.blocks_hash, "<u8"))
-
-    def _document_ends(self, number: int) -> npt.NDArray[np.int64]:
-        if number not in self._ends:
-            shard = self.shards[number]
-            self._ends[number] = self._side_file(shard, ".docs", shard.documents_hash, "<u8").astype(np.int64)
-        return self._ends[number]
-
-    def _side_file(self, shard: Shard, suffix: str, expected: str, dtype: str) -> npt.NDArray:
-        content = b""
-        for _ in range(ATTEMPTS):
-            path = self.fetch(shard.file + suffix)
-            with contextlib.suppress(FileNotFoundError):
-                content = path.read_bytes()
-                break
-        if hashlib.sha256(content).hexdigest() != expected:
-            raise UserError(f"{path} is missing or damaged: its hash is not the manifest's; {_MEND}")
-        return np.frombuffer(content, dtype=dtype)
-
-
-class _Blocks:
-    """Which blocks of a shard were verified."""
-
-    def __init__(self, hashes: npt.NDArray) -> None:
-        self.hashes = hashes
-        self.verified = np.zeros(len(hashes), dtype=bool)
-        self.left = len(hashes)
-
-
-_MEND = "copy it again, or remove the set and prepare it again"
+    def _opened(self, number: int) -> ShardReader:
+        """Return the reader of a shard whose tokens are wanted. Few maps stay open."""
+        reader = self._reader(number)
+        self._open[number] = reader
+        self._open.move_to_end(number)
+        if len(self._open) > self._most_open:
+            self._open.popitem(last=False)[1].close()
+        return reader

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.data.builders import EOS, open_train, random_docs, stream, write_set
-from trainer.data import token_set as module
+from trainer.data import shard_reader as module
 from trainer.data.manifest import BLOCK_BYTES, FORMAT, Manifest
 from trainer.data.token_set import TokenSet
 from trainer.errors import UserError
@@ -57,7 +57,7 @@ def test_more_shards_than_may_be_open(tmp_path: Path) -> None:
     manifest = write_set(tmp_path, {"a": docs}, shard_tokens=1)
     tokens = TokenSet(manifest, "train", lambda file: tmp_path / file, most_open=3)
     rows = tokens.gather(np.arange(tokens.num_samples(8)), 8)[:, :-1].ravel()
-    assert (rows == stream(docs)[: len(rows)]).all() and len(tokens._mapped) <= 3
+    assert (rows == stream(docs)[: len(rows)]).all() and len(tokens._open) <= 3
 
 
 @pytest.fixture
