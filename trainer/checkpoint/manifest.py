@@ -75,7 +75,7 @@ class Manifest:
             raise FormatError(
                 f"a checkpoint has format {values.get('format')}, this version reads format {FORMAT}: go on with the "
                 "version that wrote it; or there `escala checkpoint convert RUN DIR --to huggingface`, here "
-                "`escala checkpoint convert DIR NEW --to checkpoint`, and begin from NEW with checkpoint.load warm_start"
+                "`escala checkpoint convert DIR NEW --to checkpoint`, and begin from NEW (checkpoint.load: warm_start)"
             )
         files = {name: file_from_json(entry) for name, entry in values.pop("files").items()}
         parameters = {name: tuple(shape) for name, shape in values.pop("parameters").items()}
