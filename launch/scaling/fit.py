@@ -83,8 +83,8 @@ def fit_law(
 ) -> Fitted:
     """Fit `law` to rows of `columns` and `loss` from many starts and keep the best optimum.
 
-    With `every_start` above 1 only every k-th start is taken and the best one's neighbourhood is not searched: enough to
-    compare laws.
+    With `every_start` above 1 only every k-th start is taken and the neighbourhood of the best is not searched:
+    enough to compare laws.
 
     Raises `UserError` when there are fewer rows than parameters.
     """

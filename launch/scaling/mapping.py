@@ -35,6 +35,8 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "eval_set": ("evalset",),
 }  # fmt: skip
 _SCALED = re.compile(r"^(?P<column>.+?)\s*(?P<op>[*/])\s*(?P<factor>[0-9.eE+-]+|ln2)$")
+_GROUPED = re.compile(r"^\d{1,3}(,\d{3})+(\.\d+)?$")
+_SUFFIXES = {"K": 1e3, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _LOG = re.compile(r"^ln\((?P<column>.+)\)$")
 
 
@@ -49,12 +51,23 @@ class Source:
     def number(self, value: Any) -> float:
         """Convert one cell; anything that is not a number becomes NaN, and is reported by row later."""
         try:
-            number = float(value) * self.factor
+            number = _plain_number(value) * self.factor
         except (TypeError, ValueError):
             return math.nan
         if self.logarithm:
             return math.log(number) if number > 0 else math.nan
         return number
+
+
+def _plain_number(value: Any) -> float:
+    """Read 1e9, "1,000,000,000" and "1.3B" alike. Raises `ValueError` and `TypeError`."""
+    if isinstance(value, str):
+        value = value.strip()
+        if _GROUPED.match(value):
+            value = value.replace(",", "")
+        elif value[-1:] in _SUFFIXES:
+            return float(value[:-1]) * _SUFFIXES[value[-1]]
+    return float(value)
 
 
 def parse_map(text: str | None) -> dict[str, str]:

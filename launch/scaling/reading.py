@@ -11,7 +11,7 @@ from typing import Any
 from trainer.errors import UserError
 
 Row = dict[str, Any]
-READERS = "CSV (.csv, .tsv), JSON lines (.jsonl, .ndjson), a JSON list (.json) and parquet (.parquet)"
+READERS = "CSV (.csv, .tsv, .txt), JSON lines (.jsonl, .ndjson), a JSON list (.json) and parquet (.parquet)"
 
 
 def read_rows(path: Path) -> tuple[list[Row], str]:
@@ -27,6 +27,7 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
     reader = {
         ".csv": _read_csv,
         ".tsv": _read_csv,
+        ".txt": _read_csv,
         ".jsonl": _read_json_lines,
         ".ndjson": _read_json_lines,
         ".json": _read_json,
@@ -44,12 +45,18 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open(newline="", encoding="utf-8-sig") as lines:
+        header = lines.readline()
+        lines.seek(0)
         return [
-            {(key or "").strip(): value for key, value in row.items() if key is not None}
-            for row in csv.DictReader(lines, delimiter=delimiter)
+            {(key or "").strip(): (value or "").strip() for key, value in row.items() if key is not None}
+            for row in csv.DictReader(lines, delimiter=_delimiter(header))
         ]
+
+
+def _delimiter(header: str) -> str:
+    """Return the one of tab, semicolon and comma that splits the header into the most names."""
+    return max("\t;,", key=header.count) if any(d in header for d in "\t;,") else ","
 
 
 def _read_json_lines(path: Path) -> list[Row]:

@@ -132,3 +132,23 @@ def test_only_the_last_point_of_a_cell_counts() -> None:
     rows = ladder_rows()
     early = rows[0] | {"step": 10, "loss": 9.0}
     assert len(from_ledger([early, *rows])) == 6
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ";"), ("b.csv", "\t"), ("c.txt", "\t"), ("d.csv", ",")])
+def test_separators_are_found(tmp_path, name, mark) -> None:
+    rows = [["N", "D", "loss"], ["1e8", "2e9", "3.0"], ["2e8", "2e9", "2.9"]]
+    path = table_of(tmp_path, *(mark.join(row) for row in rows), name=name)
+    assert load(path).N.tolist() == [1e8, 2e8]
+
+
+def test_numbers_as_people_write_them(tmp_path) -> None:
+    path = table_of(tmp_path, "N,D,loss", '"100,000,000",2B,3.0', "200M,2.5e9,2.9")
+    table = load(path)
+    assert table.N.tolist() == [1e8, 2e8] and table.D.tolist() == [2e9, 2.5e9]
+
+
+@pytest.mark.parametrize("columns", ["D,loss", "C,loss"])
+def test_one_size_is_enough_for_a_law_of_it(tmp_path, columns) -> None:
+    path = table_of(tmp_path, columns, *(f"{10.0**k},{3 - k / 10}" for k in range(18, 22)))
+    table = load(path)
+    assert columns[0] in table.columns and "N" not in table.columns

@@ -19,6 +19,8 @@ from launch.scaling.report.surface import headline as surface_headline
 from launch.scaling.table import Table, from_ledger, load
 from trainer.run_dir import write_atomically
 
+MARGINS = {"left": 0.105, "right": 0.97, "bottom": 0.125, "top": 0.96}
+PANEL_MARGINS = {"left": 0.07, "right": 0.985, "top": 0.93, "wspace": 0.3, "hspace": 0.5}
 SIZE_INCHES, PANELS_INCHES, DPI = (6.8, 4.3), (9.0, 2.7), 130
 
 
@@ -102,8 +104,9 @@ def _draw(figure: Figure, out_dir: Path) -> Path:
 
     rows = -(-figure.panels // 3)
     width, height = SIZE_INCHES if figure.panels == 1 else (PANELS_INCHES[0], PANELS_INCHES[1] * rows)
-    canvas = Canvas(figsize=(width, height), layout="constrained")
+    canvas = Canvas(figsize=(width, height))  # fixed margins: a layout engine draws everything a second time
     FigureCanvasAgg(canvas)
+    canvas.subplots_adjust(**(MARGINS if figure.panels == 1 else {**PANEL_MARGINS, "bottom": 0.5 / height}))
     if figure.panels == 1:
         figure.draw(canvas.add_subplot())
     else:
