@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-
-import yaml
 
 from trainer.config.data import DataConfig
 from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
-from trainer.data.manifest import Manifest
+from trainer.data.manifest import FILE, Manifest
 from trainer.errors import UserError
 from trainer.run_dir import EXIT_USER_ERROR
 
 
+def prepared(config: DataConfig) -> Manifest | None:
+    """Return the manifest of the complete set of this very configuration, local or remote, or None.
+
+    Raises UserError for a remote set that is not there or cannot be reached.
+    """
+    if "://" in config.root:
+        from trainer.data.remote import read_manifest
+
+        manifest = read_manifest(config.directory)
+    elif (Path(config.directory) / FILE).exists():
+        manifest = Manifest.open(config.directory)
+    else:
+        return None
+    return manifest if manifest.complete and manifest.config_hash == config.content_hash() else None
+
+
 def is_prepared(config: DataConfig) -> bool:
-    """Return whether the complete set of this very configuration lies in its directory."""
-    if not (Path(config.directory) / "manifest.json").exists():
-        return False
-    manifest = Manifest.open(config.directory)
-    return manifest.complete and manifest.config_hash == config.content_hash()
+    """Return whether the complete set of this very configuration is there."""
+    return prepared(config) is not None
 
 
 def ensure_prepared(config: DataConfig) -> Manifest:
     """Prepare the data unless they are, with their progress on this terminal. Raises UserError."""
-    if not is_prepared(config):
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / f"{config.name}.yaml"
-            path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-            code = subprocess.run([sys.executable, "-m", "trainer.data.prepare", "--config", str(path)]).returncode
-        if code == EXIT_USER_ERROR:
-            raise UserError(f"the data set {config.name!r} was not prepared, for the reason above")
-        if code != 0:
-            raise UserError(f"preparing the data set {config.name!r} ended with code {code}; run it again to go on")
+    if found := prepared(config):
+        return found
+    # The configuration goes through a pipe: a file would stay behind when all processes are killed.
+    command = [sys.executable, "-m", "trainer.data.prepare", "--config", "-"]
+    code = subprocess.run(command, input=json.dumps(config.model_dump(mode="json")).encode()).returncode
+    if code == EXIT_USER_ERROR:
+        raise UserError(f"the data set {config.name!r} was not prepared, for the reason above")
+    if code != 0:
+        raise UserError(f"preparing the data set {config.name!r} ended with code {code}; run it again to go on")
     return Manifest.open(config.directory)
 
 

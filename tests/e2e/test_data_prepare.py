@@ -161,9 +161,15 @@ def test_wikitext_has_its_published_number_of_words(tmp_path: Path) -> None:
 
 
 def run_prepare(section: DataConfig, *more: str) -> subprocess.Popen[bytes]:
+    return start(section, "-m", "trainer.data.prepare", "--config", "-", *more)
+
+
+def start(section: DataConfig, *arguments: str, temporary: str | None = None) -> subprocess.Popen[bytes]:
+    """Start Python with the section on its standard input, in a group and with a temporary directory of its own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.data.prepare", "--config", "-", *more],
+        [sys.executable, *arguments],
         cwd=ROOT,
+        env=os.environ | ({"TMPDIR": temporary} if temporary else {}),
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -174,8 +180,17 @@ def run_prepare(section: DataConfig, *more: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def leftovers() -> set[str]:
-    return {str(p) for folder in ("/dev/shm", "/tmp") if Path(folder).exists() for p in Path(folder).iterdir()}
+def shared_memory() -> set[str]:
+    return {str(p) for p in Path("/dev/shm").glob("*")}
+
+
+AS_TRAINING_DOES = """
+import json, sys
+from launch.data_preparation import ensure_prepared
+from trainer.config.base import parse_section
+from trainer.config.data import DataConfig
+ensure_prepared(parse_section(DataConfig, json.load(sys.stdin), "test"))
+"""
 
 
 @pytest.mark.e2e
@@ -184,10 +199,11 @@ def test_killed_outright_it_leaves_nothing_and_goes_on(tmp_path: Path) -> None:
     documents = texts(4, 12_000)
     path = write_files(tmp_path / "in", documents, 8)
     whole = Manifest.open(prepare(config(tmp_path / "whole", path), workers=2)).data_hash
-    before = {name for name in leftovers() if "/dev/shm" in name}
+    before, temporary = shared_memory(), tmp_path / "temporary"
+    temporary.mkdir()
     section = config(tmp_path / "killed", path)
     directory = tmp_path / "killed" / "made"
-    process = run_prepare(section, "--workers", "2")
+    process = start(section, "-c", AS_TRAINING_DOES, temporary=str(temporary))
     wait_until(lambda: len(list((directory / "parts").glob("docs-*.json"))) >= 2 or process.poll() is not None)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -196,7 +212,7 @@ def test_killed_outright_it_leaves_nothing_and_goes_on(tmp_path: Path) -> None:
     assert not Manifest.open(directory).complete  # the prefix can be read already
     rows = TokenSet.open(directory).gather(np.array([0, 1]), 32)
     assert rows.shape == (2, 33)
-    assert {name for name in leftovers() if "/dev/shm" in name} <= before
+    assert shared_memory() <= before and not list(temporary.rglob("*"))
     again = run_prepare(section, "--workers", "1")
     assert again.wait(timeout=120) == 0
     assert {p: p.stat().st_mtime_ns for p in done} == done
@@ -295,4 +311,17 @@ def test_what_a_user_sees(tmp_path: Path) -> None:
     assert damaged.returncode == 2 and shard.name in damaged.stderr and "Traceback" not in damaged.stderr
 
     wrong = escala("prepare", str(file), "--set", "name=other", "--set", "sources=[{path: /nowhere/*.jsonl}]")
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") <= 2 and "cannot open source" in wrong.stderr
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") <= 2 and "there is no file /nowhere" in wrong.stderr
+
+
+@pytest.mark.e2e
+def test_tasks_at_the_same_time_make_the_set_of_one(made: tuple[Path, list[str], DataConfig], tmp_path: Path) -> None:
+    """As the tasks of an array job do: two share the parts, and a third was given all of them by mistake."""
+    section = made[2].model_copy(update={"root": str(tmp_path)})
+    tasks = ["0/2", "1/2", "0/1"]
+    processes = [run_prepare(section, "--workers", "1", "--task", task) for task in tasks]
+    ends = [process.wait(timeout=300) for process in processes]
+    assert ends == [0, 0, 0], [process.stderr.read() for process in processes if process.stderr]
+    directory = tmp_path / "made"
+    assert Manifest.open(directory).data_hash == Manifest.open(made[0]).data_hash and verify(directory) == []
+    assert not list(directory.rglob("*.tmp")) and not list(directory.rglob(".*.[0-9]*"))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from launch.data_preparation import ensure_prepared, is_prepared
 from tests.unit.data.builders import open_train, random_docs, write_set
 from trainer.config.data import CacheConfig, DataConfig, SourceConfig
 from trainer.data.opening import open_batches, open_manifest, open_split
@@ -216,3 +217,14 @@ def test_sources_are_read_from_s3(bucket: str) -> None:
         out.write('{"text": "one"}\n{"text": "two"}\n')
     source = Source(SourceConfig(path=f"{bucket}/in/*.jsonl"))
     assert list(source.documents(0)) == ["one", "two"]
+
+
+def test_the_control_plane_finds_a_remote_set(server: Server, tmp_path: Path) -> None:
+    config = data(server.url, tmp_path)
+    manifest = read_manifest(f"{server.url}/made")
+    server.replaced["/made/manifest.json"] = (
+        manifest.model_copy(update={"config_hash": config.content_hash()}).model_dump_json().encode()
+    )
+    found = ensure_prepared(config)
+    assert found.data_hash == manifest.data_hash
+    assert not is_prepared(config.model_copy(update={"held_out_fraction": 0.5}))

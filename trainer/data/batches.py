@@ -211,13 +211,13 @@ def require_samples(samples: Samples, context_length: int) -> int:
 
 
 def to_micro_batch(arrays: Arrays, rows: slice = slice(None)) -> MicroBatch:
-    """Return some rows as tensors of the types that models take.
+    """Return some rows as tensors of the types that models take. They may share memory with each other.
 
-    NumPy converts them: for so few values torch would wake its threads, which costs more than the conversion.
+    NumPy converts what must be: for so few values torch would wake its threads, which costs more than the conversion.
     """
 
     def tensor(values: npt.NDArray, dtype: npt.DTypeLike) -> torch.Tensor:
-        return torch.from_numpy(values[rows].astype(dtype, order="C"))
+        return torch.from_numpy(values[rows].astype(dtype, copy=False))
 
     weights, documents = arrays.weights, arrays.documents
     return MicroBatch(
@@ -231,8 +231,8 @@ def to_micro_batch(arrays: Arrays, rows: slice = slice(None)) -> MicroBatch:
 def pinned(batch: MicroBatch) -> MicroBatch:
     """Return the batch in page-locked memory, from which a GPU copies while it computes."""
     return MicroBatch(
-        batch.inputs.pin_memory(),
-        batch.targets.pin_memory(),
+        batch.inputs.contiguous().pin_memory(),
+        batch.targets.contiguous().pin_memory(),
         None if batch.weights is None else batch.weights.pin_memory(),
         None if batch.documents is None else batch.documents.pin_memory(),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,16 +105,32 @@ def dtype_for(vocab_size: int) -> Any:
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
-def claim_directory(root: Path, config: DataConfig) -> None:
-    """Note which configuration this directory belongs to. Raises UserError where it belongs to another one."""
+@contextmanager
+def claimed(root: Path, config: DataConfig) -> Iterator[None]:
+    """Note which configuration this directory belongs to; take the note back where a user's error left nothing else.
+
+    Raises UserError where the directory belongs to another configuration.
+    """
+    refuse_other_set(root, config)
+    note = root / PARTS / CONFIG
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, json.dumps(config.content(), indent=1) + "\n")
+    try:
+        yield
+    except UserError:
+        if not any(path.is_file() and path.suffix != ".lock" and path != note for path in root.rglob("*")):
+            note.unlink(missing_ok=True)
+        raise
+
+
+def refuse_other_set(root: Path, config: DataConfig) -> None:
+    """Raise UserError where the directory belongs to another configuration."""
     mine, note = config.content(), root / PARTS / CONFIG
     if (root / FILE).exists():
         theirs = Manifest.open(root).config
     elif note.exists():
         theirs = json.loads(note.read_text(encoding="utf-8"))
     else:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, json.dumps(mine, indent=1) + "\n")
         return
     if theirs != mine:
         changes = "; ".join(list(_changes("", theirs, mine))[:4])

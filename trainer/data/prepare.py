@@ -9,6 +9,7 @@ Preparing again with the same configuration does nothing; after a failure it goe
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from trainer.config.data import DataConfig
 from trainer.data.encode import Encoders, usable_cores
 from trainer.data.manifest import FILE, Manifest
 from trainer.data.part_writer import PartWriter
-from trainer.data.parts import Part, claim_directory, dtype_for, finished, in_order
+from trainer.data.parts import Part, claimed, dtype_for, finished, in_order, refuse_other_set
 from trainer.data.progress import Progress
 from trainer.data.publishing import publish, summary
 from trainer.data.set_tokenizer import ensure_tokenizer
@@ -41,13 +42,13 @@ def prepare(
     if "://" in config.root:
         raise UserError(f"data are prepared in a local directory, not in {config.root}; copy the finished set there")
     root, progress = Path(config.directory), progress or Progress()
-    claim_directory(root, config)
+    refuse_other_set(root, config)
     if (root / FILE).exists() and Manifest.open(root).complete:
         progress.say(f"{config.name}: already prepared in {root}")
         return root
     sources = {False: [Source(s) for s in config.sources], True: [Source(s) for s in config.held_out_sets]}
     parts = list_parts(config, sources)
-    with FileLock(root / "parts" / "set.lock"):
+    with claimed(root, config), FileLock(root / "parts" / "set.lock"):
         tokenizer = ensure_tokenizer(config, sources[False], root, progress)
     done = finished(root, parts)
     mine = my_parts(parts, task)
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="encoding processes (default: the cores of this process)")
     parser.add_argument("--task", default="0/1", help="i/n: do every n-th part only, beginning with i")
     arguments = parser.parse_args()
+    os.environ["USE_TORCH"] = "0"  # or `datasets` imports it: 160 MB of memory that nothing here needs
     try:
         config = read_config(arguments.config)
         prepare(config, workers=arguments.workers, task=parse_task(arguments.task))

@@ -103,8 +103,23 @@ def local_bytes(config: SourceConfig) -> int:
     """Return about how much text the local files of a source hold, or 0 where that is not known."""
     if source_format(config) not in ("json", "text") or "://" in config.path:
         return 0
-    files = [Path(name) for name in glob.glob(config.path, recursive=True)]  # noqa: PTH207 - absolute patterns
-    return sum(file.stat().st_size * (USUAL_RATIO if file.suffix in COMPRESSION else 1) for file in files)
+    return sum(file.stat().st_size * (USUAL_RATIO if file.suffix in COMPRESSION else 1) for file in local_files(config))
+
+
+def local_files(config: SourceConfig) -> list[Path]:
+    """Return the files of this machine that the path of a source names."""
+    return [Path(name) for name in glob.glob(config.path, recursive=True)]  # noqa: PTH207 - absolute patterns
+
+
+def _refuse_nothing(config: SourceConfig) -> None:
+    """Raise UserError where a path of this machine names no file, or only empty ones."""
+    if "://" in config.path:
+        return
+    files = local_files(config)
+    if not files:
+        raise UserError(f"source {config.tag!r}: there is no file {config.path}")
+    if not any(file.stat().st_size for file in files):
+        raise UserError(f"source {config.tag!r}: {config.path} is empty ({len(files)} file(s) of 0 bytes)")
 
 
 def _open(config: SourceConfig) -> Any:
@@ -114,6 +129,8 @@ def _open(config: SourceConfig) -> Any:
     kind = source_format(config)
     if kind == "embedded":
         return datasets.IterableDataset.from_generator(embedded.documents)
+    if kind != "hub":
+        _refuse_nothing(config)
     try:
         return _load(config, kind)
     except Exception as error:  # `datasets` raises many kinds for a source that cannot be opened

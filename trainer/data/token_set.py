@@ -98,8 +98,11 @@ class TokenSet:
         return np.cumsum(out, axis=1, dtype=np.int32)
 
     def arrays(self, sample_ids: Ids, context_length: int, *, documents: bool = False) -> Arrays:
-        """Return samples as inputs and targets, with the numbers of their documents where asked for."""
-        tokens = self.gather(sample_ids, context_length)
+        """Return samples as inputs and targets in int64, with the numbers of their documents where asked for.
+
+        Inputs and targets are two views of the same tokens: one conversion serves both.
+        """
+        tokens = self.gather(sample_ids, context_length).astype(np.int64)
         numbers = self.documents(sample_ids, context_length) if documents else None
         return Arrays(tokens[:, :-1], tokens[:, 1:], documents=numbers)
 
