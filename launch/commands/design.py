@@ -25,6 +25,7 @@ EPILOG = """\b
 Examples:
   escala sweep design --flops 1e19 --smallest 5M --largest 300M --target 1e21
   escala sweep design --flops 1e19 --smallest 5M --largest 300M --target 1e21 --out configs/sweep/mine.yaml
+  escala sweep design --flops 3e12 --smallest 12k --largest 100k --target 3e13 --family grid --out ladder.yaml
   escala sweep design --add 3 --table runs/mine/ledger.jsonl --smallest 5M --largest 1B --target 1e21
 """
 
@@ -62,7 +63,11 @@ def design(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare families of runs for a budget by what they would tell about the target."""
+    """Compare families of runs for a budget by what they would tell about the target.
+
+    Trunks with cooldown branches are priced as branches, but a sweep trains each of their cells from the start, which
+    costs more than is printed here.
+    """
     law, source = _prior(fit_path)
     question = Question(target, law, noise)
     if add:

@@ -30,6 +30,17 @@ def forecasts_section(path: Path, table: Table) -> Section:
     return Section("Forecasts", ["Written down before the runs were made."], [], [Grid(header, rows)])
 
 
+def forecast_lines(path: Path, table: Table) -> list[str]:
+    """Say for each forecast that has been tested what was said, when, and what came."""
+    return [
+        f"Forecast on {s.forecast.time[:16].replace('T', ' ')} UTC, before the run, for "
+        f"{s.forecast.times_largest:.3g} times the largest run that it knew: loss {s.forecast.loss:.3f}{ends}; "
+        f"measured {s.measured:.3f}, off by {s.error:+.2%}."
+        for s in score(list(read(path)), table)[0]
+        for ends in [f" {interval(*s.forecast.interval, '.3f')}" if s.forecast.interval else ""]
+    ]
+
+
 def checklist_section(table: Table, law: str, objective: str, held_out: str) -> Section:
     """Return the questions that a reader needs answered to repeat a scaling study, as far as the runs answer them.
 

@@ -17,6 +17,7 @@ from launch.scaling.table import Table
 BLUE, ORANGE, GREEN, RED, GREY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666", "#CC79A7"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56B4E9", "#F0E442", GREY)
 LABEL = {"N": "parameters N", "D": "training tokens D", "C": "training FLOPs C"}
+SHORT_AXIS = 60.0  # an axis that spans less than this factor
 REACH = 2.0  # how far beyond the largest cell a law is drawn
 
 
@@ -100,11 +101,14 @@ def layouts(ax: Any, curves: Mapping[str, tuple[Sequence[float], Sequence[float]
 
 
 def log_axes(ax: Any, x_label: str, y_label: str, *, y_log: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     ax.xaxis.set_minor_formatter(NullFormatter())
+    left, right = ax.get_xlim()
+    if right / left < SHORT_AXIS:  # one or two decades: label the numbers between them too
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     if y_log:
         ax.set_yscale("log")
         low, high = ax.get_ylim()

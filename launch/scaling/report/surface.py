@@ -182,7 +182,7 @@ def _certificate(s: Surface) -> Section:
     chart = Figure(
         "profiles",
         "Profile deviance of each parameter and of ln N* at the largest budget; dashed: 95 %.",
-        lambda axes: draw.profiles(axes, c, freedom),
+        lambda axes: draw.profiles(axes, c, freedom, s.best.law.positive),
         panels=-(-len(c.profiles) // 3) * 3,
     )
     return Section("Certificate", text, [chart])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,14 +105,14 @@ def hold_out_errors(ax: Any, results: Sequence[HoldOut]) -> None:
     ax.legend(frameon=False)
 
 
-def profiles(axes: Sequence[Any], certificate: Certificate, freedom: int) -> None:
+def profiles(axes: Sequence[Any], certificate: Certificate, freedom: int, logarithms: Collection[str]) -> None:
     """Deviance of every parameter and of N*, with the 95 % line."""
     wanted = student_95(max(1, freedom)) ** 2
     for ax, profile in zip(axes, certificate.profiles.values(), strict=False):
         near = profile.deviance < 4 * wanted
         ax.plot(profile.values[near], profile.deviance[near], "o-", ms=3.5, lw=1.3, color=BLUE)
         ax.axhline(wanted, color=RED, lw=1, ls="--")
-        ax.set_title(f"ln {profile.name}" if profile.name in "EABK" else profile.name, fontsize=9)
+        ax.set_title(f"ln {profile.name}" if profile.name in logarithms else profile.name, fontsize=9)
         ax.set_ylim(0, 2.2 * wanted)
         ax.tick_params(labelsize=7)
         plain(ax)

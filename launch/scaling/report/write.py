@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from launch.scaling.ladder import fit_ladder
-from launch.scaling.report.checklist import checklist_section, forecasts_section, provenance_section
+from launch.scaling.report.checklist import checklist_section, forecast_lines, forecasts_section, provenance_section
 from launch.scaling.report.ladder import Curves, by_position_section, headline, ladder_sections, layout_section
 from launch.scaling.report.model import Figure, Report
 from launch.scaling.report.surface import analyse, surface_sections
@@ -73,7 +73,8 @@ def build(table: Table, title: str, layout_check: Curves | None = None, forecast
     if layout_check:
         sections.append(layout_section(layout_check))
     if forecasts is not None:
-        sections.append(forecasts_section(forecasts, table))
+        sections.insert(1, forecasts_section(forecasts, table))
+        lines += forecast_lines(forecasts, table)
     sections += [checklist_section(table, law, objective, held_out), provenance_section(table)]
     return Report(title, lines, sections)
 
