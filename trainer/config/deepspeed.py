@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from trainer.config.counting import count_parameters
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
 
 # Gradients are reduced and parameters gathered in buckets of so many elements: large enough to fill a link, small
-# enough that two of them are no matter beside the model.
+# enough that two of them are no matter beside the model. A smaller model takes its own size: buffers are made whole.
 BUCKET_ELEMENTS = 50_000_000
 
 Precision = Literal["fp32", "bf16"]
@@ -65,12 +66,13 @@ def _zero(config: RunConfig, stage: int) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": stage}
     if stage == 0:
         return zero
-    zero |= {"reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS}
+    bucket = min(BUCKET_ELEMENTS, count_parameters(config.model).total)
+    zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if stage == 1:
         # Gradients wait in the parameters until the last micro-batch: copying them to one buffer first gains nothing.
         zero["contiguous_gradients"] = False
     if stage == 3:
-        zero |= {"stage3_prefetch_bucket_size": BUCKET_ELEMENTS, "stage3_param_persistence_threshold": 10_000}
+        zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 10_000}
     if parallel.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.device != "cpu"}
     if parallel.offload == "parameters":
