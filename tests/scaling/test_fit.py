@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from launch.commands.fit import fit
 from launch.commands.tables import drop_highest
 from launch.scaling.fit import fit_law
-from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.laws.powers import CHINCHILLA, PowerSum
+from launch.scaling.laws.registry import FIXED
+from launch.scaling.objective import HUBER
+from launch.scaling.solve import minimise
 from launch.scaling.study import study
 from launch.scaling.table import load
 from tests.conftest import shared_data
@@ -139,3 +142,23 @@ def test_profiles_agree_with_the_bootstrap_on_gaussian_noise() -> None:
     for name in ("E", "alpha", "beta"):
         width = np.diff(profiles[name])[0] / np.diff(draws[name])[0]
         assert 0.6 < width < 1.6
+
+
+def test_the_neighbourhood_of_a_robust_optimum_is_searched() -> None:
+    random = np.random.default_rng(1)
+    N, D = (10 ** random.uniform(7, 9, 49), 10 ** random.uniform(9, 11, 49))
+    loss = surface_loss(N, D) * np.exp(0.02 * random.standard_normal(49))
+    law = FIXED["kaplan-ND"]
+    fitted = fit_law(law, {"N": N, "D": D}, loss)
+    x = fitted.centre.logs({"N": N, "D": D})
+    near = fitted.theta + 0.02 * random.standard_normal((100, 4))
+    assert minimise(law, near, x, loss, HUBER).objective.min() >= fitted.objective * (1 - 1e-6)
+
+
+def test_a_valley_in_which_the_floor_fades_is_followed_to_its_end() -> None:
+    random = np.random.default_rng(0)
+    N, D = np.geomspace(1e6, 1e8, 5).repeat(4), np.tile(np.geomspace(1e8, 1e10, 4), 5)
+    loss = (40 / N**0.1 + 90 / D**0.2) * np.exp(0.001 * random.standard_normal(20))
+    with_floor = fit_law(CHINCHILLA, {"N": N, "D": D}, loss)
+    without = PowerSum("no floor", "", ("N", "D"), floor=False)
+    assert with_floor.objective <= fit_law(without, {"N": N, "D": D}, loss).objective * (1 + 1e-6)

@@ -13,7 +13,7 @@ from launch.scaling.laws.groups import SharedExponents, behind
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import FIXED, prepare
 from launch.scaling.laws.repeated import DataConstrained
-from launch.scaling.objective import HUBER
+from launch.scaling.objective import HUBER, SQUARES
 from launch.scaling.study import study
 from launch.scaling.table import load
 from tests.conftest import shared_data
@@ -162,3 +162,11 @@ def test_hold_out_prefers_the_law_that_made_the_data(tmp_path) -> None:
     rows = zip(columns["N"].tolist(), columns["D"].tolist(), noisy.tolist(), strict=True)
     path.write_text("N,D,loss\n" + "\n".join(",".join(map(repr, r)) for r in rows) + "\n")
     assert hold_out(load(path))[0].law == "outer"
+
+
+@pytest.mark.parametrize(("column", "published"), [("params_nonembed", 0.080), ("params_total", 0.096)])
+def test_pythias_exponent_depends_on_what_n_counts(column, published) -> None:
+    path = shared_data("scaling/cerebras_pythia_losses.csv")
+    table = load(path, {"N": column, "D": "tokens", "loss": "loss"}, where={"suite": "pythia"})
+    found = fit_law(FIXED["power-N"], table.columns, table.loss, SQUARES).values["alpha"]
+    assert found == pytest.approx(published, abs=5e-4)
