@@ -42,6 +42,10 @@ def steadily(
         except UserError:
             raise
         except Exception as error:
+            if isinstance(error, UnicodeDecodeError):
+                raise UserError(
+                    f"{name} is not UTF-8 after {given} rows: {short(error)}; convert it, for instance with iconv"
+                ) from None
             if not may_pass(error):
                 raise UserError(f"{name} cannot be read: {short(error)}") from error
             failures += 1
