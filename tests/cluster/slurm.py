@@ -131,7 +131,7 @@ class Slurm:
 
     def nodes_of(self, job: str) -> list[str]:
         """Return the nodes that a job has, or had."""
-        return self.call("squeue", "-h", "-t", "all", "-j", job, "-o", "%N").split(",")
+        return self.call("squeue", "-h", "-t", "all", "-j", job, "-o", "%N").strip().split(",")
 
     def call(self, *argv: str) -> str:
         """Run one of Slurm's programs."""
