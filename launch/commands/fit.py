@@ -42,9 +42,7 @@ Examples:
 @click.option("--base", metavar="E=..,A=..", help="data-constrained: the law without repetition; default: fitted.")
 @click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
 @click.option("--bootstrap", default=1000, show_default=True, help="Replicates for the intervals; 0: profiles.")
-@click.option(
-    "--cluster", metavar="BY", help="Draw and leave out whole groups: N, D, C, trunk, seed, group."
-)
+@click.option("--cluster", metavar="BY", help="Draw and leave out whole groups: N, D, C, trunk, seed, group.")
 @click.option("--seed", default=42, show_default=True, help="Seed of the bootstrap.")
 @click.option("--delta", default=1e-3, show_default=True, help="Threshold of Huber's function; inf: least squares.")
 @click.option("--residual", type=click.Choice(["log", "loss"]), default="log", show_default=True)
