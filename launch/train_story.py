@@ -14,7 +14,7 @@ from launch.plan_table import run_table
 from launch.sweep.estimate import matrix_rate, seconds_on_cpu
 from trainer.checkpoint.compatible import check_start
 from trainer.config.load import dump, load_run
-from trainer.config.plan import make_plan
+from trainer.config.plan import make_plan, share_out
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status, write_atomically
@@ -28,6 +28,7 @@ def train_here(
     config = load_run(config_path, assignments)
     gpus = len(local_gpus(os.environ))
     world = ranks or gpus or 1
+    share_out(config, world)  # what does not fit is said before data are prepared
     config, manifest = resolve(config)
     plan = make_plan(config, world=world, gpu=gpus > 0, train_tokens=manifest.tokens("train"))
     seconds = None if gpus else seconds_on_cpu(config, plan, matrix_rate())

@@ -13,7 +13,7 @@ from launch.data_preparation import ensure_prepared
 from launch.sweep.cells import Cell, cells_of
 from launch.sweep.config import SweepConfig, load_sweep
 from launch.sweep.run import CellProgress
-from trainer.config.plan import Plan, make_plan
+from trainer.config.plan import Plan, make_plan, share_out
 from trainer.config.resolve import with_data
 from trainer.data.manifest import Manifest
 from trainer.errors import UserError
@@ -38,7 +38,10 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
     sweep = load_sweep(config, assignments)
     directory, cells = runs / sweep.name, []
     manifests: dict[str, Manifest] = {}
-    for cell in cells_of(sweep):
+    wanted = cells_of(sweep)
+    for cell in wanted:
+        share_out(cell.config, sweep.ranks)  # what does not fit is said before data are prepared
+    for cell in wanted:
         data = cell.config.data
         if data.directory not in manifests:
             manifests[data.directory] = ensure_prepared(data)

@@ -15,10 +15,23 @@ from tests.conftest import ROOT
 FORBIDDEN = ("torch", "deepspeed", "accelerate", "datasets", "transformers", "wandb")
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with the configurations, where nothing was prepared."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "pyproject.toml").write_text("[not = yaml")
+    return tmp_path
+
+
 def escala(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "HOME": "/nonexistent" if cwd == ROOT else str(cwd),
+    }
     return subprocess.run(
         [sys.executable, "-m", "launch", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(cwd)},
+        env=environment,
     )  # fmt: skip
 
 
@@ -72,6 +85,8 @@ def test_the_data_plane_does_not_know_the_control_plane():
             ["train", "configs/run/tiny.yaml", "--ranks", "2", "--set", "parallel.tensor=4", "--dry-run"],
             "does not divide",
         ),
+        (["train", "configs/run/tiny.yaml", "--set", "batch.tokens_per_step=1000"], "use 896 or 1024"),
+        (["sweep", "run", "configs/sweep/quickstart.yaml", "--set", "batch.tokens_per_step=1000"], "use 896 or 1024"),
         (["train", "configs/run/tiny.yaml", "--set", "data.sources=[{path: nowhere/*.txt}]"], "nowhere"),
         (["sweep", "run", "configs/run/tiny.yaml"], "'run' is missing"),
         (["sweep", "status", "configs/sweep/none.yaml"], "there is no file"),
@@ -79,12 +94,13 @@ def test_the_data_plane_does_not_know_the_control_plane():
         (["nothing"], "No such command"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], message: str):
-    done = escala(*arguments)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], message: str, place: Path):
+    done = escala(*arguments, cwd=place)
     said = done.stdout + done.stderr
     assert done.returncode == 2, said
     assert message in " ".join(said.split())
     assert "Traceback" not in said
+    assert not list(place.glob("data/*/manifest.json")), "it should have been said before data were prepared"
 
 
 def test_a_plan_for_scripts_is_json():

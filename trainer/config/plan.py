@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.config.batch import plan_batch
+from trainer.config.batch import BatchPlan, plan_batch
 from trainer.config.counting import count_flops, count_parameters
 from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage
 from trainer.config.learning_rate import peak_lr
@@ -64,18 +64,8 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
     `train_tokens` is the size of the training set, from which epochs follow. Raises UserError, with the numbers,
     where the configuration and the world do not fit.
     """
-    degrees = resolve_degrees(config.parallel, world)
-    check_model_splits(config.model, degrees)
-    check_optimizer(config)
-    batch = plan_batch(
-        config.batch.tokens_per_step, config.model.context_length, degrees.data, config.batch.micro_batch
-    )
-    steps = total_steps(config)
-    warmup = config.schedule.warmup.steps(tokens_per_step=config.batch.tokens_per_step, total_steps=steps)
-    if warmup >= steps and config.schedule.kind != "constant":
-        raise UserError(
-            f"schedule.warmup is {warmup} steps, but the run has only {steps}: shorten one or lengthen the other"
-        )
+    degrees, batch = share_out(config, world)
+    steps, warmup = total_steps(config), warmup_steps(config)
     precision = config.precision if config.precision != "auto" else ("bf16" if gpu else "fp32")
     stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
     flops = count_flops(config.model)
@@ -110,6 +100,30 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         memory_bytes=memory.by_part(),
         deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision),
     )
+
+
+def share_out(config: RunConfig, world: int) -> tuple[Degrees, BatchPlan]:
+    """Divide a run over a world. Needs no vocabulary, so that what does not fit is said before data are prepared.
+
+    Raises UserError, with the numbers, where degrees, widths, batch or warm-up do not fit.
+    """
+    degrees = resolve_degrees(config.parallel, world)
+    check_model_splits(config.model, degrees)
+    check_optimizer(config)
+    warmup_steps(config)
+    context_length, micro_batch = config.model.context_length, config.batch.micro_batch
+    return degrees, plan_batch(config.batch.tokens_per_step, context_length, degrees.data, micro_batch)
+
+
+def warmup_steps(config: RunConfig) -> int:
+    """Return the steps of the warm-up. Raises UserError where the run is not longer."""
+    steps = total_steps(config)
+    warmup = config.schedule.warmup.steps(tokens_per_step=config.batch.tokens_per_step, total_steps=steps)
+    if warmup >= steps and config.schedule.kind != "constant":
+        raise UserError(
+            f"schedule.warmup is {warmup} steps, but the run has only {steps}: shorten one or lengthen the other"
+        )
+    return warmup
 
 
 def total_steps(config: RunConfig) -> int:
