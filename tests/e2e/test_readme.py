@@ -28,26 +28,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("readme")
     (place / "configs").symlink_to(ROOT / "configs")
     run(place, "escala train configs/run/tiny.yaml --set tokens=16384 --set evaluation.tokens=4096")
-    write_ledger(place / "runs" / "quickstart" / "ledger.jsonl")
+    for sweep in ("quickstart", "ladder"):
+        write_ledger(place / "runs" / sweep / "ledger.jsonl")
     return place
 
 
 def write_ledger(path: Path) -> None:
+    """Write the ledger of a grid of sizes and tokens, with losses of a known law."""
     from launch.sweep import ledger
     from launch.sweep.ledger import LedgerRow
 
     rows = []
-    for k in range(7):
-        n = 12_000 * 2**k
+    for k, (n, tokens) in enumerate(
+        (n, d) for n in (12_000, 24_000, 50_000, 100_000) for d in (4e5, 8e5, 1.6e6, 3.2e6)
+    ):
+        flops = 6.0 * n * tokens
         rows.append(
             LedgerRow(
                 cell=f"c{k}", name=f"c{k}", run_dir=f"runs/c{k}", config_hash=f"{k}", time="2026-01-01T00:00:00+00:00",
                 family="transformer", d_model=32, n_layers=k + 1, n_heads=2, vocab_size=1024, context_length=128,
                 params_embedding=32768, params_position=0, params_body=n, params_head=0, params_total=n + 32768,
-                step=100, tokens=800_000, unique_tokens=4_000_000, tokens_per_step=8192, flops_exact=6.0 * n * 8e5,
-                flops_6nd_body=6.0 * n * 8e5, flops_6nd_head=6.0 * n * 8e5, flops_6nd_total=6.0 * n * 8e5,
-                eval_set="held_out", loss=9.0 * n**-0.08 * (1 + 0.002 * (-1) ** k), perplexity=20.0, bits_per_byte=1.5,
-                lr=0.01, schedule="cosine", seed=0, layout="data=2", tokenizer_hash="t", data_hash="d",
+                step=100, tokens=int(tokens), unique_tokens=4_000_000, tokens_per_step=8192, flops_exact=flops,
+                flops_6nd_body=flops, flops_6nd_head=flops, flops_6nd_total=flops,
+                eval_set="held_out", loss=(1 + 0.002 * (-1) ** k) * (1.5 + 40 * n**-0.35 + 120 * tokens**-0.35),
+                perplexity=20.0, bits_per_byte=1.5, lr=0.01, schedule="cosine", seed=0, layout="data=2",
+                tokenizer_hash="t", data_hash="d",
             )
         )  # fmt: skip
     ledger.append(path, rows)
