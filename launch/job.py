@@ -14,13 +14,8 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from trainer.errors import UserError
-from trainer.run_dir import EXIT_DIVERGED, EXIT_FENCED, EXIT_PREEMPTED, EXIT_USER_ERROR
 
 NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
-
-# A rank that leaves with one of these codes did so by agreement: starting the job again would not mend it, or is
-# the business of the requeue policy.
-AGREED_EXITS = frozenset({EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_DIVERGED, EXIT_FENCED})
 
 
 @dataclass(frozen=True)

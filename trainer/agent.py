@@ -36,8 +36,8 @@ from typing import Any
 import psutil
 
 from trainer.failure import last_error_line, port_was_taken, signal_name, tail
-from trainer.rank import AGREED_EXITS, die_with
-from trainer.run_dir import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, RunDir, write_atomically
+from trainer.rank import die_with
+from trainer.run_dir import AGREED_EXITS, EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, RunDir, write_atomically
 
 EXIT_PORT_TAKEN = errno.EADDRINUSE
 POLL_SECONDS = 0.2

@@ -20,15 +20,11 @@ import traceback
 from pathlib import Path
 
 from trainer.run_dir import (
-    EXIT_DIVERGED,
+    AGREED_EXITS,
     EXIT_FAILED,
-    EXIT_FENCED,
-    EXIT_PREEMPTED,
-    EXIT_USER_ERROR,
     write_atomically,
 )
 
-AGREED_EXITS = frozenset({EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_DIVERGED, EXIT_FENCED})
 PR_SET_PDEATHSIG = 1
 
 

@@ -16,7 +16,7 @@ from launch.backends.quoting import check_spec, dns_label
 from launch.job import JobSpec, Task
 from trainer.config.base import Section, parse_section
 from trainer.errors import UserError
-from trainer.run_dir import EXIT_DIVERGED, EXIT_PREEMPTED, EXIT_USER_ERROR
+from trainer.run_dir import AGREED_EXITS, EXIT_PREEMPTED
 
 PORT = 29400
 API = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
@@ -118,7 +118,7 @@ def _failure_policy(spec: JobSpec) -> dict[str, Any]:
 
 
 def _job(spec: JobSpec, pod: dict[str, Any]) -> dict[str, Any]:
-    agreed = [EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_DIVERGED]
+    agreed = sorted(AGREED_EXITS)
     job: dict[str, Any] = {
         "parallelism": spec.nodes,
         "completions": spec.nodes,

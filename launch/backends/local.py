@@ -21,10 +21,10 @@ from launch.backends.cold import ProcessPool
 from launch.backends.logs import attempt_logs, follow_logs, next_attempt
 from launch.backends.quoting import check_spec, sh
 from launch.backends.warm import PRELOAD, RankPool, available_cores, local_gpus, rank_environment
-from launch.job import AGREED_EXITS, JobSpec, JobState, JobStatus, RankFailure
+from launch.job import JobSpec, JobState, JobStatus, RankFailure
 from trainer.errors import UserError
 from trainer.failure import last_error_line, port_was_taken, signal_name
-from trainer.run_dir import EXIT_PREEMPTED
+from trainer.run_dir import AGREED_EXITS, EXIT_PREEMPTED
 
 FAILURE_GRACE = 5.0  # seconds between TERM and KILL for the peers of a rank that failed
 SAVE_GRACE = 60.0  # the same for ranks that were asked to save and stop, or that agreed to stop

@@ -23,10 +23,10 @@ from launch.backends.quoting import check_spec
 from launch.backends.ssh_connect import connect, copy_code, start_order
 from launch.backends.ssh_hosts import Host, SshOptions, hosts_for, ssh_command
 from launch.backends.ssh_node import Node, remote_command
-from launch.job import AGREED_EXITS, JobSpec, JobState, JobStatus
+from launch.job import JobSpec, JobState, JobStatus
 from trainer.agent import EXIT_PORT_TAKEN
 from trainer.errors import UserError
-from trainer.run_dir import EXIT_PREEMPTED
+from trainer.run_dir import AGREED_EXITS, EXIT_PREEMPTED
 
 RETRY_SECONDS = 5.0
 STOP_GRACE = 90.0  # for ranks that save
