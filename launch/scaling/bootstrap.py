@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.scaling.fit import Fitted
+from launch.scaling.laws.base import Logs
 from launch.scaling.objective import Array
 from launch.scaling.solve import minimise
 
 BATCH = 200  # replicates solved at once: their Jacobians stay in the cache
+FADED = 1e-3  # of the lowest loss: a smaller floor has no gradient left that could bring it back
 
 
 def row_weights(num_rows: int, num: int, seed: int) -> Array:
@@ -46,8 +48,7 @@ def weighted_bootstrap(fitted: Fitted, weights: Array, progress: Callable[[int],
     draws = []
     for first in range(0, len(weights), BATCH):
         part = weights[first : first + BATCH]
-        start = np.repeat(fitted.theta[None], len(part), axis=0)
-        draws.append(minimise(fitted.law, start, x, fitted.loss, fitted.cost, weights=part).theta)
+        draws.append(_refit(fitted, x, np.repeat(fitted.loss[None], len(part), axis=0), part))
         if progress is not None:
             progress(first + len(part))
     return fitted.with_draws(np.concatenate(draws))
@@ -79,6 +80,35 @@ def parametric_bootstrap(fitted: Fitted, num: int, seed: int, sd: float) -> tupl
     centre = np.log(fitted.predict(fitted.columns))
     losses = np.exp(centre + sds[:, None] * random.standard_normal((num, len(fitted.loss))))
     x = fitted.centre.logs(fitted.columns)
-    start = np.repeat(fitted.theta[None], num, axis=0)
-    found = minimise(fitted.law, start, x, losses, fitted.cost)
-    return replace(fitted, draws=found.theta), sds
+    return replace(fitted, draws=_refit(fitted, x, losses, None)), sds
+
+
+def _refit(fitted: Fitted, x: Logs, losses: Array, weights: Array | None) -> Array:
+    """Return the best parameters (num, p) for each row of losses (num, n), from the optimum of the whole table.
+
+    Where its floor has faded, also from the best start that has one: the floor of a replicate need not fade.
+    """
+    found = None
+    for start in (fitted.theta, *_with_a_floor(fitted, x)):
+        repeated = np.repeat(start[None], len(losses), axis=0)
+        tried = minimise(fitted.law, repeated, x, losses, fitted.cost, weights=weights)
+        if found is None:
+            found = tried
+        else:
+            theta = np.where((tried.objective < found.objective)[:, None], tried.theta, found.theta)
+            found = replace(found, theta=theta, objective=np.minimum(tried.objective, found.objective))
+    assert found is not None
+    return found.theta
+
+
+def _with_a_floor(fitted: Fitted, x: Logs) -> list[Array]:
+    least = FADED * float(fitted.loss.min())
+    if "E" not in fitted.law.params or fitted.values["E"] > least:
+        return []
+    starts = fitted.law.starts(x, fitted.loss)
+    floors = fitted.law.public(starts, fitted.centre)[:, fitted.law.params.index("E")]
+    starts = starts[floors > least]
+    if not len(starts):
+        return []
+    found = minimise(fitted.law, starts, x, fitted.loss, fitted.cost, max_steps=0)
+    return [starts[int(np.argmin(found.objective))]]

@@ -29,6 +29,18 @@ def test_the_largest_cell_is_held_out_and_forecast() -> None:
     assert forecast.inside is True and abs(forecast.error) < 0.01
 
 
+def test_a_floor_that_fades_in_the_fit_comes_back_in_replicates() -> None:
+    """Losses that fall ever faster with size fit best without a floor, but noise of 1 % may hide one."""
+    shapes = ((32, 2), (48, 3), (80, 4), (128, 4), (176, 6), (256, 9), (320, 12))
+    losses = (3.95, 3.86, 3.82, 3.68, 3.60, 3.45, 3.40)
+    rows = [ledger_row(f"c{k}", *shape, 800_000, y) for k, (shape, y) in enumerate(zip(shapes, losses, strict=True))]
+    law = fit_ladder(from_ledger(rows)).laws[1]
+    assert law.intervals is not None
+    assert law.fitted.values["E"] < 1e-3
+    assert law.intervals["E"][1] > 1.0
+    assert any("any floor from 0 to" in reason for reason in law.reasons)
+
+
 def test_intervals_cover_at_their_nominal_rate() -> None:
     inside = [
         fit_ladder(from_ledger(ladder_rows(num=8, noise=0.01, seed=s)), replicates=200).laws[1].forecasts[0].inside
