@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make quickstart   install into $(VENV), then train a ladder of models and fit a law (minutes, two cores)"
 	@echo "make test         install what tests need, then lint, types and the whole suite"
-	@echo "make test-cluster the tests that start a real Slurm and SSH hosts (root, Debian packages: see .ci/run)"
+	@echo "make test-cluster the tests that start a real Slurm and SSH hosts (root, Debian packages named in .ci/run)"
 	@echo "make test-parity  every layout against one process, in full"
 	@echo "make test-fast    the suite without slow, end-to-end and cluster tests"
 	@echo "make lint         ruff and mypy"

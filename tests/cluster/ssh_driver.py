@@ -1,6 +1,7 @@
 """Drives one job over SSH as `escala submit` does. Its argument is JSON: run_dir, command, options."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from launch.backends.ssh import SshBackend
 from launch.job import JobSpec
 from trainer.errors import UserError
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would pass on that it is ignored
 order = json.loads(sys.argv[1])
 spec = JobSpec(
     "test",
