@@ -307,7 +307,7 @@ def resident(pid: int) -> list[int]:
         for process in (parent, *parent.children(recursive=True)):
             sizes.append(process.memory_full_info().pss)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        pass
+        pass  # a process that ended while it was looked at holds nothing any more
     return sizes or [0]
 
 

@@ -19,11 +19,7 @@ import time
 import traceback
 from pathlib import Path
 
-from trainer.run_dir import (
-    AGREED_EXITS,
-    EXIT_FAILED,
-    write_atomically,
-)
+from trainer.run_dir import AGREED_EXITS, EXIT_FAILED, write_atomically
 
 PR_SET_PDEATHSIG = 1
 

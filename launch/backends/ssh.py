@@ -98,7 +98,7 @@ class SshBackend:
             while True:
                 self._hear(*self.inbox.get_nowait())
         except queue.Empty:
-            pass
+            pass  # all that was said has been heard
         for job in list(self.jobs.values()):
             self._watch(job)
 

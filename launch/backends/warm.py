@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.failure import last_error_line
 
 # All that a rank of `trainer.train` imports; torch._dynamo alone takes two seconds of each rank otherwise.
-PRELOAD = ("torch", "deepspeed", "trainer.loop", "trainer.session", "torch._dynamo")
+PRELOAD = ("torch", "deepspeed", "trainer.session", "torch._dynamo")
 # While the server imports, no library may start a thread: a fork would copy its locks but not the thread.
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.dist.pool import RankPool
 from tests.dist.runs import reference, spread, tiny
-from tests.dist.test_parity import LOSS, NORM, compare, differences
+from tests.dist.test_parity import LOSS, NORM, assert_same_curves, differences
 
 # (tensor, data, sequence); one replica runs every ZeRO stage as stage 0, so it is taken once
 LAYOUTS = [(1, 1, 1), (1, 2, 1), (1, 4, 1), (2, 1, 1), (2, 2, 1), (4, 1, 1), (1, 1, 2), (1, 2, 2), (1, 1, 4), (2, 1, 2)]
@@ -57,4 +57,4 @@ def test_cell(ranks: RankPool, cell: tuple[Any, ...], record_property: Any) -> N
     curves = ranks.run(tensor * data * sequence, spread, config, accumulation)
     expected = plain(tied, fused, grouped)
     record_property("parity", differences(curves, expected))
-    compare(curves, expected, LOSS, NORM)
+    assert_same_curves(curves, expected, LOSS, NORM)

@@ -30,7 +30,7 @@ def plain(name: str, masked: bool) -> list[tuple[float, float]]:
     return reference(tiny(model=MODELS[name]), masked=masked)
 
 
-def compare(
+def assert_same_curves(
     curves: list[list[tuple[float, float]]], expected: list[tuple[float, float]], loss: float, norm: float
 ) -> None:
     """Assert that every rank reported the expected losses and gradient norms."""
@@ -57,7 +57,7 @@ def test_layouts_equal_one_process(ranks: RankPool, world: int, tensor: int, zer
     config = tiny(model=MODELS[name], parallel={"tensor": tensor, "zero_stage": zero_stage})
     accumulation = 2 if index % 2 else 1
     curves = ranks.run(world, spread, config, accumulation, False, zero_stage == 1)
-    compare(curves, plain(name, False), LOSS, NORM)
+    assert_same_curves(curves, plain(name, False), LOSS, NORM)
 
 
 @pytest.mark.parametrize(
@@ -70,21 +70,21 @@ def test_sequence_parallel(
 ) -> None:
     name = "gelu biases learned" if zero_stage % 2 else "tied fused"
     config = tiny(model=MODELS[name], parallel={"sequence": sequence, "tensor": tensor, "zero_stage": zero_stage})
-    compare(ranks.run(world, spread, config, 1 + masked, masked), plain(name, masked), LOSS, NORM)
+    assert_same_curves(ranks.run(world, spread, config, 1 + masked, masked), plain(name, masked), LOSS, NORM)
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 @pytest.mark.parametrize(("tensor", "zero_stage"), [(2, 1), (1, 3)])
 def test_recomputation_changes_nothing(ranks: RankPool, recompute: str, tensor: int, zero_stage: int) -> None:
     config = tiny(parallel={"tensor": tensor, "zero_stage": zero_stage, "recompute": recompute})
-    compare(ranks.run(2, spread, config), plain("tied fused", False), LOSS, NORM)
+    assert_same_curves(ranks.run(2, spread, config), plain("tied fused", False), LOSS, NORM)
 
 
 @pytest.mark.parametrize(("world", "zero_stage"), [(2, 1), (4, 1), (4, 3)])
 def test_overlap_changes_nothing(ranks: RankPool, world: int, zero_stage: int) -> None:
     name = "gelu biases learned" if world == 2 else "grouped-query fused"
     config = tiny(model=MODELS[name], parallel={"tensor": 2, "zero_stage": zero_stage, "overlap": True})
-    compare(ranks.run(world, spread, config), plain(name, False), LOSS, NORM)
+    assert_same_curves(ranks.run(world, spread, config), plain(name, False), LOSS, NORM)
 
 
 @pytest.mark.parametrize(("world", "tensor", "zero_stage"), [(2, 2, 0), (4, 2, 1)])
@@ -94,14 +94,14 @@ def test_label_smoothing_under_vocabulary_parallelism(
     optim = {"lr": 3e-3, "clip_norm": 0.5, "label_smoothing": 0.1}
     expected = reference(tiny(optim=optim), masked=True)
     config = tiny(optim=optim, parallel={"tensor": tensor, "zero_stage": zero_stage})
-    compare(ranks.run(world, spread, config, 2, True), expected, LOSS, NORM)
+    assert_same_curves(ranks.run(world, spread, config, 2, True), expected, LOSS, NORM)
     assert abs(expected[-1][0] - plain("tied fused", True)[-1][0]) > 1e-2  # smoothing is no setting without effect
 
 
 @pytest.mark.slow
 def test_compiled_blocks_change_nothing(ranks: RankPool) -> None:
     config = tiny(parallel={"compile": True})
-    compare(ranks.run(2, spread, config, timeout=500.0), plain("tied fused", False), LOSS, NORM)
+    assert_same_curves(ranks.run(2, spread, config, timeout=500.0), plain("tied fused", False), LOSS, NORM)
 
 
 @pytest.mark.parametrize(
@@ -110,17 +110,17 @@ def test_compiled_blocks_change_nothing(ranks: RankPool) -> None:
 )
 def test_offload_changes_nothing(ranks: RankPool, offload: str, zero_stage: int, tensor: int) -> None:
     config = tiny(parallel={"tensor": tensor, "zero_stage": zero_stage, "offload": offload})
-    compare(ranks.run(2, spread, config, 2), plain("tied fused", False), LOSS, NORM)
+    assert_same_curves(ranks.run(2, spread, config, 2), plain("tied fused", False), LOSS, NORM)
 
 
 @pytest.mark.parametrize(("world", "tensor", "zero_stage"), [(1, 1, 0), (2, 1, 1), (4, 2, 2), (2, 2, 3)])
 def test_bf16_stays_near(ranks: RankPool, world: int, tensor: int, zero_stage: int) -> None:
     config = tiny(parallel={"tensor": tensor, "zero_stage": zero_stage}, precision="bf16")
-    compare(ranks.run(world, spread, config), plain("tied fused", False), 5e-3, 5e-2)
+    assert_same_curves(ranks.run(world, spread, config), plain("tied fused", False), 5e-3, 5e-2)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_masks_and_weights_count_tokens_once(ranks: RankPool, zero_stage: int) -> None:
     """Micro-batches with different numbers of counted tokens, one of them with none in its first sequence."""
     config = tiny(parallel={"tensor": 2, "zero_stage": zero_stage})
-    compare(ranks.run(4, spread, config, 2, True), plain("tied fused", True), LOSS, NORM)
+    assert_same_curves(ranks.run(4, spread, config, 2, True), plain("tied fused", True), LOSS, NORM)
