@@ -140,3 +140,19 @@ def test_what_does_not_fit_is_refused_with_the_numbers(assignments: list[str], w
     with pytest.raises(UserError) as error:
         make_plan(run(*assignments), world=world)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.lr=nan", "'optim.lr': input should be a finite number or input should be 'auto' (given: 'nan')"),
+        ("optim.lr=-1", "'optim.lr': input should be greater than 0 or input should be 'auto' (given: -1)"),
+        ("optim.clip_norm=.inf", "'optim.clip_norm': input should be a finite number (given: inf)"),
+        ("optim.betas=[0.9, 1]", "'optim.betas.1': input should be less than 1 (given: 1)"),
+        ("data.sources=[{path: x, colum: y}]", "unknown key 'data.sources.0.colum' (did you mean 'column'?)"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_its_key(assignment: str, message: str):
+    with pytest.raises(UserError) as error:
+        run(assignment)
+    assert message in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,7 +13,7 @@ from trainer.errors import UserError, did_you_mean
 class Section(BaseModel):
     """A part of a configuration. It cannot change after it was read, and it refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -27,28 +28,46 @@ def parse_section(section: type[S], values: dict[str, Any], where: str) -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: " + "; ".join(_explain(section, e) for e in error.errors())) from None
+        raise UserError(f"{where}: " + "; ".join(_clauses(section, error.errors()))) from None
 
 
-def _explain(section: type[Section], error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    key = ".".join(path) or "(top level)"
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(section, path[:-1])
-        return f"unknown key {key!r}{did_you_mean(path[-1], known)}"
-    if error["type"] == "missing":
+def _clauses(section: type[Section], errors: Sequence[Any]) -> list[str]:
+    """Return one clause for each key that is wrong."""
+    by_key: dict[str, list[Any]] = {}
+    for error in errors:
+        by_key.setdefault(_key(section, error["loc"]), []).append(error)
+    return [_clause(section, key, of_key) for key, of_key in by_key.items()]
+
+
+def _clause(section: type[Section], key: str, errors: Sequence[Any]) -> str:
+    """Say what is wrong with one key; what each member of a union would have accepted is joined by "or"."""
+    if errors[0]["type"] == "extra_forbidden":
+        *parents, name = key.split(".")
+        return f"unknown key {key!r}{did_you_mean(name, _fields_at(section, parents))}"
+    if errors[0]["type"] == "missing":
         return f"{key!r} is missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    given = error.get("input")
+    problems = [str(error["msg"]).removeprefix("Value error, ") for error in errors]
+    message = " or ".join(dict.fromkeys(problem[0].lower() + problem[1:] for problem in problems))
+    given = errors[0].get("input")
     shown = "" if isinstance(given, dict) else f" (given: {given!r})"
-    return f"{key!r}: {message}{shown}" if error["loc"] else f"{message}"
+    return f"{key!r}: {message}{shown}" if key else message
+
+
+def _key(section: type[Section], location: Sequence[int | str]) -> str:
+    """Return the dotted key of a problem, without pydantic's names for the members of a union behind it."""
+    path = [str(part) for part in location]
+    known = 0
+    while known < len(path) and (path[known].isdigit() or _fields_at(section, path[:known])):
+        known += 1
+    return ".".join(path[:known])
 
 
 def _fields_at(section: type[Section], path: list[str]) -> list[str]:
     """Return the known keys of the section that `path` leads to."""
     current: Any = section
     for part in path:
+        if part.isdigit():  # a place in a list of sections
+            continue
         field = current.model_fields.get(part)
         if field is None:
             return []

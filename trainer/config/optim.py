@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from trainer.config.base import Section
 from trainer.config.span import Span, SpanField
 
+PeakRate = Annotated[float, Field(gt=0)] | Literal["auto"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 
 class OptimConfig(Section):
     """AdamW unless said otherwise. `lr` is a number, or `auto`: the rule in trainer/config/learning_rate.py."""
 
     name: Literal["adamw", "sgd", "muon"] = "adamw"
-    lr: float | Literal["auto"] = Field("auto", description="peak learning rate, or 'auto': the stated rule by size")
-    betas: tuple[float, float] = (0.9, 0.95)
+    lr: PeakRate = Field("auto", description="at its peak; 'auto': the stated rule by size")
+        "auto", description="at its peak, or 'auto': the stated rule"
+    )
+    betas: tuple[Share, Share] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="on matrices only, not on norms, biases and embeddings")
     label_smoothing: float = Field(
