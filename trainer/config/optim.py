@@ -18,8 +18,6 @@ class OptimConfig(Section):
 
     name: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: PeakRate = Field("auto", description="at its peak; 'auto': the stated rule by size")
-        "auto", description="at its peak, or 'auto': the stated rule"
-    )
     betas: tuple[Share, Share] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="on matrices only, not on norms, biases and embeddings")
