@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("launch.commands.cancel:cancel", "End jobs."),
     "preflight": ("launch.commands.preflight:preflight", "Check every node of a cluster before the first job."),
     "doctor": ("launch.commands.doctor:doctor", "Describe this environment, for bug reports."),
+    "keys": ("launch.commands.keys:keys", "Print what a configuration file can say: keys, values, defaults."),
     "data": ("launch.commands.data:data", "Prepare, inspect and verify token sets."),
     "plan": ("launch.commands.plan:plan", "Print what a run costs, before it starts."),
     "checkpoint": ("launch.commands.checkpoint:checkpoint", "Inspect, verify and convert checkpoints."),

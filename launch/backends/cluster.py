@@ -25,16 +25,16 @@ class RequeueConfig(Section):
 class MountConfig(Section):
     """A directory of the host inside the container."""
 
-    source: str
-    target: str
-    read_only: bool = False
+    source: str = Field(description="on the host")
+    target: str = Field(description="in the container")
+    read_only: bool = Field(False, description="ranks cannot write there")
 
 
 class ClusterConfig(Section):
     """One cluster. `options` are those of its backend: see `escala render --help` and docs/launching.md."""
 
-    backend: Literal["local", "slurm", "ssh", "kubernetes"] = "local"
-    nodes: int = Field(1, gt=0)
+    backend: Literal["local", "slurm", "ssh", "kubernetes"] = Field("local", description="who starts the ranks")
+    nodes: int = Field(1, gt=0, description="machines of one job")
     ranks_per_node: int = Field(1, gt=0, description="processes on one node: one for each GPU")
     gpu: str | None = Field(None, description="a name of the planner's table, such as H100-SXM")
     python: str = Field(sys.executable, description="the interpreter on the nodes, with Escala installed")

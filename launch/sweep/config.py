@@ -31,18 +31,18 @@ class LayoutCheck(Section):
 class FitConfig(Section):
     """How the sweep's points become a law."""
 
-    hold_out: Literal["largest", "none"] = "largest"
-    bootstrap: int = Field(1000, ge=0)
+    hold_out: Literal["largest", "none"] = Field("largest", description="cells that test the fit and take no part")
+    bootstrap: int = Field(1000, ge=0, description="replicates for the intervals")
     eval_set: str = Field("held_out", description="the evaluated set that laws are fitted to")
 
 
 class SweepConfig(Section):
     """One sweep."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="default: the name of the file")
     ranks: int = Field(1, gt=0, description="ranks of each cell")
     slots: int | None = Field(None, gt=0, description="ranks that run at a time on this machine; default: ranks")
-    run: dict[str, Any] | str
+    run: dict[str, Any] | str = Field(description="what all cells share: a run, or its name in configs/run")
     vary: dict[str, list[Any]] = Field({}, description="setting -> values; the cells are all combinations")
     cells: tuple[dict[str, Any], ...] = Field((), description="further cells, one by one")
     layout_checks: tuple[LayoutCheck, ...] = ()

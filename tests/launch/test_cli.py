@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from launch.cli import COMMANDS
+from launch.commands.keys import FILES, describe
 from tests.conftest import ROOT
+from trainer.config.parallel import ParallelConfig
 
 FORBIDDEN = ("torch", "deepspeed", "accelerate", "datasets", "transformers", "wandb")
 
@@ -41,6 +43,23 @@ def test_every_command_has_help_with_examples(command: str):
     assert done.returncode == 0, done.stderr
     assert "Examples:" in done.stdout
     assert f"escala {command}" in done.stdout
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_key_of_a_file_says_what_it_means(file: str):
+    rows = describe(file)
+    assert [row["key"] for row in rows if not row["meaning"]] == []
+    assert [row["key"] for row in rows if not row["values"]] == []
+
+
+def test_keys_prints_a_section_from_the_schema_and_names_the_nearest_key():
+    shown = json.loads(escala("keys", "parallel", "--json").stdout)
+    assert {row["key"] for row in shown} == {f"parallel.{name}" for name in ParallelConfig.model_fields}
+    stage = next(row for row in shown if row["key"] == "parallel.zero_stage")
+    assert (stage["values"], stage["default"], stage["required"]) == ("0 | 1 | 2 | 3", 1, False)
+    wrong = escala("keys", "paralel.tensor")
+    assert wrong.returncode == 2
+    assert "did you mean 'parallel.tensor'?" in wrong.stderr
 
 
 def test_the_list_of_commands_imports_no_command():

@@ -24,8 +24,8 @@ class SourceConfig(Section):
     name: str | None = Field(None, description="tag of the source in shards and reports; default: made from the path")
     path: str = Field("embedded", description="'embedded', a hub dataset, or files: jsonl, parquet, text, globs, URLs")
     format: Literal["auto", "hub", "json", "parquet", "text"] = Field("auto", description="auto: by the file's suffix")
-    subset: str | None = None
-    split: str = "train"
+    subset: str | None = Field(None, description="configuration of a hub dataset")
+    split: str = Field("train", description="split of a hub dataset")
     column: str = Field("text", description="the column that holds the text")
     documents_are: Literal["lines", "paragraphs", "files"] = Field(
         "paragraphs", description="what one document is, in text files"
@@ -69,7 +69,7 @@ class TokenizerConfig(Section):
     )
     path: str | None = Field(None, description="an existing tokenizer.model (sentencepiece) or tokenizer.json")
     vocab_size: Count = Field(4096, gt=0, description="of a trained tokenizer; others have their own")
-    byte_fallback: bool = True
+    byte_fallback: bool = Field(True, description="characters outside the vocabulary become bytes, not <unk>")
     sample_bytes: Count = Field(20_000_000, gt=0, description="text that the tokenizer is trained on")
     eos: str | None = Field(
         None, description="end-of-document token of a Hugging Face tokenizer, where it is not known"
@@ -92,7 +92,7 @@ class TokenizerConfig(Section):
 class StageConfig(Section):
     """From this many training tokens on, the mixture has these weights."""
 
-    from_tokens: Count = Field(gt=0)
+    from_tokens: Count = Field(gt=0, description="the weights hold from this token on")
     weights: dict[str, float] = Field(description="source -> weight; a source that is left out is not read")
 
 
@@ -107,7 +107,7 @@ class CacheConfig(Section):
 class DataConfig(Section):
     """Sources, tokenizer and shards of one token set."""
 
-    name: str = "embedded"
+    name: str = Field("embedded", description="of the prepared set")
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
     tokenizer: TokenizerConfig = TokenizerConfig()
     held_out_fraction: float = Field(0.01, ge=0, lt=1, description="share of documents for validation, by content hash")

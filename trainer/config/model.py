@@ -14,11 +14,11 @@ from trainer.config.span import Count
 class ModelConfig(Section):
     """A decoder-only language model. `size` finds width, depth and heads by the rule in `trainer/config/sizes.py`."""
 
-    family: Literal["transformer"] = "transformer"
+    family: Literal["transformer"] = Field("transformer", description="architecture")
     size: str | None = Field(None, description="body parameters, such as 10M; or give d_model, n_layers, n_heads")
     d_model: int = Field(gt=0, description="width of the residual stream")
-    n_layers: int = Field(gt=0)
-    n_heads: int = Field(gt=0)
+    n_layers: int = Field(gt=0, description="number of blocks")
+    n_heads: int = Field(gt=0, description="query heads; each is d_model / n_heads wide")
     n_kv_heads: int | None = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
     d_ff: int | None = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
     vocab_size: Count | None = Field(None, gt=0, description="default: the tokenizer's")
@@ -27,15 +27,17 @@ class ModelConfig(Section):
     )
     context_length: Count = Field(256, gt=0, description="tokens of one training sequence")
 
-    position: Literal["rotary", "learned"] = "rotary"
-    rotary_base: float = Field(10_000.0, gt=1)
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    position: Literal["rotary", "learned"] = Field("rotary", description="how places in the sequence are told")
+    rotary_base: float = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
+    norm: Literal["rmsnorm", "layernorm"] = Field("rmsnorm", description="before attention and MLP, and at the end")
     mlp: Literal["swiglu", "gelu", "gelu_tanh"] = Field("swiglu", description="gelu_tanh: the approximation of GPT-2")
-    qk_norm: bool = False
-    tied_embeddings: bool = True
+    qk_norm: bool = Field(False, description="RMSNorm of queries and keys, for each head")
+    tied_embeddings: bool = Field(True, description="the head is the embedding")
     bias: bool = Field(False, description="biases in linear layers and LayerNorm")
     fused_qkv: bool = Field(True, description="one matrix for queries, keys and values")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="of attention, embeddings and what each part adds; training only"
+    )
     init_std: float | None = Field(None, gt=0, description="default sqrt(2 / 5 d_model), see initial_std")
 
     @model_validator(mode="before")

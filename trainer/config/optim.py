@@ -16,10 +16,10 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class OptimConfig(Section):
     """AdamW unless said otherwise. `lr` is a number, or `auto`: the rule in trainer/config/learning_rate.py."""
 
-    name: Literal["adamw", "sgd", "muon"] = "adamw"
+    name: Literal["adamw", "sgd", "muon"] = Field("adamw", description="muon: for matrices, AdamW for the rest")
     lr: PeakRate = Field("auto", description="at its peak; 'auto': the stated rule by size")
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
+    betas: tuple[Share, Share] = Field((0.9, 0.95), description="decay of AdamW's two moments")
+    eps: float = Field(1e-8, gt=0, description="added to the root of AdamW's second moment")
     weight_decay: float = Field(0.1, ge=0, description="on matrices only, not on norms, biases and embeddings")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of a target's probability spread over the vocabulary; never in evaluation"
@@ -30,7 +30,9 @@ class OptimConfig(Section):
 class ScheduleConfig(Section):
     """The learning rate over the run, as a share of its peak."""
 
-    kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"] = "cosine"
-    warmup: SpanField = Span(2, "%")
+    kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"] = Field(
+        "cosine", description="course after the warm-up; wsd: constant, then a cooldown (warmup-stable-decay)"
+    )
+    warmup: SpanField = Field(Span(2, "%"), description="linear rise from zero to the peak")
     decay: SpanField = Field(Span(20, "%"), description="length of the cooldown at the end, for wsd")
     final_ratio: float = Field(0.1, ge=0, le=1, description="last learning rate over the peak, for linear, cosine, wsd")

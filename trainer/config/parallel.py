@@ -22,8 +22,10 @@ class ParallelConfig(Section):
     tensor: int = Field(1, gt=0, description="tensor-parallel degree")
     sequence: int = Field(1, gt=0, description="sequence-parallel (Ulysses) degree")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="what is sharded over data ranks (ZeRO, Rajbhandari 2020)")
-    offload: Literal["none", "optimizer", "parameters"] = "none"
-    recompute: Literal["none", "selective", "full"] = "none"
+    offload: Literal["none", "optimizer", "parameters"] = Field("none", description="what host memory holds")
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none", description="activations made again in the backward pass: of attention, or of whole blocks"
+    )
     compile: bool = Field(False, description="torch.compile of each block")
     overlap: bool = Field(False, description="overlap the backward all-reduce of column-parallel layers with compute")
     timeout_seconds: float = Field(600.0, gt=0, description="a collective that waits longer fails, and the run with it")

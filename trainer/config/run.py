@@ -33,8 +33,8 @@ WITHOUT_EFFECT_ON_RESULT: dict[str, Any] = {
 class RunConfig(Section):
     """One run. Length is given in tokens or in steps, not both."""
 
-    name: str = "run"
-    seed: int = Field(0, ge=0)
+    name: str = Field("run", description="of the run directory, under --runs")
+    seed: int = Field(0, ge=0, description="of initial values, data order and dropout")
     model: ModelConfig
     data: DataConfig
     batch: BatchConfig
@@ -45,7 +45,7 @@ class RunConfig(Section):
     parallel: ParallelConfig = ParallelConfig()
     skip_steps: tuple[str, ...] = Field((), description="stretches of the data order to leave out, such as 1200:1210")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -13,7 +13,7 @@ from trainer.config.span import Count, Span, SpanField
 class BatchConfig(Section):
     """The global batch is given in tokens; micro-batch and accumulation follow from the world."""
 
-    tokens_per_step: Count = Field(gt=0)
+    tokens_per_step: Count = Field(gt=0, description="of one optimizer step, over all ranks")
     micro_batch: int | None = Field(
         None, gt=0, description="sequences of one forward pass on one rank; default: derived"
     )
@@ -22,19 +22,21 @@ class BatchConfig(Section):
 class CheckpointConfig(Section):
     """When checkpoints are written, which are kept, and what a starting run does with those that it finds."""
 
-    every: SpanField | None = None
+    every: SpanField | None = Field(None, description="save so often; default: at the end only")
     minutes: float | None = Field(None, gt=0, description="also save when this much time has passed")
     keep_last: int = Field(2, gt=0, description="how many temporary checkpoints stay")
     keep_every: SpanField | None = Field(None, description="checkpoints at these points are never deleted")
-    load: Literal["always", "if_available", "never", "warm_start"] = "if_available"
+    load: Literal["always", "if_available", "never", "warm_start"] = Field(
+        "if_available", description="resume or refuse; resume or begin; begin; begin with the weights of source"
+    )
     source: str | None = Field(None, description="a checkpoint or run directory to load from; default: this run's own")
-    asynchronous: bool = True
+    asynchronous: bool = Field(True, description="training waits for the copy to host memory only")
 
 
 class EvaluationConfig(Section):
     """Held-out evaluation in a fixed order. It always runs at the end."""
 
-    every: SpanField | None = None
+    every: SpanField | None = Field(None, description="evaluate so often; default: at the end only")
     tokens: Count = Field(200_000, gt=0, description="held-out tokens for each set, spread evenly over it")
     position_buckets: int = Field(8, gt=0, description="loss by position is reported in this many equal parts")
 
@@ -42,11 +44,11 @@ class EvaluationConfig(Section):
 class TrackingConfig(Section):
     """The local record is always written. W&B mirrors it; `auto` is online with credentials, else offline."""
 
-    log_every: SpanField = Span(10, "steps")
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "escala"
-    group: str | None = None
-    tags: tuple[str, ...] = ()
+    log_every: SpanField = Field(Span(10, "steps"), description="record the loss so often")
+    wandb: Literal["auto", "online", "offline", "disabled"] = Field("auto", description="mirror of the local record")
+    project: str = Field("escala", description="in W&B")
+    group: str | None = Field(None, description="in W&B; a sweep gives its name")
+    tags: tuple[str, ...] = Field((), description="in W&B")
 
 
 class GuardConfig(Section):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 SUFFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _NUMBER = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kKMBGT]?)\s*$")
@@ -67,4 +67,9 @@ def parse_span(text: Any) -> Span:
     return Span(float(parse_count(match[1])), unit)
 
 
-SpanField = Annotated[Span, BeforeValidator(parse_span), PlainSerializer(str, return_type=str)]
+SpanField = Annotated[
+    Span,
+    BeforeValidator(parse_span),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "format": "N steps, N tokens or N%"}),
+]
