@@ -1,4 +1,4 @@
-"""Remote sets over real servers: HTTP, and S3 where its packages are installed."""
+"""Remote sets over a real HTTP server."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ import numpy as np
 import pytest
 
 from launch.data_preparation import ensure_prepared, is_prepared
-from tests.unit.data.builders import open_train, random_docs, write_set
-from trainer.config.data import CacheConfig, DataConfig, SourceConfig
-from trainer.data.opening import open_batches, open_manifest, open_split
+from tests.e2e.remote_sets import T, data, fetch_all, kept, rows, write_local
+from tests.unit.data.builders import open_train
+from trainer.config.data import CacheConfig
+from trainer.data.opening import open_batches, open_split
 from trainer.data.remote import ShardCache, read_manifest
 from trainer.errors import UserError
 
 pytest.importorskip("aiohttp")
-T = 16
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("served") / "made"
-    write_set(path, {"a": random_docs(1, 400)}, shard_tokens=1000, held_out=random_docs(3, 30))
-    return path
+    return write_local(tmp_path_factory.mktemp("served"))
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -76,23 +74,6 @@ def server(local: Path) -> Iterator[Server]:
     running.server_close()
 
 
-def data(root: str, tmp_path: Path, **cache: Any) -> DataConfig:
-    return DataConfig(
-        name="made",
-        root=root,
-        sources=(SourceConfig(name="a", path="x.jsonl"),),
-        cache=CacheConfig(directory=str(tmp_path / "cache"), **cache),
-    )
-
-
-def rows(config: DataConfig, steps: range) -> np.ndarray:
-    batches = open_batches(config, context_length=T, sequences_per_step=8, micro_batch=8, seed=1)
-    try:
-        return np.concatenate([batches.step(step)[0].inputs.numpy() for step in steps])
-    finally:
-        batches.close()
-
-
 def test_over_http_the_batches_are_the_same(server: Server, local: Path, tmp_path: Path) -> None:
     here = rows(data(str(local.parent), tmp_path), range(40))
     assert (rows(data(server.url, tmp_path), range(40)) == here).all()
@@ -100,12 +81,6 @@ def test_over_http_the_batches_are_the_same(server: Server, local: Path, tmp_pat
     assert held_out.gather(np.array([0]), T).shape == (1, T + 1)
     downloads = {path: n for path, n in server.asked.items() if path.endswith(".bin")}
     assert downloads and set(downloads.values()) == {1}
-
-
-def fetch_all(arguments: tuple[str, str, list[str]]) -> list[str]:
-    url, directory, files = arguments
-    cache = ShardCache(url, read_manifest(url), CacheConfig(directory=directory))
-    return [str(cache.fetch(file)) for file in files]
 
 
 def test_the_ranks_of_a_node_download_each_file_once(server: Server, local: Path, tmp_path: Path) -> None:
@@ -124,8 +99,7 @@ def test_the_cache_stays_within_its_bound(server: Server, local: Path, tmp_path:
     config = data(server.url, tmp_path, max_bytes=bound, ahead_steps=0)
     expected = rows(data(str(local.parent), tmp_path), range(60))
     assert (rows(config, range(60)) == expected).all()
-    kept = [p.stat().st_size for p in (tmp_path / "cache").rglob("*.*") if p.suffix in (".bin", ".xxh", ".docs")]
-    assert 0 < sum(kept) <= bound
+    assert 0 < kept(tmp_path) <= bound
 
 
 def test_a_server_that_fails_is_asked_again(server: Server, tmp_path: Path) -> None:
@@ -175,48 +149,6 @@ def test_what_is_not_there_is_said(server: Server, tmp_path: Path) -> None:
         read_manifest("http://127.0.0.1:9/none")
     with pytest.raises(UserError, match="cannot read"):
         read_manifest("nosuch://bucket/none")
-
-
-@pytest.fixture
-def bucket(local: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 server with the set in a bucket; its address and keys are in the environment."""
-    s3fs = pytest.importorskip("s3fs")
-    moto_server = pytest.importorskip("moto.server")
-    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    host, port = running.get_host_and_port()
-    for key, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(key, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    files = s3fs.S3FileSystem()
-    files.makedirs("tokens", exist_ok=True)
-    files.put(str(local), "tokens/made", recursive=True)
-    yield "s3://tokens"
-    s3fs.S3FileSystem.clear_instance_cache()
-    running.stop()
-
-
-def test_over_s3_the_batches_are_the_same(bucket: str, local: Path, tmp_path: Path) -> None:
-    here = rows(data(str(local.parent), tmp_path), range(40))
-    assert open_manifest(data(bucket, tmp_path)).data_hash == open_train(local).manifest.data_hash
-    assert (rows(data(bucket, tmp_path), range(40)) == here).all()
-
-
-def test_sources_are_read_from_s3(bucket: str) -> None:
-    import s3fs
-
-    pytest.importorskip("datasets")
-    from trainer.data.sources import Source
-
-    with s3fs.S3FileSystem().open("tokens/in/a.jsonl", "w") as out:
-        out.write('{"text": "one"}\n{"text": "two"}\n')
-    source = Source(SourceConfig(path=f"{bucket}/in/*.jsonl"))
-    assert list(source.documents(0)) == ["one", "two"]
 
 
 def test_the_control_plane_finds_a_remote_set(server: Server, tmp_path: Path) -> None:
