@@ -16,7 +16,9 @@ from trainer.run_dir import EXIT_USER_ERROR
 
 
 def prepared(config: DataConfig) -> Manifest | None:
-    """Return the manifest of the complete set of this very configuration, local or remote, or None.
+    """Return the manifest of the set of this very configuration, local or remote, or None where it is not ready.
+
+    Ready is a complete set, or one with something published where the run may begin with that.
 
     Raises UserError for a remote set that is not there or cannot be reached.
     """
@@ -28,11 +30,12 @@ def prepared(config: DataConfig) -> Manifest | None:
         manifest = Manifest.open(config.directory)
     else:
         return None
-    return manifest if manifest.complete and manifest.config_hash == config.content_hash() else None
+    ready = manifest.complete or config.begin == "published"
+    return manifest if ready and manifest.config_hash == config.content_hash() else None
 
 
 def is_prepared(config: DataConfig) -> bool:
-    """Return whether the complete set of this very configuration is there."""
+    """Return whether the set of this very configuration is ready to be trained on."""
     return prepared(config) is not None
 
 
@@ -40,6 +43,11 @@ def ensure_prepared(config: DataConfig) -> Manifest:
     """Prepare the data unless they are, with their progress on this terminal. Raises UserError."""
     if found := prepared(config):
         return found
+    if config.begin == "published":
+        raise UserError(
+            f"nothing of the data set {config.name!r} is published in {config.directory} yet: start "
+            f"escala data prepare and wait for its first part, or leave data.begin=published out to prepare all of it"
+        )
     # The configuration goes through a pipe: a file would stay behind when all processes are killed.
     command = [sys.executable, "-m", "trainer.data.prepare", "--config", "-"]
     code = subprocess.run(command, input=json.dumps(config.model_dump(mode="json")).encode()).returncode

@@ -16,6 +16,7 @@ from trainer.checkpoint.compatible import check_start
 from trainer.config.load import dump, load_run
 from trainer.config.plan import make_plan, share_out
 from trainer.config.run import RunConfig
+from trainer.data.pinned import pinned
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status, write_atomically
 
@@ -30,16 +31,18 @@ def train_here(
     world = ranks or gpus or 1
     share_out(config, world)  # what does not fit is said before data are prepared
     config, manifest = resolve(config)
+    run_dir = RunDir(runs / config.name)
+    if not dry_run:
+        refuse_other_run(run_dir, config)
+        manifest = pinned(run_dir.data, manifest)
     plan = make_plan(config, world=world, gpu=gpus > 0, train_tokens=manifest.tokens("train"))
     seconds = None if gpus else seconds_on_cpu(config, plan, matrix_rate())
     console.print(run_table(plan, seconds))
-    run_dir = RunDir(runs / config.name)
     if dry_run:
         return
     if run_dir.read_status() is Status.DONE and _same_run(run_dir, config):
         console.print(f"\nthis run is done: {run_dir.root} (another name trains it again)", highlight=False)
         return
-    refuse_other_run(run_dir, config)
     check_start(config, manifest, run_dir.checkpoints)
     run_dir.root.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir.config, dump(config))

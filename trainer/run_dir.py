@@ -2,6 +2,7 @@
 
     config.yaml          the resolved configuration
     plan.json            what was derived from it for this world
+    data.json            the shards that the run began with and keeps to
     run.json             who runs it: attempt, host, git revision, versions, W&B id
     status               one word, see `Status`
     metrics.jsonl        one line for each logged step and each evaluation
@@ -57,6 +58,10 @@ class RunDir:
     @property
     def plan(self) -> Path:
         return self.root / "plan.json"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data.json"
 
     @property
     def run(self) -> Path:

@@ -63,6 +63,7 @@ def open_session(
     step = keeper.restore()
     record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
+    manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
     session: Session
 

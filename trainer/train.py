@@ -18,13 +18,17 @@ import torch.distributed as dist
 
 from trainer import loop
 from trainer.checkpoint.keeper import SaveError
+from trainer.config.data import DataConfig
 from trainer.config.load import load_run
 from trainer.config.parallel import node_warning
 from trainer.config.plan import make_plan
 from trainer.config.resolve import with_data
+from trainer.data.manifest import Manifest
 from trainer.data.opening import open_manifest
+from trainer.data.pinned import pin
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.guard.fence import Fence
+from trainer.parallel.first_rank import from_first_rank
 from trainer.parallel.start import resolve_device, start, world_from_environment
 from trainer.provenance import provenance
 from trainer.run_dir import (
@@ -73,24 +77,40 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
     """Train as the directory's configuration says, and return how it ended."""
     torch.manual_seed(0)
     config = load_run(run_dir.config)
-    manifest = open_manifest(config.data)
-    config = with_data(config, manifest)
     device = resolve_device(config.device)
     rank, world, _ = world_from_environment()
-    plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
     mesh = start(config.parallel, device)
+    manifest = agreed_manifest(config.data, run_dir, device)
+    config = with_data(config, manifest)
+    plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
     if rank == 0:
         if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         run_dir.write_status(Status.RUNNING)
         write_atomically(run_dir.plan, plan.to_json())
     session = open_session(config, plan, manifest, mesh, device, run_dir, fence)
-    session.run.record.event("started", step=session.run.step, layout=plan.layout, **provenance())
+    session.run.record.event(
+        "started",
+        step=session.run.step,
+        layout=plan.layout,
+        data_hash=session.manifest.data_hash,
+        train_tokens=session.manifest.tokens("train"),
+        **provenance(),
+    )
     status, error = _train(session)
     _finish(session, status, error)
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
+
+
+def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> Manifest:
+    """Return the shards that this run keeps to, the same on every rank though preparation may still be adding some."""
+    text = from_first_rank(
+        lambda: pin(run_dir.data, open_manifest(data), data.begin).model_dump_json(),
+        device,
+    )
+    return Manifest.parse(text, data.directory)
 
 
 def _train(session: Session) -> tuple[Status, str | None]:

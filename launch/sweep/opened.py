@@ -43,6 +43,10 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
         share_out(cell.config, sweep.ranks)  # what does not fit is said before data are prepared
     for cell in wanted:
         data = cell.config.data
+        if data.begin != "complete":
+            raise UserError(
+                "data.begin=published is for single runs: the cells of a sweep would begin with different data"
+            )
         if data.directory not in manifests:
             manifests[data.directory] = ensure_prepared(data)
         manifest = manifests[data.directory]

@@ -15,7 +15,7 @@ from trainer.config.span import Count
 TRAIN, HELD_OUT = "train", "held_out"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 # Keys that say where a set lies or how it is read, not what is in it.
-WITHOUT_EFFECT_ON_CONTENT = ("name", "root", "stages", "shuffle_window", "packing", "repeat", "cache")
+WITHOUT_EFFECT_ON_CONTENT = ("name", "root", "begin", "stages", "shuffle_window", "packing", "repeat", "cache")
 
 
 class SourceConfig(Section):
@@ -119,6 +119,9 @@ class DataConfig(Section):
     )
     root: str = Field("data", description="directory or URL that holds prepared sets; this one lies in <root>/<name>")
 
+    begin: Literal["complete", "published"] = Field(
+        "complete", description="train when all data are prepared, or on what is published while preparation goes on"
+    )
     stages: tuple[StageConfig, ...] = Field((), description="changes of the mixture's weights during training")
     shuffle_window: Count | None = Field(
         None, gt=0, description="shuffle within so many tokens, not the whole set: for sets larger than the cache"

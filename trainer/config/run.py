@@ -25,7 +25,7 @@ from trainer.config.span import Count
 # Sections and keys that change how a run is carried out, not what it computes.
 WITHOUT_EFFECT_ON_RESULT: dict[str, Any] = {
     **dict.fromkeys(("parallel", "tracking", "checkpoint", "guard", "name", "device", "skip_steps"), True),
-    "data": {"name", "root", "cache"},
+    "data": {"name", "root", "begin", "cache"},
     "batch": {"micro_batch"},
 }
 
