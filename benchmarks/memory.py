@@ -1,31 +1,39 @@
-"""Bytes of model state on each rank, counted tensor by tensor, against the formulas of ZeRO and tensor parallelism.
+"""Memory of a rank against its formula: model states tensor by tensor, the peak of a whole step as the kernel saw it.
 
-    python -m benchmarks.memory --size 4M
+    python -m benchmarks.memory --size 20M
 
-Counted are parameters, fp32 master copies and optimizer moments: everything that lives between steps. The formulas
-are those of Rajbhandari et al. 2020 (section 5): with P parameters on a tensor rank and R replicas, fp32 needs 4 P
-for the parameters (stage 3: / R), 8 P for the moments (from stage 1 on: / R), and then 4 P / R for the master copy.
+States are parameters, fp32 master copies and optimizer moments: what lives between steps. With P parameters on a tensor
+rank and R replicas, fp32 needs 4 P for the parameters (stage 3: / R), 8 P for the moments (from stage 1 on: / R), and
+then 4 P / R for the master copy (Rajbhandari et al. 2020, section 5). The peak is what the planner predicts (`escala
+plan`): states, gradients, activations and buffers, each where they meet.
+
+The peak is the largest resident memory during a step, less that of the same process before the model was built, after
+one step of a tiny model. Blocks of 64 KiB and more are mapped one by one and go back to the kernel when they are freed.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.overhead import Batch, run_config
-from trainer.models.build import build_model
+from benchmarks.overhead import TOKENS, Batch, run_config
+from trainer.config.memory import Memory, rank_memory
+from trainer.models.transformer import Transformer
 from trainer.parallel.engine import Engine, build_engine
+from trainer.parallel.mesh import Mesh
 from trainer.parallel.start import start
 
 LAYOUTS = [(1, 1), (2, 2), (4, 4), (2, 1), (4, 1), (4, 2)]
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
 def state_bytes(engine: Engine) -> int:
@@ -40,28 +48,44 @@ def state_bytes(engine: Engine) -> int:
     return sum(storages.values())
 
 
-def expected_bytes(local: int, replicas: int, stage: int) -> float:
+def expected_states(local: int, replicas: int, stage: int) -> float:
     """Return the formula's bytes for `local` parameters of a tensor rank."""
     if stage == 0:
         return 12 * local
     return 4 * local / (replicas if stage == 3 else 1) + 12 * local / replicas
 
 
-def step_peak(build: Callable[[], Engine], step: Callable[[Engine], object]) -> tuple[Engine, int]:
-    """Return the most bytes that were live at a time inside a second step, counted at torch's allocator."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        engine = build()
-        step(engine)
-        with torch.profiler.record_function("measured step"):
-            step(engine)
-    events = profile.profiler.kineto_results.events()
-    (measured,) = (event for event in events if event.name() == "measured step")
-    live = peak = 0
-    for at, change in sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"):
-        live += change
-        if measured.start_ns() <= at <= measured.end_ns():
-            peak = max(peak, live)
-    return engine, peak
+def expected_peak(config: Any, mesh: Mesh, stage: int, sequences: int) -> Memory:
+    """Return what the planner says of this rank."""
+    return rank_memory(
+        config.model,
+        config.parallel.model_copy(update={"zero_stage": stage}),
+        data_parallel=mesh.dp_size,
+        micro_batch=sequences,
+        bytes_per_value=4,
+        gpu=False,
+        accumulates=False,
+    )
+
+
+def kernel_says(what: str) -> int:
+    """Return VmRSS (resident memory) or VmHWM (the most since `forget_peak`) of this process, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(what):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {what}")
+
+
+def forget_peak() -> None:
+    """Have the kernel count VmHWM anew from now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def build(config: Any, mesh: Mesh) -> Engine:
+    """Return an engine whose model is made as in a run: each rank its own share."""
+    with torch.device("meta"):
+        model = Transformer(config.model)
+    return build_engine(config, model, mesh, lr=1e-3, accumulation=1, device=torch.device("cpu"))
 
 
 def rank_main(rank: int, world: int, tensor: int, stage: int, a: argparse.Namespace, directory: str, out: Any) -> None:
@@ -69,20 +93,30 @@ def rank_main(rank: int, world: int, tensor: int, stage: int, a: argparse.Namesp
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(f"{directory}/store", world), rank=rank, world_size=world)
-    device = torch.device("cpu")
-    config = run_config(a.size, tensor, stage, 1)
-    mesh = start(config.parallel, device)
-    batch = Batch(mesh.dp_rank, 1)
-    engine, peak = step_peak(
-        lambda: build_engine(config, build_model(config.model, 0), mesh, lr=1e-3, accumulation=1, device=device),
-        lambda engine: engine.train_step([batch], 1e-3),
-    )
+    config, tiny = (run_config(size, tensor, stage, a.sequences) for size in (a.size, "100k"))
+    mesh = start(config.parallel, torch.device("cpu"))
+    batch = Batch(mesh.dp_rank, a.sequences)
+    small = build(tiny, mesh)
+    small.train_step([batch], 1e-3)
+    small.close()
+    del small
+    gc.collect()
+    before = kernel_says("VmRSS")
+    engine = build(config, mesh)
+    engine.train_step([batch], 1e-3)
+    gc.collect()
+    dist.barrier()
+    forget_peak()
+    engine.train_step([batch], 1e-3)
+    peak = kernel_says("VmHWM") - before
     if rank == 0:
         local = sum(torch.Size(split.local_shape).numel() for split in engine.splits.values())
-        states, formula = state_bytes(engine), round(expected_bytes(local, mesh.replica_size, stage))
-        row = {"world": world, "tensor": tensor, "zero_stage": stage, "states": states, "formula": formula}
-        out.put({**row, "ratio": round(states / formula, 3), "step_peak": peak, "beyond_states": peak - states,
-                 "gradients": 4 * local})  # fmt: skip
+        formula = expected_peak(config, mesh, engine.zero_stage, a.sequences)
+        states = state_bytes(engine) / expected_states(local, mesh.replica_size, engine.zero_stage)
+        row = {"world": world, "tensor": tensor, "zero_stage": stage, "states": state_bytes(engine),
+               "states_ratio": round(states, 3), "peak": peak, "formula": formula.total,
+               "peak_ratio": round(peak / formula.total, 3)}  # fmt: skip
+        out.put({**row, "parts": formula.by_part()} if a.parts else row)
     engine.close()
     dist.barrier()
     dist.destroy_process_group()
@@ -91,8 +125,11 @@ def rank_main(rank: int, world: int, tensor: int, stage: int, a: argparse.Namesp
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--size", default="4M")
+    parser.add_argument("--size", default="20M")
+    parser.add_argument("--sequences", type=int, default=1, help=f"of one rank, {TOKENS} tokens each")
+    parser.add_argument("--parts", action="store_true", help="print the parts of the formula too")
     a = parser.parse_args()
+    os.environ.update(MALLOC)  # read by the ranks when they start
     context = mp.get_context("spawn")
     cases = [(world, tensor, stage) for world, tensor in LAYOUTS for stage in range(4 if world > tensor else 1)]
     for world, tensor, stage in cases:

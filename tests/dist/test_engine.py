@@ -73,30 +73,41 @@ def test_wrong_feeding_is_found_in_the_first_step(ranks: RankPool, mistake: str,
         assert expected in error
 
 
-def widest_tensor() -> int:
-    """Return the widest last dimension of any tensor that a step makes."""
+def largest_tensors(config: RunConfig) -> tuple[int, int]:
+    """Return the widest last dimension and the most elements of any tensor that training and evaluation make."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    class Widths(TorchDispatchMode):
-        widest = 0
+    class Sizes(TorchDispatchMode):
+        widest = most = 0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
             for leaf in tree_leaves(out):
                 if isinstance(leaf, torch.Tensor) and leaf.dim() >= 2 and leaf.is_floating_point():
-                    self.widest = max(self.widest, leaf.shape[-1])
+                    self.widest, self.most = max(self.widest, leaf.shape[-1]), max(self.most, leaf.numel())
             return out
 
-    engine = open_engine(tiny(model={"vocab_size": 4096}, parallel={"tensor": 2, "zero_stage": 0}))
-    with Widths() as widths:
+    engine = open_engine(config)
+    with Sizes() as sizes:
         engine.train_step(batch_of(engine, 0), 1e-3)
+        engine.token_losses(global_batch(0))
     engine.close()
-    return widths.widest
+    return sizes.widest, sizes.most
 
 
-def test_whole_logits_never_exist(ranks: RankPool) -> None:
-    assert ranks.run(2, widest_tensor) == [2048, 2048]
+@pytest.mark.parametrize("tensor", [2, 4])
+@pytest.mark.parametrize("model", [{}, {"tied_embeddings": False}])
+def test_whole_logits_never_exist(ranks: RankPool, tensor: int, model: dict[str, Any]) -> None:
+    """A rank holds its words' logits and nothing larger: neither (B, T, V) nor a gather of it in any shape."""
+    vocab = 4096
+    config = tiny(
+        model={"vocab_size": vocab, **model},
+        optim={"label_smoothing": 0.1},
+        parallel={"tensor": tensor, "zero_stage": 0},
+    )
+    share = vocab // tensor
+    assert ranks.run(tensor, largest_tensors, config) == [(share, global_batch(0).targets.numel() * share)] * tensor
 
 
 def smoothed(smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:

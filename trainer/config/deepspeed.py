@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from trainer.config.counting import count_parameters
+from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
 
-# Gradients are reduced and parameters gathered in buckets of so many elements: large enough to fill a link, small
-# enough that two of them are no matter beside the model. A smaller model takes its own size: buffers are made whole.
-BUCKET_ELEMENTS = 50_000_000
+# Gradients are reduced and parameters gathered in buckets of so many elements. A share of the model keeps buffers small
+# beside it; BUCKET_ELEMENTS fill any link, and FEWEST keep the number of messages of a small model down.
+MODEL_SHARE, FEWEST_ELEMENTS, BUCKET_ELEMENTS = 32, 1 << 16, 50_000_000
+# ZeRO 3 keeps gathered parameters that are used again soon, and gathers ahead, up to this share of the model.
+LIVE_SHARE = 8
 
 Precision = Literal["fp32", "bf16"]
 
@@ -61,18 +64,30 @@ def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precis
     return result
 
 
+def bucket_elements(model: ModelConfig) -> int:
+    """Return the elements of a bucket: gradients reduced, parameters gathered, what ZeRO 3 steps at a time."""
+    return min(BUCKET_ELEMENTS, max(FEWEST_ELEMENTS, count_parameters(model).total // MODEL_SHARE))
+
+
 def _zero(config: RunConfig, stage: int) -> dict[str, Any]:
     parallel = config.parallel
     zero: dict[str, Any] = {"stage": stage}
     if stage == 0:
         return zero
-    bucket = min(BUCKET_ELEMENTS, count_parameters(config.model).total)
+    bucket = bucket_elements(config.model)
     zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
-    if stage == 1:
-        # Gradients wait in the parameters until the last micro-batch: copying them to one buffer first gains nothing.
+    if stage in (1, 3):
+        # Gradients are reduced from where they are: a buffer would only be one more copy.
         zero["contiguous_gradients"] = False
     if stage == 3:
-        zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 10_000}
+        live = count_parameters(config.model).total // LIVE_SHARE
+        zero |= {
+            "sub_group_size": bucket,
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_max_live_parameters": live,
+            "stage3_max_reuse_distance": live,
+            "stage3_param_persistence_threshold": 10_000,
+        }
     if parallel.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.device != "cpu"}
     if parallel.offload == "parameters":

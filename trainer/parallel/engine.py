@@ -21,11 +21,13 @@ from trainer.config.deepspeed import check_optimizer, deepspeed_config, effectiv
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
 from trainer.parallel.batch import Batch, LocalBatch, check_distribution, global_weight, local_part
+from trainer.parallel.inside_deepspeed import keep_owned_gradients_only, quicken_deepspeed
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.norm import clip_gradients
 from trainer.parallel.optimizer import make_optimizer
 from trainer.parallel.plan import Split
 from trainer.parallel.recompute import recompute_blocks
+from trainer.parallel.reduction import GradientSum
 from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor import materialise, shard_model, splits_of, sum_shared_gradients
 from trainer.parallel.topology import Topology
@@ -57,6 +59,8 @@ class Engine:
     ) -> None:
         self.ds, self.config, self.mesh, self.splits = ds, config, mesh, splits
         self.zero_stage, self.accumulation, self.device = zero_stage, accumulation, device
+        sums_itself = zero_stage == 0 and mesh.replica_size > 1
+        self._sum = GradientSum(self.module, mesh.replica_group) if sums_itself else None
         self._checked = False
         self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
         self.progress: Callable[[], None] = lambda: None  # called around each step, before each evaluated batch
@@ -129,10 +133,15 @@ class Engine:
         losses = self.ds(batch.inputs, batch.targets, documents=batch.documents, positions=batch.positions)
         part = (losses if batch.weights is None else losses * batch.weights).sum()
         total = total + part.detach()
-        objective = part * (self.mesh.replica_size / weight)  # DeepSpeed takes the mean over replicas
+        averaged_over = self.mesh.replica_size if self.zero_stage else 1  # DeepSpeed takes the mean over replicas
+        objective = part * (averaged_over / weight)
         if last:
             objective = objective * (1 + 0 * total)  # a loss that is not finite makes the gradient so: all ranks skip
+        if last and self._sum is not None:
+            self._sum.begin()
         self.ds.backward(objective, scale_wrt_gas=False)
+        if last and self._sum is not None:
+            self._sum.finish()
         return total
 
     def _outcome(self, loss: Tensor, norm: Tensor | None) -> StepOutcome:
@@ -185,10 +194,10 @@ def build_engine(
     if config.parallel.compile:
         for block in model.blocks:  # type: ignore[union-attr]
             block.compile()
-    optimizer = make_optimizer(config, model, plan, splits, mesh, lr, device)
-    _quicken_deepspeed()
     precision = resolve_precision(config, device)
     stage = effective_stage(config, replicas=mesh.replica_size, precision=precision)
+    optimizer = make_optimizer(config, model, plan, splits, mesh, lr, device)
+    quicken_deepspeed()
     ds, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -196,22 +205,10 @@ def build_engine(
         config=deepspeed_config(config, stage=stage, accumulation=accumulation, precision=precision),
         dist_init_required=False,
     )
-    ds.enable_backward_allreduce = stage > 0 or mesh.replica_size > 1  # else there is nobody to reduce with
+    if stage == 2 and config.parallel.offload == "none":
+        keep_owned_gradients_only(ds.optimizer)
+    ds.enable_backward_allreduce = stage > 0  # at stage 0 gradients are summed in place, see GradientSum
     return Engine(ds, config, mesh, splits, stage, accumulation, device)
-
-
-def _quicken_deepspeed() -> None:
-    """Leave out what costs time or screen for nothing while DeepSpeed builds its engine."""
-    # The check would import DeepSpeed's Muon and with it torch's compiler: two seconds for a yes that is configured.
-    deepspeed.runtime.engine.is_zero_supported_optimizer = lambda _: True
-    deepspeed.runtime.zero.stage_1_and_2.get_norm_dtype = _norm_dtype
-    # The optimizer of bf16 at stage 1 prints the machine's memory eight times, whatever the log level.
-    deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None
-
-
-def _norm_dtype() -> torch.dtype:
-    """DeepSpeed would copy every gradient to float64 to take its norm; float32 agrees with one process as well."""
-    return torch.float32
 
 
 def resolve_precision(config: RunConfig, device: torch.device) -> Any:

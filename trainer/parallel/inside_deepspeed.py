@@ -1,0 +1,37 @@
+"""What we change inside DeepSpeed 0.19.8: time, screen and memory that it spends for nothing here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+
+
+def quicken_deepspeed() -> None:
+    """Leave out what costs time or screen for nothing while DeepSpeed builds its engine."""
+    # The check would import DeepSpeed's Muon and with it torch's compiler: two seconds for a yes that is configured.
+    deepspeed.runtime.engine.is_zero_supported_optimizer = lambda _: True
+    deepspeed.runtime.zero.stage_1_and_2.get_norm_dtype = _norm_dtype
+    # The optimizer of bf16 at stage 1 prints the machine's memory eight times, whatever the log level.
+    deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None
+
+
+def _norm_dtype() -> torch.dtype:
+    """DeepSpeed would copy every gradient to float64 to take its norm; float32 agrees with one process as well."""
+    return torch.float32
+
+
+def keep_owned_gradients_only(optimizer: Any) -> None:
+    """Have ZeRO 2 add reduced gradients to this rank's flat partition at once, and keep nothing else of them.
+
+    DeepSpeed does so in bf16. In fp32 it keeps the reduced gradients of whole parameters, and copies them to a flat
+    partition before the step: this rank's gradients twice.
+    """
+
+    def drop(parameter: Tensor, group: int | None = None) -> None:
+        parameter.grad = None
+
+    optimizer._use_compact_grad_partition_buffer = lambda group: True
+    optimizer.copy_grads_in_partition = drop
