@@ -9,11 +9,13 @@ power law), so that the three curves start as Chinchilla's and bend as far as th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from launch.scaling.laws.base import Centre, Logs, numeric_curvature
+from launch.scaling.laws.base import Centre, Logs
+from launch.scaling.laws.outer import gram
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.objective import Array
 
@@ -26,12 +28,30 @@ def bent(intercept: Array, slope: Array, bend: Array, x: Array) -> tuple[Array, 
     """Return intercept + slope (e^{bend x} - 1)/bend and its derivatives in the three parameters."""
     product = np.clip(bend * x, -30.0, 30.0)
     safe = np.where(np.abs(bend) < 1e-6, 1e-6, bend)
-    near = np.abs(product) < 1e-4
+    near = np.abs(product) < 1e-2
     power = np.expm1(product)
-    ratio = np.where(near, x * (1 + product / 2 + product**2 / 6), power / safe)
-    by_bend = np.where(near, x**2 * (0.5 + product / 3), ((product - 1) * (power + 1) + 1) / safe**2)
+    ratio = np.where(
+        near, x * (1 + product * (0.5 + product * (1 / 6 + product * (1 / 24 + product / 120)))), power / safe
+    )
+    by_bend = np.where(near, x**2 * _series(product, 2), ((product - 1) * (power + 1) + 1) / safe**2)
     one = np.ones_like(ratio)
     return intercept + slope * ratio, (one, ratio, slope * by_bend)
+
+
+def bent_curvature(slope: Array, bend: Array, x: Array) -> tuple[Array, Array]:
+    """Return the second derivatives of `bent` that are not zero: in slope and bend, and twice in bend."""
+    product = np.clip(bend * x, -30.0, 30.0)
+    safe = np.where(np.abs(bend) < 1e-6, 1e-6, bend)
+    near = np.abs(product) < 1e-2
+    power = np.expm1(product)
+    first = np.where(near, x**2 * _series(product, 2), ((product - 1) * (power + 1) + 1) / safe**2)
+    exact = ((product**2 - 2 * product + 2) * (power + 1) - 2) / safe**3
+    return first, slope * np.where(near, x**3 * _series(product, 3), exact)
+
+
+def _series(product: Array, order: int) -> Array:
+    """Return the sum over k of product^k / (k! (k + order)), to 1e-11 for products below 0.01."""
+    return np.asarray(sum(product**k / (math.factorial(k) * (k + order)) for k in range(5)))
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,29 @@ class Farseer:
         return np.log(total), np.stack([np.broadcast_to(c, total.shape) for c in columns], axis=1)
 
     def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
-        return numeric_curvature(self, theta, x, weights)
+        # Hess log(low + high) = s_l Hess log low + s_h Hess log high + s_l s_h d d', d their gradients' difference.
+        p = [theta[:, k, None] for k in range(3 * CURVES)]
+        floor, coefficient, exponent = (bent(p[k], p[k + 1], p[k + 2], x["N"]) for k in (0, 3, 6))
+        rate = np.exp(np.clip(exponent[0], -12.0, 3.0)) * x["D"]
+        middle = np.exp(np.clip(p[6], -12.0, 3.0)) * REFERENCE
+        difference = coefficient[0] - rate + middle - floor[0]
+        share = 1 / (1 + np.exp(-np.clip(difference, -60, 60)))
+        slopes = [np.broadcast_to(d, share.shape) for d in exponent[1]]
+        rises = [-d for d in floor[1]] + list(coefficient[1]) + [-rate * d for d in slopes]
+        rises[6] = rises[6] + middle
+        rises = [np.broadcast_to(r, share.shape) for r in rises]
+        hessian = gram(np.stack(rises, axis=1), weights * share * (1 - share))
+        of_rate = -weights * share * rate
+        hessian[:, 6:, 6:] += gram(np.stack(slopes, axis=1), of_rate)
+        hessian[:, 6, 6] += np.einsum("bn,bn->b", weights, share * middle)
+        for k, pull in enumerate((weights * (1 - share), weights * share, of_rate)):
+            slope, bend = 3 * k + 1, 3 * k + 2
+            by_slope, by_bend = bent_curvature(p[slope], p[bend], x["N"])
+            mixed = np.einsum("bn,bn->b", pull, by_slope)
+            hessian[:, slope, bend] += mixed
+            hessian[:, bend, slope] += mixed
+            hessian[:, bend, bend] += np.einsum("bn,bn->b", pull, by_bend)
+        return hessian
 
     def starts(self, x: Logs, loss: Array) -> Array:
         found = []

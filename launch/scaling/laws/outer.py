@@ -31,6 +31,11 @@ def outer_sum(t_n: Array, t_d: Array, q: Array) -> tuple[Array, Array, Array]:
     return q * log_sum, share_n, q * entropy
 
 
+def bounded(log_q: Array, low: float, high: float) -> tuple[Array, Array]:
+    """Return q, held between two bounds, and whether log q is free to move it: beyond them it has no slope."""
+    return np.exp(np.clip(log_q, low, high)), ((log_q > low) & (log_q < high)).astype(float)
+
+
 def balance(a: Array, alpha: Array, b: Array, beta: Array, centre: Centre, flops: float | Array) -> Array:
     """Return ln N* at C = 6 N D for inner terms exp(a - alpha x_N), exp(b - beta x_D): their slopes balance there."""
     total = np.log(flops / 6) - centre.means["N"] - centre.means["D"]
@@ -57,7 +62,7 @@ class OuterExponent:
 
     def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
         log_e, a, alpha, b, beta, log_q = (theta[:, k, None] for k in range(6))
-        q = np.exp(np.clip(log_q, -5.0, 5.0))
+        q, free = bounded(log_q, -5.0, 5.0)
         log_t, share, by_q = outer_sum(a - alpha * x["N"], b - beta * x["D"], q)
         floor, term = np.exp(np.maximum(log_e, -60.0)), np.exp(np.clip(log_t, -60.0, 60.0))
         total = floor + term
@@ -68,7 +73,7 @@ class OuterExponent:
             -part * share * x["N"],
             part * (1 - share),
             -part * (1 - share) * x["D"],
-            part * by_q,
+            part * by_q * free,
         ]
         return np.log(total), np.stack(columns, axis=1)
 
@@ -76,16 +81,16 @@ class OuterExponent:
         # With s the shares, p the share of the term in L and d = t_N - t_D:
         # Hess log T = s_N s_D / q v v' + q H e e', v = (1, -x, -1, y, -d); log L adds p (1 - p) (grad)(grad)'.
         log_e, a, alpha, b, beta, log_q = (theta[:, k, None] for k in range(6))
-        q = np.exp(np.clip(log_q, -5.0, 5.0))
+        q, free = bounded(log_q, -5.0, 5.0)
         t_n, t_d = a - alpha * x["N"], b - beta * x["D"]
         log_t, share, by_q = outer_sum(t_n, t_d, q)
         part = 1 / (1 + np.exp(np.clip(log_e - log_t, -60.0, 60.0)))
         one = np.ones_like(share)
-        rises = np.stack([0 * one, one, -x["N"] * one, -one, x["D"] * one, t_d - t_n], axis=1)
-        slopes = [-one, share, -share * x["N"], 1 - share, -(1 - share) * x["D"], by_q]
+        rises = np.stack([0 * one, one, -x["N"] * one, -one, x["D"] * one, (t_d - t_n) * free], axis=1)
+        slopes = [-one, share, -share * x["N"], 1 - share, -(1 - share) * x["D"], by_q * free]
         hessian = gram(rises, weights * part * share * (1 - share) / q)
         hessian += gram(np.stack(slopes, axis=1), weights * part * (1 - part))
-        hessian[:, 5, 5] += np.einsum("bn,bn->b", weights * part, by_q)
+        hessian[:, 5, 5] += np.einsum("bn,bn->b", weights * part, by_q * free)
         return hessian
 
     def log_optimal_n(self, theta: Array, centre: Centre, flops: float | Array) -> Array:
@@ -122,20 +127,20 @@ class KaplanND:
 
     def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
         a, alpha, b, log_q = (theta[:, k, None] for k in range(4))
-        q = np.exp(np.clip(log_q, -6.0, 3.0))
+        q, free = bounded(log_q, -6.0, 3.0)
         log_t, share, by_q = outer_sum(a - alpha * x["N"], b - q * x["D"], q)
-        columns = [share, -share * x["N"], 1 - share, by_q - (1 - share) * q * x["D"]]
+        columns = [share, -share * x["N"], 1 - share, (by_q - (1 - share) * q * x["D"]) * free]
         return log_t, np.stack(columns, axis=1)
 
     def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
         a, alpha, b, log_q = (theta[:, k, None] for k in range(4))
-        q = np.exp(np.clip(log_q, -6.0, 3.0))
+        q, free = bounded(log_q, -6.0, 3.0)
         t_n, t_d = a - alpha * x["N"], b - q * x["D"]
         _, share, by_q = outer_sum(t_n, t_d, q)
         one = np.ones_like(share)
-        rises = np.stack([one, -x["N"] * one, -one, t_d - t_n + q * x["D"]], axis=1)
+        rises = np.stack([one, -x["N"] * one, -one, (t_d - t_n + q * x["D"]) * free], axis=1)
         hessian = gram(rises, weights * share * (1 - share) / q)
-        hessian[:, 3, 3] += np.einsum("bn,bn->b", weights, by_q - q * x["D"] * (1 - share))
+        hessian[:, 3, 3] += np.einsum("bn,bn->b", weights, (by_q - q * x["D"] * (1 - share)) * free)
         return hessian
 
     def log_optimal_n(self, theta: Array, centre: Centre, flops: float | Array) -> Array:

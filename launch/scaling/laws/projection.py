@@ -15,31 +15,48 @@ from launch.scaling.objective import Array
 NUM_STARTS = 24
 GRID_2D = np.geomspace(0.03, 1.6, 32)
 GRID_1D = np.geomspace(0.005, 3.0, 160)
+BEYOND = np.array([-12.0, -3.0, -0.8, -0.2, 2.5, 5.0, 12.0])  # a term that only serves the runs at one end
 TINY = 1e-9  # share of the mean loss below which a term counts as absent
 
 
 def power_starts(logs: list[Array], loss: Array, *, floor: bool, num: int = NUM_STARTS) -> Array:
     """Return starts (B, p) for [log E,] then (log coefficient, exponent) of each variable.
 
-    Half of them are the best of the grid, the others are spread over all of it where every term takes part, so
-    that the share of starts that meet in one optimum says something.
+    Half of `num` are the best of the grid, the others are spread over all of it where every term takes part, so
+    that the share of starts that meet in one optimum says something. On top come the corners that few starts reach:
+    the best without one of the terms, and the best with one exponent beyond the grid, on either side.
     """
-    grid = GRID_1D if len(logs) == 1 else GRID_2D
+    usual = GRID_1D if len(logs) == 1 else GRID_2D
+    grid = np.concatenate([usual, BEYOND])
     bases = [np.exp(-np.outer(grid, x)) for x in logs]  # (G, n) each
-    exponents = np.array(list(itertools.product(grid, repeat=len(logs))))
     index = np.array(list(itertools.product(range(len(grid)), repeat=len(logs))))
     gram, moment = _normal_equations(bases, index, loss, floor)
     coefficients, cost = _non_negative(gram, moment)
-    complete = np.flatnonzero((coefficients > 0).all(axis=1))
+    inside = (index < len(usual)).all(axis=1)
+    complete = np.flatnonzero((coefficients > 0).all(axis=1) & inside)
     if len(complete) < num:  # hardly any exponents use every term: start from whatever is best
-        complete = np.arange(len(cost))
-    chosen = complete[_best_and_spread(cost[complete], num)]
+        complete = np.flatnonzero(inside)
+    chosen = np.append(complete[_best_and_spread(cost[complete], num)], _corners(coefficients, cost, index, len(usual)))
     smallest = TINY * float(np.mean(loss))
     log_terms = np.log(np.maximum(coefficients[chosen], smallest))
     columns = [log_terms[:, :1]] if floor else []
     for k in range(len(logs)):
-        columns += [log_terms[:, int(floor) + k, None], exponents[chosen, k, None]]
+        columns += [log_terms[:, int(floor) + k, None], grid[index[chosen, k], None]]
     return np.concatenate(columns, axis=1)
+
+
+def _corners(coefficients: Array, cost: Array, index: Array, usual: int) -> list[int]:
+    """Return the best grid point without each term, and with each exponent negative or large."""
+    inside = (index < usual).all(axis=1)
+    masks = [inside & (c == 0) for c in coefficients.T]
+    masks += [sides == side for sides in _side(index, usual).T for side in (-1, 1)]
+    found = [np.flatnonzero(mask) for mask in masks]
+    return [int(f[np.argmin(cost[f])]) for f in found if len(f)]
+
+
+def _side(index: Array, usual: int) -> Array:
+    """Return -1 for exponents below the usual grid, 1 for those above, 0 inside."""
+    return np.concatenate([np.zeros(usual), np.sign(BEYOND)])[index]
 
 
 def _normal_equations(bases: list[Array], index: Array, loss: Array, floor: bool) -> tuple[Array, Array]:

@@ -1,0 +1,70 @@
+"""No search from the published starts finds a lower objective than the fit, on tables made to be hard."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from benchmarks.fit import GRID, objective
+from launch.scaling.fit import fit_law
+from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.objective import HUBER
+from launch.scaling.solve import minimise as newton
+from tests.scaling.runs import surface_loss
+
+STARTS = 25
+TABLES = {  # seed, E, exponents of N and D, coefficients at the centre, noise, shape
+    "N plays no part": (1, 1.7, 0.3, 0.6, 0.0, 0.8, 1e-4, "random"),
+    "no floor": (2, 0.0, 0.3, 0.3, 1.0, 1.5, 0.003, "grid"),
+    "D all but fixed and no floor": (3, 0.0, 0.05, 0.25, 0.1, 0.2, 1e-4, "fixed D"),
+    "six runs": (4, 1.7, 0.35, 0.37, 0.5, 0.6, 0.01, "six"),
+    "outliers": (5, 1.7, 0.35, 0.37, 0.5, 0.6, 0.003, "outliers"),
+    "steep": (6, 2.5, 0.9, 1.1, 0.3, 0.4, 0.01, "grid"),
+}
+
+
+def table(seed, E, alpha, beta, a, b, noise, shape):
+    random = np.random.default_rng(seed)
+    count = 6 if shape == "six" else 48
+    N, D = 3e7 * 10 ** random.uniform(-1, 1, count), 2e9 * 10 ** random.uniform(-1, 1, count)
+    if shape == "grid":
+        N, D = np.repeat(np.geomspace(1e7, 1e9, 7), 7), np.tile(np.geomspace(2e8, 2e10, 7), 7)
+    if shape == "fixed D":
+        D = 2e9 * np.exp(0.2 * random.standard_normal(count))
+    truth = {"E": E, "A": a * 3e7**alpha, "B": b * 2e9**beta, "alpha": alpha, "beta": beta}
+    loss = surface_loss(N, D, truth) * np.exp(noise * random.standard_normal(len(N)))
+    if shape == "outliers":
+        loss[:5] *= 1.4
+    return N, D, loss
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_search_from_the_published_starts_is_lower(name: str) -> None:
+    N, D, loss = table(*TABLES[name])
+    ours = fit_law(CHINCHILLA, {"N": N, "D": D}, loss).objective
+    x, y, target, ones = np.log(N), np.log(D), np.log(loss), np.ones(len(N))
+    starts = np.array(list(itertools.product(*GRID.values())))
+    starts = starts[np.random.default_rng(0).permutation(len(starts))[:STARTS]]
+    found = [minimize(_scaled, s, (x, y, target, ones), jac=True, method="L-BFGS-B", options=LONG).fun for s in starts]
+    assert ours <= min(found) / SCALE * (1 + 1e-9)
+
+
+SCALE = 1e6  # a solver's tolerances are absolute
+LONG = {"maxiter": 3000, "maxfun": 2500, "ftol": 1e-15, "gtol": 1e-9}
+
+
+def _scaled(theta, *data):
+    value, gradient = objective(theta, *data)
+    return SCALE * value, SCALE * gradient
+
+
+def test_a_term_that_serves_the_last_run_alone_is_found() -> None:
+    N, D, loss = table(*TABLES["N plays no part"])
+    loss[np.argmax(N)] *= 1.02
+    ours = fit_law(CHINCHILLA, {"N": N, "D": D}, loss)
+    x, start = ours.centre.logs({"N": N, "D": D}), ours.theta.copy()
+    start[1:3] = -8.0 * x["N"].max() - 4.0, -8.0
+    found = newton(CHINCHILLA, start[None], x, loss, HUBER)
+    assert ours.objective <= found.objective[0] * (1 + 1e-9)
+    assert ours.values["alpha"] < -1.0
