@@ -23,10 +23,10 @@ from filelock import FileLock
 
 from trainer.config.data import CacheConfig
 from trainer.data.manifest import FILE, Manifest
-from trainer.data.steady import may_pass, short
+from trainer.data.steady import may_pass, pause_after, short
 from trainer.errors import UserError
 
-RETRIES, FIRST_PAUSE = 5, 1.0
+ATTEMPTS = 5
 
 
 def is_remote(directory: str) -> bool:
@@ -109,16 +109,16 @@ class ShardCache:
     def _download(self, file: str, path: Path) -> None:
         temporary = path.with_name(path.name + ".part")
         url = f"{self.url}/{file}"
-        problem = ""
-        for attempt in range(RETRIES):
+        problem, last = "", Exception()
+        for attempt in range(ATTEMPTS):
             if attempt:
-                self.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+                self.sleep(pause_after(attempt, last))
             try:
                 digest = self._copy(url, temporary)
             except FileNotFoundError:
                 raise UserError(f"{url} is missing, though the manifest names it; upload the set again") from None
             except Exception as error:  # file systems raise the errors of their own libraries
-                problem = short(error)
+                problem, last = short(error), error
                 if not may_pass(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     break
                 continue

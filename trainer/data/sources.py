@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 from trainer.config.data import SourceConfig
 from trainer.data import embedded
-from trainer.data.steady import short, steadily
+from trainer.data.steady import steadily
 from trainer.errors import UserError, did_you_mean
 
 MOST_PARTS = 256
 SUFFIXES = {"json": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet", ".pq"), "text": (".txt", ".text", ".md")}
 USUAL_RATIO = 3  # of text to its compressed size
 COMPRESSION = (".gz", ".zst", ".bz2", ".xz", ".zip")
+QUICK_RETRIES = 3
+NOT_ON_THE_HUB = ("DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError")
 
 
 class Source:
@@ -39,7 +42,7 @@ class Source:
         pattern = re.compile(config.matching) if config.matching else None
         rows = steadily(
             lambda skip: self._rows(part, skip),
-            name=f"source {config.tag!r} ({config.path})",
+            name=_named(config),
             retries=config.retries,
             stall_seconds=config.stall_seconds,
         )
@@ -131,24 +134,65 @@ def _open(config: SourceConfig) -> Any:
         return datasets.IterableDataset.from_generator(embedded.documents)
     if kind != "hub":
         _refuse_nothing(config)
-    try:
-        return _load(config, kind)
-    except Exception as error:  # `datasets` raises many kinds for a source that cannot be opened
-        raise UserError(f"cannot open source {config.tag!r} ({config.path}): {short(error)}") from None
+    _retry_in_our_way(datasets.config)
+    # A server may fail or fall silent while the dataset is opened, just as while its rows are read.
+    (dataset,) = steadily(
+        lambda _: iter([_load(config, kind)]),
+        name=_named(config),
+        retries=config.retries,
+        stall_seconds=config.stall_seconds,
+    )
+    return dataset
+
+
+def _named(config: SourceConfig) -> str:
+    return f"source {config.tag!r} ({config.path})"
+
+
+def _retry_in_our_way(settings: Any) -> None:
+    """Let `datasets` try again a few times where it stopped, at varying moments; pauses that grow are ours.
+
+    Its own are the same each time and for everybody, and take minutes in silence.
+    """
+    for action in ("READ", "OPEN"):
+        setattr(settings, f"STREAMING_{action}_MAX_RETRIES", QUICK_RETRIES)
+    for pause in ("READ_RETRY", "READ_SERVER_UNAVAILABLE_RETRY", "READ_RATE_LIMIT_RETRY", "OPEN_RETRY"):
+        setattr(settings, f"STREAMING_{pause}_INTERVAL", random.uniform(0.5, 1.5))  # noqa: S311
 
 
 def _load(config: SourceConfig, kind: str) -> Any:
+    """Open a dataset. Raises UserError for what is not there, and whatever `datasets` raises."""
+    try:
+        return _load_hub(config) if kind == "hub" else _load_files(config, kind)
+    except ImportError as error:
+        raise UserError(f"{_named(config)} needs a package that is not installed: {error}") from None
+    except StopIteration:  # `datasets` takes the first of no files
+        raise UserError(f"{_named(config)}: there is no such file") from None
+    except Exception as error:
+        if type(error).__name__ in NOT_ON_THE_HUB:
+            raise UserError(
+                f"{_named(config)} is not on the hub, or not for everybody: check the name, and log in (hf auth login, "
+                f"or HF_TOKEN in the environment) where it is private or gated"
+            ) from None
+        raise
+
+
+def _load_hub(config: SourceConfig) -> Any:
     import datasets
 
-    storage = config.storage or None
-    if kind == "hub":
-        return datasets.load_dataset(
-            config.path, config.subset, split=config.split, streaming=True, storage_options=storage
-        )
+    return datasets.load_dataset(
+        config.path, config.subset, split=config.split, streaming=True, storage_options=config.storage or None
+    )
+
+
+def _load_files(config: SourceConfig, kind: str) -> Any:
+    import datasets
+
     options: dict[str, Any] = {}
     if kind == "text":
         options = {"sample_by": {"lines": "line", "paragraphs": "paragraph", "files": "document"}[config.documents_are]}
     files = {config.split: config.path}
+    storage = config.storage or None
     return datasets.load_dataset(
         kind, data_files=files, split=config.split, streaming=True, storage_options=storage, **options
     )

@@ -14,7 +14,10 @@ from trainer.errors import UserError
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 AHEAD = 256
-NETWORK_LIBRARIES = ("aiohttp", "botocore", "urllib3", "requests", "httpx", "httpcore", "huggingface_hub")
+NETWORK_LIBRARIES = (
+    "aiohttp", "botocore", "urllib3", "requests", "httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub",
+)  # fmt: skip
+LAYERS = 8  # of errors that were raised from others
 _END = object()
 
 
@@ -28,9 +31,8 @@ def steadily(
 ) -> Iterator[T]:
     """Yield what `open_at(0)` yields. After an error of input or output it is opened again where it stopped.
 
-    Pauses double and vary by chance, so that a thousand jobs do not return at once. A row that comes resets the count
-    of retries. Raises UserError with the source's name after `retries` failures in a row, after `stall_seconds` without
-    a row, and at once for any other error.
+    A row that comes resets the count of retries. Raises UserError with the source's name after `retries` failures in a
+    row, after `stall_seconds` without a row, and at once for any other error.
     """
     given, failures = 0, 0
     while True:
@@ -54,7 +56,7 @@ def steadily(
                     f"{name} failed {failures} times in a row after {given} rows: {short(error)}; "
                     f"what was finished is kept, run the same command again"
                 ) from None
-            sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * random.uniform(0.5, 1.5))  # noqa: S311
+            sleep(pause_after(failures, error))
 
 
 def _watched(open_at: Callable[[int], Iterator[T]], skip: int, name: str, stall_seconds: float) -> Iterator[T]:
@@ -106,6 +108,40 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in NETWORK_LIBRARIES
 
 
+def pause_after(failures: int, error: BaseException) -> float:
+    """Return the seconds to wait after so many failures in a row, the last with `error`.
+
+    They double and vary by chance, so that a thousand jobs do not return at once, and are no fewer than the server asks
+    for.
+    """
+    chance = random.random()  # noqa: S311
+    growing: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
+    return max(growing * (0.5 + chance), asked_pause(error) * (1 + chance / 2))
+
+
+def asked_pause(error: BaseException) -> float:
+    """Return the seconds for which a server asked to be left alone, or 0."""
+    for layer in _layers(error):
+        for holder in (layer, getattr(layer, "response", None)):
+            value = (getattr(holder, "headers", None) or {}).get("Retry-After", "")
+            if value.isdigit():  # the other form, a date, is not in use by those who limit rates
+                return float(value)
+    return 0.0
+
+
+def _layers(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised from."""
+    for _ in range(LAYERS):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__
+
+
 def short(error: BaseException) -> str:
-    """Return the kind of an error and its first line."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    """Return the kind of an error and its first line, and those of the error that it was raised from."""
+    first, *others = (
+        f"{type(layer).__name__}: {next((line for line in str(layer).splitlines() if line.strip()), '')}"
+        for layer in _layers(error)
+    )
+    return f"{first} ({others[-1]})" if others else first

@@ -110,9 +110,9 @@ def test_bad_input_is_explained(tmp_path: Path) -> None:
         r"column 'n' of source 'mine' holds int, not text; columns with text: text": bad(
             tmp_path, "b.jsonl", jsonl(TEXTS), column="n"
         ),
-        r"cannot be read|cannot open": bad(tmp_path, "c.jsonl", b'{"text": "a"}\n{"text": broken\n'),
+        r"source 'mine' .* cannot be read": bad(tmp_path, "c.jsonl", b'{"text": "a"}\n{"text": broken\n'),
         r"source .mine. .* is not UTF-8 after \d rows": bad(tmp_path, "d.txt", b"fine\n\nnot \xff\xfe utf-8"),
-        r"cannot open source 'mine'": bad(tmp_path, "e.parquet", b"no parquet"),
+        r"source 'mine' .*e.parquet. cannot be read": bad(tmp_path, "e.parquet", b"no parquet"),
         r"source 'none': there is no file": SourceConfig(name="none", path=str(tmp_path / "none-*.jsonl")),
         r"does not say what it holds": bad(tmp_path, "f.dat", b"?"),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +47,27 @@ def test_pauses_grow_and_then_the_source_is_given_up_by_name() -> None:
     with pytest.raises(UserError, match="source 'web' failed 4 times in a row after 0 rows: TimeoutError: read timed"):
         list(steadily(broken, name="source 'web'", retries=3, stall_seconds=30, sleep=pauses.append))
     assert [round(pause / 2**k * 2) >= 1 and pause <= 1.5 * 2**k for k, pause in enumerate(pauses)] == [True] * 3
+
+
+class LimitedError(ConnectionError):
+    """What a server answers that limits the rate; libraries raise it, or raise others from it."""
+
+    response = SimpleNamespace(status_code=429, headers={"Retry-After": "30"})
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_pause_is_as_long_as_the_server_asks_for(wrapped: bool) -> None:
+    pauses: list[float] = []
+
+    def limited(skip: int) -> Iterator[int]:
+        if not pauses and wrapped:
+            raise ConnectionError("Server Disconnected") from LimitedError("429 Too Many Requests")
+        if not pauses:
+            raise LimitedError("429 Too Many Requests")
+        yield from range(skip, 3)
+
+    assert list(steadily(limited, name="s", retries=1, stall_seconds=30, sleep=pauses.append)) == [0, 1, 2]
+    assert len(pauses) == 1 and 30 <= pauses[0] <= 45
 
 
 def test_a_silent_source_is_named_and_left() -> None:
