@@ -42,7 +42,7 @@ test-parity: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m full_parity tests/dist
 
 test-cluster: $(VENV)/.test-installed
-	$(BIN)/python -m pytest -m cluster -rs
+	$(BIN)/python -m pytest tests/cluster -rs --durations=5
 
 test-fast: lint
 	$(BIN)/python -m pytest -m "not slow and not e2e and not cluster"

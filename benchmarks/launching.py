@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,32 +19,28 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
 from launch.backends import registry
-from launch.backends.local import LocalBackend
 from launch.job import JobSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 ESCALA = [sys.executable, "-m", "launch"]
 TINY = str(ROOT / "configs" / "run" / "tiny.yaml")
 
-RUN = """
-import sys, time
-import torch, deepspeed
-began = time.time()
-weights = torch.randn(64, 64)
-while time.time() - began < float(sys.argv[1]):
-    weights = torch.tanh(weights @ weights)
-"""
-
-FIRST_STEP = """
-import os, sys, time
-import torch, deepspeed
-import torch.distributed as dist
-dist.init_process_group("gloo")
-dist.all_reduce(torch.ones(1))
-if os.environ["RANK"] == "0":
-    open(sys.argv[1], "w").write(str(time.time()))
-"""
+DATA = {
+    "name": "small",
+    "sources": [{"path": "embedded", "max_bytes": "400k"}],
+    "tokenizer": {"vocab_size": 512, "sample_bytes": "400k"},
+    "held_out_fraction": 0.2,
+}
+SHARED = {
+    "model": {"size": "25k", "context_length": 64},
+    "batch": {"tokens_per_step": 512},
+    "evaluation": {"tokens": "2k"},
+    "device": "cpu",
+}
+CPU = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 
 def seconds(command: list[str], times: int, **more: object) -> float:
@@ -82,60 +79,108 @@ def status(jobs: int = 1000) -> dict[str, float]:
 
 
 def start(times: int = 3) -> dict[str, float]:
-    """From the command to the first all-reduce of two ranks: our local backend and bare torchrun, same script."""
+    """From the command to the first recorded step of two ranks: `escala train`, and torchrun of the same script."""
     ours, theirs = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        script, mark = Path(scratch) / "first.py", Path(scratch) / "mark"
-        script.write_text(FIRST_STEP)
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        driver = (
-            "import sys; from pathlib import Path; from launch.backends.local import LocalBackend;"
-            "from launch.job import JobSpec; b = LocalBackend(2);"
-            "j = b.submit(JobSpec('first', tuple(sys.argv[1:]), Path(sys.argv[2] + '.run'), ranks_per_node=2));"
-            "[None for _ in iter(lambda: (b.wait(1), b.status([j])[j].state.final)[1], True)]; b.close()"
-        )
+        runs = Path(scratch) / "runs"
+        config = write(Path(scratch) / "run.yaml", {**shared(scratch), "name": "first", "steps": 3,
+                                                    "tracking": {"log_every": "1 steps"}})  # fmt: skip
+        escala = [*ESCALA, "train", str(config), "--ranks", "2", "--runs", str(runs)]
+        subprocess.run(escala, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)  # data are prepared once
+        resolved = (runs / "first" / "config.yaml").read_text()
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        bare = [*torchrun, "-m", "trainer.train", "--run-dir", str(runs / "first")]
         for _ in range(times):
-            for command, into in (([sys.executable, "-c", driver], ours), (torchrun, theirs)):
-                began = time.time()
-                subprocess.run([*command, str(script), str(mark)], check=True, cwd=ROOT, env=environment)
-                into.append(float(mark.read_text()) - began)
-    return {"first step, local backend": statistics.median(ours), "first step, torchrun": statistics.median(theirs)}
+            for command, into in ((escala, ours), (bare, theirs)):
+                shutil.rmtree(runs / "first")
+                (runs / "first").mkdir()
+                if command is bare:
+                    (runs / "first" / "config.yaml").write_text(resolved)
+                into.append(until_first_row(command, runs / "first" / "metrics.jsonl"))
+    ours_s, theirs_s = statistics.median(ours), statistics.median(theirs)
+    return {"first step, escala train": ours_s, "first step, torchrun": theirs_s, "overhead": ours_s - theirs_s}
+
+
+def until_first_row(command: list[str], metrics: Path) -> float:
+    """Start a command, return the seconds until it has recorded a step, and wait for its end."""
+    began = time.perf_counter()
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **CPU}, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:  # fmt: skip
+        while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
+            time.sleep(0.01)
+        taken = time.perf_counter() - began
+    if process.returncode:
+        raise RuntimeError(f"{command} ended with code {process.returncode}")
+    return taken
 
 
 def sweep(cells: int = 24, length: float = 5.0, slots: int = 2) -> dict[str, float]:
-    """Wall time of a sweep of short runs, and the share of the slots' time that was spent training."""
+    """`escala sweep run` over runs of some seconds: the share of the slots' time that was spent in training steps.
+
+    The peer is one process for each run, as many at a time, of the very same runs.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        script = Path(scratch) / "run.py"
-        script.write_text(RUN)
-        command = (str(script), str(length))
-        began = time.perf_counter()
-        with LocalBackend(slots) as backend:
-            jobs = [backend.submit(JobSpec(f"c{i}", command, Path(scratch) / f"c{i}")) for i in range(cells)]
-            while not all(status.state.final for status in backend.status(jobs).values()):
-                backend.wait(1.0)
-        warm = time.perf_counter() - began
-        cold = one_process_each([sys.executable, *command], cells, slots)
-    ideal = cells * length / slots
+        rate = training(ladder(scratch, "pilot", slots, 300, slots)[0]) / (300 * slots)
+        done, warm = ladder(scratch, "sweep", cells, round(length / rate), slots)
+        alone = [again(run, Path(scratch) / "alone") for run in done]
+        cold = one_process_each(alone, slots)
+        trained, trained_alone = training(done), training(alone)
     return {
+        "seconds of training in a cell": trained / cells,
         "sweep, warm ranks": warm,
-        "share training, warm ranks": ideal / warm,
+        "share training, warm ranks": trained / slots / warm,
         "sweep, one process a run": cold,
-        "share training, one process a run": ideal / cold,
+        "share training, one process a run": trained_alone / slots / cold,
     }
 
 
-def one_process_each(command: list[str], cells: int, slots: int) -> float:
+def ladder(scratch: str, name: str, cells: int, steps: int, slots: int) -> tuple[list[Path], float]:
+    """Run a sweep that differs in its seeds alone; return its run directories and its wall time."""
+    values = {"name": name, "slots": slots, "run": {**shared(scratch), "steps": steps},
+              "vary": {"seed": list(range(cells))}}  # fmt: skip
+    config, runs = write(Path(scratch) / f"{name}.yaml", values), Path(scratch) / "runs"
+    began = time.perf_counter()
+    subprocess.run([*ESCALA, "sweep", "run", str(config), "--runs", str(runs)], check=True, cwd=ROOT,
+                   stdout=subprocess.DEVNULL)  # fmt: skip
+    taken = time.perf_counter() - began
+    return sorted((runs / name / "cells").iterdir()), taken
+
+
+def training(run_dirs: list[Path]) -> float:
+    """Return the seconds that runs have spent in training steps."""
+    results = [json.loads((run_dir / "result.json").read_text()) for run_dir in run_dirs]
+    return sum(result["tokens"] / result["tokens_per_second"] for result in results)
+
+
+def again(run_dir: Path, root: Path) -> Path:
+    """Lay out a run anew, to be run once more."""
+    anew = root / run_dir.name
+    anew.mkdir(parents=True)
+    shutil.copy(run_dir / "config.yaml", anew)
+    return anew
+
+
+def one_process_each(run_dirs: list[Path], slots: int) -> float:
     """Return the wall time with a new Python for each run, as many at a time."""
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    began, running, left = time.perf_counter(), [], cells
+    began, running, left = time.perf_counter(), [], list(run_dirs)
     while left or running:
         while left and len(running) < slots:
-            running.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
-            left -= 1
+            command = [sys.executable, "-m", "trainer.train", "--run-dir", str(left.pop(0))]
+            running.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **CPU}, stderr=subprocess.DEVNULL))
         time.sleep(0.02)
         running = [process for process in running if process.poll() is None]
     return time.perf_counter() - began
+
+
+def shared(scratch: str) -> dict[str, object]:
+    """Return what all these runs have in common."""
+    return {**SHARED, "data": {**DATA, "root": f"{scratch}/data"}}
+
+
+def write(path: Path, values: dict[str, object]) -> Path:
+    """Write a YAML file."""
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 def main() -> None:

@@ -112,7 +112,11 @@ class SlurmBackend:
         members = []
         for run_dir in self.run_dirs[job]:
             word = RunDir(run_dir).read_status()
-            state = JobState.FAILED if word is None else _FROM_RUN.get(word, JobState.FAILED)
+            if word is None:  # Slurm keeps no record of an array's member that was cancelled while it waited
+                reason = "Slurm does not know it any more and it never started: cancelled while it waited"
+                members.append(JobStatus(JobState.CANCELLED, reason=reason))
+                continue
+            state = _FROM_RUN.get(word, JobState.FAILED)
             members.append(JobStatus(state, reason="Slurm has forgotten it; this is what its run directory says"))
         return array_status(members) if len(members) > 1 else members[0]
 

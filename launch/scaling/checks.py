@@ -57,7 +57,6 @@ def check_units(
     source: str,
 ) -> list[str]:
     """Raise `UserError` for units that cannot be right; return warnings for those that look wrong."""
-    _check_sizes(columns, source)
     warnings = _check_loss(columns["loss"], loss_name, perplexity)
     if {"N", "D", "C"} <= columns.keys():
         warnings += _check_flops(columns)
@@ -72,7 +71,8 @@ def check_units(
     return warnings
 
 
-def _check_sizes(columns: Mapping[str, Array], source: str) -> None:
+def check_sizes(columns: Mapping[str, Array], source: str) -> None:
+    """Raise `UserError` for sizes that are so small that their unit must be millions or billions."""
     limits = {"N": (SMALLEST_N, "parameters"), "D": (SMALLEST_D, "tokens"), "C": (SMALLEST_C, "FLOPs")}
     for name, (smallest, unit) in limits.items():
         if name in columns and columns[name].min() < smallest:

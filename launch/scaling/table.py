@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.scaling.checks import check_units, check_values, find_duplicates
+from launch.scaling.checks import check_sizes, check_units, check_values, find_duplicates
 from launch.scaling.mapping import LABELS, NUMERIC, Source, resolve
 from launch.scaling.objective import Array
 from launch.scaling.reading import Row, read_rows
@@ -146,6 +146,7 @@ def from_ledger(
         sha256,
         drop_bad=drop_bad,
         by_position=[row.get("loss_by_position") or [] for _, row in numbered],
+        own=True,
     )
     kept = {int(r) for r in table.row}
     counted = [row for number, row in numbered if number in kept]
@@ -226,6 +227,7 @@ def _build(
     *,
     drop_bad: bool,
     by_position: Sequence[Sequence[float]] = (),
+    own: bool = False,
 ) -> Table:
     rows = [row for _, row in numbered]
     columns = {
@@ -243,6 +245,8 @@ def _build(
     columns, notes = _derive(dict(table.columns))
     perplexity = np.array([Source("perplexity").number(r.get("perplexity")) for r in rows])[good]
     loss_name = sources["loss"].column
+    if not own:  # our own counts are numbers of parameters and tokens, however small
+        check_sizes(columns, source)
     warnings += check_units(columns, loss_name, perplexity, labels=table.labels, source=source)
     warnings += find_duplicates(columns, table.labels, table.row)
     return replace(table, columns=columns, notes=tuple(notes), warnings=tuple(warnings))

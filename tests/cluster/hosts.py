@@ -6,13 +6,15 @@ openssh-server. `cut` pulls a host's cable, `heal` puts it back.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 from pathlib import Path
 
-from tests.cluster.slurm import wait_until
+from tests.cluster.slurm import all_processes, end_with, wait_until
 
 PROGRAMS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "/usr/sbin/sshd")
 NET = "192.0.2"  # TEST-NET-1, never routed
@@ -58,7 +60,7 @@ class Hosts:
     def __init__(self, root: Path, count: int) -> None:
         self.root = root
         self.names = [f"h{i}" for i in range(1, count + 1)]
-        self.prefix = f"t{os.getpid() % 100000}"
+        self.prefix = f"t{secrets.token_hex(3)}"
         self.init: dict[str, subprocess.Popen[bytes]] = {}
         self.pids: dict[str, int] = {}
 
@@ -106,10 +108,16 @@ class Hosts:
             *argv,
         ]
 
-    def processes(self, host: str, mark: str) -> list[str]:
-        """Return the command lines on a host that contain a word."""
-        lines = self.on(host, "ps", "-eo", "args").stdout.splitlines()
-        return [line for line in lines if mark in line and not line.startswith("ps ")]
+    def processes(self, host: str, mark: str) -> dict[int, str]:
+        """Return the command lines on a host that contain a word, by process id as it is outside the host."""
+        space = os.readlink(f"/proc/{self.pids[host]}/ns/pid")
+        found = {}
+        for pid in all_processes():
+            with contextlib.suppress(OSError):  # it has just ended
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").replace("\0", " ")
+                if mark in line and os.readlink(f"/proc/{pid}/ns/pid") == space:
+                    found[pid] = line
+        return found
 
     def cut(self, host: str) -> None:
         """Pull the cable at the switch."""
@@ -122,7 +130,8 @@ class Hosts:
     def stop(self) -> None:
         """End every host and remove the namespaces."""
         for pid in self.pids.values():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in self.init.values():
             process.wait(10)
         for name in [*self.names, "sw"]:
@@ -145,6 +154,7 @@ class Hosts:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=end_with(os.getpid()),
         )
         self.init[name] = outer
         children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from trainer.rank import die_with
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 
@@ -50,6 +53,7 @@ SlurmdTimeout=10
 KillWait=10
 CompleteWait=0
 MinJobAge=600
+FirstJobId={first}
 TCPTimeout=2
 MessageTimeout=10
 BatchStartTimeout=5
@@ -91,7 +95,9 @@ class Slurm:
         host = socket.gethostname().split(".")[0]
         node = "NodeName={} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs=16 CoresPerSocket=16 RealMemory=8000"
         lines = [node.format(name, host, port) for name, port in zip(self.names, self.ports[1:], strict=True)]
-        conf = CONF.format(host=host, port=self.ports[0], root=self.root, nodes="\n".join(lines))
+        # Rendezvous ports follow from job ids: two clusters on one machine must not count from the same one.
+        first, text = random.randrange(1, 5000) * 1000, "\n".join(lines)
+        conf = CONF.format(host=host, port=self.ports[0], root=self.root, nodes=text, first=first)
         (self.root / "slurm.conf").write_text(conf)
         files = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munge.pid"}
         files |= {"log-file": "munge.log", "seed-file": "munge.seed"}
@@ -145,20 +151,28 @@ class Slurm:
     def stop(self) -> None:
         """End all jobs and daemons."""
         if "slurmctld" in self.daemons:
-            subprocess.run(["scancel", "--user=root"], env=self.environment, timeout=20, check=False)
+            with contextlib.suppress(subprocess.SubprocessError):  # what does not answer is killed below
+                self.call("scancel", "--user=root")
             wait_until(lambda: not self.call("squeue", "-h", "-t", "running,completing").strip(), 30, None)
         for daemon in reversed(self.daemons.values()):
             daemon.terminate()
         for daemon in self.daemons.values():
-            daemon.wait(20)
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
         own = f"SLURM_CONF={self.root / 'slurm.conf'}".encode()
         for pid in all_processes():
             if own in environment_of(pid) and pid != os.getpid():
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _daemon(self, *argv: str, label: str | None = None) -> None:
         log = (self.root / f"{label or argv[0]}.out").open("ab")
-        self.daemons[label or argv[0]] = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
+        self.daemons[label or argv[0]] = subprocess.Popen(
+            argv, env=self.environment, stdout=log, stderr=log, preexec_fn=end_with(os.getpid())
+        )
 
     def _steps(self, name: str) -> list[int]:
         """Return slurmstepd and batch processes of a node: SLURMD_NODENAME names it."""
@@ -189,14 +203,21 @@ def kill_tree(pid: int) -> None:
         return
 
 
+def end_with(parent: int) -> Callable[[], None]:
+    """Return what a new process calls first, to end when its parent does, in whatever way."""
+    return lambda: die_with(parent)
+
+
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Return ports below those that rendezvous and outgoing connections take, on which nobody listens now."""
+    found: list[int] = []
+    for port in random.sample(range(10000, 20000), 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"fewer than {count} free ports between 10000 and 20000")
 
 
 def wait_until(condition: object, seconds: float, what: str | None) -> None:
@@ -206,7 +227,7 @@ def wait_until(condition: object, seconds: float, what: str | None) -> None:
         try:
             if condition():  # type: ignore[operator]
                 return
-        except subprocess.CalledProcessError:
+        except subprocess.SubprocessError:
             pass
         time.sleep(0.2)
     if what is not None:

@@ -80,6 +80,8 @@ def test_without_accounting_the_run_directory_knows(tmp_path: Path) -> None:
         assert gone.status(["5"])["5"].state is state
     with pytest.raises(UserError, match="Slurm does not know job 6"):
         gone.status(["6"])
+    (tmp_path / "status").unlink()
+    assert gone.status(["5"])["5"].state is C, "a member of an array that was cancelled while it waited leaves nothing"
 
 
 def test_a_job_that_the_controller_lost_is_reported(tmp_path: Path) -> None:
