@@ -2,16 +2,21 @@
 
     python -m benchmarks.planner
 
-Peak: the largest resident set minus what was resident before the model was built. Estimate: the plan's parts.
+Two peaks from the building of the model to the end of the second step: the bytes of all tensors that live at a time, by
+PyTorch's profiler, and how much the resident set grew, which also holds what malloc keeps of freed blocks.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 CASES: list[dict[str, object]] = [
@@ -31,9 +36,10 @@ CASES: list[dict[str, object]] = [
 ]  # fmt: skip
 
 
-def peak_of_one(case: dict) -> dict[str, object]:
+def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
     """Build and train one model for two steps in this process; return measured and planned bytes."""
     import torch
+    from torch.profiler import ProfilerActivity, profile
 
     from benchmarks.overhead import Batch
     from trainer.config.load import run_from_values
@@ -59,20 +65,33 @@ def peak_of_one(case: dict) -> dict[str, object]:
     device = torch.device("cpu")
     mesh = start(config.parallel, device)
     _warm_up(torch)
+    recording = profile(activities=[ProfilerActivity.CPU], profile_memory=True) if profiled else nullcontext()
     before = resident()
-    with torch.device("meta"):
-        model = Transformer(config.model)
-    engine = build_engine(config, model, mesh, lr=1e-3, accumulation=accumulation, device=device)
-    batch = Batch(0, micro)
-    tokens = torch.randint(config.model.vocab_rows, (micro, context + 1))
-    batch.inputs, batch.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    for _ in range(2):
-        engine.train_step([batch] * accumulation, 1e-3)
-    return {"case": case, "measured": peak() - before, "planned": plan.memory_bytes}
+    with recording:
+        with torch.device("meta"):
+            model = Transformer(config.model)
+        engine = build_engine(config, model, mesh, lr=1e-3, accumulation=accumulation, device=device)
+        batch = Batch(0, micro)
+        tokens = torch.randint(config.model.vocab_rows, (micro, context + 1))
+        batch.inputs, batch.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        for _ in range(2):
+            engine.train_step([batch] * accumulation, 1e-3)
+    measured = most_allocated(recording) if profiled else peak() - before
+    return {"measured": measured, "before": before, "planned": plan.memory_bytes["total"]}
+
+
+def most_allocated(recording: object) -> int:
+    """Return the most bytes of tensors that lived at a time, from a profiler's trace."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        recording.export_chrome_trace(file.name)  # type: ignore[attr-defined]
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    return max(itertools.accumulate(number for _, number in changes))
 
 
 def _warm_up(torch: object) -> None:
-    """Take the libraries' own buffers before measuring."""
+    """Take the libraries' own buffers before measuring, and import what a first step of ZeRO would import."""
+    importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
     a = torch.randn(256, 256, requires_grad=True)  # type: ignore[attr-defined]
     (a @ a).sum().backward()
 
@@ -97,26 +116,25 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--case", help="used inside")
+    parser.add_argument("--profiled", action="store_true", help="used inside")
     arguments = parser.parse_args()
     if arguments.case:
-        print(json.dumps(peak_of_one(json.loads(arguments.case))))
+        print("row " + json.dumps(peak_of_one(json.loads(arguments.case), profiled=arguments.profiled)))
         return
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    # glibc keeps freed pieces of up to 32 MiB in a heap with holes; below this size it gives each back to the system.
-    allocated = {**environment, "MALLOC_MMAP_THRESHOLD_": "262144"}
     for case in CASES:
-        rows = [run_apart(case, variables) for variables in (environment, allocated)]
-        planned, (resident, asked_for) = rows[0]["planned"]["total"], (row["measured"] for row in rows)
-        print(f"{case}: planned {planned / 2**20:.0f} MiB; allocated {asked_for / 2**20:.0f} MiB "
-              f"({planned / asked_for - 1:+.1%}), resident {resident / 2**20:.0f} MiB "
-              f"({planned / resident - 1:+.1%})", flush=True)  # fmt: skip
+        tensors, process = run_apart(case, "--profiled"), run_apart(case)
+        planned, allocated, grown = tensors["planned"], tensors["measured"], process["measured"]
+        print(f"{case}: planned {planned / 2**20:.0f} MiB; tensors {allocated / 2**20:.0f} MiB "
+              f"({planned / allocated - 1:+.1%}), resident {grown / 2**20:.0f} MiB ({planned / grown - 1:+.1%}) "
+              f"beside {process['before'] / 2**20:.0f} MiB of libraries", flush=True)  # fmt: skip
 
 
-def run_apart(case: dict, environment: dict[str, str]) -> dict:
+def run_apart(case: dict, *more: str) -> dict:
     """Return the row of one case, measured in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.planner", "--case", json.dumps(case)]
+    command = [sys.executable, "-m", "benchmarks.planner", "--case", json.dumps(case), *more]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    row: dict = json.loads(next(x for x in done.stdout.splitlines() if x.startswith('{"case"')))
+    row: dict = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("row "))[4:])
     return row
 
 

@@ -62,7 +62,7 @@ def run_table(plan: Plan, seconds: float | None) -> Table:
     if plan.epochs is not None:
         rows["epochs"] = f"{plan.epochs:.2f} passes over the training set"
     if seconds is not None:
-        rows["expected time"] = f"{duration(seconds)} on this machine"
+        rows["expected time"] = f"{duration(seconds)} on this machine, when nothing else needs its cores"
     for name, text in rows.items():
         table.add_row(name, text)
     return table

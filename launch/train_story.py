@@ -36,7 +36,7 @@ def train_here(
         refuse_other_run(run_dir, config)
         manifest = pinned(run_dir.data, manifest)
     plan = make_plan(config, world=world, gpu=gpus > 0, train_tokens=manifest.tokens("train"))
-    seconds = None if gpus else seconds_on_cpu(config, plan, matrix_rate())
+    seconds = None if gpus else seconds_on_cpu(config, plan, matrix_rate(), ranks=world)
     console.print(run_table(plan, seconds))
     if dry_run:
         return

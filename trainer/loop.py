@@ -109,6 +109,7 @@ def _record_step(run: Run, outcome: StepOutcome) -> None:
         "grad_norm": outcome.grad_norm,
         "lr": lr_at(run.config, run.plan, run.step - 1),
         "tokens_per_second": run.throughput.report(),
+        "seconds_left": run.throughput.left(run.plan.steps - run.step),
     }
     run.record.row("train", run.step, **values)
 

@@ -100,7 +100,7 @@ def print_plan(run: RunConfig, train_tokens: int | None, world: int, as_json: bo
     gpus = bool(local_gpus(os.environ))
     made = make_plan(run, world=world, gpu=gpus, train_tokens=train_tokens)
     here = not gpus and world <= available_cores()
-    seconds = seconds_on_cpu(run, made, matrix_rate()) if here else None
+    seconds = seconds_on_cpu(run, made, matrix_rate(), ranks=world) if here else None
     if as_json:
         values = {**dataclasses.asdict(made), "world": world, "expected_seconds": seconds}
         click.echo(json.dumps(values, indent=2))

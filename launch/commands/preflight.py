@@ -73,10 +73,14 @@ def _all_reduce(where: ClusterConfig, spec: JobSpec, scratch: Path) -> Check:
     """Run the all-reduce as a job of the cluster, and judge it."""
     from launch.backends.cluster import open_backend
     from launch.preflight.checks import bandwidth
+    from trainer.errors import UserError
 
     backend = open_backend(where)
     try:
-        job = backend.submit(spec)
+        try:
+            job = backend.submit(spec)
+        except UserError as error:  # one more finding: the other checks are still to be shown
+            return bandwidth(None, str(error), spec.world_size)
         for _ in backend.logs(job, follow=True) if where.backend != "slurm" else ():
             pass
         deadline = time.monotonic() + 300

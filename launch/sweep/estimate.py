@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 
+from launch.backends.warm import available_cores
 from trainer.config.activations import activations
 from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
@@ -35,10 +36,11 @@ def matrix_rate() -> float:
     return best
 
 
-def seconds_on_cpu(config: RunConfig, plan: Plan, rate: float) -> float:
-    """Estimate the wall-clock seconds of a run whose ranks have a core each."""
+def seconds_on_cpu(config: RunConfig, plan: Plan, rate: float, *, ranks: int) -> float:
+    """Estimate the wall-clock seconds of a run while so many ranks, its own included, share cores nobody else needs."""
+    crowd = max(1.0, ranks / available_cores())
     kept = activations(config.model, config.parallel, bytes_per_value=4, gpu=False).layers
     moved = kept + 2 * 4 * config.model.vocab_rows // plan.degrees.tensor
     shared = plan.degrees.tensor * plan.degrees.sequence
     per_token = plan.flops_per_token["total"] / shared / (EFFICIENCY * rate) + moved * PASSES / BANDWIDTH
-    return START_SECONDS + plan.steps * STEP_SECONDS + plan.tokens / plan.degrees.data * per_token
+    return START_SECONDS + crowd * (plan.steps * STEP_SECONDS + plan.tokens / plan.degrees.data * per_token)

@@ -42,6 +42,8 @@ class Watcher:
 
     console: Console
     expected: dict[str, float]  # cell -> estimated seconds
+    at_a_time: int = 1  # cells that run side by side
+    pace: float = 1.0  # how long cells take against their estimates, as far as is known
     clock: Callable[[], float] = time.monotonic
     live: Live | None = None
     _told: dict[str, str] = field(default_factory=dict)
@@ -98,17 +100,18 @@ class Watcher:
         return f"{done} of {len(rows)} cells ended, about {duration(self._remaining(rows))} left"
 
     def _remaining(self, rows: list[tuple[CellProgress, dict[str, Any] | None]]) -> float:
-        """Estimate what is left, corrected by how fast the running cells are against their estimates."""
-        left = 0.0
+        """Estimate what is left: running cells say it themselves, and correct the estimates of those that wait."""
+        told = estimated = waiting = 0.0
         for progress, row in rows:
-            if progress.ended is not None:
-                continue
-            share_left = 1 - (row["step"] / progress.plan.steps if row else 0.0)
-            seconds = self.expected.get(progress.cell.id, 0.0) * share_left
-            if row and row.get("tokens_per_second") and state_of(progress) == "running":
-                seconds = share_left * progress.plan.tokens / row["tokens_per_second"]
-            left += seconds
-        return left
+            done = row["step"] / progress.plan.steps if row else 0.0
+            estimate = self.expected.get(progress.cell.id, 0.0) * (1 - done)
+            if row and row.get("seconds_left") is not None and state_of(progress) == "running":
+                told, estimated = told + row["seconds_left"], estimated + estimate
+            elif progress.ended is None:
+                waiting += estimate
+        if estimated > 0:
+            self.pace = told / estimated
+        return (told + waiting * self.pace) / self.at_a_time
 
 
 def state_of(progress: CellProgress) -> str:

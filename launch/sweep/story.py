@@ -46,11 +46,12 @@ def run_sweep(
     """
     console = make_console()
     opened = open_sweep(config, assignments, runs, gpu=cluster is not None and cluster.gpu is not None)
-    expected = {}
+    expected, at_a_time = {}, max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
     if cluster is None:
-        expected = {p.cell.id: seconds_on_cpu(p.cell.config, p.plan, matrix_rate()) for p in opened.cells}
+        ranks = at_a_time * opened.sweep.ranks
+        expected = {p.cell.id: seconds_on_cpu(p.cell.config, p.plan, matrix_rate(), ranks=ranks) for p in opened.cells}
     console.print(sweep_table(opened.plans, expected, console.width))
-    total = f", about {duration(sum(expected.values()))} in all" if expected else ""
+    total = f", about {duration(sum(expected.values()) / at_a_time)} in all" if expected else ""
     console.print(f"{len(opened.cells)} runs of {opened.sweep.ranks} ranks{total}\n")
     if dry_run:
         return
@@ -60,16 +61,21 @@ def run_sweep(
                 f"{len(busy)} cells of this sweep are queued or running on {recorded_cluster(opened.directory)}: "
                 f"wait for them ('escala sweep status {config}'), or end them with 'escala cancel'"
             )
-        sweep_run = _train(opened, expected, console, failed, cluster)
+        sweep_run = _train(opened, expected, at_a_time, console, failed, cluster)
         report(opened, console)
     refuse_failed(sweep_run.failed, opened, config)
 
 
 def _train(
-    opened: Opened, expected: dict[str, float], console: Console, failed: bool, cluster: ClusterConfig | None
+    opened: Opened,
+    expected: dict[str, float],
+    at_a_time: int,
+    console: Console,
+    failed: bool,
+    cluster: ClusterConfig | None,
 ) -> SweepRun:
     backend, job = _place(opened, cluster)
-    with backend, Watcher(console, expected) as watcher:
+    with backend, Watcher(console, expected, at_a_time) as watcher:
         run = SweepRun(opened.directory, opened.cells, backend, job, watcher.update, backend.wait, retry=failed)
         began = time.monotonic()
         missing = sum(1 for p in opened.cells if p.ended is None)

@@ -73,6 +73,15 @@ def logits_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, g
     return (3 if gpu else 1) * number * 4  # on a CPU one matrix becomes the other in place
 
 
+def head_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, bytes_per_value: int) -> int:
+    """Return the bytes of the gradients of the head's input and of its matrix, which exist beside the logits."""
+    rows = model.vocab_rows // parallel.tensor
+    wide = (
+        4 if parallel.tensor == 1 and tokens * rows > MOST_LOGITS else bytes_per_value
+    )  # chunks are summed in float32
+    return tokens * model.d_model * bytes_per_value + rows * model.d_model * wide
+
+
 def _attention(shape: _Shape) -> int:
     model, t, value = shape.model, shape.parallel.tensor, shape.value
     H, G, K = model.n_heads // t, model.kv_heads // t, model.head_dim

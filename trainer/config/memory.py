@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from trainer.config.activations import activations, logits_bytes
+from trainer.config.activations import activations, head_bytes, logits_bytes
 from trainer.config.counting import count_parameters
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
@@ -23,13 +23,15 @@ class Memory:
     optimizer: int  # Adam's two moments, and the fp32 master copy that ZeRO keeps
     activations: int  # kept by the forward pass
     logits: int
+    head: int  # gradients of its input and its matrix, fresh: they are added to others only when the logits are gone
     working: int  # what the backward pass of one block holds besides
     accumulates: bool  # gradients of a former micro-batch are there while activations are at their peak
 
     @property
     def total(self) -> int:
         """The most that exists at a time: when the backward pass begins, inside its first block, or at its end."""
-        states, begins = self.parameters + self.optimizer, self.activations + max(self.logits, self.working)
+        states = self.parameters + self.optimizer
+        begins = self.activations + max(self.logits + self.head, self.working)
         if self.accumulates:
             return states + self.gradients + begins
         return states + max(begins, self.gradients + self.working)
@@ -73,6 +75,7 @@ def rank_memory(
         optimizer=(held * 8 + master) // (sharded if stage >= 1 else 1),
         activations=tokens * (token.layers + token.ends),
         logits=logits_bytes(model, parallel, tokens=tokens, gpu=gpu),
+        head=head_bytes(model, parallel, tokens=tokens, bytes_per_value=bytes_per_value),
         working=tokens * token.working,
         accumulates=accumulates,
     )

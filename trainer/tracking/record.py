@@ -82,6 +82,7 @@ CONSOLE_COLUMNS = {
     "grad_norm": ".3f",
     "lr": ".2e",
     "tokens_per_second": ",.0f",
+    "seconds_left": ",.0f",
 }
 
 

@@ -13,7 +13,7 @@ class Throughput:
     def __init__(self, tokens_per_step: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.tokens_per_step, self._clock = tokens_per_step, clock
         self._steps = self._total_steps = 0
-        self._seconds = self.training_seconds = 0.0
+        self._seconds = self.training_seconds = self._first = 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -23,6 +23,8 @@ class Throughput:
         elapsed = self._clock() - began
         self._steps += 1
         self._total_steps += 1
+        if self._total_steps == 1:
+            self._first = elapsed
         self._seconds += elapsed
         self.training_seconds += elapsed
 
@@ -33,6 +35,12 @@ class Throughput:
         rate = self._steps * self.tokens_per_step / self._seconds
         self._steps, self._seconds = 0, 0.0
         return rate
+
+    def left(self, steps: int) -> float | None:
+        """Return the seconds that so many steps will take, from the mean of all but the first, which is slow."""
+        if self._total_steps < 2:
+            return None
+        return steps * (self.training_seconds - self._first) / (self._total_steps - 1)
 
     @property
     def overall(self) -> float | None:
