@@ -77,15 +77,14 @@ def _all_reduce(where: ClusterConfig, spec: JobSpec, scratch: Path) -> Check:
 
     backend = open_backend(where)
     try:
-        try:
-            job = backend.submit(spec)
-        except UserError as error:  # one more finding: the other checks are still to be shown
-            return bandwidth(None, str(error), spec.world_size)
+        job = backend.submit(spec)
         for _ in backend.logs(job, follow=True) if where.backend != "slurm" else ():
             pass
         deadline = time.monotonic() + 300
         while not (status := backend.status([job])[job]).state.final and time.monotonic() < deadline:
             time.sleep(0.5)
+    except UserError as error:  # one more finding: the other checks are still to be shown
+        return bandwidth(None, str(error), spec.world_size)
     finally:
         close = getattr(backend, "close", None)
         if close is not None:
