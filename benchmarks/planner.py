@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -81,11 +80,9 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
 
 
 def most_allocated(recording: object) -> int:
-    """Return the most bytes of tensors that lived at a time, from a profiler's trace."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        recording.export_chrome_trace(file.name)  # type: ignore[attr-defined]
-        events = json.loads(Path(file.name).read_text())["traceEvents"]
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    """Return the most bytes of tensors that lived at a time while it was recorded."""
+    events = recording.profiler.kineto_results.events()  # type: ignore[attr-defined]
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     return max(itertools.accumulate(number for _, number in changes))
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
+from launch.backends import attached
 from launch.backends.local import LocalBackend
+from launch.backends.registry import record
+from launch.backends.submission import follow
 from launch.backends.warm import available_cores, local_gpus
 from launch.console import make_console
 from launch.data_preparation import resolve
@@ -19,6 +23,8 @@ from trainer.config.run import RunConfig
 from trainer.data.pinned import pinned
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status, write_atomically
+
+EXIT_INTERRUPTED = 130
 
 
 def train_here(
@@ -66,24 +72,25 @@ def _same_run(run_dir: RunDir, config: RunConfig) -> bool:
 def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:
     threads = max(1, available_cores() // world)
     with LocalBackend(world, threads=threads) as backend:
-        job = backend.submit(
-            JobSpec(
-                name=config.name,
-                command=("-m", "trainer.train", "--run-dir", str(run_dir.root)),
-                run_dir=run_dir.root,
-                ranks_per_node=world,
-            )
-        )
-        for line in backend.logs(job, rank=0, follow=True):
-            print(line.rstrip("\n"), flush=True)
+        command = ("-m", "trainer.train", "--run-dir", str(run_dir.root))
+        spec = JobSpec(config.name, command, run_dir.root, ranks_per_node=world)
+        job = backend.submit(spec)
+        (row,) = record(spec, attached.job_id(), cluster="local", backend="local")
+
+        def show() -> None:
+            for line in backend.logs(job, rank=0, follow=True):
+                print(line.rstrip("\n"), flush=True)
+
+        follow(row, show, lambda: backend.cancel(job))
         return backend.status([job])[job]
 
 
 def _tell(status: JobStatus, run_dir: RunDir, config_path: Path) -> None:
     if status.state is JobState.DONE:
         print(f"\ndone: {run_dir.root}\n  escala sample {run_dir.root} --prompt 'def '")
-    elif status.state is JobState.PREEMPTED:
-        print(f"\nstopped and saved: {run_dir.root}\n  escala train {config_path} continues it")
+    elif status.state in (JobState.PREEMPTED, JobState.CANCELLED):
+        print(f"\nstopped: {run_dir.root}\n  escala train {config_path} goes on from its newest checkpoint")
+        sys.exit(EXIT_INTERRUPTED)
     elif run_dir.read_status() is Status.DIVERGED:
         raise UserError(f"the run diverged, see {run_dir.events}: lower optim.lr, or set guard.non_finite to skip")
     else:

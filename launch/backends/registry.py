@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from launch.job import JobSpec
 from trainer.errors import UserError, did_you_mean
@@ -26,10 +27,13 @@ class Submitted:
     world_size: int
     submitted: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "run_dir": str(self.run_dir)}
+
     def write(self) -> None:
         """Leave the record in the run directory."""
-        row = {**asdict(self), "run_dir": str(self.run_dir)}
-        write_atomically(self.run_dir / JOB_FILE, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.run_dir / JOB_FILE, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
 
 
 def record(spec: JobSpec, job: str, *, cluster: str, backend: str) -> list[Submitted]:

@@ -26,10 +26,11 @@ def logs(job: str, follow: bool, rank: int | None, runs: Path) -> None:
     from launch.backends import attached
     from launch.backends.logs import attempt_logs, follow_logs, newest_logs
     from launch.backends.overview import ATTACHED, backend_of
-    from launch.backends.registry import find_one
+    from launch.backends.registry import find_one, read
 
-    if (Path(job) / "logs").is_dir() and not (Path(job) / "job.json").exists():
-        lines = attempt_logs(newest_logs(Path(job)), rank)
+    unsubmitted = next((d for d in (Path(job), runs / job) if (d / "logs").is_dir() and read(d) is None), None)
+    if unsubmitted is not None:
+        lines = attempt_logs(newest_logs(unsubmitted), rank)
     else:
         row = find_one(runs, job)
         if row.backend in ATTACHED and follow:

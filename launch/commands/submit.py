@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from launch.commands.options import cluster_option, runs_option, set_option
+from launch.commands.options import cluster_option, json_option, runs_option, set_option
 
 
 @click.command()
@@ -14,7 +15,8 @@ from launch.commands.options import cluster_option, runs_option, set_option
 @cluster_option
 @set_option
 @runs_option
-def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path) -> None:
+@json_option
+def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Submit the run CONFIG to a cluster. Submitted again, it goes on where it stopped.
 
     On Slurm and Kubernetes this returns at once. On SSH hosts and on this machine it stays, shows what rank 0 prints,
@@ -24,6 +26,7 @@ def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path)
     Examples:
       escala render configs/run/tiny.yaml --cluster slurm     what would be submitted
       escala submit configs/run/tiny.yaml --cluster slurm --runs /shared/runs
+      escala submit configs/run/tiny.yaml --cluster slurm --runs /shared/runs --json | jq -r .job
       escala submit configs/run/tiny.yaml --cluster ssh --set tokens=20M
       escala logs -f tiny
     """
@@ -32,18 +35,24 @@ def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path)
     from launch.backends.submission import prepare, write_config
     from launch.data_preparation import resolve
     from trainer.config.plan import make_plan
+    from trainer.errors import UserError
 
     wanted = prepare(config, assignments, cluster, runs)
+    kind = wanted.cluster.backend
+    if as_json and kind not in ("slurm", "kubernetes"):
+        raise UserError(f"--json has no effect on {kind}: this process runs the job itself, to its end")
     backend = open_backend(wanted.cluster)
     backend.render(wanted.spec)  # whatever cannot be rendered is refused before the data are prepared
     run, manifest = resolve(wanted.config)
     gpu = wanted.cluster.gpu is not None
     make_plan(run, world=wanted.spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))
     write_config(wanted, run)
-    kind = wanted.cluster.backend
     if kind in ("slurm", "kubernetes"):
         job = backend.submit(wanted.spec)
-        registry.record(wanted.spec, job, cluster=cluster, backend=kind)
+        (row,) = registry.record(wanted.spec, job, cluster=cluster, backend=kind)
+        if as_json:
+            click.echo(json.dumps(row.to_json()))
+            return
         click.echo(f"submitted {run.name} as {kind} job {job}: {wanted.spec.run_dir}")
         click.echo(f"  escala logs -f {job}\n  escala jobs\n  escala cancel {job}")
         return

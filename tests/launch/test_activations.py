@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from trainer.config.activations import CPU_LOGITS, MOST_LOGITS, activations
+from trainer.config.memory import rank_memory
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.models import head
@@ -91,3 +95,25 @@ def test_tensor_ranks_share_what_lies_inside_attention_and_mlp() -> None:
 
 def test_limits_are_those_of_the_head() -> None:
     assert (MOST_LOGITS, CPU_LOGITS) == (head.MOST_LOGITS, head.CPU_LOGITS)
+
+
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_the_peak_of_a_backward_pass_is_what_is_planned(accumulates: bool) -> None:
+    """Beyond parameters: what lives when the head's backward pass ends, to a few kilobytes of indices and angles."""
+    config = model(2, vocab_size=1024)
+    built, tokens = build_model(config, 0), torch.randint(V, (B, T))
+    if accumulates:  # the gradients of a former micro-batch are there
+        built(tokens, tokens).sum().backward()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recording:
+        built(tokens, tokens).sum().backward()
+    parallel = ParallelConfig(zero_stage=0)
+    planned = rank_memory(config, parallel, data_parallel=1, micro_batch=B, bytes_per_value=4, gpu=False)
+    beyond = planned.activations + planned.logits + planned.head
+    assert 0 <= most_allocated(recording) - beyond <= 0.01 * beyond
+
+
+def most_allocated(recording: profile) -> int:
+    """Return the most bytes of tensors that lived at a time while it was recorded."""
+    events = recording.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate(number for _, number in changes))
