@@ -268,7 +268,8 @@ def _report(node: Node, watch: Watch, code: int, own_log: Path) -> int:
         return int(agreed["code"])
     if code == 0:
         return 0
-    if watch.asked_to_stop and failed is None:
+    elsewhere = any(node.logs.glob("failure_*.json"))  # then it was asked to stop because of that
+    if watch.asked_to_stop and failed is None and not elsewhere:
         return EXIT_PREEMPTED
     failed = failed or _killed_rank(own_log)
     if failed is None:

@@ -241,7 +241,7 @@ class SshBackend:
         elif EXIT_PORT_TAKEN in bad and job.port_tries < PORT_TRIES:
             job.port_tries += 1
             job.status = JobStatus(JobState.PENDING, reason="its port was taken: trying another")
-        elif EXIT_PREEMPTED in bad:
+        elif EXIT_PREEMPTED in bad and AGREED_EXITS.issuperset(bad):  # a failure anywhere is not a save
             job.status = JobStatus(JobState.PREEMPTED, EXIT_PREEMPTED, reason="saved and stopped")
         else:
             failure = first_failure(newest_logs(job.spec.run_dir))

@@ -16,7 +16,7 @@ from launch.job import JobSpec
 from trainer.errors import UserError
 
 HELLO_SECONDS = 30.0
-NOT_COPIED = (".git", ".venv", "runs", "data", "__pycache__")
+NOT_COPIED = ("/.git", "/.venv", "/runs", "/data", "__pycache__")  # with a slash: at the top alone, not trainer/data
 
 Inbox = queue.Queue[tuple[Node, dict[str, Any] | None]]
 
@@ -95,5 +95,5 @@ def copy_code(hosts: list[Host], options: SshOptions, directory: Path) -> None:
     for host in hosts:
         *ssh, _, target = ssh_command(host, options)
         excluded = [f"--exclude={name}" for name in NOT_COPIED]
-        words = ["rsync", "--archive", "--secluded-args", *excluded, "-e", shlex.join(ssh), "--"]
+        words = ["rsync", "--archive", "--mkpath", "--secluded-args", *excluded, "-e", shlex.join(ssh), "--"]
         call([*words, f"{Path.cwd()}/", f"{target}:{directory}/"], timeout=600)

@@ -116,11 +116,15 @@ def report(opened: Opened, console: Console) -> None:
     if len(rows) < 3:
         console.print(f"{len(rows)} points in the ledger: too few for a law")
         return
-    print_ladder(from_ledger(rows, n_convention="body"), console)
     curves = next((line["curves"] for line in checks), None)
-    paths: ReportPaths = write(
-        rows, opened.directory / "report", title=sweep.name, layout_check=curves, n_convention="body"
-    )
+    try:
+        print_ladder(from_ledger(rows, n_convention="body"), console)
+        paths: ReportPaths = write(
+            rows, opened.directory / "report", title=sweep.name, layout_check=curves, n_convention="body"
+        )
+    except UserError as error:  # the runs are trained and in the ledger: a sweep of seeds has no law, and is no failure
+        console.print(f"no law from these {len(rows)} points: {error}\nledger  {path}", highlight=False, soft_wrap=True)
+        return
     console.print(f"\nledger  {path}\nreport  {paths.html}", highlight=False, soft_wrap=True)
 
 

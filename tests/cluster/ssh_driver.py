@@ -1,4 +1,4 @@
-"""Drives one job over SSH as `escala submit` does. Its argument is JSON: run_dir, command, options."""
+"""Drives one job over SSH as `escala submit` does. Its argument is JSON: run_dir, command, options, directory."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ spec = JobSpec(
     extras=order["options"],
 )
 try:
-    with SshBackend(python=sys.executable, directory=Path.cwd()) as backend:
+    with SshBackend(python=sys.executable, directory=Path(order.get("directory") or Path.cwd())) as backend:
         job = backend.submit(spec)
         try:
             for line in backend.logs(job, follow=True):

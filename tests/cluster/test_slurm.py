@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from pathlib import Path
@@ -87,6 +88,18 @@ def test_a_lost_node_sends_the_job_to_another(backend: SlurmBackend, slurm: Slur
         assert finish(backend, job).state is JobState.DONE
         assert counted(spec.run_dir)[-60:] == list(range(1, 61)), "nothing was saved, so it began anew and finished"
         assert slurm.nodes_of(job) != [node]
+
+
+def test_a_port_that_is_taken_is_left_for_the_next(backend: SlurmBackend, slurm: Slurm, tmp_path: Path) -> None:
+    before = int(slurm.call("sbatch", "--parsable", "--output=/dev/null", "--wrap=true"))
+    with socket.socket() as other:
+        other.bind(("", 20000 + (before + 1) * 4 % 20000))  # where the next job will want to meet
+        other.listen()
+        spec = counter(tmp_path, "clash", 5)
+        job = backend.submit(spec)
+        assert int(job) == before + 1
+        assert finish(backend, job).state is JobState.DONE
+    assert begun(spec.run_dir, 2) and not begun(spec.run_dir, 1), "the first try met nobody"
 
 
 def test_cancel_leaves_no_process(backend: SlurmBackend, slurm: Slurm, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,12 @@ COUNTER = Path(__file__).with_name("counter.py")
 DRIVER = Path(__file__).with_name("ssh_driver.py")
 
 
-def drive(network: Hosts, run_dir: Path, *command: str, **options: object) -> subprocess.Popen[str]:
+def drive(
+    network: Hosts, run_dir: Path, *command: str, directory: Path = ROOT, **options: object
+) -> subprocess.Popen[str]:
     """Start the driver on h1; it prints what it says, and at the end one JSON line."""
-    order = {"run_dir": str(run_dir), "command": list(command), "options": {"hosts": network.names, **options}}
+    order = {"run_dir": str(run_dir), "command": list(command), "directory": str(directory)}
+    order |= {"options": {"hosts": network.names, **options}}
     words = network.command("h1", sys.executable, str(DRIVER), json.dumps(order))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -47,10 +51,20 @@ def test_two_hosts_meet_and_finish(hosts: Hosts, tmp_path: Path) -> None:
     assert "[0] sum 1" in out and "[1] sum 1" in out
 
 
-def test_a_failed_rank_is_named_with_its_host(hosts: Hosts, tmp_path: Path) -> None:
-    _, status = ended(drive(hosts, tmp_path / "run", str(RANK), "fail", "1"))
-    assert status["state"] == "failed"
-    assert status["reason"].startswith("rank 1 on h") and "was told to fail" in status["reason"]
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="not installed: rsync")
+def test_code_is_copied_when_asked_for(hosts: Hosts, tmp_path: Path) -> None:
+    there = tmp_path / "far" / "copy"
+    program = str(RANK.relative_to(ROOT))  # below the directory that does not exist yet
+    out, status = ended(drive(hosts, tmp_path / "run", program, "ok", directory=there, sync=True))
+    assert status.get("state") == "done", out
+    assert (there / "trainer" / "data" / "order.py").exists() and not (there / ".git").exists()
+
+
+@pytest.mark.parametrize(("how", "word"), [("fail", "was told to fail"), ("die", "signal SIGSEGV")])
+def test_a_failed_rank_is_named_with_its_host(hosts: Hosts, tmp_path: Path, how: str, word: str) -> None:
+    _, status = ended(drive(hosts, tmp_path / "run", str(RANK), how, "1"))
+    assert status["state"] == "failed", "its peers were asked to stop, but that makes it no preemption"
+    assert status["reason"].startswith("rank 1 on h") and word in status["reason"]
 
 
 def test_a_cut_cable_is_reported_and_the_run_goes_on_when_it_is_back(hosts: Hosts, tmp_path: Path) -> None:

@@ -33,3 +33,5 @@ if what in ("fail", "die", "sleep", "save"):
         if stop:
             print("saved", flush=True)
             sys.exit(75)
+if dist.is_initialized():  # its threads must not be alive when the interpreter ends: that aborts, now and then
+    dist.destroy_process_group()
