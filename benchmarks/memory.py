@@ -64,7 +64,7 @@ def expected_peak(config: Any, mesh: Mesh, stage: int, sequences: int) -> Memory
         micro_batch=sequences,
         bytes_per_value=4,
         gpu=False,
-        accumulates=False,
+        accumulates=stage > 1,
     )
 
 

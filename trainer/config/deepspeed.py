@@ -13,7 +13,7 @@ from trainer.errors import UserError
 # beside it; BUCKET_ELEMENTS fill any link, and FEWEST keep the number of messages of a small model down.
 MODEL_SHARE, FEWEST_ELEMENTS, BUCKET_ELEMENTS = 32, 1 << 16, 50_000_000
 # ZeRO 3 keeps gathered parameters that are used again soon, and gathers ahead, up to this share of the model.
-LIVE_SHARE = 8
+LIVE_SHARE = 16
 
 Precision = Literal["fp32", "bf16"]
 
@@ -69,6 +69,11 @@ def bucket_elements(model: ModelConfig) -> int:
     return min(BUCKET_ELEMENTS, max(FEWEST_ELEMENTS, count_parameters(model).total // MODEL_SHARE))
 
 
+def live_elements(model: ModelConfig) -> int:
+    """Return the elements of gathered parameters that ZeRO 3 keeps and gathers ahead of their use."""
+    return count_parameters(model).total // LIVE_SHARE
+
+
 def _zero(config: RunConfig, stage: int) -> dict[str, Any]:
     parallel = config.parallel
     zero: dict[str, Any] = {"stage": stage}
@@ -80,7 +85,7 @@ def _zero(config: RunConfig, stage: int) -> dict[str, Any]:
         # Gradients are reduced from where they are: a buffer would only be one more copy.
         zero["contiguous_gradients"] = False
     if stage == 3:
-        live = count_parameters(config.model).total // LIVE_SHARE
+        live = live_elements(config.model)
         zero |= {
             "sub_group_size": bucket,
             "stage3_prefetch_bucket_size": bucket,

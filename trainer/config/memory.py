@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from trainer.config.activations import activations, head_bytes, logits_bytes
 from trainer.config.counting import count_parameters
+from trainer.config.deepspeed import bucket_elements, live_elements
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 
@@ -25,6 +26,8 @@ class Memory:
     logits: int
     head: int  # gradients of its input and its matrix, fresh: they are added to others only when the logits are gone
     working: int  # what the backward pass of one block holds besides
+    tied: int  # a tied embedding's gradient, twice more: as its two uses are added up, the backward pass ends
+    buffers: int  # what reducing gradients and gathering parameters hold besides
     accumulates: bool  # gradients of a former micro-batch are there while activations are at their peak
 
     @property
@@ -33,8 +36,8 @@ class Memory:
         states = self.parameters + self.optimizer
         begins = self.activations + max(self.logits + self.head, self.working)
         if self.accumulates:
-            return states + self.gradients + begins
-        return states + max(begins, self.gradients + self.working)
+            begins += self.gradients
+        return states + self.buffers + max(begins, self.gradients + self.working + self.tied)
 
     def by_part(self) -> dict[str, int]:
         """Return all parts and the total by name."""
@@ -68,6 +71,7 @@ def rank_memory(
     sharded = data_parallel * parallel.sequence
     master = held * 4 if stage >= 1 or bytes_per_value == 2 else 0
     tokens = micro_batch * model.context_length // parallel.sequence
+    widest = model.vocab_rows * model.d_model // parallel.tensor
     token = activations(model, parallel, bytes_per_value=bytes_per_value, gpu=gpu)
     return Memory(
         parameters=held * bytes_per_value // (sharded if stage == 3 else 1),
@@ -77,5 +81,17 @@ def rank_memory(
         logits=logits_bytes(model, parallel, tokens=tokens, gpu=gpu),
         head=head_bytes(model, parallel, tokens=tokens, bytes_per_value=bytes_per_value),
         working=tokens * token.working,
+        tied=2 * widest * bytes_per_value if model.tied_embeddings else 0,
+        buffers=_buffered(model, stage, widest) * bytes_per_value if sharded > 1 else 0,
         accumulates=accumulates,
     )
+
+
+def _buffered(model: ModelConfig, stage: int, widest: int) -> int:
+    """Return the elements that DeepSpeed and its collectives hold besides; `widest` is the embedding's share.
+
+    Stage 0 reduces gradients where they are. Stages 1 and 2 copy a bucket of them, or one gradient at stage 2 that is
+    larger. Stage 3 gathers the head and whatever it may keep and fetch ahead, and sends a copy of what it gathers.
+    """
+    bucket = bucket_elements(model)
+    return (0, bucket, max(2 * bucket, widest), 2 * widest + live_elements(model))[stage]

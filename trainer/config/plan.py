@@ -77,7 +77,8 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         micro_batch=batch.micro_batch,
         bytes_per_value=2 if precision == "bf16" else 4,
         gpu=gpu,
-        accumulates=batch.accumulation > 1 or stage > 0,
+        # Stage 1 in fp32 leaves gradients in the parameters; else they have buffers of their own, which stay.
+        accumulates=batch.accumulation > 1 or stage > 1 or (stage == 1 and precision == "bf16"),
     )
     return Plan(
         name=config.name,

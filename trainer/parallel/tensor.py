@@ -6,13 +6,17 @@ The model may hold values or lie on the meta device; either way a rank keeps onl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from deepspeed.module_inject.layers import (
+    ColumnParallel,
     LinearAllreduce,
     LinearLayer,
+    RowParallel,
     SubParamLinearLayer,
     VocabParallelEmbedding,
     VocabParallelLinear,
@@ -54,6 +58,8 @@ def shard_model(model: nn.Module, plan: Mapping[str, str], config: ModelConfig, 
             layer = _parallel_layer(module, kind, name, config, mesh.tensor_group)
             if overlap and kind.startswith("column"):
                 overlap_reduction(layer, mesh.tensor_group)
+            elif isinstance(module, nn.Linear):
+                _multiply_as_torch_does(layer, kind, mesh.tensor_group)
             _replace(model, name, layer)
     if tied:
         model.embed = VocabParallelEmbedding(model.embed, mesh.tensor_group, tied_vocab_parallel_linear=model.head)
@@ -71,6 +77,23 @@ def _parallel_layer(module: nn.Module, kind: str, name: str, config: ModelConfig
     else:
         layer = layers[kind](module, group, name=name)
     return layer
+
+
+def _multiply_as_torch_does(layer: nn.Module, kind: str, group: Group) -> None:
+    """Have a layer take its product through `F.linear`, in place.
+
+    ZeRO 3 puts a function of its own there that keeps no gathered matrix for the backward pass. DeepSpeed's layers
+    multiply past it, and then the whole model stays gathered.
+    """
+
+    def column(layer: Any, x: Tensor) -> Tensor:
+        return F.linear(ColumnParallel.apply(group, x), layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+
+    def row(layer: Any, x: Tensor) -> Tensor:
+        y: Tensor = RowParallel.apply(group, F.linear(x, layer.weight), False)  # type: ignore[no-untyped-call]
+        return y if layer.bias is None else y + layer.bias
+
+    layer.forward = partial(row if kind == "row" else column, layer)
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
