@@ -91,8 +91,6 @@ def test_retention(steps: set[int], keep_last: int, keep_every: int | None) -> N
 
 
 def test_settings_without_effect_are_refused() -> None:
-    with pytest.raises(UserError, match=r"fp8 needs a Hopper GPU \(compute capability 9\.0 or above\)"):
-        tiny(precision="fp8")
     with pytest.raises(UserError, match="offload 'parameters' needs zero_stage 3, zero_stage is 1"):
         tiny(parallel={"offload": "parameters"})
     with pytest.raises(UserError, match="offload 'optimizer' needs zero_stage 1, 2 or 3"):

@@ -18,6 +18,13 @@ LIVE_SHARE = 16
 Precision = Literal["fp32", "bf16"]
 
 
+def resolve_precision(asked: str, *, gpu: bool) -> Precision:
+    """Return in what weights and activations are held. fp8 is a way to multiply: it holds them as bf16 does."""
+    if asked == "auto":
+        return "bf16" if gpu else "fp32"
+    return "fp32" if asked == "fp32" else "bf16"
+
+
 def check_optimizer(config: RunConfig) -> None:
     """Raise `UserError` where an optimizer cannot work under the ZeRO stage."""
     if config.optim.name == "muon" and config.parallel.zero_stage != 0:

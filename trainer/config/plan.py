@@ -8,7 +8,8 @@ from typing import Any
 
 from trainer.config.batch import BatchPlan, plan_batch
 from trainer.config.counting import count_flops, count_parameters
-from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage
+from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage, resolve_precision
+from trainer.config.fp8 import check_fp8
 from trainer.config.learning_rate import peak_lr
 from trainer.config.memory import rank_memory
 from trainer.config.parallel import Degrees, check_model_splits, resolve_degrees
@@ -65,8 +66,10 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
     where the configuration and the world do not fit.
     """
     degrees, batch = share_out(config, world)
+    if config.precision == "fp8":
+        check_fp8(config.model, degrees, micro_batch=batch.micro_batch, gpu=gpu)
     steps, warmup = total_steps(config), warmup_steps(config)
-    precision = config.precision if config.precision != "auto" else ("bf16" if gpu else "fp32")
+    precision = resolve_precision(config.precision, gpu=gpu)
     stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
     flops = count_flops(config.model)
     tokens = steps * config.batch.tokens_per_step
@@ -97,7 +100,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         flops=float(flops.total) * tokens,
         lr=peak_lr(config.optim, count_parameters(config.model).body),
         warmup_steps=warmup,
-        precision=precision,
+        precision="fp8" if config.precision == "fp8" else precision,
         memory_bytes=memory.by_part(),
         deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision),
     )

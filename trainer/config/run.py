@@ -44,7 +44,9 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     parallel: ParallelConfig = ParallelConfig()
     skip_steps: tuple[str, ...] = Field((), description="stretches of the data order to leave out, such as 1200:1210")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
+        "auto", description="auto: bf16 on a GPU, fp32 on a CPU; fp8: as bf16, the blocks multiply in fp8 (Hopper GPUs)"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -57,15 +59,15 @@ class RunConfig(Section):
             raise ValueError("give the length of the run either as 'tokens' or as 'steps'")
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_fp8(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("precision") == "fp8":
+    @model_validator(mode="after")
+    def _fp8_fits(self) -> RunConfig:
+        if self.precision == "fp8" and (self.parallel.overlap or self.parallel.compile):
             raise ValueError(
-                "precision fp8 needs a Hopper GPU (compute capability 9.0 or above) and is not offered yet, because it "
-                "was never run on one: set precision to bf16"
+                "precision fp8 has products of its own: set parallel.overlap and parallel.compile to false"
             )
-        return values
+        if self.precision == "fp8" and self.device == "cpu":
+            raise ValueError("precision fp8 needs a Hopper GPU (compute capability 9.0 or above), but device is cpu")
+        return self
 
     def result_hash(self) -> str:
         """Hash of what determines the result: the same at every layout, on every machine, under every name."""

@@ -17,10 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage
+from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage, resolve_precision
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
 from trainer.parallel.batch import Batch, LocalBatch, check_distribution, global_weight, local_part
+from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.inside_deepspeed import keep_owned_gradients_only, quicken_deepspeed
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.norm import clip_gradients
@@ -185,7 +186,12 @@ def build_engine(
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     plan: Mapping[str, str] = model.tensor_plan  # type: ignore[assignment]
     splits = splits_of(model, plan, config.model, mesh)
-    shard_model(model, plan, config.model, mesh, config.parallel.overlap)
+    fp8 = config.precision == "fp8"
+    if fp8:
+        check_gpu(device)
+    shard_model(model, plan, config.model, mesh, overlap=config.parallel.overlap, fp8=fp8)
+    if fp8:
+        multiply_in_fp8(model.blocks)  # type: ignore[arg-type]
     materialise(model, splits, config, device)
     sum_shared_gradients(model, plan, mesh)
     shard_attention(model, mesh)
@@ -194,7 +200,7 @@ def build_engine(
     if config.parallel.compile:
         for block in model.blocks:  # type: ignore[union-attr]
             block.compile()
-    precision = resolve_precision(config, device)
+    precision = resolve_precision(config.precision, gpu=device.type == "cuda")
     stage = effective_stage(config, replicas=mesh.replica_size, precision=precision)
     optimizer = make_optimizer(config, model, plan, splits, mesh, lr, device)
     quicken_deepspeed()
@@ -209,10 +215,3 @@ def build_engine(
         keep_owned_gradients_only(ds.optimizer)
     ds.enable_backward_allreduce = stage > 0  # at stage 0 gradients are summed in place, see GradientSum
     return Engine(ds, config, mesh, splits, stage, accumulation, device)
-
-
-def resolve_precision(config: RunConfig, device: torch.device) -> Any:
-    """Return `fp32` or `bf16` for what the configuration says and the device can do."""
-    if config.precision == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
-    return config.precision

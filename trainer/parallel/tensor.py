@@ -5,7 +5,7 @@ The model may hold values or lie on the meta device; either way a rank keeps onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
 from trainer.models.initial import fill_normal
 from trainer.models.transformer import initial_std
+from trainer.parallel.fp8 import linear as fp8_linear
 from trainer.parallel.mesh import Group, Mesh
 from trainer.parallel.overlap import overlap_reduction
 from trainer.parallel.plan import Split, kind_of, part_widths, split_parameter
@@ -45,8 +46,19 @@ def splits_of(model: nn.Module, plan: Mapping[str, str], config: ModelConfig, me
     return splits
 
 
-def shard_model(model: nn.Module, plan: Mapping[str, str], config: ModelConfig, mesh: Mesh, overlap: bool) -> None:
-    """Replace the modules that the plan names by tensor-parallel ones, in place; nothing to do for one tensor rank."""
+def shard_model(
+    model: nn.Module,
+    plan: Mapping[str, str],
+    config: ModelConfig,
+    mesh: Mesh,
+    *,
+    overlap: bool = False,
+    fp8: bool = False,
+) -> None:
+    """Replace the modules that the plan names by tensor-parallel ones, in place; nothing to do for one tensor rank.
+
+    `overlap` has column-parallel layers reduce while they compute, `fp8` has the blocks' layers multiply in fp8.
+    """
     if mesh.tensor_group is None:
         return
     set_autotp_mode(training=True)
@@ -59,7 +71,8 @@ def shard_model(model: nn.Module, plan: Mapping[str, str], config: ModelConfig, 
             if overlap and kind.startswith("column"):
                 overlap_reduction(layer, mesh.tensor_group)
             elif isinstance(module, nn.Linear):
-                _multiply_as_torch_does(layer, kind, mesh.tensor_group)
+                product = fp8_linear if fp8 and kind != "vocab" else _linear
+                _multiply_by(product, layer, kind, mesh.tensor_group)
             _replace(model, name, layer)
     if tied:
         model.embed = VocabParallelEmbedding(model.embed, mesh.tensor_group, tied_vocab_parallel_linear=model.head)
@@ -79,18 +92,22 @@ def _parallel_layer(module: nn.Module, kind: str, name: str, config: ModelConfig
     return layer
 
 
-def _multiply_as_torch_does(layer: nn.Module, kind: str, group: Group) -> None:
-    """Have a layer take its product through `F.linear`, in place.
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Look `F.linear` up anew: ZeRO 3 puts a function there that keeps no gathered matrix for the backward pass."""
+    return F.linear(x, weight, bias)
 
-    ZeRO 3 puts a function of its own there that keeps no gathered matrix for the backward pass. DeepSpeed's layers
-    multiply past it, and then the whole model stays gathered.
+
+def _multiply_by(product: Callable[..., Tensor], layer: nn.Module, kind: str, group: Group) -> None:
+    """Have a layer take its product through a function like `F.linear`, in place.
+
+    DeepSpeed's layers multiply in a way of their own, and under ZeRO 3 the whole model then stays gathered.
     """
 
     def column(layer: Any, x: Tensor) -> Tensor:
-        return F.linear(ColumnParallel.apply(group, x), layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+        return product(ColumnParallel.apply(group, x), layer.weight, layer.bias)  # type: ignore[no-untyped-call]
 
     def row(layer: Any, x: Tensor) -> Tensor:
-        y: Tensor = RowParallel.apply(group, F.linear(x, layer.weight), False)  # type: ignore[no-untyped-call]
+        y: Tensor = RowParallel.apply(group, product(x, layer.weight), False)  # type: ignore[no-untyped-call]
         return y if layer.bias is None else y + layer.bias
 
     layer.forward = partial(row if kind == "row" else column, layer)

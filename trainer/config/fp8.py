@@ -1,0 +1,29 @@
+"""What fp8 asks of a run, known before any rank loads torch. The products are in `trainer/parallel/fp8.py`."""
+
+from __future__ import annotations
+
+from trainer.config.model import ModelConfig
+from trainer.config.parallel import Degrees
+from trainer.errors import UserError
+
+TILE = 16  # the tensor cores take fp8 matrices whose sides are multiples of this
+
+
+def check_fp8(model: ModelConfig, degrees: Degrees, *, micro_batch: int, gpu: bool) -> None:
+    """Raise `UserError` where the ranks have no GPU, or a side of a matrix on a rank is not a multiple of 16."""
+    if not gpu:
+        raise UserError(
+            "precision fp8 needs a Hopper GPU (compute capability 9.0 or above), but there is no GPU: "
+            "set precision to bf16"
+        )
+    t = degrees.tensor
+    sides = {
+        "d_model": model.d_model,
+        f"n_heads x head_dim / tensor {t}": model.n_heads * model.head_dim // t,
+        f"n_kv_heads x head_dim / tensor {t}": model.kv_heads * model.head_dim // t,
+        f"d_ff / tensor {t}": model.ff_width // t,
+        "tokens of a micro-batch on a rank": micro_batch * model.context_length // degrees.sequence,
+    }
+    for name, side in sides.items():
+        if side % TILE:
+            raise UserError(f"precision fp8: {name} is {side}, not a multiple of {TILE}: change it, or take bf16")
