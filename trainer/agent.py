@@ -35,6 +35,7 @@ from typing import Any
 
 import psutil
 
+from trainer.compile_cache import with_compile_cache
 from trainer.failure import last_error_line, port_was_taken, signal_name, tail
 from trainer.rank import die_with
 from trainer.run_dir import AGREED_EXITS, EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, RunDir, write_atomically
@@ -162,7 +163,7 @@ def node_environment(node: Node, base: dict[str, str]) -> dict[str, str]:
     """Return what the ranks inherit."""
     return {
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // node.ranks)),
-        **base,
+        **with_compile_cache(base),
         "ESCALA_LOGS": str(node.logs),
         "ESCALA_ATTEMPT": str(node.attempt),
         "PYTHONUNBUFFERED": "1",

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.compile_cache import with_compile_cache
 from trainer.errors import UserError
 from trainer.failure import last_error_line
 
@@ -99,7 +100,7 @@ def rank_environment(base: Mapping[str, str], *, threads: int) -> dict[str, str]
     environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **base}
     if not local_gpus(base):
         environment.setdefault("DS_ACCELERATOR", "cpu")
-    return environment
+    return with_compile_cache(environment)
 
 
 def local_gpus(environment: Mapping[str, str]) -> list[str]:

@@ -87,7 +87,7 @@ def _encode(texts: list[bytes], codec: Codec) -> Encoded:
         tokens=b"".join(encoded),
         lengths=[len(tokens) // codec.itemsize for tokens in encoded],
         text_bytes=[len(text) for text in texts],
-        words=[count_words(text) for text in texts],
+        words=count_words(texts),
     )
 
 
