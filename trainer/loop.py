@@ -61,7 +61,8 @@ def train(run: Run) -> bool:
                 run.save(run.step)
                 run.settle()
                 return False
-            if _due(run, run.config.checkpoint.every) or run.engine.agreed("save"):
+            due = _due(run, run.config.checkpoint.every) or run.step in run.config.checkpoint.keep_at
+            if due or run.engine.agreed("save"):
                 run.save(run.step)
     run.save(run.step)
     _record_evaluation(run)

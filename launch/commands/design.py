@@ -16,7 +16,7 @@ from launch.scaling.mapping import parse_map
 from launch.scaling.report.model import count
 from launch.scaling.saved import load_fit
 from launch.scaling.table import load
-from launch.sweep.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
+from launch.sweep.design import COOLDOWN, FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
 from launch.sweep.design_add import Addition, add_cells
 from trainer.config.sizes import dimensions
 from trainer.errors import UserError
@@ -28,6 +28,7 @@ Examples:
   escala sweep design --flops 3e12 --smallest 12k --largest 100k --target 3e13 --family grid --out ladder.yaml
   escala sweep design --add 3 --table runs/mine/ledger.jsonl --smallest 5M --largest 1B --target 1e21
 """
+WARMUP = 0.1  # of the shortest run: trunks warm up alike, whatever their length
 
 
 @click.command(epilog=EPILOG)
@@ -65,8 +66,7 @@ def design(
 ) -> None:
     """Compare families of runs for a budget by what they would tell about the target.
 
-    Trunks with cooldown branches are priced as branches, but a sweep trains each of their cells from the start, which
-    costs more than is printed here.
+    `--family trunks` writes a sweep that trains one trunk for each size and branches off a cooldown for each horizon.
     """
     law, source = _prior(fit_path)
     question = Question(target, law, noise)
@@ -144,7 +144,12 @@ def _write(out: Path | None, run: str, slots: int, cells: Any) -> None:
     if out is None:
         return
     entries = [{"model.size": _ladder_size(c.N), "tokens": max(1000, round(c.D / 1000) * 1000)} for c in cells]
-    text = yaml.safe_dump({"name": out.stem, "slots": slots, "run": run, "cells": entries}, sort_keys=False)
+    shared: dict[str, Any] = {"run": run}
+    if any(c.trunk for c in cells):
+        warmup = max(1000, round(WARMUP * min(e["tokens"] for e in entries) / 1000) * 1000)
+        schedule = {"kind": "wsd", "warmup": f"{warmup} tokens", "decay": f"{COOLDOWN:.0%}"}
+        shared = {"run": {"base": run, "schedule": schedule}, "trunks": True}
+    text = yaml.safe_dump({"name": out.stem, "slots": slots, **shared, "cells": entries}, sort_keys=False)
     out.write_text(text, encoding="utf-8")
     click.echo(f"{len(entries)} cells written to {out}", err=True)
 

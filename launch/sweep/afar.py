@@ -14,11 +14,13 @@ from launch.console import make_console
 from launch.data_preparation import is_prepared
 from launch.plan_table import sweep_table
 from launch.sweep import ledger
-from launch.sweep.cells import Cell, cells_of
+from launch.sweep.cell import Cell
+from launch.sweep.cells import cells_of
 from launch.sweep.collect import collect
 from launch.sweep.config import load_sweep
 from launch.sweep.opened import Opened, locked, open_sweep
 from launch.sweep.progress import last_step
+from launch.sweep.run import ready
 from launch.sweep.story import refuse_failed, report, run_sweep
 from launch.sweep.submit import SCHEDULED, Standing, array_of, check_shape, recorded_cluster, scheduled, send, standing
 from trainer.errors import UserError
@@ -50,7 +52,7 @@ def submit_sweep(
     opened = open_sweep(config, assignments, runs.resolve(), gpu=cluster.gpu is not None)
     if dry_run:
         console.print(sweep_table(opened.plans, {}, console.width))
-        text = open_backend(cluster).render(array_of(opened, opened.cells, cluster, at_most))
+        text = open_backend(cluster).render(array_of(opened, ready(opened.cells, opened.cells), cluster, at_most))
         print(text, end="")
         return
     with locked(opened):
@@ -80,8 +82,11 @@ def _go_on(
 ) -> None:  # fmt: skip
     collect([p.cell for p in opened.cells], opened.directory / "cells", opened.directory / "ledger.jsonl")
     stands = standing(opened.cells)
-    wanted = stands.missing + (stands.failed if failed else [])
+    to_do = stands.missing + (stands.failed if failed else [])
+    wanted = ready(to_do, opened.cells)
     _tell(stands, console)
+    if waiting := len(to_do) - len(wanted):
+        console.print(f"{waiting} cells wait for their trunk: they are sent by 'resume' when it is there")
     if wanted:
         spec = array_of(opened, wanted, cluster, at_most)
         open_backend(cluster).render(spec)  # whatever cannot be rendered is refused before a directory is made

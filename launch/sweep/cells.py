@@ -9,24 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
+from launch.sweep.cell import Cell
 from launch.sweep.config import LayoutCheck, SweepConfig
+from launch.sweep.trunks import share_trunks
 from trainer.config.load import run_from_values, set_values
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep. A check is a second run of another cell, at another layout."""
-
-    id: str
-    settings: dict[str, Any]
-    config: RunConfig
-    check_of: str | None = None
-    tolerance: float | None = None
 
 
 def settings_of(sweep: SweepConfig) -> list[dict[str, Any]]:
@@ -54,7 +44,7 @@ def cells_of(sweep: SweepConfig) -> list[Cell]:
     if checks:
         raise UserError(f"layout_checks: no cell of the sweep has just the settings {checks[0].cell}")
     _refuse_twins(cells)
-    return cells
+    return share_trunks(cells) if sweep.trunks else cells
 
 
 def _cell(sweep: SweepConfig, settings: dict[str, Any]) -> Cell:

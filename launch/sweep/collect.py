@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.sweep import ledger
-from launch.sweep.cells import Cell
+from launch.sweep.cell import Cell
 from launch.sweep.ledger import LedgerRow
 from trainer.config.load import load_run
 from trainer.config.plan import Plan
@@ -56,6 +56,7 @@ def _row(cell: Cell, run_dir: RunDir, plan: Plan, result: dict[str, Any], evalua
         lr=plan.lr,
         schedule=config.schedule.kind,
         seed=config.seed,
+        trunk=cell.branch.trunk if cell.branch else None,
         layout=plan.layout,
         tokens_per_second=result["tokens_per_second"],
         seconds=result["seconds"],

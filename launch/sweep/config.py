@@ -45,6 +45,7 @@ class SweepConfig(Section):
     run: dict[str, Any] | str = Field(description="what all cells share: a run, or its name in configs/run")
     vary: dict[str, list[Any]] = Field({}, description="setting -> values; the cells are all combinations")
     cells: tuple[dict[str, Any], ...] = Field((), description="further cells, one by one")
+    trunks: bool = Field(False, description="cells that differ in length alone branch off the longest one (wsd only)")
     layout_checks: tuple[LayoutCheck, ...] = ()
     fit: FitConfig = FitConfig()
 

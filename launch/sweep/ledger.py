@@ -63,7 +63,7 @@ class LedgerRow(BaseModel):
     lr: float
     schedule: str
     seed: int
-    trunk: str | None = None  # the run that this point branched from, for cooldown branches
+    trunk: str | None = None  # the cell whose beginning this one shares, for cooldown branches
     layout: str  # for instance "data=2 tensor=1 sequence=1 zero=1"
     tokens_per_second: float | None = None
     seconds: float | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from launch.data_preparation import ensure_prepared
-from launch.sweep.cells import Cell, cells_of
+from launch.sweep.cells import cells_of
 from launch.sweep.config import SweepConfig, load_sweep
 from launch.sweep.run import CellProgress
 from trainer.config.plan import Plan, make_plan, share_out
@@ -52,7 +52,7 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
         manifest = manifests[data.directory]
         run = with_data(cell.config, manifest)
         plan = make_plan(run, world=sweep.ranks, gpu=gpu, train_tokens=manifest.tokens("train"))
-        known = Cell(cell.id, cell.settings, run, cell.check_of, cell.tolerance)
+        known = replace(cell, config=run)
         cells.append(CellProgress(known, plan, RunDir(directory / "cells" / cell.id)))
     return Opened(sweep, directory, cells)
 

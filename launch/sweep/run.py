@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.job import Backend, JobSpec, JobState, JobStatus
-from launch.sweep.cells import Cell
+from launch.sweep.cell import Cell
 from launch.sweep.collect import collect
+from launch.sweep.trunks import from_branch_point
+from trainer.checkpoint.manifest import MANIFEST
 from trainer.config.load import dump
 from trainer.config.plan import Plan
 from trainer.run_dir import RunDir, Status, read_json_lines, write_atomically
@@ -28,6 +30,27 @@ class CellProgress:
     starts: int = 0
 
     @property
+    def branch_point(self) -> Path | None:
+        """Return the trunk's checkpoint from which this cell goes on, or None for a run of its own."""
+        return self.cell.branch.checkpoint(self.run_dir.root.parent) if self.cell.branch else None
+
+    @property
+    def share(self) -> float:
+        """Return the share of the run's steps that the cell trains itself: a branch only those after it parts."""
+        return 1 - self.cell.branch.step / self.plan.steps if self.cell.branch else 1.0
+
+    def lay_out(self) -> None:
+        """Make the run's directory and write its configuration: from the branch point where the trunk kept it.
+
+        Without that checkpoint (the trunk ran before it was one) the cell is trained whole: the result is the same.
+        """
+        self.run_dir.root.mkdir(parents=True, exist_ok=True)
+        config, point = self.cell.config, self.branch_point
+        if point is not None and (point / MANIFEST).exists():
+            config = from_branch_point(config, point)
+        write_atomically(self.run_dir.config, dump(config))
+
+    @property
     def failure(self) -> str:
         """Return why the run failed, from its own record."""
         events = [row for row in read_json_lines(self.run_dir.events) if row["event"] == "failed"]
@@ -38,6 +61,18 @@ class CellProgress:
         """Return how the run ended, when running it again would change nothing."""
         status = self.run_dir.read_status()
         return status if status in (Status.DONE, Status.DIVERGED) else None
+
+
+def ready(cells: list[CellProgress], of: list[CellProgress]) -> list[CellProgress]:
+    """Return the cells of a sweep that can start: those whose trunk has come to the branch point, or has ended."""
+    ended = {p.cell.id for p in of if p.ended is not None}
+    return [
+        p
+        for p in cells
+        if p.cell.branch is None
+        or p.cell.branch.trunk in ended
+        or (p.branch_point is not None and (p.branch_point / MANIFEST).exists())
+    ]
 
 
 @dataclass
@@ -52,29 +87,39 @@ class SweepRun:
     wait: Callable[[float], None]
     retry: bool = False  # start cells again that failed before
     failed: list[CellProgress] = field(default_factory=list)
+    waiting: list[CellProgress] = field(default_factory=list)  # for their trunk; for good where that failed
 
     @property
     def ledger(self) -> Path:
         return self.directory / "ledger.jsonl"
 
     def run(self) -> None:
-        """Submit all cells that have not ended, and return when every one has ended or failed."""
+        """Submit all cells that have not ended, and return when every one has ended or failed.
+
+        A branch is submitted when its trunk has come to the branch point, and stays in `waiting` where it never does.
+        """
         self._collect()
         for progress in self.cells:
             if progress.run_dir.read_status() is Status.FAILED and not self.retry:
                 self.failed.append(progress)
             elif progress.ended is None:
-                self._submit(progress)
+                self.waiting.append(progress)
+        self._submit_ready()
         while open_cells := [p for p in self.cells if p.job is not None]:
             self._take_in(open_cells)
+            self._submit_ready()
             self.watch(self.cells)
             if any(p.job is not None for p in self.cells):
                 self.wait(0.5)
         self.watch(self.cells)
 
+    def _submit_ready(self) -> None:
+        for progress in ready(self.waiting, self.cells):
+            self.waiting.remove(progress)
+            self._submit(progress)
+
     def _submit(self, progress: CellProgress) -> None:
-        progress.run_dir.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(progress.run_dir.config, dump(progress.cell.config))
+        progress.lay_out()
         progress.starts += 1
         root = progress.run_dir.root
         command = ("-m", "trainer.train", "--run-dir", str(root))

@@ -26,7 +26,7 @@ from launch.sweep.opened import Opened, locked, open_sweep
 from launch.sweep.progress import Watcher
 from launch.sweep.run import CellProgress, SweepRun
 from launch.sweep.submit import recorded_cluster, standing
-from launch.text import duration
+from launch.text import count, duration
 from trainer.errors import UserError
 from trainer.run_dir import Status
 
@@ -49,10 +49,13 @@ def run_sweep(
     expected, at_a_time = {}, max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
     if cluster is None:
         ranks = at_a_time * opened.sweep.ranks
-        expected = {p.cell.id: seconds_on_cpu(p.cell.config, p.plan, matrix_rate(), ranks=ranks) for p in opened.cells}
+        expected = {
+            p.cell.id: p.share * seconds_on_cpu(p.cell.config, p.plan, matrix_rate(), ranks=ranks) for p in opened.cells
+        }
     console.print(sweep_table(opened.plans, expected, console.width))
     total = f", about {duration(sum(expected.values()) / at_a_time)} in all" if expected else ""
-    console.print(f"{len(opened.cells)} runs of {opened.sweep.ranks} ranks{total}\n")
+    console.print(f"{len(opened.cells)} runs of {opened.sweep.ranks} ranks{total}")
+    console.print(f"{branches_text(opened.cells)}\n", highlight=False)
     if dry_run:
         return
     with locked(opened):
@@ -64,6 +67,16 @@ def run_sweep(
         sweep_run = _train(opened, expected, at_a_time, console, failed, cluster)
         report(opened, console)
     refuse_failed(sweep_run.failed, opened, config)
+
+
+def branches_text(cells: list[CellProgress]) -> str:
+    """Say what trunks save, in one line; empty without them."""
+    branches = [p for p in cells if p.cell.branch is not None]
+    if not branches:
+        return ""
+    trunks = len({p.cell.branch.trunk for p in branches if p.cell.branch is not None})
+    trained, whole = sum(p.share * p.plan.tokens for p in cells), sum(p.plan.tokens for p in cells)
+    return f"{len(branches)} cells branch off {trunks} trunks: {count(trained)} tokens are trained for {count(whole)}"
 
 
 def _train(

@@ -19,7 +19,6 @@ from launch.job import JobSpec, JobState, JobStatus, Task
 from launch.sweep.config import SweepConfig
 from launch.sweep.opened import Opened
 from launch.sweep.run import CellProgress
-from trainer.config.load import dump
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status, write_atomically
 
@@ -97,8 +96,7 @@ def array_of(opened: Opened, cells: list[CellProgress], cluster: ClusterConfig, 
 def send(spec: JobSpec, cells: list[CellProgress], cluster: ClusterConfig, name: str, directory: Path) -> str:
     """Lay out the cells' directories, submit the array, and record where every cell went. Return the job's id."""
     for progress in cells:
-        progress.run_dir.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(progress.run_dir.config, dump(progress.cell.config))
+        progress.lay_out()
     job = open_backend(cluster).submit(spec)
     rows: list[Submitted] = registry.record(spec, job, cluster=name, backend=cluster.backend)
     for progress, row in zip(cells, rows, strict=True):

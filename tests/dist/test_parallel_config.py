@@ -82,12 +82,14 @@ def test_shares_hold_every_value_once(kind: str, tensor: int) -> None:
 
 
 @settings(max_examples=50)
-@given(st.sets(st.integers(0, 200)), st.integers(1, 4), st.none() | st.integers(1, 20))
-def test_retention(steps: set[int], keep_last: int, keep_every: int | None) -> None:
-    gone = set(steps_to_delete(steps, keep_last=keep_last, keep_every=keep_every))
+@given(st.sets(st.integers(0, 200)), st.integers(1, 4), st.none() | st.integers(1, 20), st.sets(st.integers(0, 200)))
+def test_retention(steps: set[int], keep_last: int, keep_every: int | None, keep_at: set[int]) -> None:
+    gone = set(steps_to_delete(steps, keep_last=keep_last, keep_every=keep_every, keep_at=keep_at))
+    assert not gone & keep_at
     assert gone <= steps
     assert set(sorted(steps)[-keep_last:]) <= steps - gone
-    assert all(keep_every and step % keep_every == 0 for step in sorted(steps - gone)[:-keep_last])
+    others = sorted(steps - gone)[:-keep_last]
+    assert all(step in keep_at or (keep_every and step % keep_every == 0) for step in others)
 
 
 def test_settings_without_effect_are_refused() -> None:

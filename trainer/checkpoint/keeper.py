@@ -185,7 +185,8 @@ class Keeper:
         self.event("saved", step=step_of(checkpoint), checkpoint=checkpoint.name)
         root = self.run_dir.checkpoints
         steps = [step for path in list_checkpoints(root) if (step := step_of(path)) is not None]
-        gone = steps_to_delete(steps, keep_last=self.config.keep_last, keep_every=self.keep_every_steps)
+        keep = self.config
+        gone = steps_to_delete(steps, keep_last=keep.keep_last, keep_every=self.keep_every_steps, keep_at=keep.keep_at)
         for path in list_checkpoints(root):
             if step_of(path) in gone:
                 discard(path)

@@ -38,10 +38,16 @@ def lr_share(schedule: ScheduleConfig, step: int, *, total_steps: int, tokens_pe
         return math.sqrt(max(warmup, 1) / (step + 1))
     start = warmup
     if schedule.kind == "wsd":
-        cooldown = schedule.decay.steps(tokens_per_step=tokens_per_step, total_steps=total_steps)
-        start = max(warmup, total_steps - cooldown)
+        start = cooldown_start(schedule, total_steps=total_steps, tokens_per_step=tokens_per_step)
         if step < start:
             return 1.0
     progress = min((step + 1 - start) / max(total_steps - start, 1), 1.0)
     fall = 0.5 * (1 + math.cos(math.pi * progress)) if schedule.kind == "cosine" else 1 - progress
     return schedule.final_ratio + (1 - schedule.final_ratio) * fall
+
+
+def cooldown_start(schedule: ScheduleConfig, *, total_steps: int, tokens_per_step: int) -> int:
+    """Return how many steps of a `wsd` run come before its cooldown. Runs of other lengths share all of them."""
+    warmup = schedule.warmup.steps(tokens_per_step=tokens_per_step, total_steps=total_steps)
+    cooldown = schedule.decay.steps(tokens_per_step=tokens_per_step, total_steps=total_steps)
+    return max(warmup, total_steps - cooldown)

@@ -26,6 +26,9 @@ class CheckpointConfig(Section):
     minutes: float | None = Field(None, gt=0, description="also save when this much time has passed")
     keep_last: int = Field(2, gt=0, description="how many temporary checkpoints stay")
     keep_every: SpanField | None = Field(None, description="checkpoints at these points are never deleted")
+    keep_at: tuple[Count, ...] = Field(
+        (), description="optimizer steps after which a checkpoint is written and never deleted"
+    )
     load: Literal["always", "if_available", "never", "warm_start"] = Field(
         "if_available", description="resume or refuse; resume or begin; begin; begin with the weights of source"
     )

@@ -15,7 +15,7 @@ from launch.scaling.objective import Array
 NUM_STARTS = 24
 GRID_2D = np.geomspace(0.03, 1.6, 32)
 GRID_1D = np.geomspace(0.005, 3.0, 160)
-BEYOND = np.array([-12.0, -3.0, -0.8, -0.2, 2.5, 5.0, 12.0])  # a term that only serves the runs at one end
+BEYOND = np.array([-40.0, -12.0, -4.0, -1.2, 4.0, 12.0, 40.0])  # over the range of x: terms that serve one end alone
 TINY = 1e-9  # share of the mean loss below which a term counts as absent
 
 
@@ -27,9 +27,9 @@ def power_starts(logs: list[Array], loss: Array, *, floor: bool, num: int = NUM_
     the best without one of the terms, and the best with one exponent beyond the grid, on either side.
     """
     usual = GRID_1D if len(logs) == 1 else GRID_2D
-    grid = np.concatenate([usual, BEYOND])
-    bases = [np.exp(-np.outer(grid, x)) for x in logs]  # (G, n) each
-    index = np.array(list(itertools.product(range(len(grid)), repeat=len(logs))))
+    grids = [np.concatenate([usual, BEYOND / max(np.ptp(x), 0.1)]) for x in logs]
+    bases = [np.exp(-np.outer(grid, x)) for grid, x in zip(grids, logs, strict=True)]  # (G, n) each
+    index = np.array(list(itertools.product(range(len(usual) + len(BEYOND)), repeat=len(logs))))
     gram, moment = _normal_equations(bases, index, loss, floor)
     coefficients, cost = _non_negative(gram, moment)
     inside = (index < len(usual)).all(axis=1)
@@ -41,7 +41,7 @@ def power_starts(logs: list[Array], loss: Array, *, floor: bool, num: int = NUM_
     log_terms = np.log(np.maximum(coefficients[chosen], smallest))
     columns = [log_terms[:, :1]] if floor else []
     for k in range(len(logs)):
-        columns += [log_terms[:, int(floor) + k, None], grid[index[chosen, k], None]]
+        columns += [log_terms[:, int(floor) + k, None], grids[k][index[chosen, k], None]]
     return np.concatenate(columns, axis=1)
 
 

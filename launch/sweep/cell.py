@@ -1,0 +1,34 @@
+"""One run of a sweep, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.manifest import checkpoint_name
+from trainer.config.run import RunConfig
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where a cell parts from its trunk: the trunk's id, and the optimizer steps that they share."""
+
+    trunk: str
+    step: int
+
+    def checkpoint(self, cells: Path) -> Path:
+        """Return the trunk's checkpoint there, below the directory of the sweep's cells."""
+        return cells / self.trunk / "checkpoints" / checkpoint_name(self.step)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep. A check is a second run of another cell, at another layout."""
+
+    id: str
+    settings: dict[str, Any]
+    config: RunConfig
+    check_of: str | None = None
+    tolerance: float | None = None
+    branch: Branch | None = None
