@@ -13,6 +13,7 @@ from rich.console import Console
 from launch.backends.cluster import LOCAL, ClusterConfig, open_backend
 from launch.backends.local import LocalBackend
 from launch.backends.ssh import SshBackend
+from launch.backends.warm import PRELOAD
 from launch.console import make_console
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
@@ -115,7 +116,9 @@ def _place(
         here = cluster or LOCAL
         return replace(here.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
 
-    return LocalBackend(slots, threads=1, log=opened.directory / "ranks.log"), job
+    mirrored = any(p.cell.config.tracking.wandb != "disabled" for p in opened.cells)
+    preload = (*PRELOAD, "wandb") if mirrored else PRELOAD  # a second of each cell otherwise, beside its first steps
+    return LocalBackend(slots, threads=1, preload=preload, log=opened.directory / "ranks.log"), job
 
 
 def report(opened: Opened, console: Console) -> None:
