@@ -192,6 +192,7 @@ class Watch:
         self.torchrun = torchrun
         self.clock = clock
         self.asked_to_stop = False
+        self.ranks_seen = False
         self.fenced = False
         self.kill_at: float | None = None
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
@@ -214,6 +215,7 @@ class Watch:
 
     def _look_around(self, now: float) -> None:
         """Act on what others left in the run directory: a newer attempt, or a failure on another node."""
+        self.ranks_seen = self.ranks_seen or bool(self._ranks())
         if newest_attempt(self.node.run_dir) > self.node.attempt:
             self.fenced = True
             self._kill()
@@ -223,8 +225,8 @@ class Watch:
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         self.asked_to_stop = True
-        if not self._ranks():  # nothing has started, so nothing is lost
-            self._kill()
+        if not self._ranks() and not self.ranks_seen:  # nothing has started, so nothing is lost
+            self._kill()  # when all ranks have ended, torchrun ends by itself, and its code says how they did
         self._send(signal.SIGUSR1 if number == signal.SIGUSR1 else signal.SIGTERM)
         if number != signal.SIGUSR1 and self.kill_at is None:
             self.kill_at = self.clock() + self.node.grace

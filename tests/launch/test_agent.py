@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
+from trainer.agent import Node, Watch
 from trainer.run_dir import EXIT_PREEMPTED
 
 LATE = Path(__file__).with_name("programs") / "late.py"
@@ -40,3 +42,32 @@ def test_a_signal_to_every_process_reaches_ranks_that_were_not_ready(tmp_path: P
         assert mark.read_text() == "saved"
     finally:
         agent.kill()
+
+
+@pytest.mark.parametrize("ranks_ran", [True, False])
+def test_a_signal_after_the_ranks_have_ended_does_not_undo_their_end(tmp_path: Path, ranks_ran: bool) -> None:
+    """Between the end of its ranks and its own, torchrun is left alone; before the first rank nothing can be lost."""
+    torchrun = subprocess.Popen(
+        ["bash", "-c", "read start; sleep 100 & wait $!; read end; exit 0"], stdin=subprocess.PIPE, bufsize=0
+    )
+    assert torchrun.stdin is not None
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
+    node = Node(tmp_path, 1, 1, 1, "127.0.0.1:0", "test", True, 0, 60.0, 60, ("-m", "x"))
+    try:
+        watch = Watch(node, torchrun)
+        if ranks_ran:
+            torchrun.stdin.write(b"\n")
+            while not watch.ranks_seen:
+                watch._look_around(0.0)
+            for rank in psutil.Process(torchrun.pid).children():
+                rank.kill()
+            while psutil.Process(torchrun.pid).children():
+                time.sleep(0.01)
+        watch._pass_on(signal.SIGUSR1, None)
+        if ranks_ran:
+            torchrun.stdin.write(b"\n")
+        assert torchrun.wait(30) == (0 if ranks_ran else -signal.SIGKILL)
+    finally:
+        torchrun.kill()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
