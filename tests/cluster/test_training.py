@@ -20,7 +20,7 @@ from tests.cluster.test_slurm import ROOT, finish
 from tests.cluster.test_ssh import drive, ended
 from trainer.config.load import dump, run_from_values
 
-STEPS = 500  # several seconds even on a quiet machine: time to be disturbed
+STEPS = 1000  # ten seconds even on a quiet machine: time to be disturbed
 
 
 @pytest.fixture(scope="module")
