@@ -120,8 +120,8 @@ def sweep(cells: int = 24, length: float = 5.0, slots: int = 2) -> dict[str, flo
     The peer is one process for each run, as many at a time, of the very same runs.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        rate = training(ladder(scratch, "pilot", slots, 300, slots)[0]) / (300 * slots)
-        done, warm = ladder(scratch, "sweep", cells, round(length / rate), slots)
+        step_seconds = training(ladder(scratch, "pilot", slots, 300, slots)[0]) / (300 * slots)
+        done, warm = ladder(scratch, "sweep", cells, round(length / step_seconds), slots)
         alone = [again(run, Path(scratch) / "alone") for run in done]
         cold = one_process_each(alone, slots)
         trained, trained_alone = training(done), training(alone)
