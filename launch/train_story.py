@@ -35,7 +35,7 @@ def train_here(
     config = load_run(config_path, assignments)
     gpus = len(local_gpus(os.environ))
     world = ranks or gpus or 1
-    share_out(config, world)  # what does not fit is said before data are prepared
+    share_out(config, world, gpu=gpus > 0)  # what does not fit is said before data are prepared
     config, manifest = resolve(config)
     run_dir = RunDir(runs / config.name)
     if not dry_run:

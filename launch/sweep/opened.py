@@ -40,7 +40,7 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
     manifests: dict[str, Manifest] = {}
     wanted = cells_of(sweep)
     for cell in wanted:
-        share_out(cell.config, sweep.ranks)  # what does not fit is said before data are prepared
+        share_out(cell.config, sweep.ranks, gpu=gpu)  # what does not fit is said before data are prepared
     for cell in wanted:
         data = cell.config.data
         if data.begin != "complete":

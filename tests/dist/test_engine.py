@@ -145,6 +145,25 @@ def test_vocabulary_parallel_loss(ranks: RankPool, smoothing: float) -> None:
     assert torch.allclose(torch.cat([gradient for _, gradient in results], dim=-1), logits.grad, atol=1e-5)
 
 
+def time_outs(config: RunConfig) -> set[float]:
+    """Return in seconds how long each process group of this rank waits, once the engine is built."""
+    from torch.distributed import distributed_c10d
+
+    engine = open_engine(config)
+    groups = list(distributed_c10d._world.pg_map)
+    assert len(groups) > 3
+    found = {group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups}
+    engine.close()
+    return found
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_no_process_group_waits_longer_than_configured(ranks: RankPool, zero_stage: int) -> None:
+    """DeepSpeed makes groups of its own, with a default of half an hour."""
+    config = tiny(parallel={"tensor": 2, "zero_stage": zero_stage, "timeout_seconds": 77})
+    assert ranks.run(4, time_outs, config) == [{77.0}] * 4
+
+
 def evaluate(config: RunConfig) -> torch.Tensor:
     engine = open_engine(config)
     losses: torch.Tensor = engine.token_losses(global_batch(0))

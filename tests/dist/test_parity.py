@@ -99,8 +99,13 @@ def test_label_smoothing_under_vocabulary_parallelism(
 
 
 @pytest.mark.slow
-def test_compiled_blocks_change_nothing(ranks: RankPool) -> None:
-    config = tiny(parallel={"compile": True})
+@pytest.mark.parametrize(
+    "parallel",
+    [{"tensor": 2, "zero_stage": 0}, {"sequence": 2, "zero_stage": 1}],
+    ids=["tensor", "sequence with ZeRO 1"],
+)
+def test_compiled_blocks_change_nothing(ranks: RankPool, parallel: dict[str, Any]) -> None:
+    config = tiny(parallel={**parallel, "compile": True})
     assert_same_curves(ranks.run(2, spread, config, timeout=500.0), plain("tied fused", False), LOSS, NORM)
 
 

@@ -133,3 +133,23 @@ def test_a_plan_for_scripts_is_json():
 def test_every_run_configuration_has_a_plan(path: Path):
     done = escala("plan", str(path), "--world", "8", "--json")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ranks", "settings", "sentence"),
+    [
+        (3, ["parallel.tensor=2"], "tensor 2 = 2 does not divide the world of 3 ranks"),
+        (4, ["parallel.data=3"], "data 3 x sequence 1 x tensor 1 = 3 ranks, but the world has 4"),
+        (8, ["parallel.tensor=8"], "n_heads 4 is not a multiple of the tensor degree 8"),
+        (2, ["parallel.sequence=2", "model.context_length=63"], "context_length 63 is not a multiple of the sequence"),
+        (1, ["precision=fp8"], "precision fp8 needs a Hopper GPU (compute capability 9.0 or above), but there is no"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_before_data_are_prepared(
+    place: Path, ranks: int, settings: list[str], sentence: str
+) -> None:
+    assignments = [word for setting in settings for word in ("--set", setting)]
+    done = escala("train", "configs/run/tiny.yaml", "--ranks", str(ranks), *assignments, cwd=place)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (place / "data").exists()

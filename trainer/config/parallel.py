@@ -38,10 +38,10 @@ class ParallelConfig(Section):
             raise ValueError("offload 'optimizer' needs zero_stage 1, 2 or 3, zero_stage is 0")
         if self.overlap and self.tensor == 1:
             raise ValueError("overlap has an effect with a tensor degree above 1 only, tensor is 1")
-        if self.compile and (self.tensor > 1 or self.sequence > 1 or self.zero_stage == 3):
+        if self.compile and self.zero_stage == 3:
             raise ValueError(
-                f"compile works on data parallel layouts with zero_stage 0, 1 or 2; here tensor is {self.tensor}, "
-                f"sequence {self.sequence}, zero_stage {self.zero_stage}"
+                "compile gains nothing with zero_stage 3, whose gathering interrupts every compiled layer: "
+                "set zero_stage to 0, 1 or 2, or compile to false"
             )
         return self
 

@@ -65,9 +65,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
     `train_tokens` is the size of the training set, from which epochs follow. Raises UserError, with the numbers,
     where the configuration and the world do not fit.
     """
-    degrees, batch = share_out(config, world)
-    if config.precision == "fp8":
-        check_fp8(config.model, degrees, micro_batch=batch.micro_batch, gpu=gpu)
+    degrees, batch = share_out(config, world, gpu=gpu)
     steps, warmup = total_steps(config), warmup_steps(config)
     precision = resolve_precision(config.precision, gpu=gpu)
     stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
@@ -106,7 +104,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
     )
 
 
-def share_out(config: RunConfig, world: int) -> tuple[Degrees, BatchPlan]:
+def share_out(config: RunConfig, world: int, *, gpu: bool = False) -> tuple[Degrees, BatchPlan]:
     """Divide a run over a world. Needs no vocabulary, so that what does not fit is said before data are prepared.
 
     Raises UserError, with the numbers, where degrees, widths, batch or warm-up do not fit.
@@ -116,7 +114,10 @@ def share_out(config: RunConfig, world: int) -> tuple[Degrees, BatchPlan]:
     check_optimizer(config)
     warmup_steps(config)
     context_length, micro_batch = config.model.context_length, config.batch.micro_batch
-    return degrees, plan_batch(config.batch.tokens_per_step, context_length, degrees.data, micro_batch)
+    batch = plan_batch(config.batch.tokens_per_step, context_length, degrees.data, micro_batch)
+    if config.precision == "fp8":
+        check_fp8(config.model, degrees, micro_batch=batch.micro_batch, gpu=gpu)
+    return degrees, batch
 
 
 def warmup_steps(config: RunConfig) -> int:

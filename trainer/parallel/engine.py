@@ -23,7 +23,7 @@ from trainer.config.run import RunConfig
 from trainer.parallel.batch import Batch, LocalBatch, check_distribution, global_weight, local_part
 from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.inside_deepspeed import keep_owned_gradients_only, quicken_deepspeed
-from trainer.parallel.mesh import Mesh
+from trainer.parallel.mesh import Mesh, limit_every_wait
 from trainer.parallel.norm import clip_gradients
 from trainer.parallel.optimizer import make_optimizer
 from trainer.parallel.plan import Split
@@ -211,6 +211,7 @@ def build_engine(
         config=deepspeed_config(config, stage=stage, accumulation=accumulation, precision=precision),
         dist_init_required=False,
     )
+    limit_every_wait(mesh.timeout)
     if stage == 2 and config.parallel.offload == "none":
         keep_owned_gradients_only(ds.optimizer)
     ds.enable_backward_allreduce = stage > 0  # at stage 0 gradients are summed in place, see GradientSum

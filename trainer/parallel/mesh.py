@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from trainer.config.parallel import Degrees
 
@@ -104,3 +105,9 @@ def build_mesh(degrees: Degrees, timeout_seconds: float) -> Mesh:
         replica_group=mine["replica"],
         timeout=timeout,
     )
+
+
+def limit_every_wait(timeout: timedelta) -> None:
+    """Give every process group of this process the time-out: those that DeepSpeed made would wait 30 minutes."""
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(timeout, group)
