@@ -159,7 +159,7 @@ def time_outs(config: RunConfig) -> set[float]:
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 3])
 def test_no_process_group_waits_longer_than_configured(ranks: RankPool, zero_stage: int) -> None:
-    """DeepSpeed makes groups of its own, with a default of half an hour."""
+    """Nor shorter: the pool began this world with another time-out, as a user's own script may."""
     config = tiny(parallel={"tensor": 2, "zero_stage": zero_stage, "timeout_seconds": 77})
     assert ranks.run(4, time_outs, config) == [{77.0}] * 4
 

@@ -108,6 +108,6 @@ def build_mesh(degrees: Degrees, timeout_seconds: float) -> Mesh:
 
 
 def limit_every_wait(timeout: timedelta) -> None:
-    """Give every process group of this process the time-out: those that DeepSpeed made would wait 30 minutes."""
+    """Give every process group of this process the time-out, whoever made it: the default is half an hour."""
     for group in list(distributed_c10d._world.pg_map):
         distributed_c10d._set_pg_timeout(timeout, group)
