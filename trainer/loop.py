@@ -81,6 +81,8 @@ def _one_step(run: Run) -> StepOutcome:
     run.step += 1
     if not outcome.skipped:
         run.train_loss = outcome.loss
+    for source, passes in run.batches.ended_passes(run.step).items():
+        run.record.event("pass_ended", step=run.step, source=source, passes=passes)
     return outcome
 
 
@@ -109,6 +111,7 @@ def _record_step(run: Run, outcome: StepOutcome) -> None:
         "loss": outcome.loss,
         "grad_norm": outcome.grad_norm,
         "lr": lr_at(run.config, run.plan, run.step - 1),
+        "epoch": round(max(run.batches.epochs(run.step).values()), 4),
         "tokens_per_second": run.throughput.report(),
         "seconds_left": run.throughput.left(run.plan.steps - run.step),
     }

@@ -23,6 +23,7 @@ from trainer.run_dir import RunDir, Status, read_json_lines, write_atomically
 
 pytestmark = pytest.mark.e2e
 STEPS = 60
+BATCH = {"tokens_per_step": 2048}  # more than one pass over the data in all
 
 
 @pytest.fixture
@@ -59,10 +60,10 @@ def test_nothing_stays_behind_and_the_same_command_completes_the_run(
     tmp_path: Path, rank_pool: RankPool, prepared: Path, server: Server
 ) -> None:
     """The shards come over HTTP through the cache and are read ahead of the steps, in two ranks."""
-    local, _ = resolve(configuration(prepared, STEPS, name="run"))
+    local, _ = resolve(configuration(prepared, STEPS, name="run", batch=BATCH))
     expected = Ranks(rank_pool, local, tmp_path / "expected", 2).finish()
     remote = {"root": server.url, "cache": {"directory": str(tmp_path / "cache")}}
-    config = configuration(prepared, STEPS, name="run", data=remote)
+    config = configuration(prepared, STEPS, name="run", batch=BATCH, data=remote)
     before, run_dir = shared_memory(), RunDir(tmp_path / "run")
 
     first = train(config, tmp_path)
@@ -83,5 +84,6 @@ def test_nothing_stays_behind_and_the_same_command_completes_the_run(
 
     assert train(config, tmp_path).wait(timeout=240) == 0, (tmp_path / "output").read_text()
     assert [(row["kind"], row["step"], row["loss"]) for row in read_json_lines(metrics)] == expected
-    assert any(event["event"] == "resumed" for event in read_json_lines(run_dir.events))
+    events = {event["event"]: event for event in read_json_lines(run_dir.events)}
+    assert "resumed" in events and events["pass_ended"]["passes"] == 1
     assert shared_memory() <= before and not list((tmp_path / "temporary").rglob("*"))

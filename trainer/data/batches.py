@@ -124,6 +124,11 @@ class Batches:
             return {n: float(c / p) for n, c, p in zip(mixture.names, counts, mixture.pool_samples, strict=True)}
         return {self.samples.split: samples / self.num_samples}
 
+    def ended_passes(self, step: int) -> dict[str, int]:
+        """Return the sources (or the split) of which the last of `step` steps ended a pass, and how many are ended."""
+        before, after = self.epochs(step - 1), self.epochs(step)
+        return {name: int(passes) for name, passes in after.items() if int(passes) > int(before[name])}
+
     def state(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint must hold after `step` steps to go on exactly."""
         return {

@@ -13,7 +13,7 @@ from trainer.errors import UserError
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
-AHEAD = 256
+AHEAD = 32  # rows, which may be large
 NETWORK_LIBRARIES = (
     "aiohttp", "botocore", "urllib3", "requests", "httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub",
 )  # fmt: skip

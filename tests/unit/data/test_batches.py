@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,20 @@ def test_mixture_proportions_arrive_in_the_batches(root: Path) -> None:
     assert share == pytest.approx(0.7, abs=1 / 1024)
     epochs = batches.epochs(1)
     assert epochs["b"] == pytest.approx(717 / tokens.pool_samples(T)[1])
+    batches.close()
+
+
+@pytest.mark.parametrize("kind", ["one source", "mixture"])
+def test_each_end_of_a_pass_is_told_once(root: Path, kind: str) -> None:
+    config = mixed(root) if kind == "mixture" else data(root)
+    batches = open_batches(config, context_length=T, sequences_per_step=S, micro_batch=4, seed=7)
+    told: Counter[str] = Counter()
+    for step in range(1, 200):
+        for source, passes in batches.ended_passes(step).items():
+            assert passes == int(batches.epochs(step)[source])
+            told[source] = passes
+    assert told == {source: int(passes) for source, passes in batches.epochs(199).items() if passes >= 1}
+    assert max(told.values()) > 1
     batches.close()
 
 
