@@ -11,6 +11,7 @@ from trainer.config.data import DataConfig
 from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
 from trainer.data.manifest import FILE, Manifest
+from trainer.data.tokenizer import check_tokenizer
 from trainer.errors import UserError
 from trainer.run_dir import EXIT_USER_ERROR
 
@@ -28,6 +29,7 @@ def prepared(config: DataConfig) -> Manifest | None:
         manifest = read_manifest(config.directory)
     elif (Path(config.directory) / FILE).exists():
         manifest = Manifest.open(config.directory)
+        check_tokenizer(config.directory, manifest.tokenizer_hash)
     else:
         return None
     ready = manifest.complete or config.begin == "published"

@@ -38,6 +38,8 @@ def find_set(name: str, assignments: tuple[str, ...] = ()) -> tuple[Path, DataCo
         return Path(name), None
     if Path(name).is_dir():
         raise UserError(f"there is no prepared set in {name} (no {FILE})")
+    if "/" in name and not name.endswith((".yaml", ".yml")):
+        raise UserError(f"there is no prepared set in {name}, and no such directory")
     section = load_data(name, assignments)
     if "://" in section.root:
         raise UserError(

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +19,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from launch.data_preparation import prepared
 from tests.conftest import shared_data
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.data import shard_writer
 from trainer.data.encode import document_digest
+from trainer.data.inspect import samples
 from trainer.data.manifest import Manifest
+from trainer.data.opening import open_manifest
 from trainer.data.prepare import prepare
 from trainer.data.token_set import TokenSet
-from trainer.data.tokenizer import load_tokenizer
+from trainer.data.tokenizer import load_tokenizer, save_tokenizer
 from trainer.data.verify import verify
 from trainer.errors import UserError
 
@@ -265,6 +269,22 @@ def test_a_full_disk_is_said_and_what_was_published_stays(tmp_path: Path, monkey
     monkeypatch.setattr(shard_writer.ShardWriter, "_write", real)
     prepare(section, workers=1)
     assert Manifest.open(directory).complete and verify(directory) == []
+
+
+def test_an_exchanged_tokenizer_is_refused_by_all_who_use_the_set(
+    made: tuple[Path, list[str], DataConfig], tmp_path: Path
+) -> None:
+    directory, _, section = made
+    shutil.copytree(directory, tmp_path / "made")
+    section = section.model_copy(update={"root": str(tmp_path)})
+    save_tokenizer(tmp_path / "made" / "tokenizer", "bytes", b"")
+    words = (
+        "the tokenizer in .*tokenizer is another one: its hash is .*, the tokens were made with .*; put that one back"
+    )
+    for use in (prepare, prepared, open_manifest, lambda s: samples(Path(s.directory), "train", 1, 8, 0)):
+        with pytest.raises(UserError, match=words):
+            use(section)
+    assert len(verify(tmp_path / "made")) == 1
 
 
 def test_sets_that_nobody_can_use_are_refused(tmp_path: Path) -> None:

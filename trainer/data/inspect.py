@@ -10,7 +10,7 @@ import numpy as np
 from trainer.data.manifest import Manifest
 from trainer.data.order import shuffled
 from trainer.data.token_set import TokenSet
-from trainer.data.tokenizer import load_tokenizer
+from trainer.data.tokenizer import check_tokenizer, load_tokenizer
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
@@ -45,7 +45,9 @@ def _counts(manifest: Manifest, split: str) -> dict[str, Any]:
 
 def samples(directory: Path, split: str, count: int, length: int, seed: int) -> list[dict[str, Any]]:
     """Return decoded stretches of `length` tokens from random places of a split."""
-    tokens, tokenizer = TokenSet.open(directory, split), load_tokenizer(directory)
+    tokens = TokenSet.open(directory, split)
+    check_tokenizer(directory, tokens.manifest.tokenizer_hash)
+    tokenizer = load_tokenizer(directory)
     available = tokens.num_samples(length)
     ids = shuffled(np.arange(min(count, available), dtype=np.int64), available, seed)
     begins = tokens.begins(ids, length)

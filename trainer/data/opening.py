@@ -15,6 +15,7 @@ from trainer.data.packing import PackedSet
 from trainer.data.remote import ShardCache, is_remote, read_manifest
 from trainer.data.skipping import Ranges, join_ranges
 from trainer.data.token_set import MOST_OPEN, TokenSet
+from trainer.data.tokenizer import check_tokenizer
 from trainer.errors import UserError
 
 CHUNKS_PER_WINDOW = 8
@@ -29,6 +30,8 @@ def open_manifest(data: DataConfig) -> Manifest:
             f"{data.directory} was prepared with another configuration (hash {manifest.config_hash}, this one has "
             f"{data.content_hash()}); give this one another data.name and prepare it"
         )
+    if not is_remote(data.root):
+        check_tokenizer(data.directory, manifest.tokenizer_hash)
     return manifest
 
 

@@ -27,7 +27,7 @@ from trainer.data.progress import Progress
 from trainer.data.publishing import publish, summary
 from trainer.data.set_tokenizer import ensure_tokenizer
 from trainer.data.sources import Source, local_bytes
-from trainer.data.tokenizer import DIRECTORY
+from trainer.data.tokenizer import DIRECTORY, check_tokenizer
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 
 
@@ -43,9 +43,12 @@ def prepare(
         raise UserError(f"data are prepared in a local directory, not in {config.root}; copy the finished set there")
     root, progress = Path(config.directory), progress or Progress()
     refuse_other_set(root, config)
-    if (root / FILE).exists() and Manifest.open(root).complete:
-        progress.say(f"{config.name}: already prepared in {root}")
-        return root
+    if (root / FILE).exists():
+        begun = Manifest.open(root)
+        check_tokenizer(root, begun.tokenizer_hash)
+        if begun.complete:
+            progress.say(f"{config.name}: already prepared in {root}")
+            return root
     sources = {False: [Source(s) for s in config.sources], True: [Source(s) for s in config.held_out_sets]}
     parts = list_parts(config, sources)
     with claimed(root, config), FileLock(root / "parts" / "set.lock"):

@@ -167,6 +167,16 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     return tokenizer
 
 
+def check_tokenizer(directory: str | Path, expected: str) -> None:
+    """Raise UserError where the tokenizer in a set is not the one that its tokens were made with. Reads its note."""
+    note = Path(directory) / DIRECTORY / META
+    if note.exists() and (found := json.loads(note.read_text(encoding="utf-8"))["hash"]) != expected:
+        raise UserError(
+            f"the tokenizer in {note.parent} is another one: its hash is {found}, the tokens were made with "
+            f"{expected}; put that one back, or remove the set and prepare it again"
+        )
+
+
 def save_tokenizer(directory: Path, kind: str, model: bytes, eos: str | None = None) -> Tokenizer:
     """Write a tokenizer into a directory, meta.json last, and return it."""
     tokenizer = build_tokenizer({"kind": kind, "eos": eos}, model)
