@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from launch.scaling.laws.base import Centre, Law, Logs
+from launch.scaling.laws.base import Centre, Law, Logs, WithCorners
 from launch.scaling.objective import HUBER, Array, Objective
 from launch.scaling.solve import Solutions, minimise
 from launch.scaling.valley import follow
@@ -101,10 +101,13 @@ def fit_law(
             f"law {law.name!r} has {start.shape[1]} parameters and the table {len(loss)} rows: add runs, or fit a "
             "law with fewer parameters"
         )
-    found = minimise(law, start, x, loss, cost, weights=weights, max_steps=STEPS_FROM_START)
+    corners = law.corners(x, loss) if every_start == 1 and isinstance(law, WithCorners) else start[:0]
+    everywhere = np.concatenate([start, corners])
+    found = minimise(law, everywhere, x, loss, cost, weights=weights, max_steps=STEPS_FROM_START)
+    heights = found.objective[: len(start)]
     ordered = found.theta[np.argsort(found.objective)]
     best = _polish(law, ordered[:POLISHED], x, loss, cost, weights)
-    if every_start == 1 and _share(found, best, len(loss)) >= DOUBTFUL:
+    if every_start == 1 and _share(heights, best, len(loss)) >= DOUBTFUL:
         best = _better(best, _polish(law, _around(best.theta[0]), x, loss, cost, weights))
     elif every_start == 1:
         best = _search_further(law, start, ordered, best, x, loss, cost, weights)
@@ -115,7 +118,7 @@ def fit_law(
         objective=float(best.objective[0]),
         cost=cost,
         gradient_norm=float(best.gradient_norm[0]),
-        share_of_starts=_share(found, best, len(loss)),
+        share_of_starts=_share(heights, best, len(loss)),
         columns=needed,
         loss=np.asarray(loss, float),
     )
@@ -156,9 +159,9 @@ def _better(first: Solutions, second: Solutions) -> Solutions:
     return second if second.objective[0] < first.objective[0] else first
 
 
-def _share(found: Solutions, best: Solutions, rows: int) -> float:
-    """Return the share of the starts that reached the best objective."""
-    return float(np.mean(found.objective <= best.objective[0] * (1 + SAME_OPTIMUM) + ROUNDING * rows))
+def _share(heights: Array, best: Solutions, rows: int) -> float:
+    """Return the share of the starts' objectives that are the best one."""
+    return float(np.mean(heights <= best.objective[0] * (1 + SAME_OPTIMUM) + ROUNDING * rows))
 
 
 def _around(theta: Array) -> Array:

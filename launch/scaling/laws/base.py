@@ -82,6 +82,15 @@ class Law(Protocol):
 
 
 @runtime_checkable
+class WithCorners(Protocol):
+    """A law whose optimum may lie where its starts hardly lead: a term is absent, or serves a few runs at one end."""
+
+    def corners(self, x: Logs, loss: Array) -> Array:
+        """Return starting points (C, p) there. They do not count in the share of starts that agree."""
+        ...
+
+
+@runtime_checkable
 class ClosedForm(Protocol):
     """A law of N and D whose best N for a budget has a closed form."""
 

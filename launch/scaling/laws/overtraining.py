@@ -45,6 +45,9 @@ class OverTraining:
     def starts(self, x: Logs, loss: Array) -> Array:
         return CHINCHILLA.starts(x, loss)[:, FREE]
 
+    def corners(self, x: Logs, loss: Array) -> Array:
+        return CHINCHILLA.corners(x, loss)[:, FREE]
+
     def public(self, theta: Array, centre: Centre) -> Array:
         E, A, B, alpha, _ = CHINCHILLA.public(theta @ TIE.T, centre).T
         eta = alpha / 2

@@ -98,6 +98,12 @@ class PowerSum:
         return np.asarray((balance + beta * total) / (alpha + beta) + centre.means["N"])
 
     def starts(self, x: Logs, loss: Array) -> Array:
+        return self._starts_and_corners(x, loss)[0]
+
+    def corners(self, x: Logs, loss: Array) -> Array:
+        return self._starts_and_corners(x, loss)[1]
+
+    def _starts_and_corners(self, x: Logs, loss: Array) -> tuple[Array, Array]:
         return power_starts([x[v] for v in self.variables], loss, floor=self.floor)
 
     def public(self, theta: Array, centre: Centre) -> Array:

@@ -15,48 +15,51 @@ from launch.scaling.objective import Array
 NUM_STARTS = 24
 GRID_2D = np.geomspace(0.03, 1.6, 32)
 GRID_1D = np.geomspace(0.005, 3.0, 160)
-BEYOND = np.array([-40.0, -12.0, -4.0, -1.2, 4.0, 12.0, 40.0])  # over the range of x: terms that serve one end alone
+OVER_RANGE = np.array([-20.0, -3.0, 8.0])  # exponents over the range of x, see `_beyond`
+OVER_GAP = 12.0  # and over the gap between the last two places
 TINY = 1e-9  # share of the mean loss below which a term counts as absent
 
 
-def power_starts(logs: list[Array], loss: Array, *, floor: bool, num: int = NUM_STARTS) -> Array:
-    """Return starts (B, p) for [log E,] then (log coefficient, exponent) of each variable.
+def power_starts(logs: list[Array], loss: Array, *, floor: bool, num: int = NUM_STARTS) -> tuple[Array, Array]:
+    """Return starts (B, p) and corners (C, p): [log E,] then (log coefficient, exponent) of each variable.
 
-    Half of `num` are the best of the grid, the others are spread over all of it where every term takes part, so
-    that the share of starts that meet in one optimum says something. On top come the corners that few starts reach:
-    the best without one of the terms, and the best with one exponent beyond the grid, on either side.
+    Half of the starts are the best of the grid, the others are spread over all of it where every term takes part, so
+    that the share of starts that meet in one optimum says something. Corners are places that few starts reach: the
+    best without one of the terms, and the best with each of the exponents beyond the grid.
     """
     usual = GRID_1D if len(logs) == 1 else GRID_2D
-    grids = [np.concatenate([usual, BEYOND / max(np.ptp(x), 0.1)]) for x in logs]
-    bases = [np.exp(-np.outer(grid, x)) for grid, x in zip(grids, logs, strict=True)]  # (G, n) each
-    index = np.array(list(itertools.product(range(len(usual) + len(BEYOND)), repeat=len(logs))))
+    grids = [np.concatenate([usual, _beyond(x)]) for x in logs]
+    heights = [np.max(-np.outer(grid, x), axis=1) for grid, x in zip(grids, logs, strict=True)]
+    bases = [np.exp(-np.outer(g, x) - h[:, None]) for g, x, h in zip(grids, logs, heights, strict=True)]  # (G, n) each
+    index = np.array(list(itertools.product(range(len(grids[0])), repeat=len(logs))))
     gram, moment = _normal_equations(bases, index, loss, floor)
     coefficients, cost = _non_negative(gram, moment)
     inside = (index < len(usual)).all(axis=1)
     complete = np.flatnonzero((coefficients > 0).all(axis=1) & inside)
     if len(complete) < num:  # hardly any exponents use every term: start from whatever is best
         complete = np.flatnonzero(inside)
-    chosen = np.append(complete[_best_and_spread(cost[complete], num)], _corners(coefficients, cost, index, len(usual)))
+    masks = [inside & (c == 0) for c in coefficients.T]
+    masks += [index[:, k] == i for k in range(len(logs)) for i in range(len(usual), len(grids[0]))]
+    corners = [np.flatnonzero(mask)[np.argmin(cost[mask])] for mask in masks if mask.any()]
+    starts = complete[_best_and_spread(cost[complete], num)]
+    chosen = np.append(starts, np.array(corners, int))
     smallest = TINY * float(np.mean(loss))
     log_terms = np.log(np.maximum(coefficients[chosen], smallest))
     columns = [log_terms[:, :1]] if floor else []
     for k in range(len(logs)):
-        columns += [log_terms[:, int(floor) + k, None], grids[k][index[chosen, k], None]]
-    return np.concatenate(columns, axis=1)
+        picked = index[chosen, k]
+        columns += [(log_terms[:, int(floor) + k] - heights[k][picked])[:, None], grids[k][picked, None]]
+    theta = np.concatenate(columns, axis=1)
+    return theta[: len(starts)], theta[len(starts) :]
 
 
-def _corners(coefficients: Array, cost: Array, index: Array, usual: int) -> list[int]:
-    """Return the best grid point without each term, and with each exponent negative or large."""
-    inside = (index < usual).all(axis=1)
-    masks = [inside & (c == 0) for c in coefficients.T]
-    masks += [sides == side for sides in _side(index, usual).T for side in (-1, 1)]
-    found = [np.flatnonzero(mask) for mask in masks]
-    return [int(f[np.argmin(cost[f])]) for f in found if len(f)]
-
-
-def _side(index: Array, usual: int) -> Array:
-    """Return -1 for exponents below the usual grid, 1 for those above, 0 inside."""
-    return np.concatenate([np.zeros(usual), np.sign(BEYOND)])[index]
+def _beyond(x: Array) -> Array:
+    """Return exponents with which a term serves the runs at one end: many of them, few, or the last one alone."""
+    places = np.unique(np.round(x, 6))
+    if len(places) < 2:
+        return np.concatenate([OVER_RANGE, [-OVER_GAP, OVER_GAP]])
+    low, high = places[1] - places[0], places[-1] - places[-2]
+    return np.concatenate([OVER_RANGE / (places[-1] - places[0]), [-OVER_GAP / high, OVER_GAP / low]])
 
 
 def _normal_equations(bases: list[Array], index: Array, loss: Array, floor: bool) -> tuple[Array, Array]:
