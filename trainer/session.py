@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
 from trainer.data.batches import Batches, held_out
 from trainer.data.manifest import Manifest
-from trainer.data.opening import open_batches, open_split
+from trainer.data.opening import evaluation_sets, open_batches, open_split
 from trainer.data.skipping import parse_ranges
 from trainer.evaluation.perplexity import Evaluation, evaluate
 from trainer.guard.fence import Fence
@@ -65,12 +66,11 @@ def open_session(
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
+    wanted = _evaluation_sets(config, manifest, record)
     session: Session
 
     def evaluate_all() -> list[Evaluation]:
-        session.evaluations = [
-            _evaluate(name, config, plan, manifest, engine, mesh) for name in manifest.evaluation_sets()
-        ]
+        session.evaluations = [_evaluate(name, config, plan, manifest, engine, mesh) for name in wanted]
         return session.evaluations
 
     run = Run(
@@ -142,6 +142,16 @@ def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper, fence: Fence
     return [on_stop_signal(lambda: engine.ask("stop")), watchdog.close]
 
 
+def _evaluation_sets(config: RunConfig, manifest: Manifest, record: Record) -> list[str]:
+    """Return the sets to evaluate on. Parts of a set that are too short are left out, aloud."""
+    wanted, left_out = evaluation_sets(config.data, manifest, config.model.context_length)
+    for name in left_out:
+        record.event("evaluation_left_out", eval_set=name, tokens=manifest.tokens(name))
+        if record.active:
+            print(f"warning: no evaluation on {name}: it is shorter than one sequence", file=sys.stderr, flush=True)
+    return wanted
+
+
 def _evaluate(name: str, config: RunConfig, plan: Plan, manifest: Manifest, engine: Engine, mesh: Mesh) -> Evaluation:
     token_set = open_split(config.data, name, manifest)
     batches = held_out(
@@ -151,6 +161,7 @@ def _evaluate(name: str, config: RunConfig, plan: Plan, manifest: Manifest, engi
         plan.micro_batch,
         mesh.dp_rank,
         mesh.dp_size,
+        documents=config.data.document_mask,
     )
     return evaluate(
         engine,

@@ -15,7 +15,17 @@ from trainer.config.span import Count
 TRAIN, HELD_OUT = "train", "held_out"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 # Keys that say where a set lies or how it is read, not what is in it.
-WITHOUT_EFFECT_ON_CONTENT = ("name", "root", "begin", "stages", "shuffle_window", "packing", "repeat", "cache")
+WITHOUT_EFFECT_ON_CONTENT = (
+    "name",
+    "root",
+    "begin",
+    "stages",
+    "shuffle_window",
+    "packing",
+    "document_mask",
+    "repeat",
+    "cache",
+)
 
 
 class SourceConfig(Section):
@@ -128,6 +138,9 @@ class DataConfig(Section):
     )
     packing: Literal["concatenate", "best_fit"] = Field(
         "concatenate", description="cut the stream of documents into sequences, or fit whole documents into them"
+    )
+    document_mask: bool = Field(
+        False, description="tokens attend to their own document only; best_fit implies it in training"
     )
     repeat: bool = Field(True, description="false refuses a run that is longer than one pass")
     cache: CacheConfig = CacheConfig()

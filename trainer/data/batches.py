@@ -184,7 +184,14 @@ _WORDS = {
 
 
 def held_out(
-    token_set: TokenSet, context_length: int, tokens: int, micro_batch: int, dp_rank: int = 0, dp_size: int = 1
+    token_set: TokenSet,
+    context_length: int,
+    tokens: int,
+    micro_batch: int,
+    dp_rank: int = 0,
+    dp_size: int = 1,
+    *,
+    documents: bool = False,
 ) -> Iterator[MicroBatch]:
     """Yield one data rank's share of the evaluation sequences: about `tokens` tokens, spread evenly over the split.
 
@@ -198,7 +205,7 @@ def held_out(
     for number in range(rounds):
         places = (number * dp_size + dp_rank) * micro_batch + np.arange(micro_batch)
         real = places < count
-        arrays = token_set.arrays(ids[np.minimum(places, count - 1)], context_length)
+        arrays = token_set.arrays(ids[np.minimum(places, count - 1)], context_length, documents=documents)
         weights = np.repeat(real[:, None].astype(np.float32), context_length, axis=1)
         yield to_micro_batch(replace(arrays, weights=weights))
 

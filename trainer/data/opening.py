@@ -45,6 +45,22 @@ def open_split(data: DataConfig, split: str, manifest: Manifest | None = None) -
     return TokenSet(manifest, split, lambda file: root / file)
 
 
+def evaluation_sets(data: DataConfig, manifest: Manifest, context_length: int) -> tuple[list[str], list[str]]:
+    """Return the names of the sets to evaluate on, and of the parts of sets that are shorter than one sequence.
+
+    Raises UserError for a whole set that is too short: better at the start than at the first evaluation.
+    """
+    wanted, left_out = [], []
+    for name in manifest.evaluation_sets():
+        token_set = open_split(data, name, manifest)
+        if ":" in name and token_set.num_samples(context_length) == 0:
+            left_out.append(name)
+        else:
+            require_samples(token_set, context_length)
+            wanted.append(name)
+    return wanted, left_out
+
+
 def maps_within(data: DataConfig, manifest: Manifest) -> int:
     """Return how many shards may be mapped: a file that was evicted keeps its space on disk while it is mapped."""
     sizes = [shard.tokens for shards in manifest.splits.values() for shard in shards]
@@ -94,7 +110,7 @@ def open_batches(
         dp_size=dp_size,
         order=order,
         skipped=skip_steps,
-        documents=documents or data.packing == "best_fit",
+        documents=documents or data.document_mask or data.packing == "best_fit",
         pin_memory=pin_memory,
         ahead_steps=data.cache.ahead_steps if is_remote(data.root) else 0,
     )

@@ -68,7 +68,7 @@ class Record:
 
 def console_line(row: dict[str, Any]) -> str:
     """Return one row as aligned text."""
-    parts = [f"{row['kind']:<10} step {row['step']:>6}"]
+    parts = [f"{row['kind']:<10} step {row['step']:>6}", *([row["eval_set"]] if "eval_set" in row else [])]
     for key, shape in CONSOLE_COLUMNS.items():
         if row.get(key) is not None:
             parts.append(f"{key} {row[key]:{shape}}")

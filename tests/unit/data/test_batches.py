@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.data.builders import EOS, open_train, random_docs, write_set
 from trainer.config.data import DataConfig, SourceConfig
 from trainer.data.batches import Batches, MicroBatch, held_out
-from trainer.data.opening import open_batches
+from trainer.data.opening import evaluation_sets, open_batches
 from trainer.data.token_set import TokenSet
 from trainer.errors import UserError
 
@@ -260,6 +260,17 @@ def test_a_split_shorter_than_a_sequence_is_refused(root: Path) -> None:
         next(held_out(TokenSet.open(root, "held_out"), 100_000, 10, 1))
 
 
+def test_a_held_out_set_that_is_too_short_is_found_before_training(tmp_path: Path) -> None:
+    manifest = write_set(tmp_path / "made", {"a": random_docs(1, 50)}, held_out=random_docs(2, 50))
+    other = write_set(tmp_path / "other", {"b": random_docs(1, 50)}, held_out=[[1, 2, 3]]).splits["held_out"]
+    manifest.splits["held_out"].extend(other)
+    config = data(tmp_path / "made")
+    assert evaluation_sets(config, manifest, T) == (["held_out", "held_out:a"], ["held_out:b"])
+    manifest.splits["wiki"] = other
+    with pytest.raises(UserError, match=r"split 'wiki' of 'made' has 4 tokens, fewer than one sequence of"):
+        evaluation_sets(config, manifest, T)
+
+
 def test_documents_reach_the_batch(root: Path) -> None:
     batches = Batches(
         open_train(root), context_length=T, sequences_per_step=4, micro_batch=4, seed=0, documents=True, prefetch=0
@@ -268,3 +279,13 @@ def test_documents_reach_the_batch(root: Path) -> None:
     assert batch.documents is not None and batch.documents.dtype == torch.int32
     ends = (batch.inputs == EOS).int()
     assert (batch.documents == ends.cumsum(1) - ends).all()
+
+
+def test_documents_are_masked_where_asked(root: Path) -> None:
+    options = {"context_length": T, "sequences_per_step": S, "micro_batch": 4, "seed": 7}
+    for mask in (False, True):
+        batches = open_batches(data(root, document_mask=mask), **options)
+        (evaluated, *_) = held_out(TokenSet.open(root, "held_out"), T, 100, 4, documents=mask)
+        for batch in (*batches.step(0), evaluated):
+            assert (batch.documents is not None) == mask
+        batches.close()
