@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
@@ -119,18 +119,31 @@ class Encoders:
                 process.join()
 
     def encode(self, chunks: Iterable[list[bytes]], rule: SplitRule) -> Iterator[tuple[list[bytes], Chunk]]:
-        """Yield each chunk of documents with what became of it, in the order given, a bounded number ahead."""
+        """Yield each chunk of documents with what became of it, in the order given, a bounded number ahead.
+
+        The next chunk goes to whoever has the fewest, so a process on a busy core holds nobody up.
+        """
         for pipe in self._pipes:
             pipe.send(rule)
-        waiting: deque[tuple[Connection, list[bytes]]] = deque()
+        given: dict[int, list[bytes]] = {}
+        sent: dict[Connection, deque[int]] = {pipe: deque() for pipe in self._pipes}
+        done: dict[int, Chunk] = {}
+        expected = 0
         for number, texts in enumerate(chunks):
-            if len(waiting) == IN_FLIGHT * len(self._pipes):
-                yield self._receive(*waiting.popleft())
-            pipe = self._pipes[number % len(self._pipes)]
+            pipe = min(self._pipes, key=lambda pipe: len(sent[pipe]))
             self._send(pipe, texts)
-            waiting.append((pipe, texts))
-        while waiting:
-            yield self._receive(*waiting.popleft())
+            given[number] = texts
+            sent[pipe].append(number)
+            while min(map(len, sent.values())) == IN_FLIGHT or len(given) > 2 * IN_FLIGHT * len(sent):
+                self._receive(sent, done)
+                while expected in done:
+                    yield given.pop(expected), done.pop(expected)
+                    expected += 1
+        while given:
+            while expected not in done:
+                self._receive(sent, done)
+            yield given.pop(expected), done.pop(expected)
+            expected += 1
 
     def _send(self, pipe: Connection, texts: list[bytes]) -> None:
         try:
@@ -138,14 +151,17 @@ class Encoders:
         except BrokenPipeError:
             raise _worker_died() from None
 
-    def _receive(self, pipe: Connection, texts: list[bytes]) -> tuple[list[bytes], Chunk]:
-        try:
-            answer = pipe.recv()
-        except EOFError:
-            raise _worker_died() from None
-        if isinstance(answer, BaseException):
-            raise answer
-        return texts, answer
+    def _receive(self, sent: dict[Connection, deque[int]], done: dict[int, Chunk]) -> None:
+        """Wait for an answer, and take all that are there."""
+        for pipe in wait([pipe for pipe, numbers in sent.items() if numbers]):
+            assert isinstance(pipe, Connection)
+            try:
+                answer = pipe.recv()
+            except EOFError:
+                raise _worker_died() from None
+            if isinstance(answer, BaseException):
+                raise answer
+            done[sent[pipe].popleft()] = answer
 
 
 def _worker_died() -> UserError:

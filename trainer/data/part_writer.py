@@ -19,7 +19,7 @@ from trainer.data.shard_writer import ShardWriter
 from trainer.data.sources import Source
 from trainer.run_dir import write_atomically
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 17
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class SentencePiece:
 
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise UserError(f"not a sentencepiece model: {error}") from None
+        except RuntimeError:  # its text speaks of its own sources
+            raise UserError("not a sentencepiece model") from None
         self.vocab_size: int = self._processor.vocab_size()
         self.eos_id: int = self._processor.eos_id()
         if self.eos_id < 0:

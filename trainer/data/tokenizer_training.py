@@ -22,7 +22,11 @@ def make_tokenizer(config: TokenizerConfig, sample: Iterable[str], directory: Pa
     if config.kind == "bytes":
         return save_tokenizer(directory, "bytes", b"")
     if config.path is not None:
-        return save_tokenizer(directory, config.kind, _read(config.path), config.eos)
+        content = _read(config.path)
+        try:
+            return save_tokenizer(directory, config.kind, content, config.eos)
+        except UserError as error:
+            raise UserError(f"{config.path}: {error}") from None
     return save_tokenizer(directory, "sentencepiece", train_sentencepiece(config, sample))
 
 
