@@ -25,7 +25,7 @@ Examples:
   escala fit runs/quickstart/ledger.jsonl --law power-N-floor
   escala fit table.csv --map N="Model Size",C="Training FLOP",loss=loss --drop-highest-loss 5
   escala fit table.csv --map N=params,D=tokens,loss="ln(ppl)" --bootstrap 4000 --json > fit.json
-  escala fit table.csv --target 1e21 --cluster N
+  escala fit table.csv --target 1e21 --cluster N --hold-out
   escala fit table.csv --map N=params,loss="ln(ppl)",group=family --law shared-exponents --reference transformer
   escala optimal --fit fit.json --flops 1e21
 """
@@ -48,6 +48,7 @@ Examples:
 @click.option("--residual", type=click.Choice(["log", "loss"]), default="log", show_default=True)
 @click.option("--reference", metavar="GROUP", help="shared-exponents: the family that the others are compared with.")
 @click.option("--target", type=float, help="Budget in FLOPs for which decisions and their uncertainty are printed.")
+@click.option("--hold-out", is_flag=True, help="Fit every law to the smaller budgets, and print its error beyond them.")
 @click.option("--counting", is_flag=True, help="Fit under every way to count N and C, and show how far exponents move.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file too.")
@@ -67,6 +68,7 @@ def fit(
     residual: str,
     reference: str | None,
     target: float | None,
+    hold_out: bool,
     counting: bool,
     as_json: bool,
     out: Path | None,
@@ -96,7 +98,7 @@ def fit(
         seed=seed,
         cluster=groups,
     )
-    more = deepen(result, target=target, groups=groups, grouped_by=cluster or "N", counting=counting)
+    more = deepen(result, target=target, groups=groups, grouped_by=cluster or "N", counting=counting, held_out=hold_out)
     text = json.dumps(result.to_json() | more.to_json())
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")

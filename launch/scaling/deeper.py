@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from launch.scaling.counting import Counted, count_every_way
 from launch.scaling.decide import Decision, decide
+from launch.scaling.holdout import HoldOut, hold_out
 from launch.scaling.laws.groups import Behind, SharedExponents, behind
+from launch.scaling.objective import HUBER
 from launch.scaling.saved import saved_fit
 from launch.scaling.sensitivity import Sensitivity, sensitivity
 from launch.scaling.study import Study
@@ -26,6 +28,7 @@ class Deeper:
     counting: tuple[Counted, ...] = ()
     behind: tuple[Behind, ...] = ()
     reference: str = ""
+    held_out: tuple[HoldOut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the parts that are there, by name."""
@@ -38,16 +41,29 @@ class Deeper:
             found["counting"] = [c.to_json() for c in self.counting]
         if self.behind:
             found["behind"] = {"reference": self.reference, "families": [asdict(b) for b in self.behind]}
+        if self.held_out:
+            found["hold_out"] = [h.to_json() for h in self.held_out]
         return found
 
 
 def deepen(
-    result: Study, *, target: float | None, groups: NDArray[np.str_] | None, grouped_by: str, counting: bool
+    result: Study,
+    *,
+    target: float | None,
+    groups: NDArray[np.str_] | None,
+    grouped_by: str,
+    counting: bool,
+    held_out: bool,
 ) -> Deeper:
     """Answer the further questions about a fit. Raises `UserError` where the law cannot be asked for a budget."""
     fitted, law = result.fitted, result.law
+    held = tuple(hold_out(result.table, cost=HUBER if fitted is None else fitted.cost)) if held_out else ()
+    if held_out and not held:
+        raise UserError(
+            f"--hold-out: {len(result.table)} runs are too few, or lie so that no law can be told from a part"
+        )
     if fitted is None:
-        return Deeper()
+        return Deeper(held_out=held)
     decision = asked = None
     if target is not None:
         if set(law.variables) != {"N", "D"}:
@@ -63,4 +79,4 @@ def deepen(
         compared = tuple(behind(law, public, draws))
         (reference,) = set(result.table.labels["group"]) - set(law.groups)
     ways = tuple(count_every_way(result.table, law, fitted.cost)) if counting else ()
-    return Deeper(decision, asked, ways, compared, str(reference))
+    return Deeper(decision, asked, ways, compared, str(reference), held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,12 @@ class HoldOut:
         """Mean absolute error of rows at a distance between two factors."""
         inside = (self.distance > low) & (self.distance <= high)
         return float(np.mean(np.abs(self.error[inside]))) if inside.any() else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the mean error, and for each held-out run of each cut its distance and error."""
+        runs = zip(self.cut, self.distance, self.error, strict=True)
+        cuts = [{"seen": SHARES[int(c)], "distance": float(d), "error": float(e)} for c, d, e in runs]
+        return {"law": self.law, "mean_error": self.mean, "runs": cuts}
 
 
 def candidates(table: Table) -> tuple[str, ...]:

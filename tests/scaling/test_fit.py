@@ -162,3 +162,16 @@ def test_a_valley_in_which_the_floor_fades_is_followed_to_its_end() -> None:
     with_floor = fit_law(CHINCHILLA, {"N": N, "D": D}, loss)
     without = PowerSum("no floor", "", ("N", "D"), floor=False)
     assert with_floor.objective <= fit_law(without, {"N": N, "D": D}, loss).objective * (1 + 1e-6)
+
+
+def test_hold_out_errors_are_printed_on_demand(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    N, D = isoflop_grid([1e18, 1e19, 1e20, 1e21])
+    path = write_csv(tmp_path / "t.csv", N, D, surface_loss(N, D) * np.exp(0.002 * random.standard_normal(len(N))))
+    held = run_json(path, "--bootstrap", "0", "--hold-out")["hold_out"]
+    assert [h["mean_error"] for h in held] == sorted(h["mean_error"] for h in held)
+    assert {"chinchilla", "kaplan-ND"} <= {h["law"] for h in held}
+    assert all(run["distance"] > 1 for h in held for run in h["runs"])
+    few = write_csv(tmp_path / "few.csv", N[:5], D[:5], surface_loss(N[:5], D[:5]))
+    result = CliRunner().invoke(fit, [few, "--law", "power-N", "--bootstrap", "0", "--hold-out"])
+    assert "too few" in str(result.exception)

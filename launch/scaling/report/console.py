@@ -97,6 +97,8 @@ def deeper_text(more: Deeper) -> Group:
         parts.append(grid_text(sensitivity_grid(more.sensitivity), "What it rests on"))
     if more.behind:
         parts.append(grid_text(behind_grid(more.behind, more.reference), "Families at equal loss"))
+    if more.held_out:
+        parts.append(grid_text(hold_out_grid(more.held_out), "Held-out larger budgets"))
     if more.counting:
         parts.append(grid_text(counting_grid(more.counting), "Counting"))
     return Group(*parts)
