@@ -54,8 +54,7 @@ def _unsharded(engine: Engine) -> Iterator[Fragment]:
 
 def _stage12(engine: Engine) -> Iterator[Fragment]:
     optimizer = engine.ds.optimizer
-    # bf16 at stage 1 has an optimizer of its own in DeepSpeed, with other names for the same things.
-    flat_groups = getattr(optimizer, "single_partition_of_fp32_groups", None) or optimizer.fp32_groups_flat_partition
+    flat_groups = optimizer.single_partition_of_fp32_groups
     for name, parameter in engine.module.named_parameters():
         mapping: Any = getattr(parameter, "_hp_mapping", None)
         if mapping is None:  # this parameter lies in other ranks' partitions

@@ -75,7 +75,7 @@ def rank_memory(
     token = activations(model, parallel, bytes_per_value=bytes_per_value, gpu=gpu)
     return Memory(
         parameters=held * bytes_per_value // (sharded if stage == 3 else 1),
-        gradients=held * bytes_per_value // (sharded if stage >= 2 else 1),
+        gradients=held * (4 if stage else bytes_per_value) // (sharded if stage >= 2 else 1),  # ZeRO adds up in fp32
         optimizer=(held * 8 + master) // (sharded if stage >= 1 else 1),
         activations=tokens * (token.layers + token.ends),
         logits=logits_bytes(model, parallel, tokens=tokens, gpu=gpu),

@@ -78,8 +78,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         micro_batch=batch.micro_batch,
         bytes_per_value=2 if precision == "bf16" else 4,
         gpu=gpu,
-        # Stage 1 in fp32 leaves gradients in the parameters; else they have buffers of their own, which stay.
-        accumulates=batch.accumulation > 1 or stage > 1 or (stage == 1 and precision == "bf16"),
+        accumulates=batch.accumulation > 1 or stage > 1,  # from stage 2 on gradients have buffers, which stay
     )
     return Plan(
         name=config.name,

@@ -22,7 +22,11 @@ from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
 from trainer.parallel.batch import Batch, LocalBatch, check_distribution, global_weight, local_part
 from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
-from trainer.parallel.inside_deepspeed import keep_owned_gradients_only, quicken_deepspeed
+from trainer.parallel.inside_deepspeed import (
+    keep_owned_gradients_only,
+    quicken_deepspeed,
+    step_on_gradients_in_place,
+)
 from trainer.parallel.mesh import Mesh, limit_every_wait
 from trainer.parallel.norm import clip_gradients
 from trainer.parallel.optimizer import make_optimizer
@@ -212,7 +216,7 @@ def build_engine(
         dist_init_required=False,
     )
     limit_every_wait(mesh.timeout)
-    if stage == 2 and config.parallel.offload == "none":
-        keep_owned_gradients_only(ds.optimizer)
+    if stage in (1, 2) and config.parallel.offload == "none":
+        (step_on_gradients_in_place if stage == 1 else keep_owned_gradients_only)(ds.optimizer)
     ds.enable_backward_allreduce = stage > 0  # at stage 0 gradients are summed in place, see GradientSum
     return Engine(ds, config, mesh, splits, stage, accumulation, device)
