@@ -25,6 +25,7 @@ from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.inside_deepspeed import (
     keep_owned_gradients_only,
     quicken_deepspeed,
+    reduce_by,
     step_on_gradients_in_place,
 )
 from trainer.parallel.mesh import Mesh, limit_every_wait
@@ -32,7 +33,7 @@ from trainer.parallel.norm import clip_gradients
 from trainer.parallel.optimizer import make_optimizer
 from trainer.parallel.plan import Split
 from trainer.parallel.recompute import recompute_blocks
-from trainer.parallel.reduction import GradientSum
+from trainer.parallel.reduction import GradientSum, sums_in_place
 from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor import materialise, shard_model, splits_of, sum_shared_gradients
 from trainer.parallel.topology import Topology
@@ -64,8 +65,9 @@ class Engine:
     ) -> None:
         self.ds, self.config, self.mesh, self.splits = ds, config, mesh, splits
         self.zero_stage, self.accumulation, self.device = zero_stage, accumulation, device
-        sums_itself = zero_stage == 0 and mesh.replica_size > 1
-        self._sum = GradientSum(self.module, mesh.replica_group) if sums_itself else None
+        self._sum = GradientSum(self.module, mesh.replica_group) if sums_in_place(ds, mesh, zero_stage) else None
+        if self._sum is not None and zero_stage == 1:
+            reduce_by(self._sum.finish, ds.optimizer)
         self._checked = False
         self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
         self.progress: Callable[[], None] = lambda: None  # called around each step, before each evaluated batch
@@ -138,7 +140,7 @@ class Engine:
         losses = self.ds(batch.inputs, batch.targets, documents=batch.documents, positions=batch.positions)
         part = (losses if batch.weights is None else losses * batch.weights).sum()
         total = total + part.detach()
-        averaged_over = self.mesh.replica_size if self.zero_stage else 1  # DeepSpeed takes the mean over replicas
+        averaged_over = self.mesh.replica_size if self._sum is None else 1  # DeepSpeed takes the mean over replicas
         objective = part * (averaged_over / weight)
         if last:
             objective = objective * (1 + 0 * total)  # a loss that is not finite makes the gradient so: all ranks skip
@@ -218,5 +220,5 @@ def build_engine(
     limit_every_wait(mesh.timeout)
     if stage in (1, 2) and config.parallel.offload == "none":
         (step_on_gradients_in_place if stage == 1 else keep_owned_gradients_only)(ds.optimizer)
-    ds.enable_backward_allreduce = stage > 0  # at stage 0 gradients are summed in place, see GradientSum
+    ds.enable_backward_allreduce = stage > 0
     return Engine(ds, config, mesh, splits, stage, accumulation, device)
