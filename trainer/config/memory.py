@@ -20,7 +20,8 @@ class Memory:
     """Bytes of one rank, each part at its own peak. They do not all meet: see `total`."""
 
     parameters: int
-    gradients: int
+    gradients: int  # in the precision of the parameters, as the paper counts them
+    widening: int  # what they take more because they are added up in fp32
     optimizer: int  # Adam's two moments, and the fp32 master copy that ZeRO keeps
     activations: int  # kept by the forward pass
     logits: int
@@ -35,9 +36,10 @@ class Memory:
         """The most that exists at a time: when the backward pass begins, inside its first block, or at its end."""
         states = self.parameters + self.optimizer
         begins = self.activations + max(self.logits + self.head, self.working)
+        gradients = self.gradients + self.widening
         if self.accumulates:
-            begins += self.gradients
-        return states + self.buffers + max(begins, self.gradients + self.working + self.tied)
+            begins += gradients
+        return states + self.buffers + max(begins, gradients + self.working + self.tied)
 
     def by_part(self) -> dict[str, int]:
         """Return all parts and the total by name."""
@@ -75,7 +77,8 @@ def rank_memory(
     token = activations(model, parallel, bytes_per_value=bytes_per_value, gpu=gpu)
     return Memory(
         parameters=held * bytes_per_value // (sharded if stage == 3 else 1),
-        gradients=held * (4 if stage else bytes_per_value) // (sharded if stage >= 2 else 1),  # ZeRO adds up in fp32
+        gradients=held * bytes_per_value // (sharded if stage >= 2 else 1),
+        widening=held * (4 - bytes_per_value if stage else 0) // (sharded if stage >= 2 else 1),
         optimizer=(held * 8 + master) // (sharded if stage >= 1 else 1),
         activations=tokens * (token.layers + token.ends),
         logits=logits_bytes(model, parallel, tokens=tokens, gpu=gpu),
