@@ -19,6 +19,7 @@ from pathlib import Path
 
 from trainer.rank import die_with
 
+GPUS = ("/dev/null", "/dev/zero")  # any character devices pass for GPUs: nothing opens them
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 
 CONF = """\
@@ -60,6 +61,7 @@ BatchStartTimeout=5
 MailProg=/bin/true
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
+GresTypes=gpu
 {nodes}
 PartitionName=train Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
@@ -94,11 +96,14 @@ class Slurm:
         key.chmod(0o600)
         host = socket.gethostname().split(".")[0]
         node = "NodeName={} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs=16 CoresPerSocket=16 RealMemory=8000"
+        node += f" Gres=gpu:h100:{len(GPUS)}"
         lines = [node.format(name, host, port) for name, port in zip(self.names, self.ports[1:], strict=True)]
         # Rendezvous ports follow from job ids: two clusters on one machine must not count from the same one.
         first, text = random.randrange(1, 5000) * 1000, "\n".join(lines)
         conf = CONF.format(host=host, port=self.ports[0], root=self.root, nodes=text, first=first)
         (self.root / "slurm.conf").write_text(conf)
+        gpus = "".join(f"Name=gpu Type=h100 File={device}\n" for device in GPUS)
+        (self.root / "gres.conf").write_text(gpus)
         files = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munge.pid"}
         files |= {"log-file": "munge.log", "seed-file": "munge.seed"}
         self._daemon("munged", "--foreground", *(f"--{key}={self.root / name}" for key, name in files.items()))

@@ -102,6 +102,27 @@ def test_a_port_that_is_taken_is_left_for_the_next(backend: SlurmBackend, slurm:
     assert begun(spec.run_dir, 2) and not begun(spec.run_dir, 1), "the first try met nobody"
 
 
+def test_a_chain_goes_on_after_what_is_done_and_ends_after_what_failed(backend: SlurmBackend, tmp_path: Path) -> None:
+    def link(name: str, code: str, *after: str) -> str:
+        return backend.submit(JobSpec(name, (str(RANK), "exit", code), tmp_path / name, after=after))
+
+    good, bad = link("good", "0"), link("bad", "5")
+    then, never = link("then", "0", good), link("never", "0", bad)
+    assert finish(backend, then).state is JobState.DONE
+    assert finish(backend, bad).exit_code == 5
+    assert finish(backend, never).state is JobState.CANCELLED, "it would wait for ever"
+    assert not (tmp_path / "never" / "logs").exists()
+
+
+@pytest.mark.parametrize("asked", [{"gres": "gpu:h100:2"}, {"gpus_per_node": 2}, {"gpus_per_node": "h100:2"}], ids=str)
+def test_gpus_are_those_that_were_asked_for(backend: SlurmBackend, tmp_path: Path, asked: dict) -> None:
+    program = tmp_path / "seen.py"
+    program.write_text("import os; print('sees', os.environ['CUDA_VISIBLE_DEVICES'])\n")
+    job = backend.submit(JobSpec("gpus", (str(program),), tmp_path / "gpus", ranks_per_node=2, extras=asked))
+    assert finish(backend, job).state is JobState.DONE
+    assert list(backend.logs(job, rank=1)) == ["sees 0,1"]
+
+
 def test_cancel_leaves_no_process(backend: SlurmBackend, slurm: Slurm, tmp_path: Path) -> None:
     spec = counter(tmp_path, "cancelled", 3000, nodes=2, ranks_per_node=2)
     job = backend.submit(spec)
