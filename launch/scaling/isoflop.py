@@ -21,6 +21,9 @@ from trainer.errors import UserError
 METHODS = ("isoflop-parabola", "isoflop-akima", "envelope")
 SAME_BUDGET = 0.08  # of the logarithm: budgets nearer than this are one
 GRID = 401  # points of an interpolated curve
+NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal
+
+Curve = tuple[Array, Array]  # log N, ascending, and the lowest log loss of each
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,14 @@ def fit_frontier(table: Table, method: str, *, bootstrap: int = 200, seed: int =
     """Find the optimum of each budget and the power law through them.
 
     Budgets whose lowest loss lies at an end of the grid, or with fewer than three sizes, are left out and named.
-    The interval comes from resampled optima. Raises `UserError` with fewer than three usable budgets.
+    The interval comes from resampled budgets, each with the noise of its runs drawn anew (for the envelope, from
+    resampled optima). Raises `UserError` with fewer than three usable budgets.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r} (known: {', '.join(METHODS)})")
     table.require(("N", "C"), method)
-    optima, skipped = envelope(table) if method == "envelope" else _per_budget(table, method)
+    curves: list[Curve] = []
+    optima, skipped = envelope(table) if method == "envelope" else _per_budget(table, method, curves)
     if len(optima) < 3:
         raise UserError(
             f"{method}: {len(optima)} budgets have an optimum inside their grid, 3 are needed"
@@ -70,10 +75,11 @@ def fit_frontier(table: Table, method: str, *, bootstrap: int = 200, seed: int =
         )
     x, y = np.log([o.flops for o in optima]), np.log([o.N for o in optima])
     a, k = np.polyfit(x, y, 1)
-    return Frontier(method, tuple(optima), float(a), float(np.exp(k)), _interval(x, y, bootstrap, seed), tuple(skipped))
+    interval = _interval(x, y, curves, method, bootstrap, seed)
+    return Frontier(method, tuple(optima), float(a), float(np.exp(k)), interval, tuple(skipped))
 
 
-def _per_budget(table: Table, method: str) -> tuple[list[Optimum], list[str]]:
+def _per_budget(table: Table, method: str, curves: list[Curve]) -> tuple[list[Optimum], list[str]]:
     optima, skipped = [], []
     for rows in budgets(table):
         flops = float(np.median(table.C[rows]))
@@ -81,11 +87,12 @@ def _per_budget(table: Table, method: str) -> tuple[list[Optimum], list[str]]:
         if len(x) < 3:
             skipped.append(f"{flops:.2g} FLOPs: {len(x)} sizes")
             continue
-        found = parabola_minimum(x, y) if method == "isoflop-parabola" else akima_minimum(x, y)
+        found = MINIMUM[method](x, y)
         if found is None:
             skipped.append(f"{flops:.2g} FLOPs: the lowest loss is at the end of the grid")
         else:
             optima.append(Optimum(flops, float(np.exp(found[0])), float(np.exp(found[1])), len(x)))
+            curves.append((x, y))
     return optima, skipped
 
 
@@ -121,6 +128,9 @@ def akima_minimum(x: Array, y: Array) -> tuple[float, float] | None:
     return float(grid[best]), float(curve[best])
 
 
+MINIMUM = {"isoflop-parabola": parabola_minimum, "isoflop-akima": akima_minimum}
+
+
 def envelope(table: Table) -> tuple[list[Optimum], list[str]]:
     """Return the runs on the lower envelope of loss against compute: each is better than all cheaper ones."""
     order = np.argsort(table.C, kind="stable")
@@ -132,17 +142,40 @@ def envelope(table: Table) -> tuple[list[Optimum], list[str]]:
     return found, []
 
 
-def _interval(x: Array, y: Array, bootstrap: int, seed: int) -> tuple[float, float] | None:
+def _interval(
+    x: Array, y: Array, curves: Sequence[Curve], method: str, bootstrap: int, seed: int
+) -> tuple[float, float] | None:
     if bootstrap <= 0 or len(x) < 4:
         return None
     random = np.random.default_rng(seed)
-    slopes = []
+    noise, slopes = run_noise(curves), []
     for _ in range(bootstrap):
         pick = random.integers(len(x), size=len(x))
-        if len(np.unique(pick)) > 1:
-            slopes.append(np.polyfit(x[pick], y[pick], 1)[0])
+        best = y[pick].copy()
+        for place, i in enumerate(pick if noise > 0 else ()):
+            sizes, losses = curves[i]
+            found = MINIMUM[method](sizes, losses + noise * random.standard_normal(len(losses)))
+            best[place] = found[0] if found else np.nan
+        known = np.isfinite(best)
+        if len(np.unique(pick[known])) > 1:
+            slopes.append(np.polyfit(x[pick][known], best[known], 1)[0])
     low, high = np.quantile(slopes, [0.025, 0.975])
     return float(low), float(high)
+
+
+def run_noise(curves: Sequence[Curve]) -> float:
+    """Return the standard deviation of log loss of one run, 0 where no budget has four sizes.
+
+    Four neighbouring sizes leave one contrast that no parabola explains, of the same deviation as one run; the median
+    over all of them is little moved by where the curve is no parabola.
+    """
+    contrasts = []
+    for sizes, losses in curves:
+        for i in range(len(sizes) - 3):
+            window = sizes[i : i + 4] - sizes[i]
+            basis = np.linalg.qr(np.vander(window, 3), mode="complete")[0]
+            contrasts.append(abs(float(basis[:, 3] @ losses[i : i + 4])))
+    return float(np.median(contrasts)) / NORMAL_MEDIAN if contrasts else 0.0
 
 
 def frontier_json(frontier: Frontier) -> dict[str, object]:

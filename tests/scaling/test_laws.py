@@ -7,7 +7,7 @@ import pytest
 
 from launch.scaling.fit import fit_law
 from launch.scaling.holdout import hold_out
-from launch.scaling.isoflop import exponents, fit_frontier
+from launch.scaling.isoflop import exponents, fit_frontier, run_noise
 from launch.scaling.laws.base import Centre, numeric_curvature
 from launch.scaling.laws.groups import SharedExponents, behind
 from launch.scaling.laws.powers import CHINCHILLA
@@ -170,3 +170,13 @@ def test_pythias_exponent_depends_on_what_n_counts(column, published) -> None:
     table = load(path, {"N": column, "D": "tokens", "loss": "loss"}, where={"suite": "pythia"})
     found = fit_law(FIXED["power-N"], table.columns, table.loss, SQUARES).values["alpha"]
     assert found == pytest.approx(published, abs=5e-4)
+
+
+@pytest.mark.parametrize("noise", [0.0005, 0.004])
+def test_the_noise_of_runs_is_told_from_isoflop_curves(noise: float) -> None:
+    random = np.random.default_rng(1)
+    curves = []
+    for centre in np.linspace(16, 20, 12):
+        sizes = centre + np.linspace(-1.5, 1.5, 9)
+        curves.append((sizes, 0.02 * (sizes - centre) ** 2 + noise * random.standard_normal(9)))
+    assert run_noise(curves) == pytest.approx(noise, rel=0.3)
