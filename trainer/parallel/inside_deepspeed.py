@@ -12,8 +12,6 @@ from torch import Tensor
 
 def quicken_deepspeed() -> None:
     """Leave out what costs time or screen for nothing while DeepSpeed builds its engine."""
-    # The check would import DeepSpeed's Muon and with it torch's compiler: two seconds for a yes that is configured.
-    deepspeed.runtime.engine.is_zero_supported_optimizer = lambda _: True
     deepspeed.runtime.zero.stage_1_and_2.get_norm_dtype = _norm_dtype
     deepspeed.runtime.engine.DeepSpeedEngine._do_optimizer_sanity_check = _one_zero_optimizer
 
@@ -24,10 +22,11 @@ def _norm_dtype() -> torch.dtype:
 
 
 def _one_zero_optimizer(engine: Any, optimizer: Any) -> str | None:
-    """Run bf16 at stage 1 through the optimizer of all other ZeRO 1 and 2.
+    """Choose the optimizer that wraps ours; bf16 at stage 1 runs through that of all other ZeRO 1 and 2.
 
     DeepSpeed has one for it alone, which keeps fp32 gradients for the whole run beside all bf16 ones: with two replicas
-    that is 21 bytes a parameter at the peak of a step, where 13 do.
+    that is 21 bytes a parameter at the peak of a step, where 13 do. The check that would choose it also imports
+    DeepSpeed's Muon and with it torch's compiler: two seconds.
     """
     return "zero_optimization" if engine.zero_optimization() else None
 
