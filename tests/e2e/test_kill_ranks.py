@@ -33,14 +33,19 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
 TOLERANCE = {"data": 0.0, "tensor": 0.0, "mixed": 2e-6}
 
 
-def kill_once(ranks: Ranks, chance: random.Random, layout: dict[str, Any]) -> str:
-    """Start an attempt, kill one rank at a random moment of its training or saving, and wait for the rest."""
+def kill_once(ranks: Ranks, chance: random.Random, layout: dict[str, Any], *, saved: bool = False) -> str:
+    """Start an attempt, kill one rank at a random moment of its training or saving, and wait for the rest.
+
+    With `saved` the moment comes after a first checkpoint, however slow the machine is.
+    """
     began = len(ranks.events("started"))
     ranks.start(laid_out(ranks, layout))
     deadline = time.monotonic() + PATIENCE
     while len(ranks.events("started")) == began and ranks.alive():
         assert time.monotonic() < deadline, "the attempt did not start"
         ranks.hear(0.02)
+    while saved and not ranks.run_dir.latest.exists() and ranks.alive() and time.monotonic() < deadline:
+        ranks.hear(0.005)
     saves = len(ranks.events("saving"))
     at_save = chance.random() < 0.4
     if at_save:  # the moment when a save has begun, and a little later
@@ -75,7 +80,7 @@ def compare_with_uninterrupted(
     expected = whole.finish(laid_out(whole, turns[0]))
     ranks = Ranks(pool, config, root / "killed", 2)
     for number in range(kills):
-        moment = kill_once(ranks, chance, turns[number % len(turns)])
+        moment = kill_once(ranks, chance, turns[number % len(turns)], saved=number == kills - 1)
         print(f"kill {number + 1} of {kills} {moment}: {ranks.codes}, {_progress(ranks)}", flush=True)
     rows = ranks.finish(laid_out(ranks, turns[kills % len(turns)]))
     assert [row[:2] for row in rows] == [row[:2] for row in expected], "steps were lost or repeated"
