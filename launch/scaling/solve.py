@@ -213,9 +213,9 @@ def _solve_damped(matrix: Array, damping: Array, gradient: Array) -> Array:
     diagonal += damping
     try:
         step = -np.linalg.solve(damped, gradient[..., None])[..., 0]
-    except np.linalg.LinAlgError:  # one exactly singular problem would stop all: damp every one a little more
-        diagonal += damping + 1e-12
-        step = -np.linalg.solve(damped, gradient[..., None])[..., 0]
+    except np.linalg.LinAlgError:  # one exactly singular problem would stop all
+        inverse = np.linalg.pinv(np.nan_to_num(damped, posinf=1e100, neginf=-1e100), hermitian=True)
+        step = -(inverse @ gradient[..., None])[..., 0]
     step = np.nan_to_num(step, nan=0.0, posinf=LARGEST_STEP, neginf=-LARGEST_STEP)
     longest = np.abs(step).max(axis=1, keepdims=True)
     return np.asarray(step * np.minimum(1.0, LARGEST_STEP / np.maximum(longest, 1e-300)))

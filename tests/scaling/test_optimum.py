@@ -10,6 +10,7 @@ from benchmarks.fit import GRID, objective
 from launch.scaling.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.objective import HUBER
+from launch.scaling.solve import _solve_damped
 from launch.scaling.solve import minimise as newton
 from tests.scaling.runs import surface_loss
 
@@ -68,3 +69,10 @@ def test_a_term_that_serves_the_last_run_alone_is_found() -> None:
     found = newton(CHINCHILLA, start[None], x, loss, HUBER)
     assert ours.objective <= found.objective[0] * (1 + 1e-9)
     assert ours.values["alpha"] < -1.0
+
+
+def test_singular_problems_in_a_batch_do_not_stop_the_others() -> None:
+    matrix = np.array([np.diag([2.0, 4.0]), np.ones((2, 2)), np.zeros((2, 2)), np.full((2, 2), np.nan)])
+    step = _solve_damped(matrix, np.zeros((4, 2)), np.array([[2.0, 2.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]))
+    assert np.allclose(step[:3], [[-1.0, -0.5], [-0.5, -0.5], [0.0, 0.0]])
+    assert np.isfinite(step).all()
