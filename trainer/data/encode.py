@@ -148,7 +148,7 @@ class Encoders:
     def _send(self, pipe: Connection, texts: list[bytes]) -> None:
         try:
             pipe.send(texts)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             raise _worker_died() from None
 
     def _receive(self, sent: dict[Connection, deque[int]], done: dict[int, Chunk]) -> None:
@@ -157,7 +157,7 @@ class Encoders:
             assert isinstance(pipe, Connection)
             try:
                 answer = pipe.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 raise _worker_died() from None
             if isinstance(answer, BaseException):
                 raise answer
