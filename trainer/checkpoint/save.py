@@ -38,8 +38,30 @@ class Snapshot:
     manifest: Manifest  # without files; complete on every rank but written by the first alone
 
 
+class HostMemory:
+    """Where snapshots are copied to, kept from one save to the next: fresh memory costs as much as the copy itself.
+
+    Pinned where values come from a GPU, so that all copies are under way at once.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def copy(self, key: str, values: Tensor) -> Tensor:
+        """Return a copy in host memory, which the next copy of the same key overwrites. See `wait`."""
+        kept = self._kept.get(key)
+        if kept is None or kept.shape != values.shape:
+            kept = self._kept[key] = torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)
+        return kept.copy_(values, non_blocking=values.is_cuda)
+
+    def wait(self) -> None:
+        """Return when all copies have arrived."""
+        if torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()
+
+
 @torch.no_grad()
-def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any]) -> Snapshot:
+def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any], memory: HostMemory) -> Snapshot:
     """Copy what this rank owns to host memory. Training may go on as soon as this returns."""
     tensors: dict[str, Tensor] = {}
     shares: dict[str, Share] = {}
@@ -49,10 +71,11 @@ def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any]) -> Snapsh
         if start >= stop or (split.dim is None and engine.mesh.tp_rank > 0):
             continue  # another rank owns these values
         window = slice(start - fragment.held[0], stop - fragment.held[0])
-        tensors[f"{fragment.name}|{WEIGHT}"] = fragment.weight[window].to("cpu", copy=True)
-        for kind, values in moments(engine, fragment).items():
-            tensors[f"{fragment.name}|{kind}"] = values[window].to("cpu", copy=True)
+        for kind, values in {WEIGHT: fragment.weight, **moments(engine, fragment)}.items():
+            key = f"{fragment.name}|{kind}"
+            tensors[key] = memory.copy(key, values[window])
         shares[fragment.name] = Share(split.dim, split.pieces, (start, stop))
+    memory.wait()
     manifest = Manifest(
         step=step,
         architecture=architecture_values(engine.config.model),
@@ -131,6 +154,7 @@ class CheckpointWriter:
         self.may_commit, self.after_commit, self.failed = may_commit, after_commit, failed
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if asynchronous else None
         self.pending: Future[None] | None = None
+        self.memory = HostMemory()
         # A group of its own, on the host: the writing threads agree while training uses the others.
         self.group = dist.new_group(backend="gloo", timeout=engine.mesh.timeout) if engine.mesh.world > 1 else None
 
@@ -140,7 +164,7 @@ class CheckpointWriter:
         Waits first for the checkpoint before: at most one is in flight, and at most one copy is in memory.
         """
         self.wait()
-        snapshot = take_snapshot(self.engine, step, state)
+        snapshot = take_snapshot(self.engine, step, state, self.memory)
         if self.pool is None:
             self._write(snapshot)
         else:
