@@ -92,6 +92,7 @@ class RankServer:
             selector.register(self.wake_read, selectors.EVENT_READ)
             while True:
                 selector.select()
+                self._forget_wake()  # before looking: a rank that ends after the look wakes the next select
                 self._reap()
                 requests = self._receive()
                 if requests is None:
@@ -104,11 +105,13 @@ class RankServer:
         self._end_all()
         return None
 
-    def _receive(self) -> list[dict[str, Any]] | None:
-        """Return the complete requests that have arrived, None once the owner has gone."""
+    def _forget_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while os.read(self.wake_read, 4096):
                 pass
+
+    def _receive(self) -> list[dict[str, Any]] | None:
+        """Return the complete requests that have arrived, None once the owner has gone."""
         self.owner.setblocking(False)
         try:
             while True:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,6 +129,28 @@ def test_follow_yields_every_line_once(backend: LocalBackend, tmp_path: Path) ->
 def test_more_ranks_than_slots_is_refused_with_the_numbers(backend: LocalBackend, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"needs 6 ranks \(2 nodes x 3\), but there are 4 slots"):
         backend.submit(spec(tmp_path, "ok", ranks=3, nodes=2))
+
+
+def test_a_rank_that_ends_just_after_the_server_looked_is_reported() -> None:
+    """Two ranks that end at once: the wake-up of the second must not be taken for that of the first."""
+    ours, theirs = socket.socketpair()
+    program = str(Path(__file__).parent / "programs" / "unlucky_server.py")
+    with ours, theirs:
+        server = subprocess.Popen([sys.executable, program, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        try:
+            theirs.close()
+            ours.settimeout(20)
+            ours.sendall(b'{"start": "a"}\n')
+            said = b""
+            while b"started" not in said:
+                said += ours.recv(4096)
+            ours.sendall(b'{"signal": "nobody", "number": 0}\n')  # has the server look
+            while b"exited" not in said:
+                said += ours.recv(4096)
+            assert json.loads(said.splitlines()[-1]) == {"exited": "a", "code": -signal.SIGKILL}
+        finally:
+            server.kill()
+            server.wait()
 
 
 def test_the_server_is_single_threaded_after_its_imports(tmp_path: Path) -> None:
