@@ -38,7 +38,7 @@ def keys(key: str, file: str, as_json: bool) -> None:
       escala keys --of cluster
       escala keys --json | jq -r '.[] | select(.required) | .key'
     """
-    rows = list(describe(file))
+    rows = describe(file)
     wanted = [row for row in rows if not key or f"{row['key']}.".startswith(f"{key}.")]
     if not wanted:
         raise UserError(f"a {file} file has no key {key!r}{did_you_mean(key, [row['key'] for row in rows])}")

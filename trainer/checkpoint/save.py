@@ -39,7 +39,7 @@ class Snapshot:
 
 
 class HostMemory:
-    """Where snapshots are copied to, kept from one save to the next: fresh memory costs as much as the copy itself.
+    """Where snapshots are copied to, kept from one save to the next: new pages cost more time than the copy itself.
 
     Pinned where values come from a GPU, so that all copies are under way at once.
     """
