@@ -10,13 +10,13 @@ import click
 from launch.commands.tables import drop_highest, parse_where, table_options
 from launch.scaling.clusters import clusters
 from launch.scaling.deeper import Deeper, deepen
-from launch.scaling.holdout import choose_law
+from launch.scaling.holdout import Choice, choose_law, held_out
 from launch.scaling.isoflop import METHODS, Frontier, fit_frontier, frontier_json
 from launch.scaling.laws.registry import LAWS, prepare
 from launch.scaling.mapping import parse_map
 from launch.scaling.objective import Objective
 from launch.scaling.study import Study, study
-from launch.scaling.table import Table, load
+from launch.scaling.table import load
 from launch.scaling.tuning import KNOBS, TuningLaw, fit_tuning
 from trainer.errors import UserError
 
@@ -25,7 +25,8 @@ Examples:
   escala fit runs/quickstart/ledger.jsonl --law power-N-floor
   escala fit table.csv --map N="Model Size",C="Training FLOP",loss=loss --drop-highest-loss 5
   escala fit table.csv --map N=params,D=tokens,loss="ln(ppl)" --bootstrap 4000 --json > fit.json
-  escala fit table.csv --target 1e21 --cluster N --hold-out
+  escala fit table.csv --target 1e21 --cluster N --law chinchilla --hold-out
+  escala fit table.csv --law chinchilla --against E=1.69,A=406.4,B=410.7,alpha=.34,beta=.28
   escala fit table.csv --map N=params,loss="ln(ppl)",group=family --law shared-exponents --reference transformer
   escala optimal --fit fit.json --flops 1e21
 """
@@ -35,11 +36,12 @@ Examples:
 @table_options
 @click.option(
     "--law",
-    default="chinchilla",
+    default="auto",
     show_default=True,
-    help=f"auto (decided by held-out budgets), or one of: {', '.join((*LAWS, *METHODS, *KNOBS))}.",
+    help=f"auto (the one that misses held-out budgets least), or one of: {', '.join((*LAWS, *METHODS, *KNOBS))}.",
 )
 @click.option("--base", metavar="E=..,A=..", help="data-constrained: the law without repetition; default: fitted.")
+@click.option("--against", metavar="E=..,A=..", help="A published law: say how well it describes these runs.")
 @click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
 @click.option("--bootstrap", default=1000, show_default=True, help="Replicates for the intervals; 0: profiles.")
 @click.option("--cluster", metavar="BY", help="Draw and leave out whole groups: N, D, C, trunk, seed, group.")
@@ -60,6 +62,7 @@ def fit(
     drop_bad: bool,
     law: str,
     base: str | None,
+    against: str | None,
     drop_highest_loss: int,
     bootstrap: int,
     cluster: str | None,
@@ -75,8 +78,9 @@ def fit(
 ) -> None:
     """Fit a scaling law to TABLE: a ledger, or any CSV, JSON lines or parquet file of runs.
 
-    D follows from C = 6 N D when only two of the three are known. The answer comes with a certificate, and is
-    refused where the runs cannot identify it.
+    D follows from C = 6 N D when only two of the three are known. Unless --law names one, the largest budgets are
+    held out and the law that misses them least is taken. The answer comes with a certificate, and is refused where the
+    runs cannot identify it.
     """
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
     runs = drop_highest(runs, drop_highest_loss)
@@ -86,44 +90,34 @@ def fit(
     if law in KNOBS:
         _print_tuning(fit_tuning(runs, law, bootstrap=bootstrap, seed=seed), as_json)
         return
-    if law == "auto":
-        law = _choose(runs, as_json)
-    prepared = prepare(law, runs, parse_values(base), reference)
+    cost = Objective(delta, residual)
+    choice = choose_law(runs, cost) if law == "auto" else Choice(law, held_out=held_out(runs, cost) if hold_out else ())
+    prepared = prepare(choice.law, runs, parse_values("--base", base), reference)
     groups = None if cluster is None else clusters(runs, cluster)
-    result = study(
-        prepared.table,
-        prepared.law,
-        cost=Objective(delta, residual),
-        bootstrap=bootstrap,
-        seed=seed,
-        cluster=groups,
+    result = study(prepared.table, prepared.law, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups)
+    more = deepen(
+        result,
+        target=target,
+        groups=groups,
+        grouped_by=cluster or "N",
+        counting=counting,
+        against=parse_values("--against", against),
     )
-    more = deepen(result, target=target, groups=groups, grouped_by=cluster or "N", counting=counting, held_out=hold_out)
-    text = json.dumps(result.to_json() | more.to_json())
+    text = json.dumps(result.to_json() | choice.to_json() | more.to_json())
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     if as_json:
         click.echo(text)
     else:
-        _print(result, more)
+        _print(choice, result, more)
 
 
-def parse_values(text: str | None) -> dict[str, float]:
+def parse_values(option: str, text: str | None) -> dict[str, float]:
     """Read `E=1.8,A=500`. Raises `UserError`."""
     try:
         return {k.strip(): float(v) for k, v in (pair.split("=") for pair in text.split(","))} if text else {}
     except ValueError:
-        raise UserError(f"--base wants NAME=NUMBER pairs, not {text!r}") from None
-
-
-def _choose(runs: Table, quiet: bool) -> str:
-    law, results = choose_law(runs)
-    if not quiet:
-        for h in results:
-            click.echo(
-                f"held-out budgets: {h.law:<14} mean error {h.mean:.2%} up to {h.distance.max():.3g} times the fit"
-            )
-    return law
+        raise UserError(f"{option} wants NAME=NUMBER pairs, not {text!r}") from None
 
 
 def _print_frontier(frontier: Frontier, as_json: bool) -> None:
@@ -154,11 +148,11 @@ def _print_tuning(found: TuningLaw, as_json: bool) -> None:
         click.secho(f"weak: {reason}", fg="yellow")
 
 
-def _print(result: Study, more: Deeper) -> None:
+def _print(choice: Choice, result: Study, more: Deeper) -> None:
     from rich.console import Console
 
-    from launch.scaling.report.console import deeper_text, study_text
+    from launch.scaling.report.console import choice_text, deeper_text, study_text
 
     console = Console()
-    console.print(study_text(result))
-    console.print(deeper_text(more))
+    for part in (choice_text(choice), study_text(result), deeper_text(more)):
+        console.print(part)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from launch.scaling.against import Against, compare
 from launch.scaling.counting import Counted, count_every_way
 from launch.scaling.decide import Decision, decide
-from launch.scaling.holdout import HoldOut, hold_out
 from launch.scaling.laws.groups import Behind, SharedExponents, behind
-from launch.scaling.objective import HUBER
 from launch.scaling.saved import saved_fit
 from launch.scaling.sensitivity import Sensitivity, sensitivity
 from launch.scaling.study import Study
@@ -28,7 +28,7 @@ class Deeper:
     counting: tuple[Counted, ...] = ()
     behind: tuple[Behind, ...] = ()
     reference: str = ""
-    held_out: tuple[HoldOut, ...] = ()
+    against: Against | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the parts that are there, by name."""
@@ -41,8 +41,8 @@ class Deeper:
             found["counting"] = [c.to_json() for c in self.counting]
         if self.behind:
             found["behind"] = {"reference": self.reference, "families": [asdict(b) for b in self.behind]}
-        if self.held_out:
-            found["hold_out"] = [h.to_json() for h in self.held_out]
+        if self.against is not None:
+            found["against"] = self.against.to_json()
         return found
 
 
@@ -53,17 +53,12 @@ def deepen(
     groups: NDArray[np.str_] | None,
     grouped_by: str,
     counting: bool,
-    held_out: bool,
+    against: Mapping[str, float],
 ) -> Deeper:
     """Answer the further questions about a fit. Raises `UserError` where the law cannot be asked for a budget."""
     fitted, law = result.fitted, result.law
-    held = tuple(hold_out(result.table, cost=HUBER if fitted is None else fitted.cost)) if held_out else ()
-    if held_out and not held:
-        raise UserError(
-            f"--hold-out: {len(result.table)} runs are too few, or lie so that no law can be told from a part"
-        )
     if fitted is None:
-        return Deeper(held_out=held)
+        return Deeper()
     decision = asked = None
     if target is not None:
         if set(law.variables) != {"N", "D"}:
@@ -79,4 +74,5 @@ def deepen(
         compared = tuple(behind(law, public, draws))
         (reference,) = set(result.table.labels["group"]) - set(law.groups)
     ways = tuple(count_every_way(result.table, law, fitted.cost)) if counting else ()
-    return Deeper(decision, asked, ways, compared, str(reference), held)
+    published = compare(fitted, against, result.intervals()) if against else None
+    return Deeper(decision, asked, ways, compared, str(reference), published)

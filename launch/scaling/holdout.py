@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from launch.scaling.certify import certify, obstacles
 from launch.scaling.fit import fit_law
+from launch.scaling.identify import allocation_obstacles, one_variable_obstacles
 from launch.scaling.laws.base import Law
 from launch.scaling.laws.registry import FIXED
 from launch.scaling.objective import HUBER, Array, Objective
@@ -22,6 +23,7 @@ SURFACES = ("chinchilla", "over-training", "kaplan-ND", "outer")
 LADDERS = {v: (f"power-{v}", f"power-{v}-floor") for v in ("N", "D", "C")}
 ROWS_PER_PARAMETER = 2
 EVERY_START = 6  # fewer starts are enough to compare laws
+EXACT = 1e-6  # mean errors below this are the solver's, not the law's
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,16 @@ class HoldOut:
     distance: Array  # C of the row over the largest C of the fit
     error: Array  # relative, predicted / measured - 1
     cut: Array  # which cut each entry belongs to, largest training share last
+    shared: tuple[int, ...] = ()  # the cuts that every law of the comparison took part in; empty: its own
 
     @property
     def mean(self) -> float:
-        """Mean absolute error, every cut weighing the same."""
-        return float(np.mean([np.mean(np.abs(self.error[self.cut == c])) for c in np.unique(self.cut)]))
+        """Mean absolute error over the shared cuts, every cut weighing the same.
+
+        A law with many parameters misses the early cuts, whose runs lie farthest beyond: its own mean would flatter it.
+        """
+        cuts = self.shared or np.unique(self.cut)
+        return float(np.mean([np.mean(np.abs(self.error[self.cut == c])) for c in cuts]))
 
     def within(self, low: float, high: float) -> float | None:
         """Mean absolute error of rows at a distance between two factors."""
@@ -62,41 +69,81 @@ def candidates(table: Table) -> tuple[str, ...]:
     return ()
 
 
-def hold_out(table: Table, laws: Sequence[str] | None = None, cost: Objective = HUBER) -> list[HoldOut]:
+def hold_out(table: Table, laws: Sequence[str] | None = None, cost: Objective = HUBER) -> tuple[HoldOut, ...]:
     """Judge laws by their errors on larger budgets, best first.
 
     A law takes part in a cut when the rows below it are at least twice its parameters and identify it. Laws that no
-    cut can test are left out.
+    cut can test are left out. Of laws whose errors differ by rounding alone, as on a noise-free surface that one
+    contains the other's, that with fewer parameters comes first.
     """
     found = []
     for name in candidates(table) if laws is None else laws:
         judged = _judge(table, FIXED[name], cost)
         if judged is not None:
             found.append(judged)
-    return sorted(found, key=lambda h: h.mean)
+    shared = tuple(n for n in range(len(SHARES)) if all(n in h.cut for h in found))
+    found = [replace(h, shared=shared) for h in found]
+    return tuple(sorted(found, key=lambda h: (max(h.mean, EXACT), _size(FIXED[h.law]))))
 
 
-def choose_law(table: Table) -> tuple[str, list[HoldOut]]:
-    """Return the law with the smallest hold-out error that all runs together do not refute, and all results.
+def held_out(table: Table, cost: Objective = HUBER) -> tuple[HoldOut, ...]:
+    """Return `hold_out`, or raise `UserError` where nothing can be held out."""
+    found = hold_out(table, cost=cost)
+    if not found:
+        raise UserError(f"--hold-out: {len(table)} runs are too few, or lie so that no law can be told from a part")
+    return found
 
-    A law is passed over where its certificate refuses it, unless every law is refused. Raises `UserError` when none
-    can be tested.
+
+@dataclass(frozen=True)
+class Choice:
+    """The law for a table, why it was chosen (empty: the user named it), and what candidates missed, best first."""
+
+    law: str
+    why: str = ""
+    held_out: tuple[HoldOut, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parts that are there, by name."""
+        found: dict[str, Any] = {"chosen": self.why} if self.why else {}
+        return found | ({"hold_out": [h.to_json() for h in self.held_out]} if self.held_out else {})
+
+
+def choose_law(table: Table, cost: Objective = HUBER) -> Choice:
+    """Choose a law by its error on larger budgets, not by how well it fits.
+
+    A law is passed over where all runs together refute it, unless they refute every one. Runs of several N and D that
+    lie so that no law of both can be told get Chinchilla's: its refusal says what is missing. Runs too few to hold any
+    out get the usual law.
     """
-    results = hold_out(table)
-    if not results:
-        raise UserError(
-            f"{table.source}: too few runs to hold any out ({len(table)}); name a law with --law (for a ladder of "
-            "sizes power-N or power-N-floor)"
+    if table.has("N", "D") and allocation_obstacles(table.columns):
+        ladder = next((v for v in LADDERS if not one_variable_obstacles(v, table.columns, 2)), None)
+        instead = f"; --law power-{ladder} fits them as one ladder" if ladder else ""
+        return Choice(
+            "chinchilla", f"a budget's best N and D need a law of both, which these runs cannot tell{instead}"
         )
-    return believed(table, results) or results[0].law, results
+    results = hold_out(table, cost=cost)
+    if not results:
+        return Choice(_usual(table), f"{len(table)} runs are too few to hold any out; this is the usual law")
+    best = believed(table, results, cost)
+    if best is None:
+        return Choice(results[0].law, "it missed held-out budgets least; all runs together refuse every law", results)
+    passed = [h.law for h in results[: [h.law for h in results].index(best)]]
+    but = f" but for {', '.join(passed)}, which all runs together refuse" if passed else ""
+    return Choice(best, f"it missed held-out budgets least{but}", results)
 
 
-def believed(table: Table, results: Sequence[HoldOut]) -> str | None:
+def believed(table: Table, results: Sequence[HoldOut], cost: Objective = HUBER) -> str | None:
     """Return the first law, best first, whose fit to all runs is not refused."""
     for h in results:
-        if certify(fit_law(FIXED[h.law], table.columns, table.loss)).status != "refused":
+        if certify(fit_law(FIXED[h.law], table.columns, table.loss, cost)).status != "refused":
             return h.law
     return None
+
+
+def _usual(table: Table) -> str:
+    if table.has("N", "D"):
+        return "chinchilla"
+    return next((f"power-{v}" for v in ("N", "D", "C") if table.has(v)), "power-N")
 
 
 def _judge(table: Table, law: Law, cost: Objective) -> HoldOut | None:

@@ -63,7 +63,7 @@ def test_epoch_optimum_and_intervals_are_reproduced() -> None:
     path = shared_data("scaling/epoch_chinchilla_svg_extracted.csv")
     answer = run_json(
         str(path), "--map", 'N="Model Size",C="Training FLOP",loss=loss', "--drop-highest-loss", "5",
-        "--bootstrap", "4000", "--seed", "42",
+        "--law", "chinchilla", "--bootstrap", "4000", "--seed", "42",
     )  # fmt: skip
     published = {"E": 1.8172, "A": 477.8, "B": 2143, "alpha": 0.3473, "beta": 0.3672}
     assert answer["objective"] <= 0.00101827402 and answer["rows_used"] == 240
@@ -91,6 +91,7 @@ def test_a_fixed_ratio_is_refused(tmp_path, noise) -> None:
     answer = run_json(write_csv(tmp_path / "t.csv", N, 20 * N, loss))
     assert answer["certificate"]["status"] == "refused"
     assert "fixed D/N" in answer["certificate"]["reasons"][0]
+    assert answer["law"] == "chinchilla" and "--law power-N" in answer["chosen"]
 
 
 def test_one_width_is_refused(tmp_path) -> None:
@@ -113,7 +114,7 @@ def test_a_floor_far_below_the_losses_is_refused(tmp_path) -> None:
     N, D = np.geomspace(1e4, 1e6, 5).repeat(4), np.tile(np.geomspace(1e6, 1e8, 4), 5)
     far = {"E": 0.2, "A": 12.0, "B": 30.0, "alpha": 0.12, "beta": 0.16}
     loss = surface_loss(N, D, far) * np.exp(0.02 * random.standard_normal(20))
-    answer = run_json(write_csv(tmp_path / "t.csv", N, D, loss))
+    answer = run_json(write_csv(tmp_path / "t.csv", N, D, loss), "--law", "chinchilla")
     assert answer["certificate"]["status"] == "refused"
     assert any("E is not identified" in r for r in answer["certificate"]["reasons"])
 
@@ -168,7 +169,9 @@ def test_hold_out_errors_are_printed_on_demand(tmp_path) -> None:
     random = np.random.default_rng(0)
     N, D = isoflop_grid([1e18, 1e19, 1e20, 1e21])
     path = write_csv(tmp_path / "t.csv", N, D, surface_loss(N, D) * np.exp(0.002 * random.standard_normal(len(N))))
-    held = run_json(path, "--bootstrap", "0", "--hold-out")["hold_out"]
+    answer = run_json(path, "--bootstrap", "0", "--law", "chinchilla", "--hold-out")
+    held = answer["hold_out"]
+    assert answer["law"] == "chinchilla" and "chosen" not in answer
     assert [h["mean_error"] for h in held] == sorted(h["mean_error"] for h in held)
     assert {"chinchilla", "kaplan-ND"} <= {h["law"] for h in held}
     assert all(run["distance"] > 1 for h in held for run in h["runs"])

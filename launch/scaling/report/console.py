@@ -7,11 +7,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.deeper import Deeper
-from launch.scaling.holdout import believed, hold_out
+from launch.scaling.holdout import Choice, believed, hold_out
 from launch.scaling.identify import allocation_obstacles
 from launch.scaling.ladder import Ladder, fit_ladder
 from launch.scaling.laws.registry import find_law
 from launch.scaling.report.decisions import (
+    against_line,
     behind_grid,
     counting_grid,
     decision_grid,
@@ -40,7 +41,7 @@ def ladder_text(ladder: Ladder) -> Group:
 def print_ladder(table: Table, console: Console | None = None) -> None:
     """Fit what the runs identify, a surface of N and D or one ladder, and print it."""
     console = console or Console()
-    results = hold_out(table) if table.has("N", "D") and not allocation_obstacles(table.columns) else []
+    results = hold_out(table) if table.has("N", "D") and not allocation_obstacles(table.columns) else ()
     if not results:
         console.print(ladder_text(fit_ladder(table)))
         return
@@ -53,7 +54,7 @@ def grid_text(grid: Grid, title: str) -> RichTable:
     """Return a grid as a table for the terminal."""
     shown = RichTable(title=title, title_justify="left", caption=grid.caption or None, caption_justify="left")
     for k, name in enumerate(grid.header):
-        shown.add_column(name, justify="left" if k == 0 else "right")
+        shown.add_column(name, justify="left" if k == 0 else "right", no_wrap=k == 0)
     for row in grid.rows:
         shown.add_row(*[Text(cell) for cell in row])
     return shown
@@ -88,17 +89,27 @@ def study_text(result: Study) -> Group:
     return Group(*parts)
 
 
+def choice_text(choice: Choice) -> Group:
+    """Return what was held out, and why the law was chosen where nobody named one."""
+    parts: list[RichTable | Text] = []
+    if choice.held_out:
+        parts.append(grid_text(hold_out_grid(choice.held_out), "Held-out larger budgets"))
+    if choice.why:
+        parts.append(Text(f"{choice.law}: {choice.why}"))
+    return Group(*parts)
+
+
 def deeper_text(more: Deeper) -> Group:
     """Return what was asked beyond the fit itself."""
-    parts: list[RichTable] = []
+    parts: list[RichTable | Text] = []
+    if more.against is not None:
+        parts.append(Text(against_line(more.against)))
     if more.decision is not None:
         parts.append(grid_text(decision_grid([more.decision]), "Decision"))
     if more.sensitivity is not None:
         parts.append(grid_text(sensitivity_grid(more.sensitivity), "What it rests on"))
     if more.behind:
         parts.append(grid_text(behind_grid(more.behind, more.reference), "Families at equal loss"))
-    if more.held_out:
-        parts.append(grid_text(hold_out_grid(more.held_out), "Held-out larger budgets"))
     if more.counting:
         parts.append(grid_text(counting_grid(more.counting), "Counting"))
     return Group(*parts)

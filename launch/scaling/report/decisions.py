@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from launch.scaling.against import Against
 from launch.scaling.counting import C_MEANING, Counted
 from launch.scaling.decide import Decision, Estimate
-from launch.scaling.holdout import HoldOut
+from launch.scaling.holdout import SHARES, HoldOut
 from launch.scaling.laws.groups import Behind
 from launch.scaling.report.model import Grid, count, interval
 from launch.scaling.sensitivity import Choice, Sensitivity, ranges
@@ -59,7 +60,11 @@ def hold_out_grid(held: Sequence[HoldOut]) -> Grid:
     """Return the mean error of every law on larger budgets, in all and by the distance from what it saw."""
     header = ["law", "mean error"] + [_band(low, high) for low, high in BANDS]
     rows = [[h.law, f"{h.mean:.2%}"] + [_percent(h.within(low, high)) for low, high in BANDS] for h in held]
-    return Grid(header, rows)
+    cuts = [f"{SHARES[c]:.0%}" for c in held[0].shared] if held else []
+    caption = "Error of the loss by how many times the compute of the largest run that a fit saw."
+    if cuts:
+        caption += f" Mean: over the fits to the smallest {', '.join(cuts)} of the runs, which suffice for every law."
+    return Grid(header, rows, caption)
 
 
 def counting_grid(found: Sequence[Counted]) -> Grid:
@@ -87,6 +92,16 @@ def _times(value: tuple[float, float | None, float | None] | None) -> str:
     return f"{middle:.3g}x" + ("" if low is None or high is None else f" {interval(low, high, '.3g')}")
 
 
+def against_line(a: Against) -> str:
+    """Say how well published parameters describe the runs."""
+    given = ", ".join(f"{n}={v:.6g}" for n, v in a.params.items())
+    line = (
+        f"against {given}: objective {a.objective:.9g}, {a.times_the_optimum:.6g} times the optimum; predicted losses "
+        f"are off by {a.mean_error:.2%} on average, {a.largest_error:.2%} at most"
+    )
+    return line + (f"; outside the 95 % intervals: {', '.join(a.outside)}" if a.outside else "")
+
+
 def counted_estimate(e: Estimate) -> str:
     """Write a number of parameters or tokens with its interval."""
     return count(e.value) + ("" if e.interval is None else f" [{count(e.interval[0])}, {count(e.interval[1])}]")
@@ -102,4 +117,4 @@ def _percent(value: float | None) -> str:
 
 
 def _band(low: float, high: float) -> str:
-    return f"over {low:.0f}x beyond" if math.isinf(high) else f"{low:.0f}-{high:.0f}x beyond"
+    return f"over {low:.0f}x" if math.isinf(high) else f"{low:.0f}-{high:.0f}x"

@@ -44,7 +44,7 @@ class Surface:
     table: Table
     best: Study  # the law that held-out budgets chose
     chinchilla: Study
-    held: list[HoldOut]
+    held: tuple[HoldOut, ...]
 
     @property
     def fitted(self) -> Fitted:
@@ -162,7 +162,7 @@ def _allocation(s: Surface) -> Section:
     return Section("Allocation", [text], [], grids)
 
 
-def _hold_out(held: list[HoldOut]) -> Section:
+def _hold_out(held: tuple[HoldOut, ...]) -> Section:
     chart = Figure(
         "hold_out_error",
         f"{held[0].law} misses larger budgets least, by {held[0].mean:.2%} on average. Mean error of the loss against "

@@ -1,0 +1,85 @@
+"""A law as somebody published it, beside the one that is fitted to the same runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from launch.scaling.fit import Fitted
+from launch.scaling.objective import Array
+from trainer.errors import UserError, did_you_mean
+
+SAME = 1e-8  # relative error of published parameters below which internal ones stand for them
+
+
+@dataclass(frozen=True)
+class Against:
+    """How well given parameters describe the runs of a fit, under the fit's objective.
+
+    `mean_error` and `largest_error` are of the predicted loss, relative; `outside` names the parameters that lie
+    outside the fit's 95 % intervals.
+    """
+
+    params: dict[str, float]
+    objective: float
+    times_the_optimum: float
+    mean_error: float
+    largest_error: float
+    outside: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(fitted: Fitted, given: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> Against:
+    """Judge `given`, a value for each parameter of the law, by the runs of `fitted`.
+
+    Raises `UserError` where a parameter is missing, unknown or impossible.
+    """
+    named = _complete(fitted, given)
+    published = replace(fitted, theta=_internal(fitted, named), draws=None)
+    cost = fitted.cost
+    residuals = published.residuals if cost.on == "log" else published.predict(fitted.columns) - fitted.loss
+    objective = float(cost.rho(residuals).sum())
+    errors = np.abs(np.expm1(published.residuals))
+    outside = tuple(n for n, v in named.items() if n in intervals and not intervals[n][0] <= v <= intervals[n][1])
+    times = objective / fitted.objective if fitted.objective > 0 else float("inf")
+    return Against(named, objective, times, float(errors.mean()), float(errors.max()), outside)
+
+
+def _complete(fitted: Fitted, given: Mapping[str, float]) -> dict[str, float]:
+    law = fitted.law
+    for name in given:
+        if name not in law.params:
+            raise UserError(f"--against: law {law.name!r} has no parameter {name!r}{did_you_mean(name, law.params)}")
+    missing = [n for n in law.params if n not in given]
+    if missing:
+        raise UserError(f"--against: {', '.join(missing)} missing; {law.formula} needs {', '.join(law.params)}")
+    wrong = [n for n in law.params if not np.isfinite(given[n]) or (n in law.positive and given[n] <= 0)]
+    if wrong:
+        raise UserError(
+            "--against: " + ", ".join(f"{n} = {given[n]:g}" for n in wrong) + ": a positive number is needed"
+        )
+    return {n: float(given[n]) for n in law.params}
+
+
+def _internal(fitted: Fitted, named: Mapping[str, float]) -> Array:
+    """Return internal parameters (p,) that stand for published ones: the inverse of `Law.public`, by least squares."""
+    from scipy.optimize import least_squares  # only this question pays for scipy
+
+    law = fitted.law
+    positive = np.array([n in law.positive for n in law.params])
+    wanted = np.array([named[n] for n in law.params])
+    target = np.where(positive, np.log(np.where(positive, wanted, 1.0)), wanted)
+
+    def off(theta: Array) -> Array:
+        public = law.public(theta[None], fitted.centre)[0]
+        return np.where(positive, np.log(np.maximum(np.where(positive, public, 1.0), 1e-300)), public) - target
+
+    found: Array = least_squares(off, fitted.theta, xtol=1e-15, ftol=1e-15, gtol=1e-15).x
+    if np.abs(off(found)).max() > SAME * max(1.0, float(np.abs(target).max())):
+        raise UserError(f"--against: {law.formula} cannot take these values together")
+    return found
