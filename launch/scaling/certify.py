@@ -23,7 +23,6 @@ ALLOCATION_UNKNOWN, ALLOCATION_VAGUE = np.log(30.0), np.log(3.0)  # width of the
 FLAT = np.log(10.0)  # width of the interval of the logarithm of a multiplier
 CONDITION_REFUSED, CONDITION_WEAK = 1e7, 1e4
 SHARE_WEAK = 0.5
-ABSENT = 1e-6  # share of the loss below which a term plays no part anywhere
 
 
 @dataclass(frozen=True)

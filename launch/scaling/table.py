@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from launch.scaling.objective import Array
 from launch.scaling.reading import Row, read_rows
 from trainer.errors import UserError, did_you_mean
 
-NConvention = Literal["head", "body", "total"]
-CConvention = Literal["exact", "6nd"]
 N_CONVENTIONS: dict[str, str] = {
     "head": "body + output head (Porian et al. 2024)",
     "body": "without embeddings and head (Kaplan et al. 2020)",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -160,8 +159,3 @@ def block_hashes(content: bytes | bytearray | memoryview, block_bytes: int = BLO
     """Return XXH3-64 of each block of the content; the last block may be shorter."""
     view = memoryview(content)
     return [xxhash.xxh3_64_intdigest(view[i : i + block_bytes]) for i in range(0, len(view), block_bytes)]
-
-
-def total_tokens(shards: Iterable[Shard]) -> int:
-    """Return the tokens of all shards together."""
-    return sum(shard.tokens for shard in shards)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 from trainer.run_dir import RunDir, append_json, read_json_lines, write_atomically
@@ -84,9 +83,3 @@ CONSOLE_COLUMNS = {
     "tokens_per_second": ",.0f",
     "seconds_left": ",.0f",
 }
-
-
-def last_row(metrics: Path, kind: str) -> dict[str, Any] | None:
-    """Return the newest row of a kind, or None."""
-    rows = [row for row in read_json_lines(metrics) if row["kind"] == kind]
-    return rows[-1] if rows else None
