@@ -10,7 +10,7 @@ import click
 from launch.commands.tables import drop_highest, parse_where, table_options
 from launch.scaling.clusters import clusters
 from launch.scaling.deeper import Deeper, deepen
-from launch.scaling.holdout import Choice, choose_law, held_out
+from launch.scaling.holdout import Chosen, choose_law, held_out
 from launch.scaling.isoflop import METHODS, Frontier, fit_frontier, frontier_json
 from launch.scaling.laws.registry import LAWS, prepare
 from launch.scaling.mapping import parse_map
@@ -91,8 +91,8 @@ def fit(
         _print_tuning(fit_tuning(runs, law, bootstrap=bootstrap, seed=seed), as_json)
         return
     cost = Objective(delta, residual)
-    choice = choose_law(runs, cost) if law == "auto" else Choice(law, held_out=held_out(runs, cost) if hold_out else ())
-    prepared = prepare(choice.law, runs, parse_values("--base", base), reference)
+    chosen = choose_law(runs, cost) if law == "auto" else Chosen(law, held_out=held_out(runs, cost) if hold_out else ())
+    prepared = prepare(chosen.law, runs, parse_values("--base", base), reference)
     groups = None if cluster is None else clusters(runs, cluster)
     result = study(prepared.table, prepared.law, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups)
     more = deepen(
@@ -103,13 +103,13 @@ def fit(
         counting=counting,
         against=parse_values("--against", against),
     )
-    text = json.dumps(result.to_json() | choice.to_json() | more.to_json())
+    text = json.dumps(result.to_json() | chosen.to_json() | more.to_json())
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     if as_json:
         click.echo(text)
     else:
-        _print(choice, result, more)
+        _print(chosen, result, more)
 
 
 def parse_values(option: str, text: str | None) -> dict[str, float]:
@@ -148,11 +148,11 @@ def _print_tuning(found: TuningLaw, as_json: bool) -> None:
         click.secho(f"weak: {reason}", fg="yellow")
 
 
-def _print(choice: Choice, result: Study, more: Deeper) -> None:
+def _print(chosen: Chosen, result: Study, more: Deeper) -> None:
     from rich.console import Console
 
-    from launch.scaling.report.console import choice_text, deeper_text, study_text
+    from launch.scaling.report.console import chosen_text, deeper_text, study_text
 
     console = Console()
-    for part in (choice_text(choice), study_text(result), deeper_text(more)):
+    for part in (chosen_text(chosen), study_text(result), deeper_text(more)):
         console.print(part)

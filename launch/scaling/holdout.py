@@ -95,7 +95,7 @@ def held_out(table: Table, cost: Objective = HUBER) -> tuple[HoldOut, ...]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Chosen:
     """The law for a table, why it was chosen (empty: the user named it), and what candidates missed, best first."""
 
     law: str
@@ -108,7 +108,7 @@ class Choice:
         return found | ({"hold_out": [h.to_json() for h in self.held_out]} if self.held_out else {})
 
 
-def choose_law(table: Table, cost: Objective = HUBER) -> Choice:
+def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
     """Choose a law by its error on larger budgets, not by how well it fits.
 
     A law is passed over where all runs together refute it, unless they refute every one. Runs of several N and D that
@@ -118,18 +118,18 @@ def choose_law(table: Table, cost: Objective = HUBER) -> Choice:
     if table.has("N", "D") and allocation_obstacles(table.columns):
         ladder = next((v for v in LADDERS if not one_variable_obstacles(v, table.columns, 2)), None)
         instead = f"; --law power-{ladder} fits them as one ladder" if ladder else ""
-        return Choice(
+        return Chosen(
             "chinchilla", f"a budget's best N and D need a law of both, which these runs cannot tell{instead}"
         )
     results = hold_out(table, cost=cost)
     if not results:
-        return Choice(_usual(table), f"{len(table)} runs are too few to hold any out; this is the usual law")
+        return Chosen(_usual(table), f"{len(table)} runs are too few to hold any out; this is the usual law")
     best = believed(table, results, cost)
     if best is None:
-        return Choice(results[0].law, "it missed held-out budgets least; all runs together refuse every law", results)
+        return Chosen(results[0].law, "it missed held-out budgets least; all runs together refuse every law", results)
     passed = [h.law for h in results[: [h.law for h in results].index(best)]]
     but = f" but for {', '.join(passed)}, which all runs together refuse" if passed else ""
-    return Choice(best, f"it missed held-out budgets least{but}", results)
+    return Chosen(best, f"it missed held-out budgets least{but}", results)
 
 
 def believed(table: Table, results: Sequence[HoldOut], cost: Objective = HUBER) -> str | None:

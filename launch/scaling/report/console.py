@@ -7,7 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.deeper import Deeper
-from launch.scaling.holdout import Choice, believed, hold_out
+from launch.scaling.holdout import Chosen, believed, hold_out
 from launch.scaling.identify import allocation_obstacles
 from launch.scaling.ladder import Ladder, fit_ladder
 from launch.scaling.laws.registry import find_law
@@ -89,13 +89,13 @@ def study_text(result: Study) -> Group:
     return Group(*parts)
 
 
-def choice_text(choice: Choice) -> Group:
+def chosen_text(chosen: Chosen) -> Group:
     """Return what was held out, and why the law was chosen where nobody named one."""
     parts: list[RichTable | Text] = []
-    if choice.held_out:
-        parts.append(grid_text(hold_out_grid(choice.held_out), "Held-out larger budgets"))
-    if choice.why:
-        parts.append(Text(f"{choice.law}: {choice.why}"))
+    if chosen.held_out:
+        parts.append(grid_text(hold_out_grid(chosen.held_out), "Held-out larger budgets"))
+    if chosen.why:
+        parts.append(Text(f"{chosen.law}: {chosen.why}"))
     return Group(*parts)
 
 
