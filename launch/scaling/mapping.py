@@ -14,8 +14,9 @@ from typing import Any
 from trainer.errors import UserError, did_you_mean
 
 NUMERIC = ("N", "D", "C", "loss", "U", "sem", "lr", "batch")
-LABELS = ("name", "group", "trunk", "seed", "tokenizer", "eval_set")
+LABELS = ("name", "group", "trunk", "seed", "tokenizer", "vocab", "eval_set", "dataset")
 TARGETS = NUMERIC + LABELS
+ALONE = ("N", "D", "C", "loss")  # each of these has a column of its own
 
 # Names under which the field's tables keep these numbers, first match wins; compared without case, space, _ and -.
 KNOWN_NAMES: dict[str, tuple[str, ...]] = {
@@ -28,15 +29,19 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "lr": ("lr", "learningrate", "peaklr"),
     "batch": ("batch", "batchsize", "bs", "tokensperstep"),
     "name": ("name", "run", "model"),
-    "group": ("group", "family", "arch", "architecture"),
+    "group": ("group", "family", "arch", "architecture", "suite"),
     "trunk": ("trunk",),
     "seed": ("seed",),
-    "tokenizer": ("tokenizer", "tokenizerhash"),
-    "eval_set": ("evalset",),
+    "tokenizer": ("tokenizer", "tokenizerhash", "tokenizername"),
+    "vocab": ("vocabsize", "nvocab", "vocab"),
+    "eval_set": ("evalset", "evaldataset", "valset", "validationset", "testset"),
+    "dataset": ("dataset", "traindataset", "trainset", "corpus"),
 }  # fmt: skip
+PERPLEXITIES = ("ppl", "perplexity", "valppl", "testppl", "valperplexity", "testperplexity")
 _SCALED = re.compile(r"^(?P<column>.+?)\s*(?P<op>[*/])\s*(?P<factor>[0-9.eE+-]+|ln2)$")
-_GROUPED = re.compile(r"^\d{1,3}(,\d{3})+(\.\d+)?$")
-_SUFFIXES = {"K": 1e3, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+_NUMBER = re.compile(r"^(?P<digits>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)\s*(?P<suffix>[KkMBT]?)$", re.ASCII)
+_GROUPED = re.compile(r"^\d{1,3}(,\d{3})+(\.\d+)?$|^\d{1,3}(_\d{3})+$", re.ASCII)
+_SUFFIXES = {"": 1.0, "K": 1e3, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _LOG = re.compile(r"^ln\((?P<column>.+)\)$")
 
 
@@ -48,11 +53,16 @@ class Source:
     factor: float = 1.0
     logarithm: bool = False
 
+    @property
+    def converts(self) -> bool:
+        """Whether the user said how values are to be converted."""
+        return self.logarithm or self.factor != 1.0
+
     def number(self, value: Any) -> float:
         """Convert one cell; anything that is not a number becomes NaN, and is reported by row later."""
         try:
             number = _plain_number(value) * self.factor
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return math.nan
         if self.logarithm:
             return math.log(number) if number > 0 else math.nan
@@ -60,14 +70,18 @@ class Source:
 
 
 def _plain_number(value: Any) -> float:
-    """Read 1e9, "1,000,000,000" and "1.3B" alike. Raises `ValueError` and `TypeError`."""
-    if isinstance(value, str):
-        value = value.strip()
-        if _GROUPED.match(value):
-            value = value.replace(",", "")
-        elif value[-1:] in _SUFFIXES:
-            return float(value[:-1]) * _SUFFIXES[value[-1]]
-    return float(value)
+    """Read 1e9, "1,000,000,000" and "1.3B" alike. Raises `ValueError`, `TypeError` and `OverflowError`."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    if not isinstance(value, str):
+        return float(value)
+    text = value.strip()
+    if _GROUPED.match(text):
+        return float(re.sub("[,_]", "", text))
+    number = _NUMBER.match(text)
+    if number is None:
+        raise ValueError(f"{value!r} is no number")
+    return float(number["digits"]) * _SUFFIXES[number["suffix"]]
 
 
 def parse_map(text: str | None) -> dict[str, str]:
@@ -82,6 +96,8 @@ def parse_map(text: str | None) -> dict[str, str]:
             raise UserError(f'--map wants target=column pairs such as N="Model Size",loss=loss, not {part!r}')
         if target not in TARGETS:
             raise UserError(f"--map: unknown target {target!r}{did_you_mean(target, TARGETS)}")
+        if target in found:
+            raise UserError(f"--map names {target} twice: {found[target]!r} and {column!r}")
         found[target] = column
     return found
 
@@ -90,12 +106,17 @@ def resolve(mapping: Mapping[str, str], columns: Iterable[str], where: str) -> d
     """Find each wanted column in the file: those named by the user, then those with a known name."""
     available = list(columns)
     found = {target: _source(text, available, target, where) for target, text in mapping.items()}
-    by_plain_name = {_plain(c): c for c in reversed(available)}
+    by_plain_name = {plain_name(c): c for c in reversed(available)}
     implied = KNOWN_NAMES if "N" not in mapping and "C" not in mapping else _only_labels()
     for target, names in implied.items():
         match = next((by_plain_name[n] for n in names if n in by_plain_name), None)
         if target not in found and match is not None:
             found[target] = Source(match)
+    owners: dict[str, str] = {}
+    for target in ALONE:
+        if target in found and owners.setdefault(found[target].column, target) != target:
+            column = found[target].column
+            raise UserError(f"--map: {owners[column]} and {target} cannot both be the column {column!r}")
     return found
 
 
@@ -110,10 +131,20 @@ def _source(text: str, available: list[str], target: str, where: str) -> Source:
     if match := _LOG.match(text):
         return Source(_existing(match["column"], available, target, where), logarithm=True)
     if match := _SCALED.match(text):
-        factor = math.log(2) if match["factor"] == "ln2" else float(match["factor"])
         column = _existing(match["column"], available, target, where)
+        factor = math.log(2) if match["factor"] == "ln2" else _plain_factor(match["factor"], text)
         return Source(column, factor if match["op"] == "*" else 1 / factor)
     return Source(_existing(text, available, target, where))
+
+
+def _plain_factor(factor: str, text: str) -> float:
+    try:
+        number = float(factor)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UserError(f"--map: {text!r}: {factor!r} is not a positive number to convert by")
+    return number
 
 
 def _existing(column: str, available: list[str], target: str, where: str) -> str:
@@ -122,5 +153,6 @@ def _existing(column: str, available: list[str], target: str, where: str) -> str
     return column
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a column's name without case, space, _ and -."""
     return re.sub(r"[\s_\-]", "", name).lower()

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
+import io
 import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
 
 Row = dict[str, Any]
-READERS = "CSV (.csv, .tsv, .txt), JSON lines (.jsonl, .ndjson), a JSON list (.json) and parquet (.parquet)"
+READERS = "CSV (.csv, .tsv, .txt), JSON (.jsonl, .ndjson, .json) and parquet (.parquet), also with .gz after it"
+_DECIMAL_COMMA = re.compile(r"^[+-]?\d+,\d+([eE][+-]?\d+)?$")
 
 
-def read_rows(path: Path) -> tuple[list[Row], str]:
-    """Return the rows of a file in order and the SHA-256 of its bytes.
+@dataclass(frozen=True)
+class Raw:
+    """The rows of a file in order, the SHA-256 of its bytes, and what could not be read."""
+
+    rows: list[Row]
+    sha256: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names that any row has, in order."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+
+def read_rows(path: Path) -> Raw:
+    """Read a table.
 
     Raises `UserError` for a missing, empty or unreadable file, with the line that could not be read.
     """
@@ -23,75 +43,100 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
         path = path / "ledger.jsonl"
     if not path.exists():
         raise UserError(f"no such table: {path}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    reader = {
-        ".csv": _read_csv,
-        ".tsv": _read_csv,
-        ".txt": _read_csv,
-        ".jsonl": _read_json_lines,
-        ".ndjson": _read_json_lines,
-        ".json": _read_json,
-        ".parquet": _read_parquet,
-    }.get(path.suffix.lower())
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    reader = _READERS.get(plain.suffix.lower())
     if reader is None:
-        raise UserError(f"{path}: cannot tell the format of {path.suffix!r}; known are {READERS}")
+        raise UserError(f"{path}: cannot tell the format of {plain.suffix!r}; known are {READERS}")
     try:
-        rows = reader(path)
+        rows, warnings = reader(content if plain == path else gzip.decompress(content), str(path))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from None
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UserError(f"{path} is not a whole gzip file: {error}") from None
     if not rows:
         raise UserError(f"{path} has no rows")
-    return rows, digest
+    return Raw(rows, digest, tuple(warnings))
 
 
-def _read_csv(path: Path) -> list[Row]:
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        header = lines.readline()
-        lines.seek(0)
-        return [
-            {(key or "").strip(): (value or "").strip() for key, value in row.items() if key is not None}
-            for row in csv.DictReader(lines, delimiter=_delimiter(header))
-        ]
+def _read_csv(content: bytes, path: str) -> tuple[list[Row], list[str]]:
+    """Read a header and one row a line. Blank lines count for nothing; short rows lack their last cells."""
+    text = content.decode("utf-8-sig")
+    mark = _delimiter(next((line for line in text.splitlines() if line.strip()), ""))
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+    try:
+        header, *rows = [[cell.strip() for cell in line] for line in lines if line] or [[]]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {lines.line_num}: not CSV ({error})") from None
+    for name in header:
+        if name and header.count(name) > 1:
+            places = ", ".join(str(k) for k, other in enumerate(header, start=1) if other == name)
+            raise UserError(f"{path}: columns {places} are all named {name!r}; rename all but the one that is meant")
+    for number, row in enumerate(rows, start=1):
+        if any(row[len(header) :]):
+            raise UserError(
+                f"{path}: row {number} has {len(row)} cells, the header {len(header)} ({', '.join(header)[:60]}): "
+                "a number with commas, or a text with the separator in it, wants quotes"
+            )
+    if mark == ";":  # as spreadsheets write it where the comma is the decimal mark
+        rows = [[cell.replace(",", ".") if _DECIMAL_COMMA.match(cell) else cell for cell in row] for row in rows]
+    return [dict(zip(header, row + [""] * len(header), strict=False)) for row in rows], []
 
 
 def _delimiter(header: str) -> str:
     """Return the one of tab, semicolon and comma that splits the header into the most names."""
-    return max("\t;,", key=header.count) if any(d in header for d in "\t;,") else ","
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    return max(",\t;", key=unquoted.count)
 
 
-def _read_json_lines(path: Path) -> list[Row]:
+def _read_json(content: bytes, path: str) -> tuple[list[Row], list[str]]:
+    """Read a list of objects, or one object a line; which of the two is seen from the first character."""
+    text = content.decode("utf-8-sig")
+    return (_json_list(text, path), []) if text.lstrip().startswith("[") else _json_lines(text, path)
+
+
+def _json_list(text: str, path: str) -> list[Row]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a list of objects")
+    return list(rows)
+
+
+def _json_lines(text: str, path: str) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
-    text = path.read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+    *lines, last = text.split("\n")
+    for number, line in enumerate([*lines, last], start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            if not line.endswith("\n"):  # a torn last line: the machine died while it wrote
-                break
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            if number > len(lines) and rows:  # the machine died while it wrote
+                return rows, [f"left out: line {number}, which is torn: {line[:40]!r}"]
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg}); expected one object a line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
         rows.append(row)
-    return rows
+    return rows, []
 
 
-def _read_json(path: Path) -> list[Row]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a list of objects")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow.parquet as parquet  # heavy, and only some tables need it
+def _read_parquet(content: bytes, path: str) -> tuple[list[Row], list[str]]:
+    import pyarrow as arrow  # heavy, and only some tables need it
+    import pyarrow.parquet as parquet
 
     try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
+        rows: list[Row] = parquet.read_table(arrow.BufferReader(content)).to_pylist()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a parquet file: {error}") from None
-    return rows
+    return rows, []
+
+
+_READERS: dict[str, Callable[[bytes, str], tuple[list[Row], list[str]]]] = {
+    **dict.fromkeys((".csv", ".tsv", ".txt"), _read_csv),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json),
+    ".parquet": _read_parquet,
+}

@@ -6,7 +6,7 @@ parameters under a named convention, D training tokens, C training FLOPs, loss i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.scaling.checks import check_sizes, check_units, check_values, find_duplicates
-from launch.scaling.mapping import LABELS, NUMERIC, Source, resolve
+from launch.scaling.checks import check_labels, check_values, find_repeats, rows_text
+from launch.scaling.mapping import LABELS, NUMERIC, PERPLEXITIES, TARGETS, Source, plain_name, resolve
 from launch.scaling.objective import Array
 from launch.scaling.reading import Row, read_rows
+from launch.scaling.units import check_derived, check_flops, check_loss, check_sizes
 from trainer.errors import UserError, did_you_mean
 
 N_CONVENTIONS: dict[str, str] = {
@@ -113,13 +114,14 @@ def load(
     rows whose column equals a value. Rows with a missing, non-finite or non-positive number are an error that lists
     them, or with `drop_bad` a warning. Two of N, D, C give the third by C = 6 N D. Raises `UserError`.
     """
-    path = Path(path)
-    rows, digest = read_rows(path)
-    if {"params_body", "flops_exact", "cell"} <= rows[0].keys() and not mapping:
-        return from_ledger(rows, str(path), digest, n_convention, c_convention, where=where, drop_bad=drop_bad)
-    numbered = _filter(list(enumerate(rows, start=1)), where, str(path))
-    sources = resolve(mapping or {}, rows[0].keys(), str(path))
-    return _build(numbered, sources, str(path), digest, drop_bad=drop_bad)
+    raw = read_rows(Path(path))
+    if {"params_body", "flops_exact", "cell"} <= raw.rows[0].keys() and not mapping:
+        table = from_ledger(raw.rows, str(path), raw.sha256, n_convention, c_convention, where=where, drop_bad=drop_bad)
+    else:
+        numbered = _filter(list(enumerate(raw.rows, start=1)), where, str(path))
+        sources = resolve(mapping or {}, raw.columns, str(path))
+        table = _build(numbered, sources, str(path), raw.sha256, drop_bad=drop_bad)
+    return replace(table, warnings=(*raw.warnings, *table.warnings))
 
 
 def from_ledger(
@@ -137,9 +139,10 @@ def from_ledger(
         raise UserError(f"unknown convention of N {n_convention!r}{did_you_mean(n_convention, N_CONVENTIONS)}")
     numbered = _filter(list(enumerate(rows, start=1)), where, source)
     numbered, warnings = _final_points(numbered)
+    flat = [(number, _flat(row, n_convention, c_convention)) for number, row in numbered]
     table = _build(
-        [(number, _flat(row, n_convention, c_convention)) for number, row in numbered],
-        {name: Source(name) for name in ("N", "D", "C", "loss", "U", "sem", "lr", *LABELS)},
+        flat,
+        {name: Source(name) for name in flat[0][1] if name in TARGETS},
         source,
         sha256,
         drop_bad=drop_bad,
@@ -208,12 +211,14 @@ def _final_points(numbered: list[tuple[int, Row]]) -> tuple[list[tuple[int, Row]
 
 def _filter(numbered: list[tuple[int, Row]], where: Mapping[str, str] | None, source: str) -> list[tuple[int, Row]]:
     for column, value in (where or {}).items():
-        if column not in numbered[0][1]:
-            raise UserError(f"{source} has no column {column!r}{did_you_mean(column, numbered[0][1])}")
-        seen = sorted({str(row.get(column)) for _, row in numbered})
+        columns = dict.fromkeys(name for _, row in numbered for name in row)
+        if column not in columns:
+            raise UserError(f"{source} has no column {column!r}{did_you_mean(column, columns)}")
+        seen = list(dict.fromkeys(str(row.get(column)) for _, row in numbered))
         numbered = [(i, row) for i, row in numbered if str(row.get(column)) == value]
         if not numbered:
-            raise UserError(f"no row of {source} has {column} = {value!r}; seen: {', '.join(seen[:12])}")
+            more = f", ... ({len(seen)} in all)" if len(seen) > 12 else ""
+            raise UserError(f"no row of {source} has {column} = {value!r}; seen: {', '.join(sorted(seen[:12]))}{more}")
     return numbered
 
 
@@ -228,26 +233,51 @@ def _build(
     own: bool = False,
 ) -> Table:
     rows = [row for _, row in numbered]
+    cells = {t: [r.get(s.column) for r in rows] for t, s in sources.items()}
     columns = {
-        t: np.array([s.number(r.get(s.column)) for r in rows])
-        for t, s in sources.items()
-        if t in NUMERIC and any(r.get(s.column) not in (None, "") for r in rows)
+        t: np.array([sources[t].number(cell) for cell in found])
+        for t, found in cells.items()
+        if t in NUMERIC and any(cell not in (None, "") for cell in found)
     }
     if "loss" not in columns:
-        raise UserError(f"{source} has no loss column; its columns are {', '.join(rows[0])} (--map loss=COLUMN)")
-    labels = {t: np.array([str(r.get(s.column, "")) for r in rows]) for t, s in sources.items() if t in LABELS}
+        raise UserError(_no_loss(dict.fromkeys(name for row in rows for name in row), source))
+    labels = {t: np.array(["" if cell is None else str(cell) for cell in cells[t]]) for t in cells if t in LABELS}
     number = np.array([i for i, _ in numbered])
-    table = Table(source, digest, columns, number, labels, by_position)
-    good, warnings = check_values(table.columns, number, drop_bad=drop_bad)
-    table = table.select(good)
-    columns, notes = _derive(dict(table.columns))
-    perplexity = np.array([Source("perplexity").number(r.get("perplexity")) for r in rows])[good]
-    loss_name = sources["loss"].column
+    filled = [] if own else _fill_flops(columns, cells, number)
+    good, warnings = check_values(columns, cells, number, drop_bad=drop_bad)
+    table = Table(source, digest, columns, number, labels, by_position).select(good)
     if not own:  # our own counts are numbers of parameters and tokens, however small
-        check_sizes(columns, source)
-    warnings += check_units(columns, loss_name, perplexity, labels=table.labels, source=source)
-    warnings += find_duplicates(columns, table.labels, table.row)
-    return replace(table, columns=columns, notes=tuple(notes), warnings=tuple(warnings))
+        check_sizes(table.columns, table.row, source)
+    columns, notes = _derive(dict(table.columns))
+    if not own:
+        warnings += check_derived(columns, notes, source)
+    if {"N", "D", "C"} <= table.columns.keys():
+        warnings += check_flops(columns, table.row)
+    warnings += check_loss(columns, sources["loss"], _perplexity(rows)[good], table.row)
+    warnings += check_labels(table.labels, {t: s.column for t, s in sources.items()}, source)
+    warnings += find_repeats(columns, table.labels, table.row)
+    return replace(table, columns=columns, notes=(*notes, *filled), warnings=tuple(warnings))
+
+
+def _fill_flops(columns: Mapping[str, Array], cells: Mapping[str, Sequence[Any]], row: NDArray[np.int64]) -> list[str]:
+    """Fill in C by C = 6 N D where a table that gives N and D left it empty."""
+    if not {"N", "D", "C"} <= columns.keys():
+        return []
+    empty = np.array([cell in (None, "") for cell in cells["C"]])
+    columns["C"][empty] = 6 * columns["N"][empty] * columns["D"][empty]
+    return [f"C = 6 N D in {rows_text(row[empty])}"] if empty.any() else []
+
+
+def _no_loss(columns: Iterable[str], source: str) -> str:
+    text = f"{source} has no loss column; its columns, by the header, are {', '.join(map(str, columns))}"
+    perplexity = next((c for c in columns if plain_name(str(c)) in PERPLEXITIES), None)
+    return f"{text} (--map loss={'COLUMN' if perplexity is None else f'ln({perplexity})'})"
+
+
+def _perplexity(rows: Sequence[Row]) -> Array:
+    """Return the table's own perplexities, NaN where it has none."""
+    column = next((name for name in rows[0] if plain_name(name) in PERPLEXITIES), "")
+    return np.array([Source(column).number(row.get(column)) for row in rows])
 
 
 def _derive(columns: dict[str, Array]) -> tuple[dict[str, Array], list[str]]:
