@@ -4,22 +4,40 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from launch.text import count, duration, size
+from launch.text import count, duration, flops_text, size
 from trainer.config.plan import Plan
 
 NARROW = 110  # characters; a narrower terminal gets fewer columns
 LEFT = ("cell", "layout")
+MEANING = {
+    "head": "",
+    "sequences": " per step (data ranks x micro-batch x accumulation)",
+    "layout": " (data, tensor, sequence ranks, ZeRO stage)",
+}
 
 
 def sweep_table(plans: dict[str, Plan], seconds: dict[str, float], width: int) -> Table:
     """Return one line for each cell. Memory is of one rank; time is an estimate for this machine."""
-    table = Table(title="Plan", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="Plan", title_justify="left", box=None, pad_edge=False, caption_justify="left")
     columns = {cell: _columns(plan, seconds.get(cell), wide=width >= NARROW) for cell, plan in plans.items()}
+    table.caption = _shared(columns)
     for name in ("cell", *next(iter(columns.values()))):
         table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "cell", overflow="fold")
     for cell, values in columns.items():
         table.add_row(cell, *values.values())
     return table
+
+
+def _shared(columns: dict[str, dict[str, str]]) -> str | None:
+    """Take out the columns that say the same of every cell, and return them as one line with their meaning."""
+    said = []
+    for name, meaning in MEANING.items():
+        values = {row[name] for row in columns.values() if name in row}
+        if len(values) == 1 and len(columns) > 1:
+            for row in columns.values():
+                del row[name]
+            said.append(f"{name} {values.pop()}{meaning}")
+    return f"every cell: {'; '.join(said)}" if said else None
 
 
 def _columns(plan: Plan, seconds: float | None, *, wide: bool) -> dict[str, str]:
@@ -30,7 +48,7 @@ def _columns(plan: Plan, seconds: float | None, *, wide: bool) -> dict[str, str]
         "embedding": count(embedding),
         "head": count(plan.parameters["head"]) if plan.parameters["head"] else "tied",
         "tokens": count(plan.tokens),
-        "FLOPs": f"{plan.flops:.2g}",
+        "FLOPs": flops_text(plan.flops),
         "steps": str(plan.steps),
         "sequences": f"{plan.sequences_per_step} = {degrees.data}x{plan.micro_batch}x{plan.accumulation}",
         "layout": f"d{degrees.data} t{degrees.tensor} s{degrees.sequence} zero{plan.zero_stage}",

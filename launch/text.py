@@ -20,6 +20,11 @@ def count(number: float) -> str:
     return f"{number:.0f}" if number == int(number) else f"{number:.3g}"
 
 
+def flops_text(value: float, digits: int = 2) -> str:
+    """Write a number of FLOPs as people type it: 1.3e22."""
+    return f"{value:.{digits - 1}e}".replace("e+", "e").replace("e0", "e").replace(".0e", "e")
+
+
 def size(number: float) -> str:
     """Return bytes as KiB, MiB, GiB."""
     for limit, suffix in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):

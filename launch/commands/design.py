@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import yaml
 
 from launch.commands.forecast import Size
+from launch.console import make_console
 from launch.scaling.mapping import parse_map
 from launch.scaling.report.model import count
 from launch.scaling.saved import load_fit
 from launch.scaling.table import load
-from launch.sweep.design import COOLDOWN, FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
+from launch.sweep.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
 from launch.sweep.design_add import Addition, add_cells
-from trainer.config.sizes import dimensions
+from launch.sweep.design_file import describe, write_sweep
+from launch.text import flops_text
 from trainer.errors import UserError
 
 EPILOG = """\b
@@ -28,7 +30,6 @@ Examples:
   escala sweep design --flops 3e12 --smallest 12k --largest 100k --target 3e13 --family grid --out ladder.yaml
   escala sweep design --add 3 --table runs/mine/ledger.jsonl --smallest 5M --largest 1B --target 1e21
 """
-WARMUP = 0.1  # of the shortest run: trunks warm up alike, whatever their length
 
 
 @click.command(epilog=EPILOG)
@@ -79,7 +80,7 @@ def design(
         added = add_cells(
             runs.N, runs.D, add, question, smallest=smallest, largest=largest, most_expensive=limit, goal=goal
         )
-        _write(out, run, slots, [a.cell for a in added])
+        _put(out, run, slots, [a.cell for a in added])
         _show_added(added, goal, as_json)
         return
     if flops is None:
@@ -87,7 +88,7 @@ def design(
     designs = propose(flops, smallest, largest, question)
     if family is not None:
         designs.sort(key=lambda d: d.name != FAMILIES[family])
-    _write(out, run, slots, designs[0].cells)
+    _put(out, run, slots, designs[0].cells)
     if as_json:
         click.echo(json.dumps({"prior": {"source": source, **law}, "designs": [_design_json(d) for d in designs]}))
     else:
@@ -104,26 +105,38 @@ def _prior(fit_path: Path | None) -> tuple[dict[str, float], str]:
     return dict(zip(fit.law.params, map(float, values), strict=True)), str(fit_path)
 
 
-def _show(designs: list[Design], source: str, target: float) -> None:
-    from rich.console import Console
+def _put(out: Path | None, run: str, slots: int, cells: Sequence[Cell]) -> None:
+    """Write the cells as a sweep file; what it holds goes to standard error, beside --json."""
+    if out is None:
+        return
+    write_sweep(out, run, slots, cells)
+    for line in describe(out):
+        click.echo(line, err=True)
 
+
+def _show(designs: list[Design], source: str, target: float) -> None:
     from launch.scaling.report.console import grid_text
     from launch.scaling.report.model import Grid
 
     rows = [
-        [d.name, str(len(d.cells)), f"{d.cost:.2e}", _sd(d.sd_log_n), _sd(d.sd_log_ratio), _sd(d.sd_loss, 1.0)]
+        [d.name, str(len(d.cells)), flops_text(d.cost, 3), _sd(d.sd_log_n), _sd(d.sd_log_ratio), _sd(d.sd_loss, 1.0)]
         for d in designs
     ]
-    header = ["design", "cells", "FLOPs", "sd ln N*", "sd ln D/N", "sd loss"]
-    caption = f"Expected at {target:.2g} FLOPs if {source} holds."
-    console = Console()
+    header = ["design", "cells", "FLOPs", "sd ln N*", "sd ln D*/N*", "sd loss (nats)"]
+    caption = (
+        f"What each would tell about the best run for {flops_text(target)} FLOPs if {source} holds: expected standard "
+        "deviations (0.1 of ln N* is 10 % of N*)."
+    )
+    console = make_console()
     console.print(grid_text(Grid(header, rows, caption), f"Designs; the cells below are those of {designs[0].name}"))
     for d in designs:
         if d.why_not:
             console.print(f"[yellow]{d.name}: {d.why_not}[/yellow]")
     best = designs[0]
-    cells = [[count(c.N), count(c.D), f"{c.D / c.N:.3g}", f"{c.cost:.2e}", c.trunk] for c in best.cells]
-    console.print(grid_text(Grid(["N", "D", "D/N", "FLOPs", "trunk"], cells), f"Cells of {best.name}"))
+    cells = [[count(c.N), count(c.D), f"{c.D / c.N:.3g}", flops_text(c.cost, 3), c.trunk] for c in best.cells]
+    header = ["N", "D", "D/N", "FLOPs added", "trunk"]
+    shown = len(header) if any(c.trunk for c in best.cells) else len(header) - 1
+    console.print(grid_text(Grid(header[:shown], [row[:shown] for row in cells]), f"Cells of {best.name}"))
 
 
 def _show_added(added: list[Addition], goal: str, as_json: bool) -> None:
@@ -134,31 +147,10 @@ def _show_added(added: list[Addition], goal: str, as_json: bool) -> None:
     what = "ln N*" if goal == "allocation" else "the loss (nats)"
     for a in added:
         click.echo(
-            f"N {count(a.cell.N):>6}  D {count(a.cell.D):>6}  D/N {a.cell.D / a.cell.N:<6.3g} {a.cell.cost:.2e} FLOPs: "
+            f"N {count(a.cell.N):>6}  D {count(a.cell.D):>6}  D/N {a.cell.D / a.cell.N:<6.3g} "
+            f"{flops_text(a.cell.cost, 3)} FLOPs: "
             f"sd of {what} at the target {_sd(a.sd_before)} -> {_sd(a.sd_after)}"
         )
-
-
-def _write(out: Path | None, run: str, slots: int, cells: Any) -> None:
-    """Write cells as a sweep file. Sizes are body parameters of the ladder, tokens whole thousands."""
-    if out is None:
-        return
-    entries = [{"model.size": _ladder_size(c.N), "tokens": max(1000, round(c.D / 1000) * 1000)} for c in cells]
-    shared: dict[str, Any] = {"run": run}
-    if any(c.trunk for c in cells):
-        warmup = max(1000, round(WARMUP * min(e["tokens"] for e in entries) / 1000) * 1000)
-        schedule = {"kind": "wsd", "warmup": f"{warmup} tokens", "decay": f"{COOLDOWN:.0%}"}
-        shared = {"run": {"base": run, "schedule": schedule}, "trunks": True}
-    text = yaml.safe_dump({"name": out.stem, "slots": slots, **shared, "cells": entries}, sort_keys=False)
-    out.write_text(text, encoding="utf-8")
-    click.echo(f"{len(entries)} cells written to {out}", err=True)
-
-
-def _ladder_size(N: float) -> str:
-    try:
-        return str(dimensions(round(N)).body_params)
-    except ValueError as error:
-        raise UserError(f"a cell of {count(N)} parameters: {error}") from None
 
 
 def _sd(value: float, unknown: float = 10.0) -> str:

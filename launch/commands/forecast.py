@@ -12,10 +12,10 @@ import numpy as np
 from launch.commands.options import runs_option
 from launch.commands.tables import parse_where, table_options
 from launch.scaling.decide import counted
-from launch.scaling.forecast import append, make_forecast, read
+from launch.scaling.forecast import Forecast, append, make_forecast, read
 from launch.scaling.forecast import score as score_all
 from launch.scaling.mapping import parse_map
-from launch.scaling.report.model import interval
+from launch.scaling.report.model import count, interval
 from launch.scaling.saved import SavedFit, load_fit
 from launch.scaling.table import load
 from launch.sweep.pending import pending_cells
@@ -87,12 +87,17 @@ def forecast(
     for one in made:
         ends = f", 95 % {interval(*one.interval, '.4f')}" if one.interval else " (the fit has no replicates)"
         click.echo(
-            f"{one.name or one.id}: loss {one.loss:.4f}{ends}; perplexity {one.perplexity:.2f}; "
-            f"{one.times_largest:.3g} times the largest run of the fit"
+            f"{one.name or one.id}: loss {one.loss:.4f} nats{ends}; perplexity {one.perplexity:.2f}; "
+            f"{one.times_largest:.3g} times the largest run of the fit{_size_text(one)}"
         )
-    click.echo(f"written to {ledger}")
+    click.echo(f"written to {ledger}, to be scored by escala forecast score TABLE --ledger {ledger} once it has run")
     for reason in fit.reasons:
         click.secho(f"warning: the fit is {fit.status}: {reason}", fg="yellow", err=True)
+
+
+def _size_text(one: Forecast) -> str:
+    known = [f"{name} {count(value)}" for name, value in (("N", one.N), ("D", one.D)) if value is not None]
+    return f" ({', '.join(known)})" if known else ""
 
 
 def _pending(sweep: Path, runs: Path, fit: SavedFit) -> list[tuple[str, float, float]]:
@@ -127,7 +132,7 @@ def score(
         verdict = {None: "", True: ", inside", False: ", OUTSIDE"}[s.inside]
         label = s.forecast.name or s.forecast.id
         click.echo(
-            f"{label}: forecast {s.forecast.loss:.4f}{ends}, measured {s.measured:.4f} (row {s.row}): "
+            f"{label}: forecast {s.forecast.loss:.4f} nats{ends}, measured {s.measured:.4f} (row {s.row}): "
             f"off by {s.error:+.2%}{verdict}; written {s.forecast.time}"
         )
     known = [s.inside for s in scores if s.inside is not None]

@@ -22,6 +22,7 @@ from launch.scaling.decide import (
 from launch.scaling.report.model import count
 from launch.scaling.saved import SavedFit, load_fit
 from launch.sweep.pending import add_cell, shared_run
+from launch.text import flops_text
 from trainer.errors import UserError
 
 EPILOG = """\b
@@ -111,10 +112,15 @@ def optimal(
     _print(decision, fit)
     n_model = counted(config, fit.convention)
     click.echo(
-        f"\nModel of the ladder: d_model {config.d_model}, {config.n_layers} layers, {config.n_heads} heads; "
-        f"N = {count(n_model)} ({n_model / decision.N.value - 1:+.1%}), {count(parts.total)} in all\n"
+        f"\nThe model of the ladder nearest to N*: d_model {config.d_model}, {config.n_layers} layers, "
+        f"{config.n_heads} heads; N = {count(n_model)} ({n_model / decision.N.value - 1:+.1%} from N*), "
+        f"{count(parts.total)} parameters in all"
     )
-    click.echo(text if sweep_path is None else f"added to {sweep_path}; train it with escala sweep run {sweep_path}")
+    if sweep_path is None:
+        click.echo(f"\n{text}")
+        return
+    click.echo(f"added to {sweep_path}: model.size {run['model']['size']}, {count(run['tokens'])} tokens")
+    click.echo(f"next: escala forecast --fit {fit_path} --sweep {sweep_path}, then escala sweep run {sweep_path}")
 
 
 def _budget(
@@ -141,15 +147,15 @@ def _budget(
 
 
 def _print(decision: Decision, fit: SavedFit) -> None:
-    click.echo(f"Budget {decision.flops:.3g} FLOPs, law {fit.law.name} ({fit.status})")
+    click.echo(f"Budget {flops_text(decision.flops, 3)} FLOPs, law {fit.law.name} ({fit.status})")
     rows: list[tuple[str, Estimate, str]] = [
-        ("N*", decision.N, "count"),
-        ("D*", decision.D, "count"),
+        ("N*, parameters", decision.N, "count"),
+        ("D*, tokens", decision.D, "count"),
         ("D*/N*", decision.tokens_per_parameter, ".1f"),
-        ("loss", decision.loss, ".4f"),
+        ("loss, nats", decision.loss, ".4f"),
     ]
     for name, estimate, style in rows:
-        click.echo(f"  {name:<6} {_shown(estimate.value, style):>9}{_interval(estimate, style)}")
+        click.echo(f"  {name:<15} {_shown(estimate.value, style):>9}{_interval(estimate, style)}")
     if decision.wasted is not None and decision.wasted.interval is not None:
         most = decision.wasted.interval[1]
         click.echo(

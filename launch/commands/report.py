@@ -22,8 +22,8 @@ Examples:
 @click.command(epilog=EPILOG)
 @table_options
 @click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
-@click.option("--out", default=Path("report"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--title", default=None, help="Default: the name of the table.")
+@click.option("--out", default=Path("report"), show_default=True, type=click.Path(path_type=Path), help="Directory.")
+@click.option("--title", default=None, help="Default: by the name of the table.")
 @click.option("--forecasts", type=click.Path(path_type=Path), help="A forecast ledger to include.")
 @click.option("--json", "as_json", is_flag=True, help="Print the paths as one JSON object.")
 def report(
@@ -41,9 +41,15 @@ def report(
     """Write what TABLE tells into OUT/report.html (self-contained), OUT/report.md and PNGs."""
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
     runs = drop_highest(runs, drop_highest_loss)
-    paths = write(runs, out, title=title or f"Scaling report: {table.stem}", forecasts=forecasts)
+    paths = write(runs, out, title=title or f"Scaling report: {_name(table)}", forecasts=forecasts)
     if as_json:
         found = {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(f) for f in paths.figures]}
         click.echo(json.dumps(found))
     else:
-        click.echo(f"{paths.html} ({paths.html.stat().st_size / 1024:.0f} KiB, works offline) and {paths.markdown}")
+        size = f"{paths.html.stat().st_size / 1024:.0f} KiB, works offline"
+        click.echo(f"{paths.html} ({size}), {paths.markdown} and {len(paths.figures)} PNG files beside them")
+
+
+def _name(table: Path) -> str:
+    """Return the name of a table, or of the sweep whose ledger it is."""
+    return table.resolve().parent.name if table.name == "ledger.jsonl" else table.stem

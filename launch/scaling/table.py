@@ -151,8 +151,10 @@ def from_ledger(
     )
     kept = {int(r) for r in table.row}
     counted = [row for number, row in numbered if number in kept]
+    recipe = [_recipe(r) for r in counted]
     return replace(
         table,
+        labels={**table.labels, **{name: np.array([r[name] for r in recipe]) for name in recipe[0]}},
         conventions={c: np.array([_params(r, c) for r in counted]) for c in N_CONVENTIONS},
         flops={
             "exact": np.array([float(r["flops_exact"]) for r in counted]),
@@ -179,6 +181,7 @@ def _flat(row: Row, n_convention: str, c_convention: str) -> Row:
         "U": row["unique_tokens"],
         "sem": row.get("loss_sem"),
         "lr": row["lr"],
+        "batch": row["tokens_per_step"],
         "name": row["name"],
         "group": row["family"],
         "trunk": row.get("trunk") or row["cell"],
@@ -186,6 +189,17 @@ def _flat(row: Row, n_convention: str, c_convention: str) -> Row:
         "tokenizer": row["tokenizer_hash"],
         "eval_set": row["eval_set"],
         "perplexity": row.get("perplexity"),
+    }
+
+
+def _recipe(row: Row) -> dict[str, str]:
+    """Return how a run was made, as far as a reader of a report asks for it."""
+    return {
+        "shape": f"{row['d_model']}x{row['n_layers']}",
+        "context": str(row["context_length"]),
+        "schedule": str(row["schedule"]),
+        "data": str(row["data_hash"])[:16],
+        "revision": str(row["git_revision"] or "")[:12],
     }
 
 

@@ -11,7 +11,7 @@ layout_checks: [{cell: {model.size: 50k}, set: {parallel.tensor: 2}}]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -29,10 +29,8 @@ class LayoutCheck(Section):
 
 
 class FitConfig(Section):
-    """How the sweep's points become a law."""
+    """What of the sweep's points becomes a law."""
 
-    hold_out: Literal["largest", "none"] = Field("largest", description="cells that test the fit and take no part")
-    bootstrap: int = Field(1000, ge=0, description="replicates for the intervals")
     eval_set: str = Field("held_out", description="the evaluated set that laws are fitted to")
 
 

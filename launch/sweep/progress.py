@@ -17,6 +17,7 @@ from rich.table import Table
 from launch.job import JobState
 from launch.sweep.run import CellProgress
 from launch.text import count, duration
+from trainer.run_dir import Status
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 TAIL_BYTES = 8192
@@ -79,13 +80,14 @@ class Watcher:
         if self._told.get(progress.cell.id) == state:
             return
         self._told[progress.cell.id] = state
-        if state != "waiting":
+        if state != "waiting" and progress.status is not None:  # a cell without one had ended before
             detail = _step_text(progress, row) if row is not None else ""
+            detail = _result_text(progress) if state == Status.DONE.value else detail
             self.console.print(f"{progress.cell.id}: {state} {detail}".rstrip(), highlight=False)
 
     def _table(self, rows: list[tuple[CellProgress, dict[str, Any] | None]]) -> Table:
         table = Table(caption=self._summary(rows), caption_justify="left", box=None, pad_edge=False)
-        for name in ("cell", "state", "step", "loss", "tokens/s"):
+        for name in ("cell", "state", "step", "training loss", "tokens/s"):
             table.add_column(name, justify="left" if name in ("cell", "state") else "right", no_wrap=True)
         for progress, row in rows:
             state = state_of(progress)
@@ -101,17 +103,25 @@ class Watcher:
 
     def _remaining(self, rows: list[tuple[CellProgress, dict[str, Any] | None]]) -> float:
         """Estimate what is left: running cells say it themselves, and correct the estimates of those that wait."""
-        told = estimated = waiting = 0.0
+        told: list[float] = []
+        waiting: list[float] = []
+        estimated = 0.0
         for progress, row in rows:
             done = row["step"] / progress.plan.steps if row else 0.0
             estimate = self.expected.get(progress.cell.id, 0.0) * (1 - done)
             if row and row.get("seconds_left") is not None and state_of(progress) == "running":
-                told, estimated = told + row["seconds_left"], estimated + estimate
+                told.append(row["seconds_left"])
+                estimated += estimate
             elif progress.ended is None:
-                waiting += estimate
+                waiting.append(estimate)
         if estimated > 0:
-            self.pace = told / estimated
-        return (told + waiting * self.pace) / self.at_a_time
+            self.pace = sum(told) / estimated
+        return spread_over([*told, *(self.pace * seconds for seconds in waiting)], self.at_a_time)
+
+
+def spread_over(seconds: list[float], at_a_time: int) -> float:
+    """Return how long runs of these seconds take so many at a time: never less than the longest of them."""
+    return max(sum(seconds) / at_a_time, *seconds) if seconds else 0.0
 
 
 def state_of(progress: CellProgress) -> str:
@@ -126,4 +136,10 @@ def state_of(progress: CellProgress) -> str:
 def _step_text(progress: CellProgress, row: dict[str, Any]) -> str:
     rate = row.get("tokens_per_second")
     speed = f", {count(rate)} tokens/s" if rate else ""
-    return f"step {row['step']}/{progress.plan.steps}, loss {row['loss']:.4f}{speed}"
+    return f"step {row['step']}/{progress.plan.steps}, training loss {row['loss']:.4f}{speed}"
+
+
+def _result_text(progress: CellProgress) -> str:
+    """Say what came out: the loss that goes into the ledger, not that of the last batch."""
+    first = json.loads(progress.run_dir.result.read_text())["evaluations"][0]
+    return f"validation loss {first['loss']:.4f}, perplexity {first['perplexity']:.2f}"

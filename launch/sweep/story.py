@@ -24,7 +24,7 @@ from launch.sweep import ledger
 from launch.sweep.collect import loss_curve
 from launch.sweep.estimate import matrix_rate, seconds_on_cpu
 from launch.sweep.opened import Opened, locked, open_sweep
-from launch.sweep.progress import Watcher
+from launch.sweep.progress import Watcher, spread_over
 from launch.sweep.run import CellProgress, SweepRun
 from launch.sweep.submit import recorded_cluster, standing
 from launch.text import count, duration
@@ -54,9 +54,10 @@ def run_sweep(
             p.cell.id: p.share * seconds_on_cpu(p.cell.config, p.plan, matrix_rate(), ranks=ranks) for p in opened.cells
         }
     console.print(sweep_table(opened.plans, expected, console.width))
-    total = f", about {duration(sum(expected.values()) / at_a_time)} in all" if expected else ""
-    console.print(f"{len(opened.cells)} runs of {opened.sweep.ranks} ranks{total}")
-    console.print(f"{branches_text(opened.cells)}\n", highlight=False)
+    console.print(_total_text(opened, expected, at_a_time), highlight=False)
+    if saved := branches_text(opened.cells):
+        console.print(saved, highlight=False)
+    console.print()
     if dry_run:
         return
     with locked(opened):
@@ -68,6 +69,17 @@ def run_sweep(
         sweep_run = _train(opened, expected, at_a_time, console, failed, cluster)
         report(opened, console)
     refuse_failed(sweep_run.failed, opened, config)
+
+
+def _total_text(opened: Opened, expected: dict[str, float], at_a_time: int) -> str:
+    """Say how many runs there are, how many are missing, and how long those will take."""
+    missing = [p.cell.id for p in opened.cells if p.ended is None]
+    ranks = opened.sweep.ranks
+    text = f"{len(opened.cells)} runs of {ranks} {'rank' if ranks == 1 else 'ranks'}"
+    if len(missing) < len(opened.cells):
+        text += f", {len(missing)} to train"
+    seconds = spread_over([expected[cell] for cell in missing if cell in expected], at_a_time)
+    return text + (f", about {duration(seconds)} in all" if seconds else "")
 
 
 def branches_text(cells: list[CellProgress]) -> str:
@@ -95,7 +107,8 @@ def _train(
         missing = sum(1 for p in opened.cells if p.ended is None)
         run.run()
     if missing:
-        console.print(f"{missing} runs in {duration(time.monotonic() - began)}\n")
+        took = duration(time.monotonic() - began)
+        console.print(f"trained {missing} {'run' if missing == 1 else 'runs'} in {took}\n", highlight=False)
     else:
         console.print("every cell is done: nothing to train\n")
     return run
@@ -141,7 +154,8 @@ def report(opened: Opened, console: Console) -> None:
     except UserError as error:  # the runs are trained and in the ledger: a sweep of seeds has no law, and is no failure
         console.print(f"no law from these {len(rows)} points: {error}\nledger  {path}", highlight=False, soft_wrap=True)
         return
-    console.print(f"\nledger  {path}\nreport  {paths.html}", highlight=False, soft_wrap=True)
+    ends = f"\nledger  {path}\nreport  {paths.html}\nnext    escala fit {path} --out fit.json"
+    console.print(ends, highlight=False, soft_wrap=True)
 
 
 def check_layouts(cells: list[CellProgress]) -> list[dict[str, Any]]:

@@ -89,3 +89,14 @@ def test_cells_are_added_to_a_ledger(tmp_path) -> None:
     args = ["--add", "2", "--table", str(ledger), "--smallest", "50k", "--largest", "5M", "--target", "1e16", "--json"]
     cells = json.loads(CliRunner().invoke(design, args, catch_exceptions=False).stdout)["cells"]
     assert len(cells) == 2 and cells[1]["sd_after"] < cells[0]["sd_before"]
+
+
+def test_a_written_design_says_what_it_is_and_which_cells_are_too_short(tmp_path) -> None:
+    out = tmp_path / "trunks.yaml"
+    args = ["--flops", "1.2e12", "--smallest", "12k", "--largest", "100k", "--target", "3e13", "--family", "trunks"]
+    result = CliRunner().invoke(design, [*args, "--run", "cell", "--out", str(out)], catch_exceptions=False)
+    said = result.stderr
+    assert "20 cells written" in said and "5 sizes from 12.3K to 98.3K" in said and "3 to 286 steps of 4096" in said
+    assert "9 cells have fewer than 20 steps" in said and f"next: escala sweep run {out}" in said
+    longer = [*args[:1], "1.2e14", *args[2:], "--run", "cell", "--out", str(out)]
+    assert "fewer than" not in CliRunner().invoke(design, longer, catch_exceptions=False).stderr

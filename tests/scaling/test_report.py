@@ -1,13 +1,18 @@
 """The report about a surface, and what the commands print."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from launch.commands.fit import fit
 from launch.commands.forecast import forecast
 from launch.commands.report import report
+from launch.scaling.report.axes import log_ticks
+from launch.scaling.report.isoflop_figure import isoflop_curves
+from launch.scaling.table import Table, load
 from tests.scaling.runs import isoflop_grid, ledger_row, surface_loss
 
 
@@ -41,9 +46,16 @@ def test_a_surface_is_reported_with_everything_that_belongs_to_it(tmp_path) -> N
     for title in ("The law", "Allocation", "Hold-out", "Certificate", "Residuals", "Approaches", "Counting",
                   "Loss by position", "Forecasts", "Reproducibility"):  # fmt: skip
         assert f"## {title}" in text
-    assert "| big |" in text and "waiting" in text and "Which tokenizer?" in text
+    assert "| big |" in text and "waiting" in text and "schedule, batch? | learning rate 0.001; cosine" in text
+    names = {Path(f).stem for f in paths["figures"]}
+    assert names == {
+        "loss_against_compute", "perplexity_against_parameters", "isoflop_curves", "hold_out_error", "loss_by_position",
+        *(f"residuals_{name}" for name in "NDC"),
+        *(f"profiles_{name}" for name in ("E", "A", "B", "alpha", "beta", "N_best")),
+    }  # fmt: skip
+    assert all(f"({name}.png)" in text for name in names)
     html = (out / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == len(paths["figures"]) >= 6
+    assert html.count("data:image/png;base64,") == len(names)
     assert "<link" not in html and "<script" not in html and 'src="http' not in html
 
 
@@ -55,7 +67,7 @@ def test_outliers_are_named_by_row(tmp_path) -> None:
     rows = zip(N.tolist(), D.tolist(), loss.tolist(), strict=True)
     table.write_text("N,D,loss\n" + "\n".join(",".join(map(repr, r)) for r in rows) + "\n")
     CliRunner().invoke(report, [str(table), "--out", str(tmp_path / "r")], catch_exceptions=False)
-    assert "row 5 lie" in (tmp_path / "r" / "report.md").read_text()
+    assert "Row 5 lies more than 8" in (tmp_path / "r" / "report.md").read_text()
 
 
 def test_markup_in_names_is_escaped(tmp_path) -> None:
@@ -66,3 +78,62 @@ def test_markup_in_names_is_escaped(tmp_path) -> None:
     CliRunner().invoke(report, [str(ledger), "--out", str(tmp_path / "r")], catch_exceptions=False)
     html = (tmp_path / "r" / "report.html").read_text()
     assert "<script" not in html and "&lt;script&gt;" in html
+
+
+def surface_table(tmp_path: Path, N, D) -> Table:
+    path = tmp_path / "surface.csv"
+    rows = zip(N, D, surface_loss(N, D), strict=True)
+    path.write_text("N,D,loss\n" + "".join(f"{n},{d},{loss}\n" for n, d, loss in rows))
+    return load(path)
+
+
+def written(tmp_path: Path, header: str, rows: list[tuple], *args: str) -> tuple[str, set[str]]:
+    """Report on a CSV table and return the Markdown and the names of the figures."""
+    table, out = tmp_path / "t.csv", tmp_path / "r"
+    table.write_text(header + "\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    CliRunner().invoke(report, [str(table), "--out", str(out), *args], catch_exceptions=False)
+    return (out / "report.md").read_text(), {path.stem for path in out.glob("*.png")}
+
+
+def test_a_fixed_ratio_draws_no_allocation_and_says_why(tmp_path) -> None:
+    N = np.geomspace(1e7, 1e9, 8)
+    rows = list(zip(N, 20 * N, surface_loss(N, 20 * N), strict=True))
+    text, figures = written(tmp_path, "N,D,loss", rows)
+    assert "fixed D/N" in text and "no allocation N*, D*" in text
+    assert "## Allocation" not in text and "isoflop_curves" not in figures and "profiles_N_best" not in figures
+    assert {"perplexity_against_parameters", "loss_against_compute", "hold_out_error"} <= figures
+    assert {f"residuals_{name}" for name in "NDC"} <= figures
+
+
+def test_a_table_of_sizes_alone_is_reported(tmp_path) -> None:
+    N = np.geomspace(1e7, 1e9, 8)
+    text, figures = written(tmp_path, "N,loss", list(zip(N, 1.7 + 406 / N**0.34, strict=True)))
+    assert "| How is compute counted? | not recorded in the table |" in text
+    assert "loss_against_compute" not in figures and "residuals_N" in figures and "residuals_C" not in figures
+
+
+def test_runs_at_no_common_budget_are_interpolated_between_the_lengths_of_a_size(tmp_path) -> None:
+    N, D = (grid.ravel() for grid in np.meshgrid([1e7, 3e7, 1e8, 3e8], [1e8, 3.1e8, 1e9, 3.3e9]))
+    curves = isoflop_curves(surface_table(tmp_path, N, D))
+    assert len(curves) == 5 and not any(c.measured for c in curves)
+    for curve in curves:
+        assert len(curve.N) >= 3
+        assert curve.loss == pytest.approx(surface_loss(curve.N, curve.flops / 6 / curve.N), rel=0.01)
+        for n in curve.N:  # no budget beyond what a size was trained for
+            spent = 6 * n * D[np.isclose(N, n)]
+            assert spent.min() * 0.999 <= curve.flops <= spent.max() * 1.001
+
+
+def test_strewn_runs_are_no_budget(tmp_path) -> None:
+    """Runs whose neighbours are close in compute, but which span decades, belong to no IsoFLOP curve."""
+    random = np.random.default_rng(0)
+    N, D = np.geomspace(1e7, 1e9, 2000), np.exp(random.uniform(19, 23, 2000))
+    assert isoflop_curves(surface_table(tmp_path, N, D)) == []
+
+
+def test_numbers_on_logarithmic_axes_are_few_round_and_inside() -> None:
+    for low, high in ((5.0, 300.0), (1e18, 1e24), (28.0, 61.0), (46e3, 340e3), (3.1, 3.4), (1e-5, 1e20)):
+        ticks = log_ticks(low, high)
+        assert 2 <= len(ticks) <= 8
+        assert all(low <= t <= high for t in ticks)
+        assert all(float(f"{t:.3g}") == pytest.approx(t) for t in ticks)

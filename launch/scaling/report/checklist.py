@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from launch.scaling.forecast import read, score
 from launch.scaling.report.model import Grid, Section, count, interval
-from launch.scaling.table import Table
+from launch.scaling.table import N_CONVENTIONS, Table
+from launch.text import flops_text
 
 UNKNOWN = "not recorded in the table"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What only the fit can say of itself."""
+
+    formula: str
+    source: str
+    parameters: str
+    objective: str
+    starts: str
+    intervals: str
+    held_out: str
 
 
 def forecasts_section(path: Path, table: Table) -> Section:
@@ -26,8 +41,9 @@ def forecasts_section(path: Path, table: Table) -> Section:
              "waiting" if s is None else f"{s.measured:.4f}", "" if s is None else f"{s.error:+.2%}",
              {None: "", True: "yes", False: "NO"}[None if s is None else s.inside], f"{f.times_largest:.3g}x"]
         )  # fmt: skip
-    header = ["run", "written", "forecast", "95 %", "measured", "error", "inside", "beyond the fit"]
-    return Section("Forecasts", ["Written down before the runs were made."], [], [Grid(header, rows)])
+    header = ["run", "written", "forecast", "95 %", "measured", "error", "inside", "reach"]
+    caption = "Losses in nats per token. Reach: compute of the run over the largest that its fit had seen."
+    return Section("Forecasts", ["Written down before the runs were made."], [], [Grid(header, rows, caption)])
 
 
 def forecast_lines(path: Path, table: Table) -> list[str]:
@@ -35,42 +51,54 @@ def forecast_lines(path: Path, table: Table) -> list[str]:
     return [
         f"Forecast on {s.forecast.time[:16].replace('T', ' ')} UTC, before the run, for "
         f"{s.forecast.times_largest:.3g} times the largest run that it knew: loss {s.forecast.loss:.3f}{ends}; "
-        f"measured {s.measured:.3f}, off by {s.error:+.2%}."
+        f"measured {s.measured:.3f}, off by {s.error:+.2%}{inside}."
         for s in score(list(read(path)), table)[0]
         for ends in [f" {interval(*s.forecast.interval, '.3f')}" if s.forecast.interval else ""]
+        for inside in [{None: "", True: ", inside the interval", False: ", OUTSIDE the interval"}[s.inside]]
     ]
 
 
-def checklist_section(table: Table, law: str, objective: str, held_out: str) -> Section:
+def checklist_section(table: Table, answers: Answers) -> Section:
     """Return the questions that a reader needs answered to repeat a scaling study, as far as the runs answer them.
 
-    After the checklist of Li et al. 2025, "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969), in our words.
+    After the checklist of Li et al. 2025, "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969), in our words
+    and in its four parts.
     """
-    c = table.columns
-    spans = [
-        f"{n} {count(c[n].min()) if n != 'C' else f'{c[n].min():.2g}'} to "
-        f"{count(c[n].max()) if n != 'C' else f'{c[n].max():.2g}'}"
-        for n in ("N", "D", "C")
-        if n in c
-    ]
-    rows = [
-        ["What is the law, and what does it predict?", f"{law}; validation loss in nats per token"],
-        ["How many runs, over which range?", f"{len(table)} runs; {', '.join(spans)}"],
-        ["How are parameters counted?", table.n_convention],
-        ["How is compute counted?", _compute(table)],
-        ["Which families of models?", _distinct(table, "group")],
-        ["Which tokenizer?", _distinct(table, "tokenizer")],
-        ["Which evaluation set?", _distinct(table, "eval_set")],
-        ["How many seeds?", _distinct(table, "seed")],
-        ["Is data repeated?", _repetition(table)],
-        ["How was the learning rate set?", _learning_rate(table)],
-        ["Which points were left out?", "; ".join(w for w in table.warnings if "left out" in w) or "none"],
-        ["Which objective and solver?", objective],
-        ["From which starts?", "a grid of exponents by variable projection, best and spread"],
-        ["How is the fit validated?", held_out],
-        ["Where are the raw data?", f"{table.source}, SHA-256 {table.sha256[:16] or 'none (in memory)'}"],
-    ]
-    return Section("Reproducibility", [], [], [Grid(["question", "answer"], rows, text=True)])
+    parts = {
+        "The law": [
+            ["What is its form, and where from?", f"{answers.formula} ({answers.source})"],
+            ["What does it predict?", "validation loss in nats per token"],
+            ["Which parameters are fitted?", answers.parameters],
+        ],
+        "Training": [
+            ["How many models, over which range?", f"{_runs(table)}; {_spans(table)}"],
+            ["Which families of models?", _distinct(table, "group")],
+            ["Width, depth and context?", _shapes(table)],
+            ["How are parameters counted?", N_CONVENTIONS.get(table.n_convention, table.n_convention)],
+            ["How is compute counted?", _compute(table)],
+            ["Which data and tokenizer?", _data(table)],
+            ["Is data repeated?", _repetition(table)],
+            ["Learning rate, schedule, batch?", _hyperparameters(table)],
+            ["How many seeds?", _seeds(table)],
+            ["Which code?", _code(table)],
+        ],
+        "Data points": [
+            ["Which evaluation set?", _distinct(table, "eval_set")],
+            ["Points before the end of a run?", _branches(table)],
+            ["Are losses smoothed?", _noise(table)],
+            ["Which points were left out?", "; ".join(w for w in table.warnings if "left out" in w) or "none"],
+            ["Where are the raw data?", f"{table.source}, SHA-256 {table.sha256[:16] or 'none (in memory)'}"],
+        ],
+        "The fit": [
+            ["Which objective and solver?", answers.objective],
+            ["From which starts?", answers.starts],
+            ["How certain are the parameters?", answers.intervals],
+            ["How is it validated?", answers.held_out],
+        ],
+    }
+    grids = [Grid([part, ""], rows, text=True) for part, rows in parts.items()]
+    note = "What a reader needs to repeat this study, after the checklist of Li et al. 2025 (arXiv 2502.18969)."
+    return Section("Reproducibility", [note], [], grids)
 
 
 def provenance_section(table: Table) -> Section:
@@ -80,17 +108,46 @@ def provenance_section(table: Table) -> Section:
     return Section("Warnings and notes", lines or ["None."])
 
 
+def _runs(table: Table) -> str:
+    trunks = set(table.labels["trunk"]) if "trunk" in table.labels else set()
+    return f"{len(table)} runs" + (f" on {len(trunks)} trunks" if 1 < len(trunks) < len(table) else "")
+
+
+def _spans(table: Table) -> str:
+    return ", ".join(
+        f"{name} {shown(float(values.min()))} to {shown(float(values.max()))}"
+        for name, shown in (("N", count), ("D", count), ("C", flops_text))
+        if (values := table.columns.get(name)) is not None
+    )
+
+
 def _compute(table: Table) -> str:
     if table.c_convention == "exact":
-        return "forward and backward with attention and head, counted exactly"
-    return "; ".join(table.notes) or "as given"
+        return "forward and backward with attention and head, counted exactly; allocations use C = 6 N D"
+    return "; ".join(table.notes) or ("as given" if table.has("C") else UNKNOWN)
 
 
 def _distinct(table: Table, label: str) -> str:
-    if label not in table.labels:
+    names = sorted({str(name) for name in table.labels.get(label, ())} - {"", "None"})
+    if not names:
         return UNKNOWN
-    names = sorted(set(map(str, table.labels[label])))
-    return ", ".join(n[:16] for n in names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return ", ".join(n[:48] for n in names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _shapes(table: Table) -> str:
+    shapes, contexts = _distinct(table, "shape"), _distinct(table, "context")
+    return UNKNOWN if shapes == UNKNOWN else f"width x layers {shapes}; context {contexts} tokens"
+
+
+def _code(table: Table) -> str:
+    revision = _distinct(table, "revision")
+    return revision if revision == UNKNOWN else f"Escala, revision {revision}"
+
+
+def _data(table: Table) -> str:
+    known = {what: _distinct(table, label) for what, label in (("data", "data"), ("tokenizer", "tokenizer"))}
+    said = [f"{what} {text}" for what, text in known.items() if text != UNKNOWN]
+    return "; ".join(said) or UNKNOWN
 
 
 def _repetition(table: Table) -> str:
@@ -100,9 +157,37 @@ def _repetition(table: Table) -> str:
     return f"up to {epochs.max():.2f} epochs" if epochs.max() > 1.0001 else "no token is seen twice"
 
 
-def _learning_rate(table: Table) -> str:
-    if "lr" not in table.columns or not np.isfinite(table.columns["lr"]).any():
+def _hyperparameters(table: Table) -> str:
+    said = [_range(table, "lr", "learning rate {}", ".2g"), _distinct(table, "schedule")]
+    said.append(_range(table, "batch", "{} tokens per step", ",.0f"))
+    return "; ".join(s for s in said if s != UNKNOWN) or UNKNOWN
+
+
+def _range(table: Table, column: str, text: str, style: str) -> str:
+    values = table.columns.get(column)
+    if values is None or not np.isfinite(values).any():
         return UNKNOWN
-    rates = table.columns["lr"]
-    low, high = float(np.nanmin(rates)), float(np.nanmax(rates))
-    return f"{low:.2g} for every run" if low == high else f"by size, from {low:.2g} to {high:.2g}"
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return text.format(f"{low:{style}}" if low == high else f"{low:{style}} to {high:{style}}")
+
+
+def _seeds(table: Table) -> str:
+    known = _distinct(table, "seed")
+    if known == UNKNOWN:
+        return UNKNOWN
+    number = len(set(table.labels["seed"]))
+    return f"one ({known}): the spread over seeds is not measured" if number == 1 else f"{number} ({known})"
+
+
+def _branches(table: Table) -> str:
+    if "trunk" not in table.labels:
+        return UNKNOWN
+    shared = len(table) - len(set(table.labels["trunk"]))
+    return f"no; {shared} runs are cooldowns that share their beginning with another" if shared else "no"
+
+
+def _noise(table: Table) -> str:
+    sem = table.columns.get("sem")
+    if sem is None or not np.isfinite(sem).any():
+        return UNKNOWN
+    return f"no; standard error over evaluated sequences up to {np.nanmax(sem):.4f} nats"

@@ -7,8 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.deeper import Deeper
-from launch.scaling.holdout import Chosen, believed, hold_out
-from launch.scaling.identify import allocation_obstacles
+from launch.scaling.holdout import Chosen, choose_law
 from launch.scaling.ladder import Ladder, fit_ladder
 from launch.scaling.laws.registry import find_law
 from launch.scaling.report.decisions import (
@@ -22,7 +21,7 @@ from launch.scaling.report.decisions import (
 from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.study import Study, study
-from launch.scaling.table import Table
+from launch.scaling.table import N_CONVENTIONS, Table
 
 REPLICATES = 200  # of the bootstrap of a law that is only printed
 
@@ -41,17 +40,17 @@ def ladder_text(ladder: Ladder) -> Group:
 def print_ladder(table: Table, console: Console | None = None) -> None:
     """Fit what the runs identify, a surface of N and D or one ladder, and print it."""
     console = console or Console()
-    results = hold_out(table) if table.has("N", "D") and not allocation_obstacles(table.columns) else ()
-    if not results:
+    chosen = choose_law(table)
+    law = find_law(chosen.law)
+    if not chosen.held_out or len(law.variables) == 1:
         console.print(ladder_text(fit_ladder(table)))
         return
-    law = believed(table, results) or results[0].law
-    console.print(grid_text(hold_out_grid(results), "Held-out budgets"))
-    console.print(study_text(study(table, find_law(law), bootstrap=REPLICATES)))
+    console.print(chosen_text(chosen))
+    console.print(study_text(study(table, law, bootstrap=REPLICATES)))
 
 
-def grid_text(grid: Grid, title: str) -> RichTable:
-    """Return a grid as a table for the terminal."""
+def grid_text(grid: Grid, title: str | None = None) -> RichTable:
+    """Return a grid as a table for the terminal. A title longer than the table would be broken: print it above."""
     shown = RichTable(title=title, title_justify="left", caption=grid.caption or None, caption_justify="left")
     for k, name in enumerate(grid.header):
         shown.add_column(name, justify="left" if k == 0 else "right", no_wrap=k == 0)
@@ -74,7 +73,7 @@ def study_text(result: Study) -> Group:
         ]
         how = "bootstrap" if result.fitted.draws is not None else "profile"
         grid = Grid(["parameter", "value", f"95 % ({how})"], rows)
-        parts.append(grid_text(grid, f"{result.law.name}: {result.law.formula}"))
+        parts += [Text(f"{result.law.name}: {result.law.formula}", style="italic"), grid_text(grid)]
         parts.append(
             Text(
                 f"objective {result.fitted.objective:.10g} over {len(result.table)} runs; "
@@ -84,6 +83,8 @@ def study_text(result: Study) -> Group:
         )
     parts.append(Text(certificate.status.upper(), style=STATUS_STYLE[certificate.status]))
     parts += [Text(f"- {reason}") for reason in certificate.reasons]
+    if result.table.n_convention in N_CONVENTIONS:
+        parts.append(Text(f"note: N counts {N_CONVENTIONS[result.table.n_convention]}"))
     parts += [Text(f"note: {note}") for note in result.table.notes]
     parts += [Text(f"warning: {w}", style="yellow") for w in result.table.warnings]
     return Group(*parts)

@@ -13,8 +13,10 @@ from launch.scaling.laws.groups import Behind
 from launch.scaling.report.model import Grid, count, interval
 from launch.scaling.sensitivity import Choice, Sensitivity, ranges
 from launch.scaling.table import N_CONVENTIONS
+from launch.text import flops_text
 
 BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
+NOTHING = 1e-9
 MOST_NAMED = 8  # groups of a leave-out table that are listed one by one
 
 
@@ -23,15 +25,18 @@ def decision_row(d: Decision) -> list[str]:
     waste = "-" if d.wasted is None or d.wasted.interval is None else f"up to {d.wasted.interval[1]:.1%}"
     ratio = f"{d.tokens_per_parameter.value:.1f}{ends(d.tokens_per_parameter, '.1f')}"
     return [
-        f"{d.flops:.2e}", counted_estimate(d.N), counted_estimate(d.D), ratio,
+        flops_text(d.flops), counted_estimate(d.N), counted_estimate(d.D), ratio,
         f"{d.loss.value:.4f}{ends(d.loss, '.4f')}", waste,
     ]  # fmt: skip
 
 
 def decision_grid(decisions: Sequence[Decision]) -> Grid:
     """Return one row for each budget."""
-    header = ["FLOPs", "N*", "D*", "D*/N*", "loss", "waste"]
-    caption = "95 % intervals over the replicates; waste: the share of the budget lost if a replicate is the truth."
+    header = ["FLOPs", "N*", "D*", "D*/N*", "loss (nats)", "waste"]
+    caption = (
+        "N* parameters on D* tokens are the best run for a budget, with 95 % intervals over the replicates. Waste: the "
+        "share of the budget lost if a replicate is the truth."
+    )
     return Grid(header, [decision_row(d) for d in decisions], caption)
 
 
@@ -39,7 +44,7 @@ def sensitivity_grid(s: Sensitivity) -> Grid:
     """Return the best run for the budget by each law, and without each group (its range where there are many)."""
     rows = [_choice_row(f"law {c.law}" + (" (refused)" if c.status == "refused" else ""), c) for c in s.laws]
     if len(s.left_out) <= MOST_NAMED:
-        rows += [_choice_row(f"without {s.grouped_by} {c.without}", c) for c in s.left_out]
+        rows += [_choice_row(f"without {s.grouped_by} {_group(s.grouped_by, c.without)}", c) for c in s.left_out]
     for name, choices in s.sets():
         if len(choices) > 1:
             spans = ranges(choices)
@@ -49,7 +54,12 @@ def sensitivity_grid(s: Sensitivity) -> Grid:
             rows.append(
                 [label, f"[{count(low)}, {count(high)}]", interval(*ratios, ".1f"), interval(*losses, ".4f")]
             )  # fmt: skip
-    return Grid(["fit", "N*", "D*/N*", "loss"], rows, f"The best run for {s.flops:.2e} FLOPs.")
+    return Grid(["fit", "N*", "D*/N*", "loss (nats)"], rows, f"The best run for {flops_text(s.flops)} FLOPs.")
+
+
+def _group(by: str, label: str) -> str:
+    """Write a group as people do: sizes and tokens are stored as 4.6e+04."""
+    return count(float(label)) if by in ("N", "D") else label
 
 
 def _choice_row(label: str, c: Choice) -> list[str]:
@@ -58,8 +68,9 @@ def _choice_row(label: str, c: Choice) -> list[str]:
 
 def hold_out_grid(held: Sequence[HoldOut]) -> Grid:
     """Return the mean error of every law on larger budgets, in all and by the distance from what it saw."""
-    header = ["law", "mean error"] + [_band(low, high) for low, high in BANDS]
-    rows = [[h.law, f"{h.mean:.2%}"] + [_percent(h.within(low, high)) for low, high in BANDS] for h in held]
+    shown = [band for band in BANDS if any(h.within(*band) is not None for h in held)]
+    header = ["law", "mean error"] + [_band(low, high) for low, high in shown]
+    rows = [[h.law, f"{h.mean:.2%}"] + [_percent(h.within(low, high)) for low, high in shown] for h in held]
     cuts = [f"{SHARES[c]:.0%}" for c in held[0].shared] if held else []
     caption = "Error of the loss by how many times the compute of the largest run that a fit saw."
     if cuts:
@@ -71,11 +82,16 @@ def counting_grid(found: Sequence[Counted]) -> Grid:
     """Return the parameters of one law under every way to count."""
     names = [n for n in found[0].values if n not in ("A", "B", "K", "a", "b", "Nc", "Dc")] if found else []
     rows = [
-        [N_CONVENTIONS.get(c.N, c.N), C_MEANING.get(c.C, c.C), *(f"{c.values[n]:.4g}" for n in names),
+        [N_CONVENTIONS.get(c.N, c.N), C_MEANING.get(c.C, c.C), *(parameter_text(c.values[n]) for n in names),
          "-" if c.exponent is None else f"{c.exponent:.3f}", c.status]
         for c in found
     ]  # fmt: skip
     return Grid(["N counts", "C counts", *names, "a", "certificate"], rows, "a: the exponent of N* ~ C^a.")
+
+
+def parameter_text(value: float) -> str:
+    """Write a parameter; a floor that the solver drove to nothing is 0."""
+    return "0" if 0 <= value < NOTHING else f"{value:.4g}"
 
 
 def behind_grid(found: Sequence[Behind], reference: str) -> Grid:

@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.identify import log_spread
+from launch.scaling.certify import certify
+from launch.scaling.holdout import LADDERS, hold_out
+from launch.scaling.identify import distinct, log_spread
 from launch.scaling.ladder import Forecast, Ladder, LadderLaw
 from launch.scaling.report import figures
+from launch.scaling.report.checklist import Answers
 from launch.scaling.report.model import Figure, Grid, Section, count, interval
+from launch.scaling.report.trust import hold_out_section, profile_figure
 from launch.scaling.table import N_CONVENTIONS, Table
+from launch.text import flops_text
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 UNIT = {"N": "parameters", "D": "training tokens", "C": "training FLOPs"}
@@ -44,17 +49,36 @@ def _forecast_sentence(law: LadderLaw, f: Forecast) -> str:
     return text
 
 
-def ladder_sections(ladder: Ladder, layout_check: Curves | None = None) -> list[Section]:
+def ladder_sections(ladder: Ladder) -> list[Section]:
     """Return the sections in reading order; those without data are left out."""
     sections = [_main(ladder), _cells(ladder)]
     if ladder.cannot:
         sections.append(Section("What these runs cannot tell", ladder.cannot))
-    sections.append(_fit_quality(ladder))
+    if held := hold_out(ladder.table, LADDERS[ladder.variable]):
+        sections.append(hold_out_section(held))
+    sections += [_certificate(ladder), _residuals(ladder)]
     if any(ladder.table.by_position):
         sections.append(by_position_section(ladder.table))
-    if layout_check:
-        sections.append(layout_section(layout_check))
     return sections
+
+
+def ladder_answers(ladder: Ladder) -> Answers:
+    """Return what the checklist asks of the fit."""
+    law = ladder.preferred
+    fitted = law.fitted
+    validated = "not: there are too few sizes to hold one out"
+    if law.forecasts:
+        errors = ", ".join(f"{f.error:+.2%}" for f in law.forecasts)
+        validated = f"the largest size is held out and forecast: loss off by {errors}"
+    return Answers(
+        formula=fitted.law.formula,
+        source=fitted.law.source,
+        parameters=", ".join(fitted.law.params),
+        objective="least squares of log loss, damped Newton with analytic derivatives",
+        starts=f"a grid of exponents by variable projection; {fitted.share_of_starts:.0%} meet in the optimum",
+        intervals="95 % by a parametric bootstrap" if law.intervals else "not known: no degree of freedom is left",
+        held_out=validated,
+    )
 
 
 def _main(ladder: Ladder) -> Section:
@@ -133,14 +157,27 @@ def _cells(ladder: Ladder) -> Section:
     return Section("The cells", [], [], [cell_grid(ladder)])
 
 
-def _fit_quality(ladder: Ladder) -> Section:
+def _certificate(ladder: Ladder) -> Section:
+    fitted = ladder.preferred.fitted
+    certificate = certify(fitted)
+    text = [f"{fitted.law.formula}, fitted to the {len(fitted.loss)} smaller cells: {certificate.status}."]
+    text += list(certificate.reasons)
+    freedom = len(fitted.loss) - fitted.num_params
+    charts = [profile_figure(certificate, freedom, fitted.law.positive)] if certificate.profiles and freedom else []
+    return Section("Certificate", text, charts)
+
+
+def _residuals(ladder: Ladder) -> Section:
+    table = ladder.table
+    names = [n for n in ("N", "D", "C") if n == ladder.variable or (table.has(n) and distinct(table.columns[n]) > 1)]
     chart = Figure(
         "residuals",
         "Residuals of the log loss of both laws: measured minus law, in percent. Open: held out.",
-        lambda ax: figures.ladder_residuals(ax, ladder),
+        lambda axes: figures.ladder_residuals(axes, ladder, names),
+        panels=names,
     )
     notes = []
-    seeds = ladder.table.labels.get("seed")
+    seeds = table.labels.get("seed")
     if seeds is not None and len(set(seeds)) == 1:
         notes.append("One seed: the spread over seeds is not measured, so intervals rest on the scatter about the law.")
     return Section("Residuals", notes, [chart])
@@ -150,7 +187,7 @@ def by_position_section(table: Table) -> Section:
     """Return the chart of loss by position."""
     chart = Figure(
         "loss_by_position",
-        "Loss by position in the context, one line a cell: how much longer contexts help each size.",
+        "Loss by position in the context, a line a cell: how much longer contexts help each size.",
         lambda ax: figures.by_position(ax, table),
     )
     return Section("Loss by position", [], [chart])
@@ -202,4 +239,4 @@ def _sem(table: Table) -> str:
 
 
 def _size(variable: str, value: float) -> str:
-    return f"{value:.2e}" if variable == "C" else count(float(value))
+    return flops_text(float(value), 3) if variable == "C" else count(float(value))

@@ -14,13 +14,13 @@ Draw = Callable[[Any], None]
 class Figure:
     """A chart: file name without suffix, what it shows, and how to draw it.
 
-    With more than one panel, `draw` gets the list of axes, three in a row.
+    With `panels`, their names, `draw` gets a list of axes, and each is an image of its own.
     """
 
     name: str
     caption: str
     draw: Draw
-    panels: int = 1
+    panels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

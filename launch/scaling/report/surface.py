@@ -11,28 +11,31 @@ from launch.scaling.checks import rows_text
 from launch.scaling.counting import count_every_way
 from launch.scaling.decide import decide
 from launch.scaling.fit import Fitted
-from launch.scaling.holdout import HoldOut, believed, hold_out
+from launch.scaling.holdout import Chosen, HoldOut, choose_law
 from launch.scaling.isoflop import METHODS, exponents
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import find_law
 from launch.scaling.replicates import lack_of_fit
 from launch.scaling.report import surface_figures as draw
+from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import (
     counted_estimate,
     counting_grid,
     decision_grid,
     ends,
-    hold_out_grid,
+    parameter_text,
     sensitivity_grid,
 )
+from launch.scaling.report.isoflop_figure import Curve, isoflop_curves, isoflops
 from launch.scaling.report.model import Figure, Grid, Section, count, interval
+from launch.scaling.report.trust import hold_out_section, profile_figure, shares_text
 from launch.scaling.saved import SavedFit, saved_fit
 from launch.scaling.sensitivity import sensitivity
 from launch.scaling.study import Study, study
 from launch.scaling.table import Table
+from launch.text import flops_text
 
 BOOTSTRAP = 400
-OUTLIER = 8
 SENSITIVE = 10.0  # the budget at which laws are compared, over the largest run
 BEYOND = (1.0, 10.0, 100.0)  # budgets of the allocation table, over the largest run
 
@@ -44,7 +47,11 @@ class Surface:
     table: Table
     best: Study  # the law that held-out budgets chose
     chinchilla: Study
-    held: tuple[HoldOut, ...]
+    chosen: Chosen  # why it is the best, and what each law missed
+
+    @property
+    def held(self) -> tuple[HoldOut, ...]:
+        return self.chosen.held_out
 
     @property
     def fitted(self) -> Fitted:
@@ -59,12 +66,11 @@ def analyse(table: Table, *, seed: int = 0) -> Surface | None:
     chinchilla = study(table, CHINCHILLA, bootstrap=BOOTSTRAP, seed=seed)
     if chinchilla.fitted is None or chinchilla.fitted.draws is None:
         return None
-    held = hold_out(table)
-    chosen = believed(table, held) or CHINCHILLA.name
+    chosen = choose_law(table)
     best = chinchilla
-    if chosen != CHINCHILLA.name:
-        best = study(table, find_law(chosen), bootstrap=BOOTSTRAP, seed=seed)
-    return Surface(table, best, chinchilla, held)
+    if chosen.law != CHINCHILLA.name:
+        best = study(table, find_law(chosen.law), bootstrap=BOOTSTRAP, seed=seed)
+    return Surface(table, best, chinchilla, chosen)
 
 
 def headline(s: Surface) -> list[str]:
@@ -72,29 +78,49 @@ def headline(s: Surface) -> list[str]:
     table = s.table
     lines = [
         f"{len(table)} runs, {count(table.N.min())} to {count(table.N.max())} parameters, {count(table.D.min())} to "
-        f"{count(table.D.max())} tokens, up to {table.C.max():.2g} FLOPs. Law: {s.best.law.formula}, "
+        f"{count(table.D.max())} tokens, up to {flops_text(float(table.C.max()))} FLOPs. Law: {s.best.law.formula}, "
         f"{s.best.certificate.status}."
     ]
     if s.held:
         chosen = next((h for h in s.held if h.law == s.best.law.name), s.held[0])
         lines.append(
-            f"On budgets that the fits did not see, {chosen.law} was off by {chosen.mean:.2%} on average, up to "
-            f"{chosen.distance.max():.0f} times beyond its runs."
+            f"On larger budgets that its fits did not see, {chosen.law} was off by {chosen.mean:.2%} on average, "
+            f"up to {chosen.distance.max():.3g} times the largest run that it had seen."
         )
     if s.best.certificate.status != "refused":
         far = decide(_saved(s), 10 * float(table.C.max()))
         lines.append(
-            f"At ten times the largest budget, {far.flops:.2g} FLOPs: {counted_estimate(far.N)} parameters on "
-            f"{counted_estimate(far.D)} tokens, loss {far.loss.value:.3f}{ends(far.loss, '.3f')}."
+            f"At ten times the largest budget, {flops_text(far.flops)} FLOPs: {counted_estimate(far.N)} parameters on "
+            f"{counted_estimate(far.D)} tokens, loss {far.loss.value:.3f}{ends(far.loss, '.3f')} nats per token."
         )
     return lines
+
+
+def answers(s: Surface) -> Answers:
+    """Return what the checklist asks of the fit."""
+    c, held = s.best.certificate, next((h for h in s.held if h.law == s.best.law.name), None)
+    validated = "not: too few runs to hold any out"
+    if held is not None:
+        validated = (
+            f"the smaller {shares_text()} of the runs are fitted and the others forecast: mean error "
+            f"{held.mean:.2%}, up to {held.distance.max():.3g} times the compute"
+        )
+    return Answers(
+        formula=s.best.law.formula,
+        source=s.best.law.source,
+        parameters=", ".join(s.best.law.params),
+        objective=f"Huber's function ({s.fitted.cost.delta:g}) of log loss, damped Newton with analytic derivatives",
+        starts=f"a grid of exponents by variable projection; {c.share_of_starts:.0%} meet in the optimum",
+        intervals=f"95 % by {BOOTSTRAP} bootstrap replicates of the rows, and by profile likelihood; {c.status}",
+        held_out=validated,
+    )
 
 
 def surface_sections(s: Surface) -> list[Section]:
     """Return the sections in reading order."""
     sections = [_law(s), _allocation(s)]
     if s.held:
-        sections.append(_hold_out(s.held))
+        sections.append(hold_out_section(s.held, [f"{s.chosen.law}: {s.chosen.why}."]))
     sections += [_certificate(s), _residuals(s), _approaches(s)]
     if len(s.table.conventions) > 1:
         sections.append(_conventions(s.table))
@@ -110,28 +136,35 @@ def _law(s: Surface) -> Section:
         ),
         Figure(
             "perplexity_against_parameters",
-            "Perplexity against parameters; lines: the law at the 10, 50 and 90 % points of D.",
+            "Perplexity against parameters, coloured by tokens. Lines: the law at the 10, 50 and 90 % points of D.",
             lambda ax: draw.perplexity(ax, s.table, s.fitted),
         ),
     ]
-    if len(draw.isoflop_groups(s.table)) >= 2:
-        charts.append(
-            Figure(
-                "isoflop_curves",
-                f"The best size grows as C^{_exponent(s.fitted):.2f}. Loss against size at equal compute. "
-                "Lines: the law. Crosses: its optimum at each budget.",
-                lambda ax: draw.isoflops(ax, s.table, s.fitted),
-            )
+    curves, text = isoflop_curves(s.table), []
+    if curves:
+        charts.append(Figure("isoflop_curves", _isoflop_caption(s, curves), lambda ax: isoflops(ax, curves, s.fitted)))
+    else:
+        text.append(
+            "No IsoFLOP curves: no two budgets have runs of four sizes, nor three sizes with lengths around them."
         )
-    return Section("The law", [], charts, [_parameters(s.best)])
+    return Section("The law", text, charts, [_parameters(s.best)])
+
+
+def _isoflop_caption(s: Surface, curves: list[Curve]) -> str:
+    points = "" if curves[0].measured else " Open circles: losses interpolated between the lengths of one size."
+    return (
+        f"The best size grows as C^{_exponent(s.fitted):.2f} by the law. Loss against size at equal compute. Lines: "
+        f"the law. Crosses: its optimum at a budget, where it lies among the sizes.{points}"
+    )
 
 
 def _frontier_caption(s: Surface) -> str:
-    first, last = float(s.table.C.min()), 10 * float(s.table.C.max())
+    spent = 6 * s.table.N * s.table.D
+    first, last = float(spent.min()), 10 * float(spent.max())
     high, low = (float(_saved(s).allocation(flops)[1][0]) for flops in (first, last))
     return (
-        f"The lowest loss falls from {high:.2f} at {first:.1e} FLOPs to {low:.2f} at {last:.1e}. Dots: runs; line: "
-        "what the law allows at each budget, with its 95 % band."
+        f"The lowest loss falls from {high:.2f} at {flops_text(first)} FLOPs to {low:.2f} at {flops_text(last)}. Dots: "
+        "runs; line: the lowest loss that the law allows at each budget, with its 95 % band."
     )
 
 
@@ -139,7 +172,7 @@ def _parameters(result: Study) -> Grid:
     assert result.fitted is not None
     intervals, profiles = result.intervals(), result.certificate.intervals(result.law)
     rows = [
-        [name, f"{value:.5g}", _pair(intervals.get(name)), _pair(profiles.get(name))]
+        [name, parameter_text(value), _pair(intervals.get(name)), _pair(profiles.get(name))]
         for name, value in result.fitted.values.items()
     ]
     caption = (
@@ -162,17 +195,6 @@ def _allocation(s: Surface) -> Section:
     return Section("Allocation", [text], [], grids)
 
 
-def _hold_out(held: tuple[HoldOut, ...]) -> Section:
-    chart = Figure(
-        "hold_out_error",
-        f"{held[0].law} misses larger budgets least, by {held[0].mean:.2%} on average. Mean error of the loss against "
-        "the distance from the runs that were fitted.",
-        lambda ax: draw.hold_out_errors(ax, held),
-    )
-    text = "Each law was fitted to the smaller 50, 65, 80 and 90 % of the runs and judged on the rest."
-    return Section("Hold-out", [text], [chart], [hold_out_grid(held)])
-
-
 def _certificate(s: Surface) -> Section:
     c = s.best.certificate
     text = [
@@ -189,26 +211,19 @@ def _certificate(s: Surface) -> Section:
         )
     if not c.profiles:
         return Section("Certificate", text)
-    freedom = len(s.table) - s.fitted.num_params
-    chart = Figure(
-        "profiles",
-        "Profile deviance of each parameter and of ln N* at the largest budget; dashed: 95 %.",
-        lambda axes: draw.profiles(axes, c, freedom, s.best.law.positive),
-        panels=-(-len(c.profiles) // 3) * 3,
-    )
+    chart = profile_figure(c, len(s.table) - s.fitted.num_params, s.best.law.positive)
     return Section("Certificate", text, [chart])
 
 
 def _outliers(s: Surface) -> list[str]:
     """Name the rows that the law misses by far: diverged runs, or another recipe."""
-    off = s.fitted.residuals
-    scale = float(np.median(np.abs(off))) / 0.6745
-    far = np.abs(off) > OUTLIER * scale
-    if scale < 1e-9 or not far.any():
+    far, limit = draw.far_off(s.fitted)
+    if not far.any():
         return []
+    rows, verb = rows_text(s.table.row[far]), "lies" if far.sum() == 1 else "lie"
     return [
-        f"{rows_text(s.table.row[far])} lie more than {OUTLIER} robust standard deviations ({OUTLIER * scale:.1%}) off "
-        "the law: look at these runs, or leave the highest losses out (--drop-highest-loss)."
+        f"{rows.capitalize()} {verb} more than {draw.OUTLIER} robust standard deviations ({limit:.1%}) off the law: "
+        "look at these runs, or leave the highest losses out (--drop-highest-loss)."
     ]
 
 
@@ -216,9 +231,10 @@ def _residuals(s: Surface) -> Section:
     chart = Figure(
         "residuals",
         f"Half of the runs lie within {float(np.median(np.abs(s.fitted.residuals))):.2%} of the law. Residuals of the "
-        "log loss against N, D and C: any trend is drift that the law misses.",
+        "log loss against N, D and C: any trend is drift that the law misses."
+        + (" Triangles: runs that lie far beyond the edge." if draw.far_off(s.fitted)[0].any() else ""),
         lambda axes: draw.residuals(axes, s.table, s.fitted),
-        panels=3,
+        panels=("N", "D", "C"),
     )
     return Section("Residuals", [], [chart])
 

@@ -11,17 +11,36 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from launch.scaling.ladder import fit_ladder
+from launch.scaling.report import surface as of_surface
 from launch.scaling.report.checklist import checklist_section, forecast_lines, forecasts_section, provenance_section
-from launch.scaling.report.ladder import Curves, by_position_section, headline, ladder_sections, layout_section
+from launch.scaling.report.ladder import (
+    Curves,
+    by_position_section,
+    headline,
+    ladder_answers,
+    ladder_sections,
+    layout_section,
+)
 from launch.scaling.report.model import Figure, Report
-from launch.scaling.report.surface import analyse, surface_sections
-from launch.scaling.report.surface import headline as surface_headline
 from launch.scaling.table import Table, from_ledger, load
 from trainer.run_dir import write_atomically
 
-MARGINS = {"left": 0.105, "right": 0.97, "bottom": 0.125, "top": 0.96}
-PANEL_MARGINS = {"left": 0.07, "right": 0.985, "top": 0.93, "wspace": 0.3, "hspace": 0.5}
-SIZE_INCHES, PANELS_INCHES, DPI = (6.8, 4.3), (9.0, 2.7), 130
+# Inches. Small enough that the print stays readable where a page shows two charts side by side, or a phone one.
+SIZE, PANEL_SIZE, DPI = (4.9, 3.4), (3.3, 2.5), 200
+MARGINS = {"left": 0.135, "right": 0.97, "bottom": 0.145, "top": 0.96}
+PANEL_MARGINS = {"left": 0.2, "right": 0.96, "bottom": 0.2, "top": 0.95}
+STYLE = {
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.columnspacing": 1.4,
+    "legend.labelspacing": 0.3,
+}
 
 
 @dataclass(frozen=True)
@@ -58,16 +77,13 @@ def write(
 
 def build(table: Table, title: str, layout_check: Curves | None = None, forecasts: Path | None = None) -> Report:
     """Decide what the runs can tell and put it into sections: a surface of N and D, or one ladder."""
-    surface = analyse(table)
+    surface = of_surface.analyse(table)
     if surface is not None:
-        lines, sections = surface_headline(surface), surface_sections(surface)
-        law, objective = surface.best.law.formula, f"Huber {surface.fitted.cost.delta:g} on log loss, damped Newton"
-        held_out = "the larger budgets are held out, four cuts"
+        lines, sections = of_surface.headline(surface), of_surface.surface_sections(surface)
+        answers = of_surface.answers(surface)
     else:
         ladder = fit_ladder(table)
-        lines, sections = headline(ladder), ladder_sections(ladder, None)
-        law, objective = ladder.preferred.fitted.law.formula, "least squares on log loss, damped Newton"
-        held_out = "the largest size is held out"
+        lines, sections, answers = headline(ladder), ladder_sections(ladder), ladder_answers(ladder)
     if surface is not None and any(table.by_position):
         sections.append(by_position_section(table))
     if layout_check:
@@ -75,7 +91,7 @@ def build(table: Table, title: str, layout_check: Curves | None = None, forecast
     if forecasts is not None:
         sections.insert(1, forecasts_section(forecasts, table))
         lines += forecast_lines(forecasts, table)
-    sections += [checklist_section(table, law, objective, held_out), provenance_section(table)]
+    sections += [checklist_section(table, answers), provenance_section(table)]
     return Report(title, lines, sections)
 
 
@@ -83,7 +99,8 @@ def render(report: Report, out_dir: Path) -> ReportPaths:
     """Draw the figures and write the files. The HTML file needs nothing beside it."""
     out_dir.mkdir(parents=True, exist_ok=True)
     drawn = {f.name: _draw(f, out_dir) for section in report.sections for f in section.figures}
-    images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in drawn.items()}
+    images = {name: [base64.b64encode(p.read_bytes()).decode() for p in paths] for name, paths in drawn.items()}
+    files = {name: [p.name for p in paths] for name, paths in drawn.items()}
     environment = Environment(
         loader=PackageLoader("launch", "templates"),
         autoescape=select_autoescape(["html", "html.j2"]),
@@ -91,27 +108,31 @@ def render(report: Report, out_dir: Path) -> ReportPaths:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["kept"] = lambda text: str(text).replace(", ", ",\u00a0") if "[" in str(text) else text
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     html, markdown = out_dir / "report.html", out_dir / "report.md"
     for path, template in ((html, "report.html.j2"), (markdown, "report.md.j2")):
-        text = environment.get_template(template).render(report=report, images=images)
+        text = environment.get_template(template).render(report=report, images=images, files=files)
         write_atomically(path, text)
-    return ReportPaths(html, markdown, tuple(drawn.values()))
+    return ReportPaths(html, markdown, tuple(path for paths in drawn.values() for path in paths))
 
 
-def _draw(figure: Figure, out_dir: Path) -> Path:
+def _draw(figure: Figure, out_dir: Path) -> list[Path]:
+    """Draw every panel into an image of its own: a page lays them out as its width allows."""
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    rows = -(-figure.panels // 3)
-    width, height = SIZE_INCHES if figure.panels == 1 else (PANELS_INCHES[0], PANELS_INCHES[1] * rows)
-    canvas = Canvas(figsize=(width, height))  # fixed margins: a layout engine draws everything a second time
-    FigureCanvasAgg(canvas)
-    canvas.subplots_adjust(**(MARGINS if figure.panels == 1 else {**PANEL_MARGINS, "bottom": 0.5 / height}))
-    if figure.panels == 1:
-        figure.draw(canvas.add_subplot())
-    else:
-        figure.draw(list(canvas.subplots(rows, 3, squeeze=False).flat))
-    path = out_dir / f"{figure.name}.png"
-    canvas.savefig(path, dpi=DPI, pil_kwargs={"compress_level": 3})
-    return path
+    single = not figure.panels
+    with rc_context(STYLE):
+        canvases = [Canvas(figsize=SIZE if single else PANEL_SIZE) for _ in figure.panels or [""]]
+        for canvas in canvases:
+            FigureCanvasAgg(canvas)
+            canvas.subplots_adjust(**(MARGINS if single else PANEL_MARGINS))  # a layout engine would draw it twice
+        axes = [canvas.add_subplot() for canvas in canvases]
+        figure.draw(axes[0] if single else axes)
+        names = [figure.name] if single else [f"{figure.name}_{panel}" for panel in figure.panels]
+        paths = [out_dir / f"{name}.png" for name in names]
+        for canvas, path in zip(canvases, paths, strict=True):
+            canvas.savefig(path, dpi=DPI, pil_kwargs={"compress_level": 6})
+    return paths

@@ -1,0 +1,61 @@
+"""A design as a sweep file, and what its cells are as runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launch.scaling.report.model import count
+from launch.sweep.cells import cells_of
+from launch.sweep.config import load_sweep
+from launch.sweep.design import COOLDOWN, Cell
+from trainer.config.plan import total_steps
+from trainer.config.sizes import dimensions
+from trainer.config.span import parse_count
+from trainer.errors import UserError
+from trainer.run_dir import write_atomically
+
+WARMUP = 0.1  # of the shortest run: trunks warm up alike, whatever their length
+FEWEST_STEPS = 20  # of a cell: below that it has hardly left its warm-up
+
+
+def write_sweep(out: Path, run: str, slots: int, cells: Sequence[Cell]) -> None:
+    """Write cells as a sweep file. Sizes are body parameters of the ladder, tokens whole thousands."""
+    entries: list[dict[str, Any]] = [
+        {"model.size": _ladder_size(c.N), "tokens": max(1000, round(c.D / 1000) * 1000)} for c in cells
+    ]
+    shared: dict[str, Any] = {"run": run}
+    if any(c.trunk for c in cells):
+        warmup = max(1000, round(WARMUP * min(e["tokens"] for e in entries) / 1000) * 1000)
+        schedule = {"kind": "wsd", "warmup": f"{warmup} tokens", "decay": f"{COOLDOWN:.0%}"}
+        shared = {"run": {"base": run, "schedule": schedule}, "trunks": True}
+    values = {"name": out.stem, "slots": slots, **shared, "cells": entries}
+    write_atomically(out, yaml.safe_dump(values, sort_keys=False))
+
+
+def describe(path: Path) -> list[str]:
+    """Say what the cells of a written design are as runs, what is wrong with them, and how to train them."""
+    configs = [cell.config for cell in cells_of(load_sweep(path))]
+    steps, batch = [total_steps(c) for c in configs], configs[0].batch.tokens_per_step
+    sizes = sorted({parse_count(c.model.size) for c in configs})
+    lines = [
+        f"{len(configs)} cells written to {path}: {len(sizes)} sizes from {count(sizes[0])} to {count(sizes[-1])} "
+        f"parameters without embeddings, {min(steps)} to {max(steps)} steps of {batch} tokens"
+    ]
+    short = sum(1 for number in steps if number < FEWEST_STEPS)
+    if short:
+        lines.append(
+            f"warning: {short} cells have fewer than {FEWEST_STEPS} steps, too few for any law: take a larger budget, "
+            f"or fewer tokens a step (in {path} 'run: {{base: NAME, batch: {{tokens_per_step: {batch // 8}}}}}')"
+        )
+    return [*lines, f"next: escala sweep run {path}"]
+
+
+def _ladder_size(N: float) -> str:
+    try:
+        return str(dimensions(round(N)).body_params)
+    except ValueError as error:
+        raise UserError(f"a cell of {count(N)} parameters: {error}") from None
