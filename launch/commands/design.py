@@ -19,7 +19,7 @@ from launch.scaling.saved import load_fit
 from launch.scaling.table import load
 from launch.sweep.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
 from launch.sweep.design_add import Addition, add_cells
-from launch.sweep.design_file import describe, write_sweep
+from launch.sweep.design_file import add_to_sweep, describe, write_sweep
 from launch.text import flops_text
 from trainer.errors import UserError
 
@@ -46,7 +46,11 @@ Examples:
 @click.option("--family", type=click.Choice(list(FAMILIES)), help="Write this family, not the most telling one.")
 @click.option("--slots", default=1, show_default=True, help="Ranks that run at a time, for the sweep file.")
 @click.option("--run", default="tiny", show_default=True, help="Run that the sweep file's cells start from.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the best design, or the added cells, as a sweep.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the best design as a sweep file. With --add, a file that exists keeps its cells and gets the new ones.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def design(
     flops: float | None,
@@ -74,13 +78,13 @@ def design(
     if add:
         if table is None:
             raise UserError("--add needs --table: the runs that exist")
-        runs = load(table, parse_map(mapping))
+        runs = load(table, parse_map(mapping), "body")  # as a sweep file's sizes are counted
         runs.require(("N", "D"), "design")
         limit = flops or float(10 * np.max(6 * runs.N * runs.D))
         added = add_cells(
             runs.N, runs.D, add, question, smallest=smallest, largest=largest, most_expensive=limit, goal=goal
         )
-        _put(out, run, slots, [a.cell for a in added])
+        _put(out, run, slots, [a.cell for a in added], into=out is not None and out.exists())
         _show_added(added, goal, as_json)
         return
     if flops is None:
@@ -105,11 +109,14 @@ def _prior(fit_path: Path | None) -> tuple[dict[str, float], str]:
     return dict(zip(fit.law.params, map(float, values), strict=True)), str(fit_path)
 
 
-def _put(out: Path | None, run: str, slots: int, cells: Sequence[Cell]) -> None:
-    """Write the cells as a sweep file; what it holds goes to standard error, beside --json."""
+def _put(out: Path | None, run: str, slots: int, cells: Sequence[Cell], *, into: bool = False) -> None:
+    """Write the cells as a sweep file, or into one; what it holds then goes to standard error, beside --json."""
     if out is None:
         return
-    write_sweep(out, run, slots, cells)
+    if into:
+        add_to_sweep(out, cells)
+    else:
+        write_sweep(out, run, slots, cells)
     for line in describe(out):
         click.echo(line, err=True)
 

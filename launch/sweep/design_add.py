@@ -39,10 +39,11 @@ def add_cells(
 ) -> list[Addition]:
     """Choose `num` cells one after another, each cutting the variance of the goal most per FLOP.
 
-    Variance is that of ln N* (`allocation`) or of the loss at the target; no cell costs more than
-    `most_expensive`. The update of a covariance by one run is of rank one (Sherman & Morrison 1950).
+    Variance is that of ln N* (`allocation`) or of the loss at the target; no cell costs more than `most_expensive`, and
+    none is shorter than the shortest run: the law is not known to hold there, and by it the shortest run would always
+    tell most per FLOP. The update of a covariance by one run is of rank one (Sherman & Morrison 1950).
     """
-    candidates = _candidates(smallest, largest, most_expensive)
+    candidates = _candidates(smallest, largest, most_expensive, float(np.min(D)))
     sizes, tokens = np.array([c.N for c in candidates]), np.array([c.D for c in candidates])
     information = question.information(N, D).sum(axis=0)
     prior = VAGUE_PRIOR * np.diag(np.maximum(np.diag(information), 1e-12))
@@ -73,11 +74,11 @@ def _row(information: Array) -> Array:
     return np.asarray(vectors[:, -1] * np.sqrt(max(values[-1], 0.0)))
 
 
-def _candidates(smallest: float, largest: float, most_expensive: float) -> list[Cell]:
+def _candidates(smallest: float, largest: float, most_expensive: float, shortest: float) -> list[Cell]:
     cells = [
         Cell(float(n), float(n * r), float(6 * n * n * r))
         for n in np.geomspace(smallest, largest, NUM_SIZES)
         for r in RATIOS
     ]
-    affordable = [c for c in cells if c.cost <= most_expensive]
+    affordable = [c for c in cells if c.cost <= most_expensive and shortest <= c.D]
     return affordable or [min(cells, key=lambda c: c.cost)]

@@ -12,6 +12,7 @@ from launch.scaling.report.model import count
 from launch.sweep.cells import cells_of
 from launch.sweep.config import load_sweep
 from launch.sweep.design import COOLDOWN, Cell
+from launch.sweep.pending import add_cell
 from trainer.config.plan import total_steps
 from trainer.config.sizes import dimensions
 from trainer.config.span import parse_count
@@ -24,9 +25,7 @@ FEWEST_STEPS = 20  # of a cell: below that it has hardly left its warm-up
 
 def write_sweep(out: Path, run: str, slots: int, cells: Sequence[Cell]) -> None:
     """Write cells as a sweep file. Sizes are body parameters of the ladder, tokens whole thousands."""
-    entries: list[dict[str, Any]] = [
-        {"model.size": _ladder_size(c.N), "tokens": max(1000, round(c.D / 1000) * 1000)} for c in cells
-    ]
+    entries = [_settings(c) for c in cells]
     shared: dict[str, Any] = {"run": run}
     if any(c.trunk for c in cells):
         warmup = max(1000, round(WARMUP * min(e["tokens"] for e in entries) / 1000) * 1000)
@@ -36,14 +35,24 @@ def write_sweep(out: Path, run: str, slots: int, cells: Sequence[Cell]) -> None:
     write_atomically(out, yaml.safe_dump(values, sort_keys=False))
 
 
+def add_to_sweep(path: Path, cells: Sequence[Cell]) -> None:
+    """Add cells to a sweep file that exists: their runs then come into the ledger of those that it has."""
+    for cell in cells:
+        add_cell(path, _settings(cell))
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    return {"model.size": _ladder_size(cell.N), "tokens": max(1000, round(cell.D / 1000) * 1000)}
+
+
 def describe(path: Path) -> list[str]:
     """Say what the cells of a written design are as runs, what is wrong with them, and how to train them."""
     configs = [cell.config for cell in cells_of(load_sweep(path))]
     steps, batch = [total_steps(c) for c in configs], configs[0].batch.tokens_per_step
     sizes = sorted({parse_count(c.model.size) for c in configs})
     lines = [
-        f"{len(configs)} cells written to {path}: {len(sizes)} sizes from {count(sizes[0])} to {count(sizes[-1])} "
-        f"parameters without embeddings, {min(steps)} to {max(steps)} steps of {batch} tokens"
+        f"{len(configs)} cells in {path}: {_sizes_text(sizes)} parameters without "
+        f"embeddings, {min(steps)} to {max(steps)} steps of {batch} tokens"
     ]
     short = sum(1 for number in steps if number < FEWEST_STEPS)
     if short:
@@ -52,6 +61,12 @@ def describe(path: Path) -> list[str]:
             f"or fewer tokens a step (in {path} 'run: {{base: NAME, batch: {{tokens_per_step: {batch // 8}}}}}')"
         )
     return [*lines, f"next: escala sweep run {path}"]
+
+
+def _sizes_text(sizes: list[int]) -> str:
+    if len(sizes) == 1:
+        return f"one size of {count(sizes[0])}"
+    return f"{len(sizes)} sizes from {count(sizes[0])} to {count(sizes[-1])}"
 
 
 def _ladder_size(N: float) -> str:

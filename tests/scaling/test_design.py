@@ -96,7 +96,22 @@ def test_a_written_design_says_what_it_is_and_which_cells_are_too_short(tmp_path
     args = ["--flops", "1.2e12", "--smallest", "12k", "--largest", "100k", "--target", "3e13", "--family", "trunks"]
     result = CliRunner().invoke(design, [*args, "--run", "cell", "--out", str(out)], catch_exceptions=False)
     said = result.stderr
-    assert "20 cells written" in said and "5 sizes from 12.3K to 98.3K" in said and "3 to 286 steps of 4096" in said
+    assert "20 cells in" in said and "5 sizes from 12.3K to 98.3K" in said and "3 to 286 steps of 4096" in said
     assert "9 cells have fewer than 20 steps" in said and f"next: escala sweep run {out}" in said
     longer = [*args[:1], "1.2e14", *args[2:], "--run", "cell", "--out", str(out)]
     assert "fewer than" not in CliRunner().invoke(design, longer, catch_exceptions=False).stderr
+
+
+def test_added_cells_are_no_shorter_than_the_runs_that_exist_and_join_their_sweep(tmp_path) -> None:
+    ledger, sweep = tmp_path / "ledger.jsonl", tmp_path / "mine.yaml"
+    shapes = [(32, 2), (48, 3), (80, 4), (128, 4)]
+    rows = [
+        ledger_row(f"c{i}{k}", d, n, t, 4.0) for k, (d, n) in enumerate(shapes) for i, t in enumerate([10**6, 10**7])
+    ]
+    ledger.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    sweep.write_text("name: mine\nrun: cell\ncells:\n- model.size: '24576'\n  tokens: 1000000\n")
+    args = ["--add", "3", "--table", str(ledger), "--smallest", "12k", "--largest", "800k", "--target", "1e16"]
+    CliRunner().invoke(design, [*args, "--out", str(sweep)], catch_exceptions=False)
+    values = yaml.safe_load(sweep.read_text())
+    assert values["run"] == "cell" and values["cells"][0] == {"model.size": "24576", "tokens": 1000000}
+    assert len(values["cells"]) == 4 and all(cell["tokens"] >= 10**6 for cell in values["cells"])

@@ -137,3 +137,24 @@ def test_numbers_on_logarithmic_axes_are_few_round_and_inside() -> None:
         assert 2 <= len(ticks) <= 8
         assert all(low <= t <= high for t in ticks)
         assert all(float(f"{t:.3g}") == pytest.approx(t) for t in ticks)
+
+
+def test_a_refused_surface_gives_no_best_size_and_draws_none(tmp_path) -> None:
+    """Losses that no size changes identify a law of D alone: nothing about N* may be said or drawn."""
+    N, D = (grid.ravel() for grid in np.meshgrid([46e6, 60e6, 73e6, 86e6], [1e9, 3e9, 9e9, 27e9]))
+    noise = np.exp(0.004 * np.random.default_rng(1).standard_normal(len(N)))
+    loss = (1.0 + 40 / D**0.18) * noise
+    text, _ = written(tmp_path, "N,D,loss", list(zip(N, D, loss, strict=True)))
+    assert "refused.**" in text and "No best size is given for any budget" in text
+    assert "The law's frontier is not drawn" in text and "No optimum is marked" in text
+    assert "At ten times the largest budget" not in text and "The best size grows" not in text
+    assert "| FLOPs | N* |" not in text
+
+
+def test_groups_three_runs_and_a_single_size(tmp_path) -> None:
+    N = np.geomspace(1e7, 1e8, 3)
+    text, _ = written(tmp_path, "N,D,loss", list(zip(N, [10**9] * 3, surface_loss(N, 1e9), strict=True)))
+    assert "3 cells" in text and "leave no degree of freedom" in text
+    D = np.geomspace(1e8, 1e10, 8)
+    text, figures = written(tmp_path, "N,D,loss", list(zip([10**7] * 8, D, surface_loss(1e7, D), strict=True)))
+    assert "one width" in text and "perplexity_against_tokens" in figures and "isoflop_curves" not in figures

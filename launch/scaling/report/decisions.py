@@ -16,7 +16,7 @@ from launch.scaling.table import N_CONVENTIONS
 from launch.text import flops_text
 
 BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
-NOTHING = 1e-9
+NOTHING = 1e-9  # nats: a floor below this is none
 MOST_NAMED = 8  # groups of a leave-out table that are listed one by one
 
 
@@ -82,16 +82,16 @@ def counting_grid(found: Sequence[Counted]) -> Grid:
     """Return the parameters of one law under every way to count."""
     names = [n for n in found[0].values if n not in ("A", "B", "K", "a", "b", "Nc", "Dc")] if found else []
     rows = [
-        [N_CONVENTIONS.get(c.N, c.N), C_MEANING.get(c.C, c.C), *(parameter_text(c.values[n]) for n in names),
+        [N_CONVENTIONS.get(c.N, c.N), C_MEANING.get(c.C, c.C), *(parameter_text(n, c.values[n]) for n in names),
          "-" if c.exponent is None else f"{c.exponent:.3f}", c.status]
         for c in found
     ]  # fmt: skip
     return Grid(["N counts", "C counts", *names, "a", "certificate"], rows, "a: the exponent of N* ~ C^a.")
 
 
-def parameter_text(value: float) -> str:
+def parameter_text(name: str, value: float) -> str:
     """Write a parameter; a floor that the solver drove to nothing is 0."""
-    return "0" if 0 <= value < NOTHING else f"{value:.4g}"
+    return "0" if name == "E" and value < NOTHING else f"{value:.4g}"
 
 
 def behind_grid(found: Sequence[Behind], reference: str) -> Grid:

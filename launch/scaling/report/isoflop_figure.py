@@ -74,8 +74,8 @@ def _between(table: Table) -> list[Curve]:
     return curves if len(curves) >= 2 else []
 
 
-def isoflops(ax: Any, curves: list[Curve], fitted: Fitted) -> None:
-    """Draw each budget with the law and its optimum. Interpolated losses are open circles."""
+def isoflops(ax: Any, curves: list[Curve], fitted: Fitted, *, optima: bool = True) -> None:
+    """Draw each budget with the law and, with `optima`, its best size. Interpolated losses are open circles."""
     colours = Scale("C", np.array([c.flops for c in curves]))
     for curve in curves:
         colour = colours(curve.flops)
@@ -83,9 +83,14 @@ def isoflops(ax: Any, curves: list[Curve], fitted: Fitted) -> None:
         grid = np.geomspace(curve.N.min() / 1.2, curve.N.max() * 1.2, 60)
         predicted = fitted.predict({"N": grid, "D": curve.flops / 6 / grid})
         ax.plot(grid, predicted, color=colour, lw=1.3, label=flops_text(curve.flops))
-        log_n = log_optimal_n(fitted.law, fitted.theta[None], fitted.centre, curve.flops)
-        best = np.exp(loss_at(fitted.law, fitted.theta[None], fitted.centre, log_n, curve.flops))
-        if grid[0] <= np.exp(log_n[0]) <= grid[-1]:
-            ax.plot(np.exp(log_n), best, "x", color=RED, ms=7, mew=1.8, zorder=6)
+        if optima:
+            _mark_best(ax, fitted, curve.flops, np.log(grid[[0, -1]]))
     log_x(ax, "N", NATS)
     legend_beside(ax, "FLOPs")
+
+
+def _mark_best(ax: Any, fitted: Fitted, flops: float, within: Array) -> None:
+    log_n = log_optimal_n(fitted.law, fitted.theta[None], fitted.centre, flops)
+    if within[0] <= log_n[0] <= within[1]:
+        best = loss_at(fitted.law, fitted.theta[None], fitted.centre, log_n, flops)
+        ax.plot(np.exp(log_n), np.exp(best), "x", color=RED, ms=7, mew=1.8, zorder=6)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from launch.scaling.allocate import log_optimal_n
 from launch.scaling.checks import rows_text
 from launch.scaling.counting import count_every_way
 from launch.scaling.decide import decide
-from launch.scaling.fit import Fitted
-from launch.scaling.holdout import Chosen, HoldOut, choose_law
 from launch.scaling.isoflop import METHODS, exponents
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.laws.registry import find_law
 from launch.scaling.replicates import lack_of_fit
 from launch.scaling.report import surface_figures as draw
+from launch.scaling.report.analysis import BOOTSTRAP, Surface, exponent
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import (
     counted_estimate,
@@ -26,51 +21,18 @@ from launch.scaling.report.decisions import (
     parameter_text,
     sensitivity_grid,
 )
+from launch.scaling.report.figures import compute
 from launch.scaling.report.isoflop_figure import Curve, isoflop_curves, isoflops
 from launch.scaling.report.model import Figure, Grid, Section, count, interval
 from launch.scaling.report.trust import hold_out_section, profile_figure, shares_text
-from launch.scaling.saved import SavedFit, saved_fit
 from launch.scaling.sensitivity import sensitivity
-from launch.scaling.study import Study, study
+from launch.scaling.study import Study
 from launch.scaling.table import Table
 from launch.text import flops_text
 
-BOOTSTRAP = 400
+SMALLEST = 1e-300  # an end of a profile that reaches this far is 0
 SENSITIVE = 10.0  # the budget at which laws are compared, over the largest run
 BEYOND = (1.0, 10.0, 100.0)  # budgets of the allocation table, over the largest run
-
-
-@dataclass(frozen=True)
-class Surface:
-    """Everything that the sections need, computed once."""
-
-    table: Table
-    best: Study  # the law that held-out budgets chose
-    chinchilla: Study
-    chosen: Chosen  # why it is the best, and what each law missed
-
-    @property
-    def held(self) -> tuple[HoldOut, ...]:
-        return self.chosen.held_out
-
-    @property
-    def fitted(self) -> Fitted:
-        assert self.best.fitted is not None
-        return self.best.fitted
-
-
-def analyse(table: Table, *, seed: int = 0) -> Surface | None:
-    """Fit the laws of N and D; None where the runs do not identify one."""
-    if not table.has("N", "D", "C"):
-        return None
-    chinchilla = study(table, CHINCHILLA, bootstrap=BOOTSTRAP, seed=seed)
-    if chinchilla.fitted is None or chinchilla.fitted.draws is None:
-        return None
-    chosen = choose_law(table)
-    best = chinchilla
-    if chosen.law != CHINCHILLA.name:
-        best = study(table, find_law(chosen.law), bootstrap=BOOTSTRAP, seed=seed)
-    return Surface(table, best, chinchilla, chosen)
 
 
 def headline(s: Surface) -> list[str]:
@@ -87,8 +49,10 @@ def headline(s: Surface) -> list[str]:
             f"On larger budgets that its fits did not see, {chosen.law} was off by {chosen.mean:.2%} on average, "
             f"up to {chosen.distance.max():.3g} times the largest run that it had seen."
         )
-    if s.best.certificate.status != "refused":
-        far = decide(_saved(s), 10 * float(table.C.max()))
+    if s.refused:
+        lines.append(f"No best size is given for any budget: {s.best.certificate.reasons[0]}.")
+    else:
+        far = decide(s.saved, 10 * float(table.C.max()))
         lines.append(
             f"At ten times the largest budget, {flops_text(far.flops)} FLOPs: {counted_estimate(far.N)} parameters on "
             f"{counted_estimate(far.D)} tokens, loss {far.loss.value:.3f}{ends(far.loss, '.3f')} nats per token."
@@ -132,7 +96,7 @@ def _law(s: Surface) -> Section:
         Figure(
             "loss_against_compute",
             _frontier_caption(s),
-            lambda ax: draw.frontier(ax, s.table, s.fitted),
+            lambda ax: compute(ax, s.table) if s.refused else draw.frontier(ax, s.table, s.fitted),
         ),
         Figure(
             "perplexity_against_parameters",
@@ -142,7 +106,13 @@ def _law(s: Surface) -> Section:
     ]
     curves, text = isoflop_curves(s.table), []
     if curves:
-        charts.append(Figure("isoflop_curves", _isoflop_caption(s, curves), lambda ax: isoflops(ax, curves, s.fitted)))
+        charts.append(
+            Figure(
+                "isoflop_curves",
+                _isoflop_caption(s, curves),
+                lambda ax: isoflops(ax, curves, s.fitted, optima=not s.refused),
+            )
+        )
     else:
         text.append(
             "No IsoFLOP curves: no two budgets have runs of four sizes, nor three sizes with lengths around them."
@@ -151,17 +121,25 @@ def _law(s: Surface) -> Section:
 
 
 def _isoflop_caption(s: Surface, curves: list[Curve]) -> str:
+    shown = "Loss against size at equal compute. Lines: the law."
     points = "" if curves[0].measured else " Open circles: losses interpolated between the lengths of one size."
+    if s.refused:
+        return f"{shown} No optimum is marked: the certificate is refused.{points}"
     return (
-        f"The best size grows as C^{_exponent(s.fitted):.2f} by the law. Loss against size at equal compute. Lines: "
-        f"the law. Crosses: its optimum at a budget, where it lies among the sizes.{points}"
+        f"The best size grows as C^{s.exponent:.2f} by the law. {shown} Crosses: its optimum at a budget, "
+        f"where it lies among the sizes.{points}"
     )
 
 
 def _frontier_caption(s: Surface) -> str:
+    if s.refused:
+        return (
+            "Loss against training compute, and the lowest loss up to each budget. The law's frontier is not drawn: "
+            "its certificate is refused."
+        )
     spent = 6 * s.table.N * s.table.D
     first, last = float(spent.min()), 10 * float(spent.max())
-    high, low = (float(_saved(s).allocation(flops)[1][0]) for flops in (first, last))
+    high, low = (float(s.saved.allocation(flops)[1][0]) for flops in (first, last))
     return (
         f"The lowest loss falls from {high:.2f} at {flops_text(first)} FLOPs to {low:.2f} at {flops_text(last)}. Dots: "
         "runs; line: the lowest loss that the law allows at each budget, with its 95 % band."
@@ -172,7 +150,12 @@ def _parameters(result: Study) -> Grid:
     assert result.fitted is not None
     intervals, profiles = result.intervals(), result.certificate.intervals(result.law)
     rows = [
-        [name, parameter_text(value), _pair(intervals.get(name)), _pair(profiles.get(name))]
+        [
+            name,
+            parameter_text(name, value),
+            _pair(intervals.get(name)),
+            _pair(profiles.get(name)),
+        ]
         for name, value in result.fitted.values.items()
     ]
     caption = (
@@ -183,9 +166,9 @@ def _parameters(result: Study) -> Grid:
 
 
 def _allocation(s: Surface) -> Section:
-    if s.best.certificate.status == "refused":
+    if s.refused:
         return Section("Allocation", ["Refused: " + reason for reason in s.best.certificate.reasons])
-    saved, largest = _saved(s), float(s.table.C.max())
+    saved, largest = s.saved, float(s.table.C.max())
     asked = sensitivity(s.table, s.best.law, None, "N", SENSITIVE * largest)
     text = (
         "The first intervals know only the scatter of the runs about one law. The second table asks the other laws, "
@@ -243,19 +226,16 @@ def _approaches(s: Surface) -> Section:
     found = exponents(s.table)
     rows = [[m, "-" if found[m] is None else f"{found[m]:.3f}"] for m in METHODS]
     studies = {s.chinchilla.law.name: s.chinchilla, s.best.law.name: s.best}
-    rows += [[name, f"{_exponent(r.fitted):.3f}"] for name, r in studies.items() if r.fitted is not None]
+    rows += [
+        [name, "refused" if r.certificate.status == "refused" else f"{exponent(r.fitted):.3f}"]
+        for name, r in studies.items()
+        if r.fitted is not None
+    ]
     text = (
         "The exponent a of N* ~ C^a by each approach. The parabola is biased on wide grids and the envelope by the "
         "choice of sizes (arXiv 2603.22339); the surface fits use every run."
     )
     return Section("Approaches", [text], [], [Grid(["approach", "a"], rows)])
-
-
-def _exponent(fitted: Fitted) -> float:
-    """Return the local exponent of N* at the largest budget of the fit."""
-    largest = float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
-    ends = [log_optimal_n(fitted.law, fitted.theta[None], fitted.centre, largest * f)[0] for f in (0.5, 2.0)]
-    return float((ends[1] - ends[0]) / np.log(4.0))
 
 
 def _conventions(table: Table) -> Section:
@@ -266,9 +246,8 @@ def _conventions(table: Table) -> Section:
     return Section("Counting", [text], [], [counting_grid(count_every_way(table, CHINCHILLA))])
 
 
-def _saved(s: Surface) -> SavedFit:
-    return saved_fit(s.fitted, s.best.certificate.status, s.best.certificate.reasons, s.table)
-
-
 def _pair(pair: tuple[float, float] | None) -> str:
-    return "-" if pair is None else interval(*pair, ".4g")
+    if pair is None:
+        return "-"
+    low, high = (0.0 if 0 < end < SMALLEST else end for end in pair)
+    return interval(low, high, ".4g")

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from launch.scaling.ladder import fit_ladder
 from launch.scaling.report import surface as of_surface
+from launch.scaling.report.analysis import analyse
 from launch.scaling.report.checklist import checklist_section, forecast_lines, forecasts_section, provenance_section
 from launch.scaling.report.ladder import (
     Curves,
@@ -77,7 +78,7 @@ def write(
 
 def build(table: Table, title: str, layout_check: Curves | None = None, forecasts: Path | None = None) -> Report:
     """Decide what the runs can tell and put it into sections: a surface of N and D, or one ladder."""
-    surface = of_surface.analyse(table)
+    surface = analyse(table)
     if surface is not None:
         lines, sections = of_surface.headline(surface), of_surface.surface_sections(surface)
         answers = of_surface.answers(surface)

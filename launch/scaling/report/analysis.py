@@ -1,0 +1,71 @@
+"""What a report about a law of N and D computes, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from launch.scaling.allocate import log_optimal_n
+from launch.scaling.fit import Fitted
+from launch.scaling.holdout import Chosen, HoldOut, choose_law
+from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.laws.registry import find_law
+from launch.scaling.saved import SavedFit, saved_fit
+from launch.scaling.study import Study, study
+from launch.scaling.table import Table
+
+BOOTSTRAP = 400
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Everything that the sections need, computed once."""
+
+    table: Table
+    best: Study  # the law that held-out budgets chose
+    chinchilla: Study
+    chosen: Chosen  # why it is the best, and what each law missed
+
+    @property
+    def held(self) -> tuple[HoldOut, ...]:
+        return self.chosen.held_out
+
+    @property
+    def refused(self) -> bool:
+        """Return whether the runs leave the allocation open: then no best size and no frontier is drawn."""
+        return self.best.certificate.status == "refused"
+
+    @property
+    def fitted(self) -> Fitted:
+        assert self.best.fitted is not None
+        return self.best.fitted
+
+    @property
+    def saved(self) -> SavedFit:
+        return saved_fit(self.fitted, self.best.certificate.status, self.best.certificate.reasons, self.table)
+
+    @property
+    def exponent(self) -> float:
+        return exponent(self.fitted)
+
+
+def analyse(table: Table, *, seed: int = 0) -> Surface | None:
+    """Fit the laws of N and D; None where the runs do not identify one."""
+    if not table.has("N", "D", "C"):
+        return None
+    chinchilla = study(table, CHINCHILLA, bootstrap=BOOTSTRAP, seed=seed)
+    if chinchilla.fitted is None or chinchilla.fitted.draws is None:
+        return None
+    chosen = choose_law(table)
+    best = chinchilla
+    if chosen.law != CHINCHILLA.name:
+        best = study(table, find_law(chosen.law), bootstrap=BOOTSTRAP, seed=seed)
+    return Surface(table, best, chinchilla, chosen)
+
+
+def exponent(fitted: Fitted) -> float:
+    """Return the local exponent of N* at the largest budget of the fit."""
+    largest = float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
+    ends = [log_optimal_n(fitted.law, fitted.theta[None], fitted.centre, largest * f)[0] for f in (0.5, 2.0)]
+    return float((ends[1] - ends[0]) / np.log(4.0))
