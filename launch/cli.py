@@ -88,6 +88,9 @@ def main(args: list[str] | None = None) -> None:
     except UserError as error:
         click.secho(f"error: {error}", fg="red", err=True)
         sys.exit(USER_ERROR_EXIT_CODE)
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        click.secho(f"error: {error.filename}: {error.strerror}", fg="red", err=True)
+        sys.exit(USER_ERROR_EXIT_CODE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)

@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from launch.commands.forecast import Size
+from launch.commands.options import Positive
 from launch.console import make_console
 from launch.scaling.mapping import parse_map
 from launch.scaling.report.model import count
@@ -33,18 +34,28 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--flops", type=float, help="Total budget of the sweep; with --add: of the most expensive new cell.")
+@click.option("--flops", type=Positive(), help="Total budget of the sweep; with --add: of the most expensive new cell.")
 @click.option("--smallest", type=Size(), required=True, help="Smallest N, such as 5M.")
 @click.option("--largest", type=Size(), required=True, help="Largest N.")
-@click.option("--target", type=float, required=True, help="The budget in FLOPs that the law has to predict.")
+@click.option("--target", type=Positive(), required=True, help="The budget in FLOPs that the law has to predict.")
 @click.option("--fit", "fit_path", type=click.Path(path_type=Path), help=f"Prior law; default {PRIOR_NAME}.")
-@click.option("--noise", default=NOISE, show_default=True, help="Standard deviation of the log loss of one run.")
-@click.option("--add", default=0, metavar="K", help="Propose the next K cells after those of --table.")
+@click.option(
+    "--noise", type=Positive(), default=NOISE, show_default=True, help="Standard deviation of the log loss of one run."
+)
+@click.option(
+    "--add", type=click.IntRange(min=0), default=0, metavar="K", help="Propose the next K cells after those of --table."
+)
 @click.option("--table", type=click.Path(path_type=Path), help="Ledger or table of the runs that exist.")
 @click.option("--map", "mapping", metavar="N=COL,D=COL", help="Columns of --table.")
 @click.option("--goal", type=click.Choice(["allocation", "loss"]), default="allocation", show_default=True)
 @click.option("--family", type=click.Choice(list(FAMILIES)), help="Write this family, not the most telling one.")
-@click.option("--slots", default=1, show_default=True, help="Ranks that run at a time, for the sweep file.")
+@click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Ranks that run at a time, for the sweep file.",
+)
 @click.option("--run", default="tiny", show_default=True, help="Run that the sweep file's cells start from.")
 @click.option(
     "--out",

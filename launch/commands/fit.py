@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from launch.commands.options import Positive
 from launch.commands.tables import drop_highest, parse_where, table_options
 from launch.scaling.clusters import clusters
 from launch.scaling.deeper import Deeper, deepen
@@ -42,14 +43,28 @@ Examples:
 )
 @click.option("--base", metavar="E=..,A=..", help="data-constrained: the law without repetition; default: fitted.")
 @click.option("--against", metavar="E=..,A=..", help="A published law: say how well it describes these runs.")
-@click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
-@click.option("--bootstrap", default=1000, show_default=True, help="Replicates for the intervals; 0: profiles.")
+@click.option(
+    "--drop-highest-loss",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="K",
+    help="Leave out the K rows of highest loss.",
+)
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Replicates for the intervals; 0: profiles.",
+)
 @click.option("--cluster", metavar="BY", help="Draw and leave out whole groups: N, D, C, trunk, seed, group.")
 @click.option("--seed", default=42, show_default=True, help="Seed of the bootstrap.")
 @click.option("--delta", default=1e-3, show_default=True, help="Threshold of Huber's function; inf: least squares.")
 @click.option("--residual", type=click.Choice(["log", "loss"]), default="log", show_default=True)
 @click.option("--reference", metavar="GROUP", help="shared-exponents: the family that the others are compared with.")
-@click.option("--target", type=float, help="Budget in FLOPs for which decisions and their uncertainty are printed.")
+@click.option(
+    "--target", type=Positive(), help="Budget in FLOPs for which decisions and their uncertainty are printed."
+)
 @click.option("--hold-out", is_flag=True, help="Fit every law to the smaller budgets, and print its error beyond them.")
 @click.option("--counting", is_flag=True, help="Fit under every way to count N and C, and show how far exponents move.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")

@@ -88,7 +88,7 @@ def forecast(
         ends = f", 95 % {interval(*one.interval, '.4f')}" if one.interval else " (the fit has no replicates)"
         click.echo(
             f"{one.name or one.id}: loss {one.loss:.4f} nats{ends}; perplexity {one.perplexity:.2f}; "
-            f"{one.times_largest:.3g} times the largest run of the fit{_size_text(one)}"
+            f"{one.beyond} the largest run of the fit{_size_text(one)}"
         )
     click.echo(f"written to {ledger}, to be scored by escala forecast score TABLE --ledger {ledger} once it has run")
     for reason in fit.reasons:

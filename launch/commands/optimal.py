@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
+from launch.commands.options import Positive
 from launch.scaling.decide import (
     PEAK_FLOPS,
     Decision,
@@ -37,16 +38,26 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.option("--fit", "fit_path", required=True, type=click.Path(path_type=Path), help="Output of escala fit --json.")
-@click.option("--flops", type=float, help="Training budget in FLOPs.")
-@click.option("--gpus", type=int, help="Number of accelerators; with --days.")
-@click.option("--days", type=float, help="Days of training; with --gpus.")
+@click.option("--flops", type=Positive(), help="Training budget in FLOPs.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Number of accelerators; with --days.")
+@click.option("--days", type=Positive(), help="Days of training; with --gpus.")
 @click.option("--mfu", default=0.4, show_default=True, help="Share of the peak that training reaches.")
 @click.option("--gpu", default="H100", show_default=True, help=f"One of {', '.join(PEAK_FLOPS)}.")
-@click.option("--loss", type=float, help="The loss to reach, in nats per token: finds the budget.")
-@click.option("--served-tokens", default=0.0, help="Tokens to be served later; the budget pays for them too.")
-@click.option("--vocab-size", default=32_768, show_default=True, help="Of the concrete model.")
-@click.option("--context-length", default=2_048, show_default=True, help="Of the concrete model.")
-@click.option("--tokens-per-step", default=524_288, show_default=True, help="Global batch of the run YAML.")
+@click.option("--loss", type=Positive(), help="The loss to reach, in nats per token: finds the budget.")
+@click.option("--served-tokens", type=Positive(), help="Tokens to be served later; the budget pays for them too.")
+@click.option(
+    "--vocab-size", type=click.IntRange(min=1), default=32_768, show_default=True, help="Of the concrete model."
+)
+@click.option(
+    "--context-length", type=click.IntRange(min=1), default=2_048, show_default=True, help="Of the concrete model."
+)
+@click.option(
+    "--tokens-per-step",
+    type=click.IntRange(min=1),
+    default=524_288,
+    show_default=True,
+    help="Global batch of the run YAML.",
+)
 @click.option("--data", default="embedded", show_default=True, help="Data section of the run YAML.")
 @click.option("--run-yaml", "yaml_path", type=click.Path(path_type=Path), help="Write the run's YAML to this file.")
 @click.option(
@@ -64,7 +75,7 @@ def optimal(
     mfu: float,
     gpu: str,
     loss: float | None,
-    served_tokens: float,
+    served_tokens: float | None,
     vocab_size: int,
     context_length: int,
     tokens_per_step: int,
@@ -80,7 +91,7 @@ def optimal(
         vocab_size, context_length = shared.model.vocab_rows, shared.model.context_length
         tokens_per_step, data = shared.batch.tokens_per_step, shared.data.name
     budget = _budget(fit, flops, gpus, days, mfu, gpu, loss)
-    decision = decide(fit, budget, served_tokens=served_tokens)
+    decision = decide(fit, budget, served_tokens=served_tokens or 0.0)
     config, parts = concrete_model(decision.N.value, fit.convention, vocab_size, context_length)
     run = run_yaml(decision, config, data, tokens_per_step)
     text = yaml.safe_dump(run, sort_keys=False)
@@ -134,15 +145,16 @@ def _budget(
 ) -> float:
     given = [name for name, value in (("--flops", flops), ("--gpus", gpus), ("--loss", loss)) if value is not None]
     if len(given) != 1:
-        raise UserError(f"give the budget once: --flops, --gpus with --days, or --loss (given: {given or 'none'})")
+        raise UserError(
+            f"give the budget once: --flops, --gpus with --days, or --loss (given: {', '.join(given) or 'none'})"
+        )
+    if (gpus is None) != (days is None):
+        raise UserError("--gpus and --days belong together: a budget is both")
     if loss is not None:
         return flops_for_loss(fit, loss)
-    if gpus is not None:
-        if days is None:
-            raise UserError("--gpus needs --days")
+    if gpus is not None and days is not None:
         return flops_of_cluster(gpus, days, mfu, gpu)
-    if flops is None or flops <= 0:
-        raise UserError(f"--flops {flops}: a budget is positive")
+    assert flops is not None, "one budget was given"
     return flops
 
 

@@ -18,6 +18,7 @@ from trainer.errors import UserError, did_you_mean
 # Dense bf16 peak of one accelerator in FLOP/s, from the vendors' data sheets.
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "MI300X": 1307e12}
 SECONDS_PER_DAY = 86_400
+SMALLEST_MODEL = 1_000  # parameters; the ladder of `trainer/config/sizes.py` begins at 3,000
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ def concrete_model(
     The rule of `trainer/config/sizes.py` gives the shape for a body size, so the vocabulary's share is taken off
     by iteration. For tables of other people N is taken as body + head.
     """
+    if N < SMALLEST_MODEL:
+        raise UserError(f"N = {N:.3g}: no model is that small; the budget is far below the runs of the fit")
     wanted = N
     for _ in range(30):
         body = max(3_000, round(wanted))

@@ -35,9 +35,14 @@ class Forecast:
     law: str
     status: str
     convention: str
-    times_largest: float  # how far beyond the fitted runs: C over the largest C (or N, D for laws of one variable)
+    times_largest: float | None  # C over the largest C of the fit (N or D for laws of one variable), where known
     data_sha256: str
     fit_sha256: str
+
+    @property
+    def beyond(self) -> str:
+        """How far the run lies beyond those of the fit, as text."""
+        return "unknown times" if self.times_largest is None else f"{self.times_largest:.3g} times"
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def make_forecast(fit: SavedFit, fit_text: str, *, time: str, name: str, N: floa
         law=fit.law.name,
         status=fit.status,
         convention=fit.convention,
-        times_largest=known[scale] / fit.range[scale][1] if scale in fit.range else float("nan"),
+        times_largest=known[scale] / fit.range[scale][1] if scale in fit.range else None,
         data_sha256=fit.table_sha256,
         fit_sha256=hashlib.sha256(fit_text.encode()).hexdigest(),
     )

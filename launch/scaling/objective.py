@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.errors import UserError
+
+SMALLEST_DELTA = 1e-9  # far below it the residuals' rounding decides
 Array = NDArray[Any]  # floats, and masks where a docstring says so
 
 
@@ -25,6 +28,13 @@ class Objective:
 
     delta: float = 1e-3
     on: str = "log"
+
+    def __post_init__(self) -> None:
+        if not self.delta >= SMALLEST_DELTA:
+            raise UserError(
+                f"Huber's threshold delta (--delta) is {self.delta:g}; it is {SMALLEST_DELTA:g} or more (1e-3 is "
+                "usual, inf gives least squares)"
+            )
 
     def rho(self, residual: Array) -> Array:
         """Return the cost of each residual."""

@@ -116,7 +116,9 @@ def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
         )
     except FileNotFoundError:
         raise UserError(f"no such fit: {path} (make one with `escala fit TABLE --json > {path}`)") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory, not the output of `escala fit --json`") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not the output of `escala fit --json`: {error!r}") from None
 
 
@@ -126,5 +128,7 @@ def _from_params(law: Law, params: dict[str, float]) -> dict[str, Any]:
         raise KeyError("internal")
     centre = {v: float(np.log({"N": 1e9, "D": 2e10, "C": 1.2e20}[v])) for v in law.variables}
     public = np.array([[float(params[name]) for name in law.params]])
+    if not (np.isfinite(public) & (public > 0)).all():
+        raise ValueError("parameters are positive numbers: " + ", ".join(f"{n} = {params[n]}" for n in law.params))
     theta = law.internal(public, Centre(centre))[0]
     return {"centre": centre, "theta": theta, "draws": [], "residual_sd": 0.0}

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from launch.scaling.bootstrap import cluster_weights, row_weights, weighted_bootstrap
 from launch.scaling.certify import Certificate, certify, obstacles, refuse
+from launch.scaling.checks import rows_text
 from launch.scaling.fit import Fitted, fit_law
 from launch.scaling.laws.base import Law
+from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.objective import HUBER, Array, Objective
 from launch.scaling.replicates import SIGNIFICANT, LackOfFit, lack_of_fit
 from launch.scaling.saved import internal_json
 from launch.scaling.table import Table
+from trainer.errors import UserError
+
+FEWEST_REPLICATES = 40  # the first that leaves one outside each end of a 95 % interval
+FEWEST_GROUPS = 3
+MANY_EPOCHS = 4.0  # tokens seen up to so often are nearly as good as new (Muennighoff et al. 2023)
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,14 @@ def study(
     cluster: Array | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Study:
-    """Fit, certify and bootstrap. `cluster` (n,) names groups of rows that are drawn together."""
+    """Fit, certify and bootstrap. `cluster` (n,) names groups of rows that are drawn together.
+
+    Raises `UserError` for a table without the law's variables, and for a bootstrap that has no 95 % interval.
+    """
     began = time.perf_counter()
+    _check_bootstrap(bootstrap, seed, cluster)
     table.require(law.variables, law.name)
+    table = replace(table, warnings=(*table.warnings, *_overlooked(table, law)))
     num_params = law.starts({v: np.linspace(-1, 1, 8) for v in law.variables}, np.linspace(4, 3, 8)).shape[1]
     reasons = obstacles(law, table.columns, num_params)
     if reasons and len(table) < num_params:
@@ -95,6 +107,43 @@ def study(
         )
         fitted = weighted_bootstrap(fitted, weights, progress)
     return Study(table, law, fitted, certificate, time.perf_counter() - began, test)
+
+
+def _check_bootstrap(num: int, seed: int, cluster: Array | None) -> None:
+    if num and num < FEWEST_REPLICATES:
+        raise UserError(
+            f"{num} bootstrap replicates have no 95 % interval: ask for {FEWEST_REPLICATES} or more (1000 is usual), "
+            "or for 0, which gives profiles"
+        )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"the seed {seed} of the bootstrap is not between 0 and 2^32 - 1")
+    groups = FEWEST_GROUPS if cluster is None else len(set(cluster))
+    if num and groups < FEWEST_GROUPS:
+        raise UserError(
+            f"the rows are in {groups} groups (--cluster); drawing whole groups wants {FEWEST_GROUPS} or more: cluster "
+            "by another column, or draw rows"
+        )
+
+
+def _overlooked(table: Table, law: Law) -> list[str]:
+    """Warn about what the table says and the law has no place for."""
+    warnings = []
+    groups = list(dict.fromkeys(table.labels.get("group", ())))
+    if len(groups) > 1 and not isinstance(law, SharedExponents):
+        names = ", ".join(groups[:5]) + (", ..." if len(groups) > 5 else "")
+        warnings.append(
+            f"families: one law is fitted to {len(groups)} of them ({names}); keep one with --where, or compare them "
+            "with --law shared-exponents"
+        )
+    if table.has("D", "U") and "U" not in law.variables:
+        epochs = table.columns["D"] / table.columns["U"]
+        often = epochs > MANY_EPOCHS
+        if often.any():
+            warnings.append(
+                f"repeated tokens: {rows_text(table.row[often])} saw their tokens up to {epochs.max():.3g} times, and "
+                f"{law.name} counts them as new (--law data-constrained does not)"
+            )
+    return warnings
 
 
 def _finite(value: float) -> float | None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from launch.cli import main
 from launch.commands.fit import fit
 from launch.commands.forecast import forecast
 from launch.commands.optimal import optimal
@@ -88,6 +89,60 @@ def test_budgets_in_other_units(noisy_fit) -> None:
     served = decide(saved, 1e21, served_tokens=1e12)
     assert served.N.value < decide(saved, 1e21).N.value
     assert 6 * served.N.value * served.D.value + 2 * served.N.value * 1e12 == pytest.approx(1e21, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(["--flops", value] for value in ("0", "-1", "nan", "inf", "1e3", "1e40")),
+        *(["--loss", value] for value in ("-1", "nan", "inf")),
+        *(["--gpus", "8", "--days", value] for value in ("0", "nan")),
+        ["--gpus", "0", "--days", "1"],
+        ["--gpus", "8"],
+        ["--flops", "1e21", "--days", "1"],
+        ["--flops", "1e21", "--loss", "2.2"],
+        ["--flops", "1e21", "--served-tokens", "nan"],
+        ["--flops", "1e21", "--served-tokens", "1e30"],
+        ["--flops", "1e21", "--tokens-per-step", "0"],
+        ["--flops", "1e21", "--vocab-size", "0"],
+        ["--flops", "1e21", "--run-yaml", "nowhere/x.yaml"],
+    ],
+)
+def test_a_budget_that_is_none_is_a_user_error(noisy_fit, tmp_path, monkeypatch, capsys, args) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["optimal", "--fit", str(noisy_fit), "--json", *args])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and not printed.out and "rror: " in printed.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "not the output"),
+        ("", "not the output"),
+        ('{"law": "chinchilla"}', "KeyError.*params"),
+        (json.dumps({"law": "chinchilla", "params": {**SURFACE, "alpha": -0.3}}), "positive numbers.*alpha = -0.3"),
+        (json.dumps({"law": "chinchilla", "params": {**SURFACE, "E": None}}), "not the output"),
+    ],
+)
+def test_a_file_that_is_no_fit_is_a_user_error(tmp_path, text, message) -> None:
+    path = tmp_path / "fit.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_fit(path)
+    with pytest.raises(UserError, match="is a directory"):
+        load_fit(tmp_path)
+
+
+def test_a_forecast_from_parameters_alone_is_valid_json(tmp_path) -> None:
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps({"law": "chinchilla", "params": SURFACE}))
+    args = ["--fit", str(path), "--params", "1B", "--tokens", "20B", "--ledger", str(tmp_path / "f.jsonl")]
+    made = CliRunner().invoke(forecast, [*args, "--json"], catch_exceptions=False)
+    assert json.loads(made.stdout)["times_largest"] is None and "NaN" not in made.stdout
+    said = CliRunner().invoke(forecast, args, catch_exceptions=False)
+    assert "unknown times the largest run" in said.stdout
 
 
 def test_a_refused_fit_cannot_be_acted_on(tmp_path) -> None:

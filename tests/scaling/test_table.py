@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from launch.cli import main
+from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.mapping import parse_map
+from launch.scaling.study import study
 from launch.scaling.table import from_ledger, load
 from tests.scaling.runs import isoflop_grid, ladder_rows, surface_loss
 from trainer.errors import UserError
@@ -220,3 +223,39 @@ def test_one_size_is_enough_for_a_law_of_it(tmp_path, columns) -> None:
     path = table_of(tmp_path, columns, *(f"{10.0**k},{3 - k / 10}" for k in range(18, 22)))
     table = load(path)
     assert columns[0] in table.columns and "N" not in table.columns
+
+
+def test_what_a_law_has_no_place_for_is_a_warning(tmp_path) -> None:
+    N, D = isoflop_grid([1e19, 1e20, 1e21])
+    rows = [
+        f"{n},{d},{d / (5 if k == 2 else 1)},{'ab'[k % 2]},{loss}"
+        for k, (n, d, loss) in enumerate(zip(N, D, surface_loss(N, D), strict=True))
+    ]
+    found = study(load(table_of(tmp_path, "N,D,U,family,loss", *rows)), CHINCHILLA)
+    families, repeated = found.to_json()["warnings"]
+    assert "fitted to 2 of them (a, b)" in families and "row 3 saw their tokens up to 5 times" in repeated
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--delta", "0"], "delta"),
+        (["--delta", "nan"], "delta"),
+        (["--bootstrap", "1"], "no 95 % interval"),
+        (["--bootstrap", "-1"], "--bootstrap"),
+        (["--seed", "-1"], "seed -1"),
+        (["--target", "nan"], "--target"),
+        (["--cluster", "nope"], "--cluster nope"),
+        (["--cluster", "group"], "in 1 groups"),
+        (["--drop-highest-loss", "30"], "the table has 21 rows"),
+        (["--drop-highest-loss", "-1"], "--drop-highest-loss"),
+        (["--law", "chinchila"], "did you mean 'chinchilla'"),
+    ],
+)
+def test_options_that_make_no_sense_are_user_errors(tmp_path, capsys, args, message) -> None:
+    N, D = isoflop_grid([1e19, 1e20, 1e21])
+    rows = (f"{n},{d},one,{loss}" for n, d, loss in zip(N, D, surface_loss(N, D), strict=True))
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", str(table_of(tmp_path, "N,D,group,loss", *rows)), "--json", *args])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and not printed.out and message in printed.err

@@ -39,7 +39,7 @@ def forecasts_section(path: Path, table: Table) -> Section:
         rows.append(
             [f.name or f.id, f.time[:10], f"{f.loss:.4f}", interval(*f.interval, ".4f") if f.interval else "-",
              "waiting" if s is None else f"{s.measured:.4f}", "" if s is None else f"{s.error:+.2%}",
-             {None: "", True: "yes", False: "NO"}[None if s is None else s.inside], f"{f.times_largest:.3g}x"]
+             {None: "", True: "yes", False: "NO"}[None if s is None else s.inside], f.beyond]
         )  # fmt: skip
     header = ["run", "written", "forecast", "95 %", "measured", "error", "inside", "reach"]
     caption = "Losses in nats per token. Reach: compute of the run over the largest that its fit had seen."
@@ -50,7 +50,7 @@ def forecast_lines(path: Path, table: Table) -> list[str]:
     """Say for each forecast that has been tested what was said, when, and what came."""
     return [
         f"Forecast on {s.forecast.time[:16].replace('T', ' ')} UTC, before the run, for "
-        f"{s.forecast.times_largest:.3g} times the largest run that it knew: loss {s.forecast.loss:.3f}{ends}; "
+        f"{s.forecast.beyond} the largest run that it knew: loss {s.forecast.loss:.3f}{ends}; "
         f"measured {s.measured:.3f}, off by {s.error:+.2%}{inside}."
         for s in score(list(read(path)), table)[0]
         for ends in [f" {interval(*s.forecast.interval, '.3f')}" if s.forecast.interval else ""]
