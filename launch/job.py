@@ -128,6 +128,10 @@ class JobStatus:
 class Backend(Protocol):
     """Where jobs run. Every method may raise `UserError`."""
 
+    def rehearse(self, spec: JobSpec) -> None:
+        """Raise UserError where `submit` would, as far as it can be known while nothing is queued or started."""
+        ...
+
     def submit(self, spec: JobSpec) -> str:
         """Check the spec, start or queue it, and return the job's id."""
         ...

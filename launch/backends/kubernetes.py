@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,13 +44,14 @@ class KubernetesBackend:
         """Return the manifests as YAML, for `kubectl apply -f -`."""
         return render_manifests(self._manifests(spec))
 
+    def rehearse(self, spec: JobSpec) -> None:
+        """Have the API server judge the JobSets and keep none. Raises UserError."""
+        self._create(self._manifests(spec), dry_run="All")
+
     def submit(self, spec: JobSpec) -> str:
         """Create the JobSets. The id of an array is its names, joined by commas."""
         documents = self._manifests(spec)
-        custom, _ = self.clients()
-        for document in documents:
-            with _explained(f"create {document['metadata']['name']}"):
-                custom.create_namespaced_custom_object(*API[:2], self.namespace, API[2], document)
+        self._create(documents)
         job = ",".join(document["metadata"]["name"] for document in documents)
         self.adopt(job, tuple(task.run_dir for task in spec.tasks))
         return job
@@ -89,6 +92,12 @@ class KubernetesBackend:
                     *API[:2], self.namespace, API[2], name, propagation_policy="Foreground"
                 )
 
+    def _create(self, documents: list[dict[str, Any]], **how: str) -> None:
+        custom, _ = self.clients()
+        for document in documents:
+            with _explained(f"create {document['metadata']['name']}"):
+                custom.create_namespaced_custom_object(*API[:2], self.namespace, API[2], document, **how)
+
     def _manifests(self, spec: JobSpec) -> list[dict[str, Any]]:
         documents = manifests(spec, python=self.python, directory=self.directory, secrets=self.secrets)
         self.namespace = documents[0]["metadata"]["namespace"]
@@ -105,7 +114,8 @@ def official_clients() -> tuple[Any, Any]:
     from kubernetes import client, config
 
     try:
-        config.load_config()
+        with contextlib.redirect_stdout(sys.stderr):  # it prints where it looks; our output may be JSON
+            config.load_config()
     except config.ConfigException as error:
         raise UserError(f"no Kubernetes cluster is configured here ({error}): set KUBECONFIG") from None
     return client.CustomObjectsApi(), client.CoreV1Api()

@@ -80,6 +80,10 @@ class LocalBackend:
         self.python = python
         self.pool: RankPool | ProcessPool | None = None
 
+    def rehearse(self, spec: JobSpec) -> None:
+        """Raise UserError where the job cannot be rendered."""
+        self.render(spec)
+
     def submit(self, spec: JobSpec) -> str:
         """Queue a job and start it if there is room. Raises UserError when it can never fit."""
         if spec.array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from launch.job import JobSpec, JobState, JobStatus
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status
 
+_NO_SUCH_NODES = "Requested node configuration is not available"
 _FROM_RUN = {
     Status.DONE: JobState.DONE,
     Status.DIVERGED: JobState.FAILED,
@@ -46,6 +48,18 @@ class SlurmBackend:
     def render(self, spec: JobSpec) -> str:
         """Return the batch script."""
         return render_script(spec, python=self.python, directory=self.directory)
+
+    def rehearse(self, spec: JobSpec) -> None:
+        """Have sbatch judge the script and queue nothing. Raises UserError for what it refuses.
+
+        It is stricter than a submission, which may wait for nodes that are down or drained now: those are no reason.
+        """
+        script = self.render(spec)
+        try:
+            self.call(["sbatch", "--test-only"], stdin=script)
+        except CallError as error:
+            if not (_NO_SUCH_NODES in error.text and self._nodes_are_away(spec)):
+                raise UserError(self._explain(spec, error)) from None
 
     def submit(self, spec: JobSpec) -> str:
         """Hand the script to sbatch, make sure the controller kept it, and return its id."""
@@ -148,12 +162,21 @@ class SlurmBackend:
                 f"sbatch gave the id {job}, but the controller does not know it ({error.text}): submit again"
             ) from None
 
+    def _nodes_are_away(self, spec: JobSpec) -> bool:
+        """Return whether a node that the job may use is down, drained or failing."""
+        partition = slurm_options(spec).partition
+        only = [f"--partition={partition}"] if partition else []
+        return bool(self.call(["sinfo", "--noheader", "--list-reasons", *only, "--format=%N"]).strip())
+
     def _explain(self, spec: JobSpec, error: CallError) -> str:
-        text = error.text.replace("sbatch: error: ", "").replace("\n", "; ")
+        text = re.sub("sbatch: error: |allocation failure: ", "", error.text).replace("\n", "; ")
         partition = slurm_options(spec).partition
         if "partition" in text and partition is not None:
             known = sorted(set(self.call(["sinfo", "--noheader", "--format=%R"]).split()))
-            return f"Slurm has no partition {partition!r} (it has: {', '.join(known)}); nothing was submitted"
+            if missing := [name for name in partition.split(",") if name not in known]:
+                return f"Slurm has no partition {missing[0]!r} (it has: {', '.join(known)}); nothing was submitted"
+        if _NO_SUCH_NODES in text:
+            text += f": {spec.nodes} nodes with the `options` of the cluster file; `sinfo -N -l` shows what there is"
         return f"Slurm refused job {spec.name!r}: {text}; nothing was submitted"
 
 

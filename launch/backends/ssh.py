@@ -70,18 +70,18 @@ class SshBackend:
         self.jobs: dict[str, _Job] = {}
         self.inbox: queue.Queue[tuple[Node, dict[str, Any] | None]] = queue.Queue()
 
+    def rehearse(self, spec: JobSpec) -> None:
+        """Reach every host, check that they share the run directory, and hang up. Raises UserError."""
+        job = self._new_job(spec)
+        self._copy_code(job)
+        for node in self._connect(job):
+            node.hang_up()
+
     def submit(self, spec: JobSpec) -> str:
         """Reach every host, check that they share the run directory, and start. Raises UserError, nothing started."""
-        check_spec(spec)
-        if spec.array:
-            raise UserError(
-                f"job {spec.name!r}: over SSH the {len(spec.array)} tasks of an array are submitted one by one"
-            )
-        hosts, options = hosts_for(spec)
-        job = _Job(f"ssh-{len(self.jobs)}", spec, hosts, options)
+        job = self._new_job(spec)
         if not any(not other.status.state.final for other in self.jobs.values()):
-            if options.sync:
-                copy_code(hosts, options, self.directory)
+            self._copy_code(job)
             self._start(job)
         self.jobs[job.identity] = job
         return job.identity
@@ -164,9 +164,25 @@ class SshBackend:
             raise UserError(f"no job {identity!r} is driven by this process")
         return self.jobs[identity]
 
+    def _new_job(self, spec: JobSpec) -> _Job:
+        check_spec(spec)
+        if spec.array:
+            raise UserError(
+                f"job {spec.name!r}: over SSH the {len(spec.array)} tasks of an array are submitted one by one"
+            )
+        hosts, options = hosts_for(spec)
+        return _Job(f"ssh-{len(self.jobs)}", spec, hosts, options)
+
+    def _copy_code(self, job: _Job) -> None:
+        if job.options.sync:
+            copy_code(job.hosts, job.options, self.directory)
+
+    def _connect(self, job: _Job) -> list[Node]:
+        return connect(job.hosts, job.options, self.python, self.directory, job.spec.run_dir, self.inbox)
+
     def _start(self, job: _Job) -> None:
         """Connect, claim the next attempt, and start the agents."""
-        nodes = connect(job.hosts, job.options, self.python, self.directory, job.spec.run_dir, self.inbox)
+        nodes = self._connect(job)
         attempt, _ = next_attempt(job.spec.run_dir)
         address = job.options.rendezvous_host or str((nodes[0].hello or {})["address"])
         rendezvous = f"{address}:{random.randint(20000, 39999)}"  # noqa: S311 - spreads ports, guards nothing

@@ -12,7 +12,7 @@ from launch.backends.cluster import ClusterConfig, load_cluster
 from launch.backends.registry import Submitted
 from launch.job import JobSpec
 from trainer.config.load import dump, load_run
-from trainer.config.parallel import check_model_splits, resolve_degrees
+from trainer.config.plan import share_out
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status, write_atomically
@@ -30,7 +30,7 @@ class Submission:
 def prepare(config: Path, assignments: tuple[str, ...], cluster: str, runs: Path) -> Submission:
     """Read a run and a cluster and check that they fit. Raises UserError before anything is written."""
     run, where = load_run(config, assignments), load_cluster(cluster)
-    check_model_splits(run.model, resolve_degrees(run.parallel, where.nodes * where.ranks_per_node))
+    share_out(run, where.nodes * where.ranks_per_node, gpu=where.gpu is not None)
     run_dir = runs.resolve() / run.name
     if Path(run.name).name != run.name or run.name in (".", ".."):
         raise UserError(f"the run's name {run.name!r} is also its directory's: it cannot contain '/' or be '..'")

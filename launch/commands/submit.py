@@ -42,7 +42,7 @@ def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path,
     if as_json and kind not in ("slurm", "kubernetes"):
         raise UserError(f"--json has no effect on {kind}: this process runs the job itself, to its end")
     backend = open_backend(wanted.cluster)
-    backend.render(wanted.spec)  # whatever cannot be rendered is refused before the data are prepared
+    backend.rehearse(wanted.spec)  # what the cluster refuses is said before the data are prepared
     run, manifest = resolve(wanted.config)
     gpu = wanted.cluster.gpu is not None
     make_plan(run, world=wanted.spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))

@@ -12,6 +12,7 @@ from rich.console import Console
 from launch.backends.cluster import ClusterConfig, load_cluster, open_backend
 from launch.console import make_console
 from launch.data_preparation import is_prepared
+from launch.job import JobSpec
 from launch.plan_table import sweep_table
 from launch.sweep import ledger
 from launch.sweep.cell import Cell
@@ -20,9 +21,19 @@ from launch.sweep.collect import collect
 from launch.sweep.config import load_sweep
 from launch.sweep.opened import Opened, locked, open_sweep
 from launch.sweep.progress import last_step
-from launch.sweep.run import ready
+from launch.sweep.run import CellProgress, ready
 from launch.sweep.story import refuse_failed, report, run_sweep
-from launch.sweep.submit import SCHEDULED, Standing, array_of, check_shape, recorded_cluster, scheduled, send, standing
+from launch.sweep.submit import (
+    SCHEDULED,
+    Standing,
+    array_of,
+    check_shape,
+    recorded_cluster,
+    rehearse,
+    scheduled,
+    send,
+    standing,
+)
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status
 
@@ -41,19 +52,20 @@ def submit_sweep(
 
     Machines that are driven from here (SSH, this one) run the cells one after another until all have ended.
     """
-    cluster = load_cluster(name)
-    check_shape(load_sweep(config, assignments), cluster, name)
+    cluster, sweep = load_cluster(name), load_sweep(config, assignments)
+    check_shape(sweep, cluster, name)
+    if cluster.backend not in SCHEDULED and at_most is not None:
+        raise UserError(f"--at-most has no effect on {cluster.backend}: its nodes and ranks_per_node are the limit")
+    if not dry_run:
+        rehearse(sweep, runs.resolve() / sweep.name, cluster, at_most)
     if cluster.backend not in SCHEDULED:
-        if at_most is not None:
-            raise UserError(f"--at-most has no effect on {cluster.backend}: its nodes and ranks_per_node are the limit")
         run_sweep(config, assignments, runs.resolve(), dry_run=dry_run, failed=failed, cluster=cluster)
         return
     console = make_console()
     opened = open_sweep(config, assignments, runs.resolve(), gpu=cluster.gpu is not None)
     if dry_run:
         console.print(sweep_table(opened.plans, {}, console.width))
-        text = open_backend(cluster).render(array_of(opened, ready(opened.cells, opened.cells), cluster, at_most))
-        print(text, end="")
+        print(open_backend(cluster).render(_array(opened, ready(opened.cells, opened.cells), cluster, at_most)), end="")
         return
     with locked(opened):
         _go_on(opened, cluster, name, config, console, failed=failed, at_most=at_most)
@@ -88,7 +100,7 @@ def _go_on(
     if waiting := len(to_do) - len(wanted):
         console.print(f"{waiting} cells wait for their trunk: they are sent by 'resume' when it is there")
     if wanted:
-        spec = array_of(opened, wanted, cluster, at_most)
+        spec = _array(opened, wanted, cluster, at_most)
         open_backend(cluster).render(spec)  # whatever cannot be rendered is refused before a directory is made
         job = send(spec, wanted, cluster, name, opened.directory)
         console.print(f"submitted {len(wanted)} cells as {cluster.backend} job {job}", soft_wrap=True)
@@ -98,6 +110,10 @@ def _go_on(
         report(opened, console)
     if not failed:
         refuse_failed(stands.failed, opened, config)
+
+
+def _array(opened: Opened, cells: list[CellProgress], cluster: ClusterConfig, at_most: int | None) -> JobSpec:
+    return array_of(opened.directory, [p.run_dir.root for p in cells], cluster, at_most)
 
 
 def _tell(stands: Standing, console: Console) -> None:

@@ -15,9 +15,10 @@ from launch.backends.cluster import ClusterConfig, open_backend
 from launch.backends.logs import attempts
 from launch.backends.overview import backend_of
 from launch.backends.registry import Submitted
+from launch.data_preparation import is_prepared
 from launch.job import JobSpec, JobState, JobStatus, Task
+from launch.sweep.cells import cells_of
 from launch.sweep.config import SweepConfig
-from launch.sweep.opened import Opened
 from launch.sweep.run import CellProgress
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status, write_atomically
@@ -82,15 +83,31 @@ def _kind(progress: CellProgress, found: Standing) -> list[CellProgress]:
     return found.failed if said is Status.FAILED else found.missing
 
 
-def array_of(opened: Opened, cells: list[CellProgress], cluster: ClusterConfig, at_most: int | None) -> JobSpec:
-    """Return one array of the cells. A cell that ran before gets another job name, for the old one may be kept."""
+def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_most: int | None) -> None:
+    """Have the cluster judge the first jobs of a sweep whose data are still to be prepared. Raises UserError.
+
+    Where the data are there, submitting says the same at once.
+    """
+    cells = cells_of(sweep)
+    if all(is_prepared(data) for data in {c.config.data.directory: c.config.data for c in cells}.values()):
+        return
+    first = [directory / "cells" / cell.id for cell in cells if cell.branch is None]
+    array = array_of(directory, first, cluster, at_most)
+    scheduled = cluster.backend in SCHEDULED
+    open_backend(cluster).rehearse(array if scheduled else cluster.job(sweep.name, array.command, directory))
+
+
+def array_of(directory: Path, cells: list[Path], cluster: ClusterConfig, at_most: int | None) -> JobSpec:
+    """Return one array of a sweep's cells, each given by its run directory, which has its name.
+
+    A cell that ran before gets another job name, for the old one may be kept.
+    """
     tasks = []
-    for progress in cells:
-        root = progress.run_dir.root
+    for root in cells:
         again = len(attempts(root))
-        name = f"{progress.cell.id}-{again + 1}" if again else progress.cell.id
+        name = f"{root.name}-{again + 1}" if again else root.name
         tasks.append(Task(name, ("-m", "trainer.train", "--run-dir", str(root)), root))
-    return cluster.array(opened.sweep.name, tuple(tasks), opened.directory, at_most)
+    return cluster.array(directory.name, tuple(tasks), directory, at_most)
 
 
 def send(spec: JobSpec, cells: list[CellProgress], cluster: ClusterConfig, name: str, directory: Path) -> str:

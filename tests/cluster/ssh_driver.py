@@ -21,6 +21,7 @@ spec = JobSpec(
 )
 try:
     with SshBackend(python=sys.executable, directory=Path(order.get("directory") or Path.cwd())) as backend:
+        backend.rehearse(spec)
         job = backend.submit(spec)
         try:
             for line in backend.logs(job, follow=True):

@@ -154,8 +154,30 @@ def test_the_time_limit_saves_requeues_and_resumes_at_the_step(backend: SlurmBac
 
 
 def test_an_unknown_partition_names_those_that_exist(backend: SlurmBackend, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no partition 'trian' \(it has: train, urgent\); nothing was submitted"):
-        backend.submit(counter(tmp_path, "x", 1, extras={"partition": "trian"}))
+    for begin in (backend.rehearse, backend.submit):
+        with pytest.raises(UserError, match=r"no partition 'trian' \(it has: train, urgent\); nothing was submitted"):
+            begin(counter(tmp_path, "x", 1, extras={"partition": "trian"}))
+
+
+def test_a_rehearsal_queues_nothing_and_refuses_what_can_never_run(
+    backend: SlurmBackend, slurm: Slurm, tmp_path: Path
+) -> None:
+    before = slurm.call("squeue", "-h", "-t", "all", "-o", "%i")
+    backend.rehearse(counter(tmp_path, "fits", 1, nodes=2))
+    tasks = tuple(Task(f"cell {i}", (str(RANK), "ok"), tmp_path / f"cell {i}") for i in range(3))
+    backend.rehearse(JobSpec("sweep", (), tmp_path / "sweep", array=tasks))
+    for asked, nodes in (({}, 4), ({"mem": "50G"}, 1), ({"gres": "gpu:h100:9"}, 1)):
+        with pytest.raises(UserError, match=r"Requested node configuration is not available: .*nothing was submitted"):
+            backend.rehearse(counter(tmp_path, "big", 1, nodes=nodes, extras=asked))
+    with pytest.raises(UserError, match="Invalid feature specification"):
+        backend.rehearse(counter(tmp_path, "odd", 1, extras={"constraint": "h200"}))
+    slurm.call("scontrol", "update", "nodename=n1", "state=drain", "reason=broken")
+    try:
+        backend.rehearse(counter(tmp_path, "waits", 1, nodes=3))  # as a submission, which would be queued
+    finally:
+        slurm.call("scontrol", "update", "nodename=n1", "state=resume")
+    assert slurm.call("squeue", "-h", "-t", "all", "-o", "%i") == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_status_of_forgotten_jobs_comes_from_their_directories(backend: SlurmBackend, tmp_path: Path) -> None:

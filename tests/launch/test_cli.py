@@ -25,9 +25,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def escala(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def escala(*arguments: str, cwd: Path = ROOT, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
     environment = {
-        "PATH": "/usr/bin:/bin",
+        "PATH": path,
         "PYTHONPATH": str(ROOT),
         "HOME": "/nonexistent" if cwd == ROOT else str(cwd),
     }

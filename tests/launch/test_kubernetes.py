@@ -36,12 +36,14 @@ class Api(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name = body["metadata"]["name"]
-        if not Api.installed or self.path != BASE:
+        path, _, query = self.path.partition("?")
+        if not Api.installed or path != BASE:
             self.answer(404, {"kind": "Status", "code": 404})
         elif name in Api.sets:
             self.answer(409, {"kind": "Status", "code": 409})
         else:
-            Api.sets[name] = body
+            if query != "dryRun=All":
+                Api.sets[name] = body
             self.answer(201, body)
 
     def do_GET(self) -> None:
@@ -98,12 +100,16 @@ def test_an_array_is_a_set_for_each_task(backend: KubernetesBackend) -> None:
 
 
 def test_the_clients_errors_become_one_sentence(backend: KubernetesBackend) -> None:
+    backend.rehearse(spec())
+    assert not Api.sets, "a rehearsal leaves nothing"
     backend.submit(spec())
-    with pytest.raises(UserError, match="one of that name exists"):
-        backend.submit(spec())
-    Api.installed = False
-    with pytest.raises(UserError, match="is the JobSet controller installed"):
-        backend.submit(spec("other"))
+    for begin in (backend.rehearse, backend.submit):
+        Api.installed = True
+        with pytest.raises(UserError, match="one of that name exists"):
+            begin(spec())
+        Api.installed = False
+        with pytest.raises(UserError, match="is the JobSet controller installed"):
+            begin(spec("other"))
 
 
 @pytest.mark.parametrize(
