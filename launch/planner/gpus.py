@@ -19,6 +19,7 @@ class Gpu:
     """One kind of GPU. Memory in bytes, rates per second."""
 
     name: str
+    capability: tuple[int, int]  # NVIDIA's compute capability: what its tensor cores can do
     memory: int
     flops: float
     bandwidth: float  # of its memory
@@ -28,23 +29,25 @@ class Gpu:
     source: str = ""
 
 
-def _gpu(name: str, gib: int, tflops: float, tb: float, node: float, network: float, source: str) -> Gpu:
-    return Gpu(name, gib * GIB, tflops * 1e12, tb * 1e12, node * 1e9, network * 1e9, 8, source)
+def _gpu(
+    name: str, capability: tuple[int, int], gib: int, tflops: float, tb: float, node: float, network: float, source: str
+) -> Gpu:
+    return Gpu(name, capability, gib * GIB, tflops * 1e12, tb * 1e12, node * 1e9, network * 1e9, 8, source)
 
 
 GPUS: dict[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
-        _gpu("V100-SXM-32GB", 32, 125, 0.9, 150, 12.5, "NVIDIA V100 data sheet, 2020; DGX-1: 4 x 100 Gb/s"),
-        _gpu("A10", 24, 125, 0.6, 32, 6.25, "NVIDIA A10 data sheet, 2022; PCIe 4"),
-        _gpu("A100-SXM-40GB", 40, 312, 1.555, 300, 25, "NVIDIA A100 data sheet, 2021; DGX A100: 8 x 200 Gb/s"),
-        _gpu("A100-SXM-80GB", 80, 312, 2.039, 300, 25, "NVIDIA A100 data sheet, 2021; DGX A100: 8 x 200 Gb/s"),
-        _gpu("RTX-4090", 24, 165.2, 1.008, 32, 3.125, "NVIDIA Ada architecture paper, 2022; PCIe 4"),
-        _gpu("L40S", 48, 362, 0.864, 32, 12.5, "NVIDIA L40S data sheet, 2023; PCIe 4"),
-        _gpu("H100-PCIe", 80, 756, 2.0, 64, 25, "NVIDIA H100 data sheet, 2023; PCIe 5"),
-        _gpu("H100-SXM", 80, 989, 3.35, 450, 50, "NVIDIA H100 data sheet, 2023; DGX H100: 8 x 400 Gb/s"),
-        _gpu("H200-SXM", 141, 989, 4.8, 450, 50, "NVIDIA H200 data sheet, 2024; DGX H200: 8 x 400 Gb/s"),
-        _gpu("B200", 180, 2250, 7.7, 900, 50, "NVIDIA DGX B200 data sheet, 2024: 8 x 400 Gb/s"),
+        _gpu("V100-SXM-32GB", (7, 0), 32, 125, 0.9, 150, 12.5, "NVIDIA V100 data sheet, 2020; DGX-1: 4 x 100 Gb/s"),
+        _gpu("A10", (8, 6), 24, 125, 0.6, 32, 6.25, "NVIDIA A10 data sheet, 2022; PCIe 4"),
+        _gpu("A100-SXM-40GB", (8, 0), 40, 312, 1.555, 300, 25, "NVIDIA A100 data sheet, 2021; DGX A100: 8 x 200 Gb/s"),
+        _gpu("A100-SXM-80GB", (8, 0), 80, 312, 2.039, 300, 25, "NVIDIA A100 data sheet, 2021; DGX A100: 8 x 200 Gb/s"),
+        _gpu("RTX-4090", (8, 9), 24, 165.2, 1.008, 32, 3.125, "NVIDIA Ada architecture paper, 2022; PCIe 4"),
+        _gpu("L40S", (8, 9), 48, 362, 0.864, 32, 12.5, "NVIDIA L40S data sheet, 2023; PCIe 4"),
+        _gpu("H100-PCIe", (9, 0), 80, 756, 2.0, 64, 25, "NVIDIA H100 data sheet, 2023; PCIe 5"),
+        _gpu("H100-SXM", (9, 0), 80, 989, 3.35, 450, 50, "NVIDIA H100 data sheet, 2023; DGX H100: 8 x 400 Gb/s"),
+        _gpu("H200-SXM", (9, 0), 141, 989, 4.8, 450, 50, "NVIDIA H200 data sheet, 2024; DGX H200: 8 x 400 Gb/s"),
+        _gpu("B200", (10, 0), 180, 2250, 7.7, 900, 50, "NVIDIA DGX B200 data sheet, 2024: 8 x 400 Gb/s"),
     )
 }
 
@@ -53,5 +56,7 @@ def find_gpu(name: str) -> Gpu:
     """Return a GPU by its name, capitals or not. Raises UserError."""
     known = {key.lower(): gpu for key, gpu in GPUS.items()}
     if name.lower() not in known:
-        raise UserError(f"the planner knows no GPU {name!r}{did_you_mean(name, GPUS)}")
+        kinds = " or ".join(gpu for gpu in GPUS if gpu.lower().startswith(name.lower()))
+        hint = f": say {kinds}" if kinds else did_you_mean(name, GPUS)
+        raise UserError(f"the planner knows no GPU {name!r}{hint}")
     return known[name.lower()]

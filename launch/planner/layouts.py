@@ -18,6 +18,7 @@ from launch.planner.gpus import Gpu, find_gpu
 from launch.planner.memory import USABLE, gpu_memory
 from launch.planner.step_time import Shape, StepTime, Way, step_time
 from trainer.config.counting import count_flops, count_parameters
+from trainer.config.fp8 import check_capability, check_fp8
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig, check_model_splits, resolve_degrees
 from trainer.config.plan import total_steps
@@ -127,16 +128,22 @@ def layouts(
 ) -> Layouts:
     """Return every layout of a run whose vocabulary is known, on `world` GPUs.
 
-    `price` is that of one GPU for an hour. Raises UserError for an unknown GPU.
+    `price` is that of one GPU for an hour. Raises UserError for an unknown GPU, and for one without fp8 where the run
+    asks for it.
     """
     kind = find_gpu(gpu)
+    if config.precision == "fp8":
+        check_capability(kind.name, kind.capability)
     node = ranks_per_node or min(kind.per_node, world)
     usable = int(kind.memory * USABLE)
     ranked, refused, tight = [], [], []
     for degrees in _degrees(world):
         try:
-            check_model_splits(config.model, resolve_degrees(degrees, world))
-            micro_batches = _micro_batches(config, world // (degrees.tensor * degrees.sequence))
+            resolved = resolve_degrees(degrees, world)
+            check_model_splits(config.model, resolved)
+            micro_batches = _micro_batches(config, resolved.data)
+            if config.precision == "fp8":
+                check_fp8(config.model, resolved, micro_batch=micro_batches[0][0], gpu=True)
         except UserError as error:
             refused.append(Refused(f"sequence {degrees.sequence} x tensor {degrees.tensor}", str(error)))
             continue

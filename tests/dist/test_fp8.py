@@ -117,7 +117,7 @@ def test_refusals_name_the_gpu_that_is_needed_and_what_was_found(monkeypatch: py
         check_gpu(torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
-    with pytest.raises(UserError, match=needs + "there is NVIDIA A100-SXM4-80GB with 8.0: set precision to bf16"):
+    with pytest.raises(UserError, match=needs + "NVIDIA A100-SXM4-80GB has 8.0: set precision to bf16"):
         check_gpu(torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     check_gpu(torch.device("cuda", 0))

@@ -169,6 +169,19 @@ def test_settings_lead_back_to_the_layout(found: Layouts) -> None:
 def test_an_unknown_gpu_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'H100-SXM'"):
         find_gpu("H100-SMX")
+    with pytest.raises(UserError, match="no GPU 'A100': say A100-SXM-40GB or A100-SXM-80GB"):
+        find_gpu("A100")
+
+
+def test_fp8_is_planned_for_gpus_that_have_it() -> None:
+    run = config().model_copy(update={"precision": "fp8"})
+    with pytest.raises(UserError, match=r"fp8 needs a Hopper GPU .*A100-SXM-80GB has 8\.0: set precision to bf16"):
+        layouts(run, world=8, gpu="A100-SXM-80GB")
+    assert layouts(run, world=8, gpu="H100-SXM").ranked
+    odd = run.model_copy(update={"model": run.model.model_copy(update={"d_ff": 8 * 24})})
+    found = layouts(odd, world=8, gpu="H100-SXM")
+    assert {e.layout.tensor for e in found.ranked} == {1, 2, 4}, "192 / 8 = 24 is not a multiple of 16"
+    assert "d_ff / tensor 8 is 24, not a multiple of 16" in {r.reason.split(": ")[1] for r in found.refused}
 
 
 def test_tensor_groups_across_nodes_are_slower() -> None:

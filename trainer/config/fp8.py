@@ -6,16 +6,22 @@ from trainer.config.model import ModelConfig
 from trainer.config.parallel import Degrees
 from trainer.errors import UserError
 
+NEEDED = (9, 0)  # compute capability of Hopper
+_NEEDS = f"precision fp8 needs a Hopper GPU (compute capability {NEEDED[0]}.{NEEDED[1]} or above)"
+NO_GPU = f"{_NEEDS}, but there is no GPU: set precision to bf16"
 TILE = 16  # the tensor cores take fp8 matrices whose sides are multiples of this
+
+
+def check_capability(gpu: str, capability: tuple[int, int]) -> None:
+    """Raise `UserError` where a GPU, given by its name, has no fp8 tensor cores that the products can use."""
+    if capability < NEEDED:
+        raise UserError(f"{_NEEDS}, but {gpu} has {capability[0]}.{capability[1]}: set precision to bf16")
 
 
 def check_fp8(model: ModelConfig, degrees: Degrees, *, micro_batch: int, gpu: bool) -> None:
     """Raise `UserError` where the ranks have no GPU, or a side of a matrix on a rank is not a multiple of 16."""
     if not gpu:
-        raise UserError(
-            "precision fp8 needs a Hopper GPU (compute capability 9.0 or above), but there is no GPU: "
-            "set precision to bf16"
-        )
+        raise UserError(NO_GPU)
     t = degrees.tensor
     sides = {
         "d_model": model.d_model,

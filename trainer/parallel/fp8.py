@@ -15,24 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.config.fp8 import NO_GPU, check_capability
 from trainer.errors import UserError
 
 FORWARD, GRADIENT = torch.float8_e4m3fn, torch.float8_e5m2
-NEEDED = (9, 0)  # compute capability of Hopper
 
 
 def check_gpu(device: torch.device) -> None:
     """Raise `UserError` where the device has no fp8 tensor cores, with what was found."""
-    found = "no GPU"
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        if capability >= NEEDED:
-            return
-        found = f"{torch.cuda.get_device_name(device)} with {capability[0]}.{capability[1]}"
-    raise UserError(
-        f"precision fp8 needs a Hopper GPU (compute capability {NEEDED[0]}.{NEEDED[1]} or above), "
-        f"but there is {found}: set precision to bf16"
-    )
+    if device.type != "cuda":
+        raise UserError(NO_GPU)
+    check_capability(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
 
 
 def to_fp8(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
