@@ -107,10 +107,13 @@ def _cells(counts: dict[str, Any]) -> list[str]:
     ]
 
 
-def print_mixture(section: DataConfig, values: dict[str, Any]) -> None:
-    """Print what share of the tokens seen each source has, stage by stage."""
+def print_mixture(section: DataConfig | None, values: dict[str, Any]) -> None:
+    """Print what share of the tokens seen each source has, stage by stage. A set does not know: runs may weigh anew."""
     sizes = {tag: counts["tokens"] for tag, counts in values["splits"]["train"]["sources"].items()}
-    if len(section.sources) < 2:
+    if len(section.sources if section else sizes) < 2:
+        return
+    if section is None:
+        print("the weights of the mixture are in the configuration: escala data inspect CONFIG shows them")
         return
     weights = {source.tag: source.weight for source in section.sources}
     tree = Tree("mixture" if all(weights.values()) else "mixture: by size, every token once an epoch")

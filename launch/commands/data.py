@@ -95,8 +95,7 @@ def inspect(
         click.echo(json.dumps({"directory": str(directory), **values, "samples": texts}, indent=2))
         return
     print_summary(directory, values)
-    if section is not None:
-        print_mixture(section, values)
+    print_mixture(section, values)
     print_samples(texts)
 
 
