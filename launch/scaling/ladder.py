@@ -15,6 +15,7 @@ from launch.scaling.table import Table
 from trainer.errors import UserError
 
 REPLICATES = 1000
+ROUNDING = 1e-7  # of a loss: without noise an interval has no width
 FLOOR_UNKNOWN = 0.02  # a floor whose interval reaches below this share of the lowest loss is not identified
 
 
@@ -35,7 +36,10 @@ class Forecast:
 
     @property
     def inside(self) -> bool | None:
-        return None if self.interval is None else self.interval[0] <= self.measured <= self.interval[1]
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return low * (1 - ROUNDING) <= self.measured <= high * (1 + ROUNDING)
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,9 @@ def _build(
     }
     if "loss" not in columns:
         raise UserError(_no_loss(dict.fromkeys(name for row in rows for name in row), source))
+    if not {"N", "D", "C"} & columns.keys():
+        names = ", ".join(dict.fromkeys(str(name) for row in rows for name in row))
+        raise UserError(f"{source} has no column of N, D or C: its columns are {names} (--map N=COLUMN)")
     labels = {t: np.array(["" if cell is None else str(cell) for cell in cells[t]]) for t in cells if t in LABELS}
     number = np.array([i for i, _ in numbered])
     filled = [] if own else _fill_flops(columns, cells, number)

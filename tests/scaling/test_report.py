@@ -1,6 +1,7 @@
 """The report about a surface, and what the commands print."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from launch.scaling.report.axes import log_ticks
 from launch.scaling.report.isoflop_figure import isoflop_curves
 from launch.scaling.table import Table, load
 from tests.scaling.runs import isoflop_grid, ledger_row, surface_loss
+from trainer.errors import UserError
 
 
 def surface_rows(noise: float = 0.002) -> list[dict]:
@@ -151,10 +153,30 @@ def test_a_refused_surface_gives_no_best_size_and_draws_none(tmp_path) -> None:
     assert "| FLOPs | N* |" not in text
 
 
-def test_groups_three_runs_and_a_single_size(tmp_path) -> None:
+def test_three_runs_are_reported_and_two_refused(tmp_path) -> None:
     N = np.geomspace(1e7, 1e8, 3)
-    text, _ = written(tmp_path, "N,D,loss", list(zip(N, [10**9] * 3, surface_loss(N, 1e9), strict=True)))
-    assert "3 cells" in text and "leave no degree of freedom" in text
+    rows = list(zip(N, [10**9] * 3, surface_loss(N, 1e9), strict=True))
+    text, _ = written(tmp_path, "N,D,loss", rows)
+    assert "3 cells" in text and "leave no degree of freedom" in text and "nan" not in text
+    with pytest.raises(UserError, match="2 runs; a law needs 3"):
+        written(tmp_path, "N,D,loss", rows[:2])
+
+
+def test_equal_losses_have_an_axis(tmp_path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text, _ = written(tmp_path, "N,D,loss", [(n, 10**9, 3.0) for n in np.geomspace(1e7, 1e9, 8)])
+    assert "OUTSIDE" not in text
+
+
+def test_several_families_under_one_law_are_said(tmp_path) -> None:
+    N, D = isoflop_grid(np.geomspace(1e18, 1e20, 4))
+    names = np.where(np.arange(len(N)) % 2, "a<b", "plain|pipe")
+    text, _ = written(tmp_path, "N,D,loss,family", list(zip(N, D, surface_loss(N, D), names, strict=True)))
+    assert "One law for 2 families (a&lt;b, plain|pipe)" in text and "a&lt;b, plain\\|pipe |" in text
+
+
+def test_a_single_size_is_a_ladder_of_lengths(tmp_path) -> None:
     D = np.geomspace(1e8, 1e10, 8)
     text, figures = written(tmp_path, "N,D,loss", list(zip([10**7] * 8, D, surface_loss(1e7, D), strict=True)))
     assert "one width" in text and "perplexity_against_tokens" in figures and "isoflop_curves" not in figures

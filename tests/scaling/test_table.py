@@ -259,3 +259,8 @@ def test_options_that_make_no_sense_are_user_errors(tmp_path, capsys, args, mess
         main(["fit", str(table_of(tmp_path, "N,D,group,loss", *rows)), "--json", *args])
     printed = capsys.readouterr()
     assert stop.value.code == 2 and not printed.out and message in printed.err
+
+
+def test_a_table_of_losses_alone_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="no column of N, D or C: its columns are loss, note"):
+        load(table_of(tmp_path, "loss,note", "3.0,a", "2.9,b"))

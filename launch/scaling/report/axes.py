@@ -16,6 +16,7 @@ NATS, PERPLEXITY = "validation loss (nats per token)", "validation perplexity"
 SUBDIVISIONS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))  # of a decade
 FEWEST, MOST = 3, 7  # numbers on an axis
 FEW_DOTS = 60
+ROOM, LEAST_ROOM = 0.08, 1.05  # above and below what a logarithmic axis shows
 LEGEND_LINE, LEGEND_GAP = 0.055, 0.03  # share of a figure's height
 
 
@@ -28,9 +29,12 @@ def log_x(ax: Any, name: str, y_label: str, shown: Callable[[float], str] | None
     plain(ax)
 
 
-def log_y(ax: Any) -> None:
-    """Make the y axis logarithmic too, with plain numbers."""
+def log_y(ax: Any, shown: Array) -> None:
+    """Make the y axis logarithmic too, with plain numbers, around what is to be seen of `shown`: a band may go on."""
     ax.set_yscale("log")
+    low, high = float(np.min(shown)), float(np.max(shown))
+    margin = max((high / low) ** ROOM, LEAST_ROOM)
+    ax.set_ylim(low / margin, high * margin)
     _number(ax.yaxis, ax.get_ylim(), plain_number)
 
 
@@ -51,7 +55,7 @@ def log_ticks(low: float, high: float) -> list[float]:
             return ticks[:: math.ceil(len(ticks) / MOST)]
     from matplotlib.ticker import MaxNLocator
 
-    return [float(t) for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
+    return [float(t) for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= t <= high]
 
 
 def power_of_ten(value: float) -> str:

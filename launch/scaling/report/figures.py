@@ -38,7 +38,7 @@ def ladder(ax: Any, fitted: Ladder) -> None:
         look: dict[str, Any] = {"mfc": "white", "mec": RED, "mew": 1.8, "ms": 7, "label": "held out", "zorder": 6}
         ax.plot(values[held], np.exp(table.loss[held]), "o", **look)
     log_x(ax, variable, PERPLEXITY)
-    log_y(ax)
+    log_y(ax, np.exp([*table.loss, *fitted.preferred.fitted.predict({variable: grid})]))
     legend_above(ax)
 
 

@@ -109,7 +109,8 @@ def law_grid(ladder: Ladder) -> Grid:
     for law in ladder.laws:
         for name, value in law.fitted.values.items():
             shown = interval(*law.intervals[name], ".4g") if law.intervals else "none"
-            rows.append([law.fitted.law.formula, name, f"{value:.4g}", shown, f"{law.sd:.2%}"])
+            sd = f"{law.sd:.2%}" if np.isfinite(law.sd) else "none"
+            rows.append([law.fitted.law.formula, name, f"{value:.4g}", shown, sd])
     return Grid(
         ["law", "parameter", "value", "95 %", "residual sd"],
         rows,
@@ -137,19 +138,19 @@ def forecast_grids(ladder: Ladder) -> list[Grid]:
 
 
 def cell_grid(ladder: Ladder) -> Grid:
-    """Return one row for each cell, smallest first."""
+    """Return one row for each cell, smallest first, with what is known of N, D and C."""
     table = ladder.table
     names = table.labels.get("name")
-    order = np.argsort(table.columns[ladder.variable], kind="stable")
+    sizes = [v for v in ("N", "D", "C") if table.has(v)]
+    ratio = table.D / table.N if table.has("N", "D") else None
     rows = []
-    for i in order:
+    for i in np.argsort(table.columns[ladder.variable], kind="stable"):
         cells = [str(names[i]) if names is not None else f"row {table.row[i]}"]
-        cells += [_size(v, table.columns[v][i]) if table.has(v) else "-" for v in ("N", "D", "C")]
-        cells += [f"{table.columns['D'][i] / table.columns['N'][i]:.3g}" if table.has("N", "D") else "-"]
+        cells += [_size(v, table.columns[v][i]) for v in sizes]
+        cells += [] if ratio is None else [f"{ratio[i]:.3g}"]
         cells += [f"{table.loss[i]:.4f}", f"{np.exp(table.loss[i]):.2f}"]
-        cells += ["held out" if ladder.held_out[i] else ""]
-        rows.append(cells)
-    header = ["cell", "N", "D", "C", "D/N", "loss (nats)", "perplexity", ""]
+        rows.append([*cells, "held out" if ladder.held_out[i] else ""])
+    header = ["cell", *sizes, *([] if ratio is None else ["D/N"]), "loss (nats)", "perplexity", ""]
     return Grid(header, rows, _sem(table))
 
 

@@ -53,7 +53,7 @@ def perplexity(ax: Any, table: Table, fitted: Fitted) -> None:
         ax.plot(grid, predicted, color=tokens(D), lw=1.4, label=f"law at D = {count(float(D))}")
     tokens.bar(ax)
     log_x(ax, "N", PERPLEXITY)
-    log_y(ax)
+    log_y(ax, np.exp(table.loss))
     legend_above(ax)
 
 

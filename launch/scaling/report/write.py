@@ -24,8 +24,10 @@ from launch.scaling.report.ladder import (
 )
 from launch.scaling.report.model import Figure, Report
 from launch.scaling.table import Table, from_ledger, load
+from trainer.errors import UserError
 from trainer.run_dir import write_atomically
 
+FEWEST_RUNS = 3
 # Inches. Small enough that the print stays readable where a page shows two charts side by side, or a phone one.
 SIZE, PANEL_SIZE, DPI = (4.9, 3.4), (3.3, 2.5), 200
 MARGINS = {"left": 0.135, "right": 0.97, "bottom": 0.145, "top": 0.96}
@@ -78,6 +80,8 @@ def write(
 
 def build(table: Table, title: str, layout_check: Curves | None = None, forecasts: Path | None = None) -> Report:
     """Decide what the runs can tell and put it into sections: a surface of N and D, or one ladder."""
+    if len(table) < FEWEST_RUNS:
+        raise UserError(f"{table.source}: {len(table)} runs; a law needs {FEWEST_RUNS} at least, and more to be tested")
     surface = analyse(table)
     if surface is not None:
         lines, sections = of_surface.headline(surface), of_surface.surface_sections(surface)
@@ -85,6 +89,7 @@ def build(table: Table, title: str, layout_check: Curves | None = None, forecast
     else:
         ladder = fit_ladder(table)
         lines, sections, answers = headline(ladder), ladder_sections(ladder), ladder_answers(ladder)
+    lines += _families(table)
     if surface is not None and any(table.by_position):
         sections.append(by_position_section(table))
     if layout_check:
@@ -94,6 +99,18 @@ def build(table: Table, title: str, layout_check: Curves | None = None, forecast
         lines += forecast_lines(forecasts, table)
     sections += [checklist_section(table, answers), provenance_section(table)]
     return Report(title, lines, sections)
+
+
+def _families(table: Table) -> list[str]:
+    """Say that runs of several families were pooled: one law may describe none of them."""
+    families = sorted(set(table.labels.get("group", ())) - {""})
+    if len(families) < 2:
+        return []
+    named = ", ".join(families[:6]) + (", ..." if len(families) > 6 else "")
+    return [
+        f"One law for {len(families)} families ({named}): compare them with escala fit --law shared-exponents, or keep "
+        "one with --where."
+    ]
 
 
 def render(report: Report, out_dir: Path) -> ReportPaths:
@@ -110,6 +127,7 @@ def render(report: Report, out_dir: Path) -> ReportPaths:
         lstrip_blocks=True,
     )
     environment.filters["kept"] = lambda text: str(text).replace(", ", ",\u00a0") if "[" in str(text) else text
+    environment.filters["plain"] = lambda text: str(text).replace("&", "&amp;").replace("<", "&lt;")
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     html, markdown = out_dir / "report.html", out_dir / "report.md"
     for path, template in ((html, "report.html.j2"), (markdown, "report.md.j2")):
