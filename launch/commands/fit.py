@@ -114,7 +114,7 @@ def fit(
         result,
         target=target,
         groups=groups,
-        grouped_by=cluster or "N",
+        cluster=cluster,
         counting=counting,
         against=parse_values("--against", against),
     )

@@ -93,6 +93,8 @@ def forecast(
     click.echo(f"written to {ledger}, to be scored by escala forecast score TABLE --ledger {ledger} once it has run")
     for reason in fit.reasons:
         click.secho(f"warning: the fit is {fit.status}: {reason}", fg="yellow", err=True)
+    for doubt in fit.doubts:
+        click.secho(f"doubt: {doubt}", fg="yellow", err=True)
 
 
 def _size_text(one: Forecast) -> str:

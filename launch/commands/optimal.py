@@ -24,6 +24,7 @@ from launch.scaling.report.model import count
 from launch.scaling.saved import SavedFit, load_fit
 from launch.sweep.pending import add_cell, shared_run
 from launch.text import flops_text
+from trainer.config.counting import count_flops
 from trainer.errors import UserError
 
 EPILOG = """\b
@@ -99,6 +100,7 @@ def optimal(
         yaml_path.write_text(text, encoding="utf-8")
     if sweep_path is not None:
         add_cell(sweep_path, {"model.size": run["model"]["size"], "tokens": run["tokens"]})
+    exact = float(count_flops(config).total) * run["tokens"]
     shape = {"d_model": config.d_model, "n_layers": config.n_layers, "n_heads": config.n_heads}
     if as_json:
         estimates = {
@@ -115,6 +117,7 @@ def optimal(
             "intervals": {name: list(e.interval) for name, e in estimates.items() if e.interval},
             "model": {**shape, "N": counted(config, fit.convention), "parameters": parts.by_part()},
             "run": run,
+            "run_flops_exact": exact,
             "status": fit.status,
             "warnings": list(decision.warnings),
         }
@@ -125,7 +128,9 @@ def optimal(
     click.echo(
         f"\nThe model of the ladder nearest to N*: d_model {config.d_model}, {config.n_layers} layers, "
         f"{config.n_heads} heads; N = {count(n_model)} ({n_model / decision.N.value - 1:+.1%} from N*), "
-        f"{count(parts.total)} parameters in all"
+        f"{count(parts.total)} parameters in all\n"
+        f"Its run costs {flops_text(exact, 3)} FLOPs, counted exactly with attention and head: "
+        f"{exact / (6 * n_model * run['tokens']):.2f} times 6 N D"
     )
     if sweep_path is None:
         click.echo(f"\n{text}")

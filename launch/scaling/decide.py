@@ -100,7 +100,7 @@ def _waste(fit: SavedFit, log_n: float, flops: float) -> Estimate | None:
 
 
 def _distance_warnings(fit: SavedFit, flops: float) -> list[str]:
-    warnings = [f"the fit is weak: {reason}" for reason in fit.reasons]
+    warnings = [f"the fit is weak: {reason}" for reason in fit.reasons] + list(fit.doubts)
     if not len(fit.draws):
         warnings.append("the fit has no bootstrap replicates, so there are no intervals: fit with --bootstrap 1000")
     if "C" not in fit.range:

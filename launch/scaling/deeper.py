@@ -1,4 +1,4 @@
-"""What `escala fit` adds on demand: decisions for a budget and what they rest on, ways to count, families compared."""
+"""What `escala fit` adds to a fit: doubts, and on demand decisions for a budget, ways to count, families compared."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from launch.scaling.against import Against, compare
 from launch.scaling.counting import Counted, count_every_way
 from launch.scaling.decide import Decision, decide
+from launch.scaling.doubts import Doubt, doubts
 from launch.scaling.laws.groups import Behind, SharedExponents, behind
 from launch.scaling.saved import saved_fit
 from launch.scaling.sensitivity import Sensitivity, sensitivity
@@ -29,10 +30,11 @@ class Deeper:
     behind: tuple[Behind, ...] = ()
     reference: str = ""
     against: Against | None = None
+    doubts: tuple[Doubt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the parts that are there, by name."""
-        found: dict[str, Any] = {}
+        """Return the doubts, and of the other parts those that are there, by name."""
+        found: dict[str, Any] = {"doubts": [d.to_json() for d in self.doubts]}
         if self.decision is not None:
             found["decision"] = asdict(self.decision)
         if self.sensitivity is not None:
@@ -51,7 +53,7 @@ def deepen(
     *,
     target: float | None,
     groups: NDArray[np.str_] | None,
-    grouped_by: str,
+    cluster: str | None,
     counting: bool,
     against: Mapping[str, float],
 ) -> Deeper:
@@ -63,7 +65,7 @@ def deepen(
     if target is not None:
         if set(law.variables) != {"N", "D"}:
             raise UserError(f"--target: law {law.name!r} is of {', '.join(law.variables)}; a decision needs N and D")
-        asked = sensitivity(result.table, law, groups, grouped_by, target, fitted.cost)
+        asked = sensitivity(result.table, law, groups, cluster or "N", target, fitted.cost)
         if result.certificate.status != "refused":
             decision = decide(saved_fit(fitted, result.certificate.status, (), result.table), target)
     compared: tuple[Behind, ...] = ()
@@ -75,4 +77,5 @@ def deepen(
         (reference,) = set(result.table.labels["group"]) - set(law.groups)
     ways = tuple(count_every_way(result.table, law, fitted.cost)) if counting else ()
     published = compare(fitted, against, result.intervals()) if against else None
-    return Deeper(decision, asked, ways, compared, str(reference), published)
+    against_it = doubts(fitted, result.table, cluster) if result.certificate.status != "refused" else ()
+    return Deeper(decision, asked, ways, compared, str(reference), published, against_it)

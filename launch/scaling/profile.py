@@ -63,7 +63,7 @@ def spread(fitted: Fitted) -> Spread:
         residual, jacobian = predicted - fitted.loss, jacobian * predicted
     freedom = max(1, len(residual) - fitted.num_params)
     psi2 = float(np.sum(fitted.cost.psi(residual) ** 2)) / freedom
-    slope = _mean_slope(residual, fitted.cost.delta)
+    slope = _mean_slope(residual, fitted.cost.delta, fitted.num_params)
     tau2, kappa = psi2 / slope**2, psi2 / slope
     if freedom < FEW and np.isfinite(fitted.cost.delta):
         # With few rows most residuals of a robust fit are zero and say nothing: assume normal errors instead,
@@ -75,12 +75,18 @@ def spread(fitted: Fitted) -> Spread:
     return Spread(tau2, max(kappa, 1e-300), jacobian @ jacobian.T, freedom, exact)
 
 
-def _mean_slope(residual: Array, delta: float) -> float:
-    """Return the mean of psi', smoothed where hardly any residual lies inside the threshold."""
+def _mean_slope(residual: Array, delta: float, num_params: int) -> float:
+    """Return the mean of psi', smoothed where hardly any residual lies inside the threshold.
+
+    A robust fit passes through about as many rows as it has parameters: their residuals say nothing about the density
+    of errors at zero and are left out (Koenker 2005, Quantile Regression, section 4.10).
+    """
     if np.isinf(delta):
         return 1.0
-    width = max(delta, 0.35 * float(np.median(np.abs(residual))) / 0.6745)
-    inside = max(float(np.mean(np.abs(residual) <= width)), 1.0 / len(residual))
+    size = np.abs(residual)
+    width = max(delta, 0.35 * float(np.median(size)) / 0.6745)
+    free = max(1, len(size) - num_params)
+    inside = max(float(np.sum(size <= width)) - num_params, 1.0) / free
     return inside * delta / width
 
 

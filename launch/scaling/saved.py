@@ -58,6 +58,7 @@ class SavedFit:
     table_sha256: str
     range: dict[str, list[float]]
     convention: str
+    doubts: tuple[str, ...] = ()  # what the residuals say against the fit
 
     def loss(self, **columns: float) -> tuple[float, Array]:
         """Return the loss at one point, and that of each replicate."""
@@ -113,6 +114,7 @@ def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
             table_sha256=values.get("table", {}).get("sha256", ""),
             range=values.get("range", {}),
             convention=values.get("conventions", {}).get("N", "as given"),
+            doubts=tuple(d["sentence"] for d in values.get("doubts", ())),
         )
     except FileNotFoundError:
         raise UserError(f"no such fit: {path} (make one with `escala fit TABLE --json > {path}`)") from None

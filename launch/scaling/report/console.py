@@ -102,7 +102,7 @@ def chosen_text(chosen: Chosen) -> Group:
 
 def deeper_text(more: Deeper) -> Group:
     """Return what was asked beyond the fit itself."""
-    parts: list[RichTable | Text] = []
+    parts: list[RichTable | Text] = [Text(f"doubt: {d.sentence}", style="yellow") for d in more.doubts]
     if more.against is not None:
         parts.append(Text(against_line(more.against)))
     if more.decision is not None:

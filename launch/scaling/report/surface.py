@@ -7,6 +7,7 @@ import numpy as np
 from launch.scaling.checks import rows_text
 from launch.scaling.counting import count_every_way
 from launch.scaling.decide import decide
+from launch.scaling.doubts import doubts
 from launch.scaling.isoflop import METHODS, exponents
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.replicates import lack_of_fit
@@ -184,6 +185,7 @@ def _certificate(s: Surface) -> Section:
         f"{c.status.capitalize()}: {c.share_of_starts:.0%} of the starts meet in the optimum, gradient "
         f"{c.gradient_norm:.1e}, condition number {c.condition:.3g}.",
         *c.reasons,
+        *(f"Doubt: {d.sentence}." for d in doubts(s.fitted, s.table)),
         *_outliers(s),
     ]
     test = lack_of_fit(s.fitted)
