@@ -296,6 +296,32 @@ def test_sets_that_nobody_can_use_are_refused(tmp_path: Path) -> None:
         prepare(config(tmp_path / "b", path, tokenizer={"kind": "bytes"}, sources=sources), workers=1)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            {"sources": [{"name": "docs", "path": "IN", "min_chars": 10**6}]},
+            r"no training document came out .* \(0 pass",
+        ),
+        ({"held_out_fraction": 1 - 1e-9}, r"no training document came out of .* \(4 passed the filters\)"),
+        ({"sources": [{"name": "docs", "path": "IN", "column": "txt"}]}, "has no column 'txt'"),
+        ({"held_out_sets": [{"name": "more", "path": "IN", "column": "txt"}]}, "source 'more' .* has no column 'txt'"),
+    ],
+)
+def test_a_mistake_that_gave_nothing_leaves_the_directory_to_the_corrected_configuration(
+    tmp_path: Path, wrong: dict[str, Any], words: str
+) -> None:
+    """Where the tokenizer need not be trained, it exists before the first document is read."""
+    path = write_files(tmp_path / "in", texts(7, 4), 1)
+    right = config(tmp_path, path, tokenizer={"kind": "bytes"}, held_out_fraction=0.5)
+    values = right.model_dump(mode="json") | json.loads(json.dumps(wrong).replace('"IN"', json.dumps(path)))
+    with pytest.raises(UserError, match=words):
+        prepare(parse_section(DataConfig, values, "test"), workers=1)
+    left = [file.name for file in (tmp_path / "made").rglob("*") if file.is_file() and file.suffix != ".lock"]
+    assert left == []
+    assert Manifest.open(prepare(right, workers=1)).complete
+
+
 @pytest.mark.e2e
 def test_what_a_user_sees(tmp_path: Path) -> None:
     """The command: prepare, again, inspect, verify, damage, export and import."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from trainer.config.data import HELD_OUT, TRAIN, DataConfig
 from trainer.data.manifest import FILE, Manifest, Shard
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.tokenizer import DIRECTORY, Tokenizer
 from trainer.errors import UserError
 from trainer.run_dir import write_atomically
 
@@ -121,6 +123,18 @@ def claimed(root: Path, config: DataConfig) -> Iterator[None]:
         if not any(path.is_file() and path.suffix != ".lock" and path != note for path in root.rglob("*")):
             note.unlink(missing_ok=True)
         raise
+
+
+def release(root: Path, done: dict[Part, PartRecord]) -> None:
+    """Remove what a preparation left that gave no training tokens: a corrected configuration can have the directory."""
+    for part, record in done.items():
+        for shard in chain.from_iterable(record.splits.values()):
+            for suffix in (".bin", ".docs", ".xxh"):
+                (root / f"{shard.file}{suffix}").unlink()
+        part.record(root).with_suffix(".digests").unlink(missing_ok=True)
+        part.record(root).unlink()
+    shutil.rmtree(root / DIRECTORY)
+    (root / PARTS / CONFIG).unlink()
 
 
 def refuse_other_set(root: Path, config: DataConfig) -> None:

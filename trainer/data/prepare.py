@@ -52,6 +52,9 @@ def prepare(
     sources = {False: [Source(s) for s in config.sources], True: [Source(s) for s in config.held_out_sets]}
     parts = list_parts(config, sources)
     with claimed(root, config), FileLock(root / "parts" / "set.lock"):
+        if not (root / DIRECTORY).exists():  # while a mistake still leaves the directory free
+            for source in (*sources[False], *sources[True]):
+                source.check()
         tokenizer = ensure_tokenizer(config, sources[False], root, progress)
     done = finished(root, parts)
     mine = my_parts(parts, task)

@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from trainer.config.data import HELD_OUT, TRAIN, DataConfig
 from trainer.data.manifest import Manifest
-from trainer.data.parts import Part, build_manifest, finished
+from trainer.data.parts import Part, build_manifest, finished, release
 from trainer.data.progress import Progress, duration
 from trainer.data.tokenizer import Tokenizer
 from trainer.errors import UserError
@@ -17,8 +17,11 @@ from trainer.errors import UserError
 def publish(config: DataConfig, parts: list[Part], tokenizer: Tokenizer, root: Path) -> Manifest:
     """Write the manifest of what is finished so far, for those who train on it already, and return it."""
     with FileLock(root / "parts" / "set.lock"):
-        manifest = build_manifest(config, parts, finished(root, parts), tokenizer)
+        done = finished(root, parts)
+        manifest = build_manifest(config, parts, done, tokenizer)
         if manifest.complete:
+            if not manifest.splits[TRAIN]:
+                release(root, done)
             check_not_empty(config, manifest)
         if manifest.splits[TRAIN]:
             manifest.save(root)

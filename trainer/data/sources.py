@@ -33,6 +33,12 @@ class Source:
         wanted = config.parts or (1 if config.max_bytes else min(files, MOST_PARTS))
         self.num_parts = min(wanted, files)
 
+    def check(self) -> None:
+        """Read one row. Raises UserError for a source that cannot be read, and for a column without text."""
+        for row in self._steady_rows(0):
+            self._text(row)
+            return
+
     def documents(self, part: int, max_bytes: int | None = None) -> Iterator[str]:
         """Yield the texts of one part that pass the filter, each cut to its length cap.
 
@@ -41,13 +47,7 @@ class Source:
         """
         config, budget = self.config, max_bytes
         pattern = re.compile(config.matching) if config.matching else None
-        rows = steadily(
-            lambda skip: self._rows(part, skip),
-            name=_named(config),
-            retries=config.retries,
-            stall_seconds=config.stall_seconds,
-        )
-        for row in rows:
+        for row in self._steady_rows(part):
             text = self._text(row)
             if config.max_chars is not None:
                 text = text[: config.max_chars]
@@ -62,6 +62,14 @@ class Source:
     def part_budget(self) -> int | None:
         """Return the cap on the text of one part: the source's cap, shared equally."""
         return self.config.max_bytes // self.num_parts if self.config.max_bytes else None
+
+    def _steady_rows(self, part: int) -> Iterator[dict[str, Any]]:
+        return steadily(
+            lambda skip: self._rows(part, skip),
+            name=_named(self.config),
+            retries=self.config.retries,
+            stall_seconds=self.config.stall_seconds,
+        )
 
     def _rows(self, part: int, skip: int) -> Iterator[dict[str, Any]]:
         dataset = self._dataset
