@@ -35,6 +35,7 @@ Examples:
   escala optimal --fit fit.json --flops 1e21 --served-tokens 1e12 --run-yaml next.yaml
   escala optimal --fit fit.json --flops 1.5e13 --sweep ladder.yaml
 """
+FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit asked for
 
 
 @click.command(epilog=EPILOG)
@@ -132,6 +133,13 @@ def optimal(
         f"Its run costs {flops_text(exact, 3)} FLOPs, counted exactly with attention and head: "
         f"{exact / (6 * n_model * run['tokens']):.2f} times 6 N D"
     )
+    if abs(n_model / decision.N.value - 1) > FAR_OFF:
+        click.secho(
+            f"warning: with a vocabulary of {vocab_size} no model of the ladder is near N*: give the --vocab-size, "
+            "--context-length and --tokens-per-step of your runs, or --sweep to take them from its cells",
+            fg="yellow",
+            err=True,
+        )
     if sweep_path is None:
         click.echo(f"\n{text}")
         return

@@ -52,12 +52,15 @@ def add_cells(
     each = question.information(sizes, tokens)
     rows = np.stack([_row(matrix) for matrix in each])
     costs = np.array([c.cost for c in candidates])
-    chosen = []
+    chosen: list[Addition] = []
+    taken: list[int] = []
     for _ in range(num):
         before = float(gradient @ covariance @ gradient)
         projected = rows @ covariance
         gain = (projected @ gradient) ** 2 / (1 + np.einsum("cp,cp->c", projected, rows))
+        gain[taken] = 0.0  # the same run again has the same loss
         best = int(np.argmax(gain / costs**COST_WEIGHT))
+        taken.append(best)
         row = projected[best]
         covariance = covariance - np.outer(row, row) / (1 + row @ rows[best])
         after = float(gradient @ covariance @ gradient)

@@ -176,3 +176,14 @@ def test_a_forecast_is_written_before_the_run_and_scored_after(tmp_path) -> None
     scored = run.invoke(forecast, ["score", str(later), "--ledger", str(book), "--json"], catch_exceptions=False)
     (result,) = json.loads(scored.output)["scores"]
     assert result["measured"] == big["loss"] and result["inside"] is True and abs(result["error"]) < 0.02
+
+
+def test_a_model_far_from_the_best_size_is_a_warning(tmp_path) -> None:
+    """For tiny runs the default vocabulary alone has more parameters than N*."""
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps({"law": "chinchilla", "params": SURFACE}))
+    run = CliRunner()
+    small = run.invoke(optimal, ["--fit", str(path), "--flops", "1e13"], catch_exceptions=False)
+    assert "no model of the ladder is near N*" in small.stderr
+    large = run.invoke(optimal, ["--fit", str(path), "--flops", "1e21"], catch_exceptions=False)
+    assert "near N*" not in large.stderr

@@ -50,6 +50,7 @@ def test_added_cells_cut_the_variance_more_than_repeating_what_exists() -> None:
     again = judge("again", [*first.cells, *(a.cell for a in added)], QUESTION)
     assert again.sd_log_n == pytest.approx(added[-1].sd_after, rel=0.05)
     assert all(a.cell.cost <= 1e19 for a in added)
+    assert len({(a.cell.N, a.cell.D) for a in added}) == 3
 
 
 def test_a_budget_that_is_too_small_is_refused() -> None:

@@ -13,6 +13,7 @@ from launch.scaling.identify import distinct, log_spread
 from launch.scaling.ladder import Forecast, Ladder, LadderLaw
 from launch.scaling.report import figures
 from launch.scaling.report.checklist import Answers
+from launch.scaling.report.decisions import parameter_text
 from launch.scaling.report.model import Figure, Grid, Section, count, interval
 from launch.scaling.report.trust import hold_out_section, profile_figure
 from launch.scaling.table import N_CONVENTIONS, Table
@@ -110,7 +111,7 @@ def law_grid(ladder: Ladder) -> Grid:
         for name, value in law.fitted.values.items():
             shown = interval(*law.intervals[name], ".4g") if law.intervals else "none"
             sd = f"{law.sd:.2%}" if np.isfinite(law.sd) else "none"
-            rows.append([law.fitted.law.formula, name, f"{value:.4g}", shown, sd])
+            rows.append([law.fitted.law.formula, name, parameter_text(name, value), shown, sd])
     return Grid(
         ["law", "parameter", "value", "95 %", "residual sd"],
         rows,

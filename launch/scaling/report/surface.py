@@ -31,7 +31,7 @@ from launch.scaling.study import Study
 from launch.scaling.table import Table
 from launch.text import flops_text
 
-SMALLEST = 1e-300  # an end of a profile that reaches this far is 0
+SMALLEST = 1e-300  # an end of a profile that reaches as far is 0, or infinite
 SENSITIVE = 10.0  # the budget at which laws are compared, over the largest run
 BEYOND = (1.0, 10.0, 100.0)  # budgets of the allocation table, over the largest run
 
@@ -85,7 +85,7 @@ def surface_sections(s: Surface) -> list[Section]:
     """Return the sections in reading order."""
     sections = [_law(s), _allocation(s)]
     if s.held:
-        sections.append(hold_out_section(s.held, [f"{s.chosen.law}: {s.chosen.why}."]))
+        sections.append(hold_out_section(s.held, [f"The law is {s.chosen.law}: {s.chosen.why}."]))
     sections += [_certificate(s), _residuals(s), _approaches(s)]
     if len(s.table.conventions) > 1:
         sections.append(_conventions(s.table))
@@ -251,5 +251,5 @@ def _conventions(table: Table) -> Section:
 def _pair(pair: tuple[float, float] | None) -> str:
     if pair is None:
         return "-"
-    low, high = (0.0 if 0 < end < SMALLEST else end for end in pair)
-    return interval(low, high, ".4g")
+    low, high = pair
+    return interval(0.0 if 0 < low < SMALLEST else low, float("inf") if high > 1 / SMALLEST else high, ".4g")
