@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -147,10 +148,9 @@ def report(opened: Opened, console: Console) -> None:
         return
     curves = next((line["curves"] for line in checks), None)
     try:
-        print_ladder(from_ledger(rows, n_convention="body"), console)
-        paths: ReportPaths = write(
-            rows, opened.directory / "report", title=sweep.name, layout_check=curves, n_convention="body"
-        )
+        table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), "body")
+        print_ladder(table, console)
+        paths: ReportPaths = write(table, opened.directory / "report", title=sweep.name, layout_check=curves)
     except UserError as error:  # the runs are trained and in the ledger: a sweep of seeds has no law, and is no failure
         console.print(f"no law from these {len(rows)} points: {error}\nledger  {path}", highlight=False, soft_wrap=True)
         return

@@ -18,6 +18,7 @@ from launch.scaling.table import Table
 BLUE, ORANGE, GREEN, RED, GREY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666", "#CC79A7"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56B4E9", "#F0E442", GREY)
 REACH = 2.0  # how far beyond the largest cell a law is drawn
+BAND_ROOM = 0.3  # nats by which a band is shown beyond the cells and the law
 OFF = "measured - law (% of the loss)"
 
 
@@ -38,7 +39,11 @@ def ladder(ax: Any, fitted: Ladder) -> None:
         look: dict[str, Any] = {"mfc": "white", "mec": RED, "mew": 1.8, "ms": 7, "label": "held out", "zorder": 6}
         ax.plot(values[held], np.exp(table.loss[held]), "o", **look)
     log_x(ax, variable, PERPLEXITY)
-    log_y(ax, np.exp([*table.loss, *fitted.preferred.fitted.predict({variable: grid})]))
+    seen_losses = np.array([*table.loss, *fitted.preferred.fitted.predict({variable: grid})])
+    if band is not None:  # as far as it leaves the cells room
+        low, high = seen_losses.min() - BAND_ROOM, seen_losses.max() + BAND_ROOM
+        seen_losses = np.concatenate([seen_losses, np.clip(band, low, high).ravel()])
+    log_y(ax, np.exp(seen_losses))
     legend_above(ax)
 
 
