@@ -17,7 +17,8 @@ from launch.scaling.profile import Profile, Quantity, profile_all, spread
 
 Status = Literal["certified", "weak", "refused"]
 
-FLOOR_UNKNOWN = 0.02  # of the lowest loss: a floor that may lie below it is not identified
+FLOOR_UNKNOWN = 0.02  # of the lowest loss: a floor that may lie below it is not identified, unless it is sharp
+FLOOR_ABSENT = 1e-6  # of the lowest loss: a floor that is nowhere seen, however sharp its interval
 FLOOR_REFUSED, FLOOR_VAGUE = 0.9, 0.45  # width of the floor's interval over its value
 ALLOCATION_UNKNOWN, ALLOCATION_VAGUE = np.log(30.0), np.log(3.0)  # width of the interval of ln N*
 FLAT = np.log(10.0)  # width of the interval of the logarithm of a multiplier
@@ -119,9 +120,11 @@ def _refusals(fitted: Fitted, profiles: Mapping[str, Profile], condition: float)
     values = fitted.values
     if condition > CONDITION_REFUSED or not np.isfinite(condition):
         reasons.append(f"the runs do not tell the parameters apart: condition number {condition:.1e}")
-    for name in ("alpha", "beta", "gamma"):
-        if name in values and values[name] <= 0:
-            reasons.append(f"the loss does not fall with size in these runs: {name} = {values[name]:.3g}")
+    for variable in ("N", "D", "C"):
+        if variable in fitted.columns and (slope := _slope(fitted, variable)) >= 0:
+            reasons.append(
+                f"the loss does not fall with {variable} in these runs: its slope in logarithms is {slope:+.3g}"
+            )
     if "E" in values and len(fitted.loss) < fitted.num_params + 2:
         reasons.append(
             f"E on too few runs: {len(fitted.loss)} runs for {fitted.num_params} parameters leave nothing that tests a "
@@ -130,7 +133,8 @@ def _refusals(fitted: Fitted, profiles: Mapping[str, Profile], condition: float)
     elif "E" in values and "E" in profiles:
         low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
         lowest = float(fitted.loss.min())
-        if low < FLOOR_UNKNOWN * lowest or high - low > FLOOR_REFUSED * values["E"]:
+        near_zero = low < FLOOR_UNKNOWN * lowest and (high > 2 * low or values["E"] < FLOOR_ABSENT * lowest)
+        if near_zero or high - low > FLOOR_REFUSED * values["E"]:
             lower = "0" if low < FLOOR_UNKNOWN * lowest else f"{low:.3g}"
             upper = f"{high:.3g}" if np.isfinite(high) and high < lowest else f"the lowest loss, {lowest:.3g},"
             reasons.append(
@@ -145,6 +149,13 @@ def _refusals(fitted: Fitted, profiles: Mapping[str, Profile], condition: float)
                 f"to {_size(high)}"
             )
     return reasons
+
+
+def _slope(fitted: Fitted, variable: str) -> float:
+    """Return the mean derivative of log loss by the logarithm of a variable; the signs of exponents do not say it."""
+    step = 1e-4
+    further = {**fitted.columns, variable: fitted.columns[variable] * np.exp(step)}
+    return float(np.mean(np.log(fitted.predict(further) / fitted.predict(fitted.columns)))) / step
 
 
 def _weaknesses(fitted: Fitted, profiles: Mapping[str, Profile], condition: float) -> list[str]:

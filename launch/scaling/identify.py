@@ -9,6 +9,8 @@ import numpy as np
 from launch.scaling.objective import Array
 
 SPREAD = 0.05  # standard deviation of a logarithm below which a quantity counts as held fixed
+LINE_SPREAD = 0.15  # the same about a line of ln D on ln N: no design varies D/N by so little on purpose
+FEWEST_VALUES = 3  # of N, and of D
 NAMES = {"N": "N (parameters)", "D": "D (tokens)", "C": "C (FLOPs)"}
 
 
@@ -26,9 +28,38 @@ def distinct(values: Array) -> int:
 def allocation_obstacles(columns: Mapping[str, Array]) -> list[str]:
     """Return why no law of N and D, and so no allocation N*, D*, can be told from these runs.
 
-    The reasons are structural: all losses could be exact and the answer would still be open.
+    The reasons are structural: all losses could be exact and the answer would still be open, or rest on the loss of one
+    run that nothing tests.
     """
-    N, D = columns["N"], columns["D"]
+    cells = np.unique(np.round(np.log([columns["N"], columns["D"]]), 6), axis=1)
+    found = _obstacles(*np.exp(cells))
+    for left_out in [] if found else _odd_cells(cells):
+        without = _obstacles(*np.exp(np.delete(cells, left_out, axis=1)))
+        if without:
+            n, d = np.exp(cells[:, left_out])
+            return [f"all rests on one run (N = {n:.3g}, D = {d:.3g}), which nothing tests. Without it: {without[0]}"]
+    return found
+
+
+def _odd_cells(cells: Array) -> list[int]:
+    """Return the cells (2, n) of ln N, ln D without which the others may lie on a line or have one value less."""
+    x, y = cells
+    if len(x) < 4:
+        return []
+    slope, intercept = np.polyfit(x, y, 1)
+    leverage = 1 / len(x) + (x - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2)
+    share = (y - slope * x - intercept) ** 2 / np.maximum(1 - leverage, 1e-9)  # of the sum of squares about the line
+    total = x + y
+    odd = [int(np.argmax(share)), int(np.argmax(np.abs(total - np.median(total))))]
+    for values in cells:
+        odd.append(int(np.argmax(np.abs(values - values.mean()))))
+        _, first, counts = np.unique(values, return_index=True, return_counts=True)
+        if distinct(np.exp(values)) == FEWEST_VALUES and counts.min() == 1:
+            odd.append(int(first[np.argmin(counts)]))
+    return list(dict.fromkeys(odd))
+
+
+def _obstacles(N: Array, D: Array) -> list[str]:
     if log_spread(N) < SPREAD:
         return [f"one width: every run has N = {np.median(N):.3g}, so nothing says how the loss falls with N"]
     if log_spread(D) < SPREAD:
@@ -36,8 +67,13 @@ def allocation_obstacles(columns: Mapping[str, Array]) -> list[str]:
             f"fixed D: every run has D = {np.median(D):.3g} tokens, so nothing says how the loss falls with D: "
             "only L(N) at this D can be fitted, no allocation N*, D*"
         ]
+    if log_spread(N * D) < SPREAD:
+        return [
+            f"one budget: every run has 6 N D near {6 * np.median(N * D):.3g} FLOPs, where a power of N is one of D: "
+            "the best N there can be seen, but not how it grows, nor E. Add runs at other budgets"
+        ]
     slope, scatter = _line(np.log(N), np.log(D))
-    if scatter < SPREAD and slope > 0:
+    if scatter < LINE_SPREAD and slope > 0:
         if abs(slope - 1) < 0.1:
             what = f"fixed D/N: every run has D/N = {np.median(D / N):.3g} within {scatter:.1%}"
         else:
@@ -46,10 +82,12 @@ def allocation_obstacles(columns: Mapping[str, Array]) -> list[str]:
             f"{what}, so A/N^alpha and B/D^beta fall together and cannot be told apart: no allocation N*, D*. "
             "Add runs at another D/N (several horizons of one size, or IsoFLOP grids)"
         ]
-    if distinct(N) < 3 or distinct(D) < 3:
-        few = "N" if distinct(N) < 3 else "D"
-        count = distinct(columns[few])
-        return [f"only {count} different values of {NAMES[few]}: a floor, a coefficient and an exponent need three"]
+    for name, values in (("N", N), ("D", D)):
+        if distinct(values) < FEWEST_VALUES:
+            return [
+                f"only {distinct(values)} different values of {NAMES[name]}: a floor, a coefficient and an exponent "
+                "need three"
+            ]
     return []
 
 
