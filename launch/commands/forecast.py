@@ -39,9 +39,12 @@ class Size(click.ParamType):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return float(parse_count(value))
+            number = float(parse_count(value))
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
+        if number <= 0:
+            self.fail(f"{value!r} is not above zero.", param, ctx)
+        return number
 
 
 @click.group(invoke_without_command=True, epilog=EPILOG)

@@ -141,6 +141,7 @@ def test_a_forecast_from_parameters_alone_is_valid_json(tmp_path) -> None:
     args = ["--fit", str(path), "--params", "1B", "--tokens", "20B", "--ledger", str(tmp_path / "f.jsonl")]
     made = CliRunner().invoke(forecast, [*args, "--json"], catch_exceptions=False)
     assert json.loads(made.stdout)["times_largest"] is None and "NaN" not in made.stdout
+    assert CliRunner().invoke(forecast, [*args, "--params", "0"]).exit_code == 2
     said = CliRunner().invoke(forecast, args, catch_exceptions=False)
     assert "unknown times the largest run" in said.stdout
 
