@@ -19,7 +19,7 @@ BLUE, ORANGE, GREEN, RED, GREY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56B4E9", "#F0E442", GREY)
 REACH = 2.0  # how far beyond the largest cell a law is drawn
 BAND_ROOM = 0.3  # nats by which a band is shown beyond the cells and the law
-OFF = "measured - law (% of the loss)"
+OFF = "measured - law (% of loss)"
 
 
 def ladder(ax: Any, fitted: Ladder) -> None:
