@@ -8,6 +8,7 @@ requirements exclude each other's and ours. Rounds of all readers take turns, an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
@@ -280,16 +281,17 @@ def section_memory(scratch: Path, arguments: argparse.Namespace) -> Iterator[dic
         config = parse_section(DataConfig, values, "benchmark")
         command = [sys.executable, "-m", "trainer.data.prepare", "--config", "-"]
         begin = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=HERE.parent)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=HERE.parent)
         assert process.stdin is not None
         process.stdin.write(json.dumps(config.model_dump(mode="json")).encode())
         process.stdin.close()
         peak = {"together": 0, "largest": 0}
         while process.poll() is None:
             sizes = resident(process.pid)
-            peak = {"together": max(peak["together"], sum(sizes)), "largest": max(peak["largest"], *sizes, 0)}
+            peak = {"together": max(peak["together"], sum(sizes)), "largest": max(peak["largest"], *sizes)}
             time.sleep(0.2)
         seconds = time.perf_counter() - begin
+        assert process.returncode == 0, "its memory would be that of a preparation that failed"
         yield {
             "section": "memory",
             "tokenizer": arguments.tokenizer,
@@ -301,14 +303,13 @@ def section_memory(scratch: Path, arguments: argparse.Namespace) -> Iterator[dic
 
 def resident(pid: int) -> list[int]:
     """Return the memory of a process and its descendants; pages that they share are counted once, with their owner."""
-    sizes = []
-    try:
+    sizes = [0]
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            sizes.append(process.memory_full_info().pss)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        pass  # a process that ended while it was looked at holds nothing any more
-    return sizes or [0]
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that ended holds nothing; the others still do
+                sizes.append(process.memory_full_info().pss)
+    return sizes
 
 
 SECTIONS = {

@@ -226,14 +226,18 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until(condition: object, seconds: float, what: str | None) -> None:
-    """Poll until the condition holds. `what` names it in the error; None gives up silently."""
-    deadline = time.monotonic() + seconds
+    """Poll until the condition holds. `what` names it in the error, with the last failure; None gives up silently.
+
+    A program may fail meanwhile: a controller that starts or is busy answers later.
+    """
+    deadline, failure = time.monotonic() + seconds, ""
     while time.monotonic() < deadline:
         try:
             if condition():  # type: ignore[operator]
                 return
-        except subprocess.SubprocessError:
-            pass
+            failure = ""
+        except subprocess.SubprocessError as error:
+            failure = f": {error} {getattr(error, 'stderr', None) or ''}"
         time.sleep(0.2)
     if what is not None:
-        raise AssertionError(f"waited {seconds} s in vain for {what}")
+        raise AssertionError(f"waited {seconds} s in vain for {what}{failure}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -185,3 +186,14 @@ def test_status_of_forgotten_jobs_comes_from_their_directories(backend: SlurmBac
     (tmp_path / "old" / "status").write_text("done\n")
     backend.adopt("999999", (tmp_path / "old",))
     assert backend.status(["999999"])["999999"].state is JobState.DONE
+
+
+def test_waiting_in_vain_says_what_failed() -> None:
+    def condition() -> bool:
+        subprocess.run(
+            ["sh", "-c", "echo the controller is away >&2; exit 3"], check=True, capture_output=True, text=True
+        )
+        return True
+
+    with pytest.raises(AssertionError, match=r"(?s)in vain for nodes: .*exit status 3.* the controller is away"):
+        wait_until(condition, 0.3, "nodes")
