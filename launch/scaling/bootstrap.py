@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.scaling.fit import Fitted
-from launch.scaling.laws.base import Logs
 from launch.scaling.objective import Array
+from launch.scaling.problem import Problem
 from launch.scaling.solve import minimise
 
 BATCH = 200  # replicates solved at once: their Jacobians stay in the cache
@@ -44,11 +44,10 @@ def _counts(drawn: NDArray[np.int64], size: int) -> Array:
 
 def weighted_bootstrap(fitted: Fitted, weights: Array, progress: Callable[[int], None] | None = None) -> Fitted:
     """Refit with each row of `weights` (num, n), from the optimum of the whole table."""
-    x = fitted.centre.logs(fitted.columns)
     draws = []
     for first in range(0, len(weights), BATCH):
         part = weights[first : first + BATCH]
-        draws.append(_refit(fitted, x, np.repeat(fitted.loss[None], len(part), axis=0), part))
+        draws.append(_refit(fitted, fitted.problem(weights=part)))
         if progress is not None:
             progress(first + len(part))
     return fitted.with_draws(np.concatenate(draws))
@@ -79,19 +78,18 @@ def parametric_bootstrap(fitted: Fitted, num: int, seed: int, sd: float) -> tupl
     sds = sd * np.sqrt(freedom / random.chisquare(freedom, num))
     centre = np.log(fitted.predict(fitted.columns))
     losses = np.exp(centre + sds[:, None] * random.standard_normal((num, len(fitted.loss))))
-    x = fitted.centre.logs(fitted.columns)
-    return replace(fitted, draws=_refit(fitted, x, losses, None)), sds
+    return replace(fitted, draws=_refit(fitted, fitted.problem(loss=losses))), sds
 
 
-def _refit(fitted: Fitted, x: Logs, losses: Array, weights: Array | None) -> Array:
-    """Return the best parameters (num, p) for each row of losses (num, n), from the optimum of the whole table.
+def _refit(fitted: Fitted, problem: Problem) -> Array:
+    """Return the best parameters (num, p) of each of `problem`'s replicates, from the optimum of the whole table.
 
     Where its floor has faded, also from the best start that has one: the floor of a replicate need not fade.
     """
+    num = len(problem.loss if problem.loss.ndim == 2 else problem.counts)
     found = None
-    for start in (fitted.theta, *_with_a_floor(fitted, x)):
-        repeated = np.repeat(start[None], len(losses), axis=0)
-        tried = minimise(fitted.law, repeated, x, losses, fitted.cost, weights=weights)
+    for start in (fitted.theta, *_with_a_floor(fitted)):
+        tried = minimise(problem, np.repeat(start[None], num, axis=0))
         if found is None:
             found = tried
         else:
@@ -101,14 +99,14 @@ def _refit(fitted: Fitted, x: Logs, losses: Array, weights: Array | None) -> Arr
     return found.theta
 
 
-def _with_a_floor(fitted: Fitted, x: Logs) -> list[Array]:
+def _with_a_floor(fitted: Fitted) -> list[Array]:
     least = FADED * float(fitted.loss.min())
     if "E" not in fitted.law.params or fitted.values["E"] > least:
         return []
-    starts = fitted.law.starts(x, fitted.loss)
+    whole = fitted.problem()
+    starts = fitted.law.starts(whole.x, fitted.loss)
     floors = fitted.law.public(starts, fitted.centre)[:, fitted.law.params.index("E")]
     starts = starts[floors > least]
     if not len(starts):
         return []
-    found = minimise(fitted.law, starts, x, fitted.loss, fitted.cost, max_steps=0)
-    return [starts[int(np.argmin(found.objective))]]
+    return [starts[int(np.argmin(minimise(whole, starts, max_steps=0).objective))]]

@@ -11,7 +11,7 @@ import numpy as np
 from launch.scaling.allocate import log_optimal_n
 from launch.scaling.fit import Fitted
 from launch.scaling.identify import allocation_obstacles, one_variable_obstacles
-from launch.scaling.laws.base import Law
+from launch.scaling.laws.base import Demanding, Law
 from launch.scaling.objective import Array
 from launch.scaling.profile import Profile, Quantity, profile_all, spread
 
@@ -59,6 +59,8 @@ def obstacles(law: Law, columns: Mapping[str, Array], num_params: int) -> list[s
     if cells < num_params:
         what = f"{rows} runs" if rows == cells else f"{rows} runs at {cells} different points"
         return [f"fewer runs than parameters: {what} for the {num_params} parameters of {law.formula}"]
+    if isinstance(law, Demanding):
+        return law.obstacles(columns)
     if {"N", "D"} <= set(variables):
         return allocation_obstacles(columns)
     if len(variables) == 1:

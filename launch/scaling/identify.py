@@ -11,6 +11,7 @@ from launch.scaling.objective import Array
 SPREAD = 0.05  # standard deviation of a logarithm below which a quantity counts as held fixed
 LINE_SPREAD = 0.15  # the same about a line of ln D on ln N: no design varies D/N by so little on purpose
 FEWEST_VALUES = 3  # of N, and of D
+SPARE, SLICES = 3, 4  # runs beyond the parameters of three curves in N, and sizes along them
 NAMES = {"N": "N (parameters)", "D": "D (tokens)", "C": "C (FLOPs)"}
 
 
@@ -87,6 +88,32 @@ def _obstacles(N: Array, D: Array) -> list[str]:
             return [
                 f"only {distinct(values)} different values of {NAMES[name]}: a floor, a coefficient and an exponent "
                 "need three"
+            ]
+    return []
+
+
+def curve_obstacles(columns: Mapping[str, Array], num_params: int) -> list[str]:
+    """Return why a law whose floor, coefficient and exponent of D are curves of three parameters in N cannot be told.
+
+    One size needs three D to tell its floor, coefficient and exponent; three sizes fix three curves, and a fourth is
+    the first to test them. Sizes that are all different are taken together with their neighbours.
+    """
+    N, D = columns["N"], columns["D"]
+    if len(N) < num_params + SPARE:
+        return [f"{len(N)} runs for {num_params} parameters: {num_params + SPARE} are the least that test its curves"]
+    if distinct(N) < SLICES:
+        return [
+            f"only {distinct(N)} different values of {NAMES['N']}: floor, coefficient and exponent change with N along "
+            f"curves of three parameters each, which need {SLICES} sizes"
+        ]
+    sizes = np.unique(np.round(np.log(N), 3))
+    for part in np.array_split(sizes, SLICES):
+        mine = (np.log(N) > part[0] - 1e-3) & (np.log(N) < part[-1] + 1e-3)
+        if distinct(D[mine]) < 3:
+            return [
+                f"only {distinct(D[mine])} different values of {NAMES['D']} in the {int(mine.sum())} runs from "
+                f"N = {N[mine].min():.3g} to {N[mine].max():.3g}: a floor, a coefficient and an exponent at each of "
+                f"{SLICES} sizes need three"
             ]
     return []
 

@@ -146,8 +146,7 @@ def _pinned_fits(
     targets = np.array([best[names[k]] for k in owner]) + shifts
     stiffness = np.array([STIFF * scale.kappa / sds[names[k]] ** 2 for k in owner])
     pin = Pin(_by_owner([quantities[n] for n in names]), owner, targets, stiffness)
-    x = fitted.centre.logs(fitted.columns)
-    found = minimise(fitted.law, np.concatenate(starts), x, fitted.loss, fitted.cost, pin=pin, max_steps=MAX_STEPS)
+    found = minimise(fitted.problem(), np.concatenate(starts), pin=pin, max_steps=MAX_STEPS)
     rise = 2 * (found.objective - fitted.objective) / scale.kappa
     answers = {}
     for k, name in enumerate(names):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.scaling.laws.base import Law, Logs
-from launch.scaling.objective import Array, Objective
+from launch.scaling.objective import Array
+from launch.scaling.problem import Problem
 
 MAX_STEPS = 200
 NEWTON_AFTER = 2e-2  # relative decrease of one step below which the exact Hessian is used
@@ -64,65 +64,45 @@ class _State:
                 setattr(self, name, value[mask])
 
 
-def minimise(
-    law: Law,
-    start: Array,
-    x: Logs,
-    loss: Array,
-    objective: Objective,
-    *,
-    weights: Array | None = None,
-    pin: Pin | None = None,
-    max_steps: int = MAX_STEPS,
-) -> Solutions:
-    """Minimise sum_i weights_i rho(log prediction_i - log loss_i) from each start.
+def minimise(problem: Problem, start: Array, *, pin: Pin | None = None, max_steps: int = MAX_STEPS) -> Solutions:
+    """Minimise the objective of `problem` from each start (B, p). No solution is higher than its start.
 
-    `start` is (B, p); `loss` is (n,) or (B, n); `weights` is None, (n,) or (B, n). Needs no bounds: coefficients are
-    positive by construction. Cost: O(steps B n p^2).
+    Needs no bounds: coefficients are positive by construction. Cost: O(steps B n p^2).
     """
-    num, rows = len(start), len(next(iter(x.values())))
-    observed = np.broadcast_to(np.log(loss), (num, rows))
-    counts = np.broadcast_to(np.ones(rows) if weights is None else weights, (num, rows))
-    problem = _Problem(law, x, objective, pin)
+    num = len(start)
+    targets = np.broadcast_to(problem.target, (num, problem.rows))
+    counts = np.broadcast_to(problem.counts, (num, problem.rows))
+    solver = _Solver(problem, pin)
     theta_out, active = start.astype(float).copy(), np.arange(num)
-    state = problem.begin(theta_out, observed, counts)
-    targets = observed
+    state = solver.begin(theta_out, targets, counts)
+    open_targets = targets
     for _ in range(max_steps):
-        done = problem.advance(state, targets)
+        done = solver.advance(state, open_targets)
         if done.any():
             theta_out[active] = state.theta
-            active, targets = active[~done], targets[~done]
+            active, open_targets = active[~done], open_targets[~done]
             state.keep(~done)
             if not len(active):
                 break
     theta_out[active] = state.theta
-    final = problem.begin(theta_out, observed, counts, with_pin=False)
-    gradient = problem.gradient(final, None)
+    final = solver.begin(theta_out, targets, counts, with_pin=False)
+    gradient = solver.gradient(final, None)
     return Solutions(theta_out, final.cost, np.abs(gradient).max(axis=1))
 
 
 @dataclass(frozen=True)
-class _Problem:
-    law: Law
-    x: Logs
-    objective: Objective
+class _Solver:
+    problem: Problem
     pin: Pin | None
 
-    def evaluate(self, theta: Array, observed: Array) -> tuple[Array, Array]:
-        log_loss, jacobian = self.law.log_loss(theta, self.x)
-        if self.objective.on == "log":
-            return log_loss - observed, jacobian
-        predicted = np.exp(log_loss)
-        return predicted - np.exp(observed), jacobian * predicted[:, None, :]
-
     def cost(self, residual: Array, weights: Array, theta: Array, pin: Array | None) -> Array:
-        cost = np.einsum("bn,bn->b", weights, self.objective.rho(residual))
+        cost = self.problem.sum(residual, weights)
         if self.pin is not None and pin is not None:
             cost = cost + 0.5 * pin[:, 2] * (self.pin.function(theta, pin[:, 0])[0] - pin[:, 1]) ** 2
-        return np.asarray(cost)
+        return cost
 
-    def begin(self, theta: Array, observed: Array, weights: Array, with_pin: bool = True) -> _State:
-        residual, jacobian = self.evaluate(theta, observed)
+    def begin(self, theta: Array, target: Array, weights: Array, with_pin: bool = True) -> _State:
+        residual, jacobian = self.problem.evaluate(theta, target)
         pin = None
         if self.pin is not None and with_pin:
             pin = np.stack([self.pin.quantity, self.pin.target, self.pin.stiffness], axis=1)
@@ -140,7 +120,7 @@ class _Problem:
         )
 
     def gradient(self, state: _State, pin_terms: tuple[Array, Array] | None) -> Array:
-        pull = state.weights * self.objective.psi(state.residual)
+        pull = state.weights * self.problem.cost.psi(state.residual)
         gradient = np.einsum("bpn,bn->bp", state.jacobian, pull)
         if pin_terms is not None and state.pin is not None:
             values, slopes = pin_terms
@@ -149,7 +129,7 @@ class _Problem:
 
     def matrices(self, state: _State, pin_terms: tuple[Array, Array] | None) -> tuple[Array, Array]:
         """Return the matrix of the step and the diagonal that damps it."""
-        majorant = state.weights * self.objective.weight(state.residual)
+        majorant = state.weights * self.problem.cost.weight(state.residual)
         transposed = state.jacobian.transpose(0, 2, 1)
         matrix = (state.jacobian * majorant[:, None, :]) @ transposed
         diagonal = np.einsum("bpp->bp", matrix).copy()
@@ -163,16 +143,16 @@ class _Problem:
 
     def _hessian(self, state: _State, near: Array) -> Array:
         residual, jacobian, counts = state.residual[near], state.jacobian[near], state.weights[near]
-        pull = counts * self.objective.psi(residual)
-        slope = counts * self.objective.slope(residual)
-        if self.objective.on != "log":  # d2 of exp(f) = exp(f) (d2 f + df df'), and jacobian = exp(f) df
-            predicted = np.exp(self.law.log_loss(state.theta[near], self.x)[0])
+        pull = counts * self.problem.cost.psi(residual)
+        slope = counts * self.problem.cost.slope(residual)
+        if self.problem.cost.on != "log":  # d2 of exp(f) = exp(f) (d2 f + df df'), and jacobian = exp(f) df
+            predicted = np.exp(self.problem.law.log_loss(state.theta[near], self.problem.x)[0])
             slope = slope + pull / predicted
             pull = pull * predicted
         exact = (jacobian * slope[:, None, :]) @ jacobian.transpose(0, 2, 1)
-        return np.asarray(exact + self.law.curvature(state.theta[near], self.x, pull))
+        return np.asarray(exact + self.problem.law.curvature(state.theta[near], self.problem.x, pull))
 
-    def advance(self, state: _State, observed: Array) -> Array:
+    def advance(self, state: _State, target: Array) -> Array:
         """Take one damped step of each problem; return which problems are done."""
         pinned = None if self.pin is None or state.pin is None else self.pin.function(state.theta, state.pin[:, 0])
         gradient = self.gradient(state, pinned)
@@ -181,7 +161,7 @@ class _Problem:
         step = _solve_damped(matrix, scale * state.damping[:, None], gradient)
         expected = -np.einsum("bp,bp->b", gradient, step)
         trial = state.theta + step
-        residual, jacobian = self.evaluate(trial, observed)
+        residual, jacobian = self.problem.evaluate(trial, target)
         cost = self.cost(residual, state.weights, trial, state.pin)
         better = (cost < state.cost) & (expected > 0)
         negligible = np.abs(expected) <= CONVERGED * state.cost + 1e-30

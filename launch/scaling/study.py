@@ -13,7 +13,7 @@ from launch.scaling.bootstrap import cluster_weights, row_weights, weighted_boot
 from launch.scaling.certify import Certificate, certify, obstacles, refuse
 from launch.scaling.checks import rows_text
 from launch.scaling.fit import Fitted, fit_law
-from launch.scaling.laws.base import Law
+from launch.scaling.laws.base import Demanding, Law
 from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.objective import HUBER, Array, Objective
 from launch.scaling.replicates import SIGNIFICANT, LackOfFit, lack_of_fit
@@ -28,7 +28,7 @@ MANY_EPOCHS = 4.0  # tokens seen up to so often are nearly as good as new (Muenn
 
 @dataclass(frozen=True)
 class Study:
-    """The result of `escala fit`. `fitted` is None when there were too few runs to try."""
+    """The result of `escala fit`. `fitted` is None when the runs are too few or lie too badly to try."""
 
     table: Table
     law: Law
@@ -95,7 +95,7 @@ def study(
     table = replace(table, warnings=(*table.warnings, *_overlooked(table, law)))
     num_params = law.starts({v: np.linspace(-1, 1, 8) for v in law.variables}, np.linspace(4, 3, 8)).shape[1]
     reasons = obstacles(law, table.columns, num_params)
-    if reasons and len(table) < num_params:
+    if reasons and (len(table) < num_params or isinstance(law, Demanding)):
         return Study(table, law, None, refuse(reasons), time.perf_counter() - began)
     fitted = fit_law(law, table.columns, table.loss, cost)
     test = lack_of_fit(fitted)

@@ -13,7 +13,6 @@ from launch.commands.tables import drop_highest
 from launch.scaling.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA, PowerSum
 from launch.scaling.laws.registry import FIXED
-from launch.scaling.objective import HUBER
 from launch.scaling.solve import minimise
 from launch.scaling.study import study
 from launch.scaling.table import load
@@ -151,9 +150,8 @@ def test_the_neighbourhood_of_a_robust_optimum_is_searched() -> None:
     loss = surface_loss(N, D) * np.exp(0.02 * random.standard_normal(49))
     law = FIXED["kaplan-ND"]
     fitted = fit_law(law, {"N": N, "D": D}, loss)
-    x = fitted.centre.logs({"N": N, "D": D})
     near = fitted.theta + 0.02 * random.standard_normal((100, 4))
-    assert minimise(law, near, x, loss, HUBER).objective.min() >= fitted.objective * (1 - 1e-6)
+    assert minimise(fitted.problem(), near).objective.min() >= fitted.objective * (1 - 1e-6)
 
 
 def test_a_valley_in_which_the_floor_fades_is_followed_to_its_end() -> None:

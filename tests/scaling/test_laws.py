@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from launch.scaling.certify import certify
 from launch.scaling.fit import fit_law
 from launch.scaling.holdout import hold_out
 from launch.scaling.isoflop import exponents, fit_frontier, run_noise
@@ -80,6 +81,36 @@ def test_farseer_contains_chinchilla() -> None:
     assert np.abs(fitted.residuals).max() < 1e-3
 
 
+def test_farseers_law_is_certified_or_refused_with_its_allocation() -> None:
+    random = np.random.default_rng(2)
+    columns = scattered(120)
+    loss = surface_loss(columns["N"], columns["D"]) * np.exp(0.002 * random.standard_normal(120))
+    certificate = certify(fit_law(FIXED["farseer"], columns, loss))
+    assert "ln N*" in certificate.profiles and certificate.condition > 1
+
+
+@pytest.mark.parametrize(
+    ("N", "D", "reason"),
+    [
+        (np.repeat([1e8, 3e8, 1e9], 6), np.tile(np.geomspace(1e9, 1e11, 6), 3), "only 3 different values of N"),
+        (np.repeat(np.geomspace(1e8, 1e9, 5), 3), np.tile([1e9, 1e10, 1e10], 5), "only 2 different values of D"),
+        (np.geomspace(1e8, 1e9, 11), np.geomspace(1e11, 1e9, 11), "11 runs for 9 parameters"),
+        (
+            np.append(np.repeat(np.geomspace(1e8, 6e8, 6), 3), [7e8, 8e8]),
+            np.append(np.tile([1e9, 3e9, 9e9], 6), [9e9, 9e9]),
+            "only 1 different values of D",
+        ),
+    ],
+)
+def test_farseers_law_is_refused_before_it_is_fitted_where_runs_cannot_tell_its_curves(tmp_path, N, D, reason) -> None:
+    path = tmp_path / "t.csv"
+    rows = zip(N.tolist(), D.tolist(), surface_loss(N, D).tolist(), strict=True)
+    path.write_text("N,D,loss\n" + "\n".join(",".join(map(repr, r)) for r in rows) + "\n")
+    result = study(load(path), FIXED["farseer"])
+    assert result.fitted is None and result.certificate.status == "refused"
+    assert reason in result.certificate.reasons[0]
+
+
 def test_multipliers_of_a_second_family_are_recovered(tmp_path) -> None:
     columns = scattered(60)
     second = columns["is:b"] > 2
@@ -105,6 +136,16 @@ def test_a_published_value_of_the_data_constrained_law() -> None:
     x = {"N": np.log([6.34e9]), "D": np.log([242e9]), "U": np.log([25e9])}
     value = np.exp(law.log_loss(np.log([[15.387756, 5.309743]]), x)[0][0, 0])
     assert value == pytest.approx(2.2256440890, abs=5e-9)
+
+
+def test_repetition_that_costs_nothing_is_the_law_without_repetition_at_any_r() -> None:
+    law, columns = DataConstrained(MUENNIGHOFF), scattered()
+    columns["N"] = np.minimum(columns["N"], law.optimal_n(columns["U"]))
+    x = {v: np.log(columns[v]) for v in ("N", "D", "U")}
+    fresh = np.log(surface_loss(columns["N"], columns["D"], MUENNIGHOFF))
+    for log_r in (25.0, 40.0, 100.0):
+        log_loss, jacobian = law.log_loss(np.array([[log_r, log_r]]), x)
+        assert np.allclose(log_loss[0], fresh, atol=1e-9) and (jacobian <= 0).all() and np.abs(jacobian).max() < 1e-8
 
 
 def test_the_published_repetition_constants_are_a_local_optimum_and_flat() -> None:

@@ -4,14 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import minimize as scipy_minimize
 
 from benchmarks.fit import GRID, objective
 from launch.scaling.fit import fit_law
+from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.objective import HUBER
-from launch.scaling.solve import _solve_damped
-from launch.scaling.solve import minimise as newton
+from launch.scaling.laws.registry import FIXED
+from launch.scaling.objective import HUBER, SQUARES
+from launch.scaling.solve import _solve_damped, minimise
 from tests.scaling.runs import surface_loss
 
 STARTS = 25
@@ -47,7 +48,9 @@ def test_no_search_from_the_published_starts_is_lower(name: str) -> None:
     x, y, target, ones = np.log(N), np.log(D), np.log(loss), np.ones(len(N))
     starts = np.array(list(itertools.product(*GRID.values())))
     starts = starts[np.random.default_rng(0).permutation(len(starts))[:STARTS]]
-    found = [minimize(_scaled, s, (x, y, target, ones), jac=True, method="L-BFGS-B", options=LONG).fun for s in starts]
+    found = [
+        scipy_minimize(_scaled, s, (x, y, target, ones), jac=True, method="L-BFGS-B", options=LONG).fun for s in starts
+    ]
     assert ours <= min(found) / SCALE * (1 + 1e-9)
 
 
@@ -64,9 +67,9 @@ def test_a_term_that_serves_the_last_run_alone_is_found() -> None:
     N, D, loss = table(*TABLES["N plays no part"])
     loss[np.argmax(N)] *= 1.02
     ours = fit_law(CHINCHILLA, {"N": N, "D": D}, loss)
-    x, start = ours.centre.logs({"N": N, "D": D}), ours.theta.copy()
-    start[1:3] = -8.0 * x["N"].max() - 4.0, -8.0
-    found = newton(CHINCHILLA, start[None], x, loss, HUBER)
+    problem, start = ours.problem(), ours.theta.copy()
+    start[1:3] = -8.0 * problem.x["N"].max() - 4.0, -8.0
+    found = minimise(problem, start[None])
     assert ours.objective <= found.objective[0] * (1 + 1e-9)
     assert ours.values["alpha"] < -1.0
 
@@ -76,3 +79,36 @@ def test_singular_problems_in_a_batch_do_not_stop_the_others() -> None:
     step = _solve_damped(matrix, np.zeros((4, 2)), np.array([[2.0, 2.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]))
     assert np.allclose(step[:3], [[-1.0, -0.5], [-0.5, -0.5], [0.0, 0.0]])
     assert np.isfinite(step).all()
+
+
+LAWLESS = {  # law, runs, objective, seeds: where a term serves few runs, one family or one end
+    "kaplan-ND": (FIXED["kaplan-ND"], 6, HUBER, (0,)),
+    "shared-exponents": (SharedExponents(CHINCHILLA, ("b",)), 30, SQUARES, (1, 4)),
+    "farseer": (FIXED["farseer"], 40, SQUARES, (3, 5)),
+}
+
+
+@pytest.mark.parametrize("name", LAWLESS)
+def test_no_random_restart_is_lower_on_losses_that_follow_no_law(name: str) -> None:
+    law, runs, cost, seeds = LAWLESS[name]
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        columns = {"N": 10 ** random.uniform(7, 9, runs), "D": 10 ** random.uniform(9, 11, runs)}
+        columns["is:b"] = np.where(random.random(runs) < 0.5, np.e, 1.0)
+        loss = np.exp(random.uniform(0.5, 1.5, runs))
+        fitted = fit_law(law, columns, loss, cost)
+        problem = fitted.problem()
+        starts = np.tile(law.starts(problem.x, loss), (8, 1))
+        starts = starts + random.choice([0.3, 1.0, 3.0], (len(starts), 1)) * random.standard_normal(starts.shape)
+        assert fitted.objective <= minimise(problem, starts, max_steps=200).objective.min() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("law", [FIXED["chinchilla"], FIXED["outer"], FIXED["farseer"]], ids=lambda law: law.name)
+def test_no_solution_is_above_its_start(law) -> None:
+    N, D, loss = table(*TABLES["outliers"])
+    fitted = fit_law(law, {"N": N, "D": D}, loss)
+    problem = fitted.problem()
+    start = fitted.theta + np.random.default_rng(0).standard_normal((40, len(fitted.theta)))
+    begun = minimise(problem, start, max_steps=0).objective
+    for steps in (1, 7, 60):
+        assert (minimise(problem, start, max_steps=steps).objective <= begun).all()

@@ -91,6 +91,15 @@ class WithCorners(Protocol):
 
 
 @runtime_checkable
+class Demanding(Protocol):
+    """A law that needs more of a table than runs at as many points as it has parameters."""
+
+    def obstacles(self, columns: Mapping[str, Array]) -> list[str]:
+        """Return why runs at these places cannot tell its parameters, whatever the losses."""
+        ...
+
+
+@runtime_checkable
 class ClosedForm(Protocol):
     """A law of N and D whose best N for a budget has a closed form."""
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.scaling.laws.base import Centre, Logs, numeric_curvature
+from launch.scaling.laws.base import Centre, Logs
 from launch.scaling.laws.powers import COEFFICIENTS, PowerSum
 from launch.scaling.objective import Array
 
 PREFIX = "is:"
+ABSENT = 15.0  # fall of the log of a term that leaves nothing of it
 
 
 def indicator_columns(groups: NDArray[np.str_], reference: str) -> dict[str, Array]:
@@ -92,10 +93,38 @@ class SharedExponents:
         return [t / total for t in terms], total
 
     def curvature(self, theta: Array, x: Logs, weights: Array) -> Array:
-        return numeric_curvature(self, theta, x, weights)
+        # log L is the log of a sum of exponentials of linear functions l_k of theta: with shares s_k its Hessian is
+        # sum_k s_k (grad l_k)(grad l_k)' - (grad log L)(grad log L)'.
+        jacobian = self.log_loss(theta, x)[1]
+        hessian = -(jacobian * weights[:, None, :]) @ jacobian.transpose(0, 2, 1)
+        if self.common.floor:
+            hessian[:, 0, 0] += np.einsum("bn,bn->b", jacobian[:, 0], weights)
+        size, count, first = len(self.common.params), len(self.groups), int(self.common.floor)
+        for k, v in enumerate(self.common.variables):
+            shifts = size + k * count
+            mine = [first + 2 * k, first + 2 * k + 1, *range(shifts, shifts + count)]
+            slopes = np.stack([np.ones_like(x[v]), -x[v], *(-x[PREFIX + g] for g in self.groups)])
+            hessian[:, np.array(mine)[:, None], mine] += (jacobian[:, mine] * weights[:, None, :]) @ slopes.T
+        return np.asarray(hessian)
 
     def starts(self, x: Logs, loss: Array) -> Array:
-        common = self.common.starts(x, loss)
+        return self._with_equal_groups(self.common.starts(x, loss))
+
+    def corners(self, x: Logs, loss: Array) -> Array:
+        """Return the common law's corners, and places where a term serves only one group, or all but one."""
+        size, first = len(self.common.params), int(self.common.floor)
+        base = self.starts(x, loss)[0]
+        corners = [*self._with_equal_groups(self.common.corners(x, loss))]
+        for column in range(size, len(base)):
+            term = first + 2 * ((column - size) // len(self.groups))
+            without, alone = base.copy(), base.copy()
+            without[column] += ABSENT
+            alone[column] -= ABSENT
+            alone[term] -= ABSENT
+            corners += [without, alone]
+        return np.array(corners)
+
+    def _with_equal_groups(self, common: Array) -> Array:
         extra = len(self.groups) * len(self.common.variables)
         return np.concatenate([common, np.zeros((len(common), extra))], axis=1)
 

@@ -19,6 +19,7 @@ from launch.scaling.objective import Array
 
 VARIABLES = ("N", "D")
 STARTING_Q = (0.25, 0.6, 1.0, 1.6)
+EXTREME_Q = (0.02, 1.0, 50.0)  # towards the larger of the two terms, and towards their product
 
 
 def outer_sum(t_n: Array, t_d: Array, q: Array) -> tuple[Array, Array, Array]:
@@ -46,6 +47,10 @@ def balance(a: Array, alpha: Array, b: Array, beta: Array, centre: Centre, flops
 def gram(vectors: Array, weights: Array) -> Array:
     """Return the sum over rows of weights (B, n) times the outer product of vectors (B, p, n)."""
     return np.asarray((vectors * weights[:, None, :]) @ vectors.transpose(0, 2, 1))
+
+
+def _with_exponents(inner: Array, exponents: tuple[float, ...]) -> Array:
+    return np.concatenate([np.concatenate([inner, np.full((len(inner), 1), np.log(q))], axis=1) for q in exponents])
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,10 @@ class OuterExponent:
         return balance(a, alpha, b, beta, centre, flops)
 
     def starts(self, x: Logs, loss: Array) -> Array:
-        inner = CHINCHILLA.starts(x, loss)[::3]
-        return np.concatenate(
-            [np.concatenate([inner, np.full((len(inner), 1), np.log(q))], axis=1) for q in STARTING_Q]
-        )
+        return _with_exponents(CHINCHILLA.starts(x, loss)[::3], STARTING_Q)
+
+    def corners(self, x: Logs, loss: Array) -> Array:
+        return _with_exponents(CHINCHILLA.corners(x, loss), EXTREME_Q)
 
     def public(self, theta: Array, centre: Centre) -> Array:
         q = np.exp(np.clip(theta[:, 5], -5.0, 5.0))
@@ -149,9 +154,18 @@ class KaplanND:
         return balance(theta[:, 0] / q, theta[:, 1] / q, theta[:, 2] / q, np.ones_like(q), centre, flops)
 
     def starts(self, x: Logs, loss: Array) -> Array:
+        return self._grid(loss, [0.03, 0.08, 0.2, 0.5], [0.03, 0.08, 0.2, 0.5])
+
+    def corners(self, x: Logs, loss: Array) -> Array:
+        # A tiny alpha_D is the larger of the two terms: let that of N take over in the middle, or beyond it.
+        middle = self._grid(loss, [-0.2, 0.05, 0.3, 1.5], [0.004, 1.5])
+        beyond = middle.copy()
+        beyond[:, 0] -= np.abs(beyond[:, 1]) * np.std(x["N"])
+        return np.concatenate([middle, beyond])
+
+    def _grid(self, loss: Array, alphas: list[float], exponents: list[float]) -> Array:
         middle = float(np.mean(np.log(loss)))
-        grid = np.array(np.meshgrid([0.03, 0.08, 0.2, 0.5], [0.03, 0.08, 0.2, 0.5], [0.2, 0.8])).reshape(3, -1).T
-        alpha, q, share = grid.T
+        alpha, q, share = np.array(np.meshgrid(alphas, exponents, [0.2, 0.8])).reshape(3, -1)
         return np.stack([middle + q * np.log(share), alpha, middle + q * np.log(1 - share), np.log(q)], axis=1)
 
     def public(self, theta: Array, centre: Centre) -> Array:

@@ -10,6 +10,7 @@ E, A, B, alpha, beta are those of the law without repetition; R_D* and R_N* are 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from launch.scaling.laws.base import Centre, Logs, numeric_curvature
 from launch.scaling.objective import Array
 
 STARTING_R = (0.5, 1.5, 5.0, 20.0, 100.0)
+EXTREME_R = (1e-3, 0.05, 1e4, 1e8)  # repetition is worth nothing, or as much as new tokens
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class DataConstrained:
         N, D, U = (np.exp(x[v]) for v in self.variables)
         unique_d = np.minimum(D, U)
         unique_n = np.minimum(N, self.optimal_n(unique_d))
-        worth_d, slope_d = _worth(unique_d, D / unique_d - 1, np.exp(theta[:, 0, None]))
-        worth_n, slope_n = _worth(unique_n, N / unique_n - 1, np.exp(theta[:, 1, None]))
+        worth_d, slope_d = _worth(unique_d, D / unique_d - 1, _star(theta[:, 0, None]))
+        worth_n, slope_n = _worth(unique_n, N / unique_n - 1, _star(theta[:, 1, None]))
         term_n, term_d = p["A"] * worth_n ** -p["alpha"], p["B"] * worth_d ** -p["beta"]
         total = p["E"] + term_n + term_d
         by_d = -p["beta"] * term_d / worth_d * slope_d / total
@@ -59,13 +61,23 @@ class DataConstrained:
     def starts(self, x: Logs, loss: Array) -> Array:
         return np.asarray(np.log([[d, n] for d in STARTING_R for n in STARTING_R]))
 
+    def corners(self, x: Logs, loss: Array) -> Array:
+        pairs = itertools.product((*EXTREME_R, *STARTING_R), repeat=2)
+        return np.asarray(np.log([p for p in pairs if set(p) & set(EXTREME_R)]))
+
     def public(self, theta: Array, centre: Centre) -> Array:
         return np.asarray(np.exp(np.clip(theta, -30, 30)))
 
 
+def _star(log_r: Array) -> Array:
+    return np.asarray(np.exp(np.clip(log_r, -300.0, 300.0)))
+
+
 def _worth(unique: Array, repeats: Array, star: Array) -> tuple[Array, Array]:
-    """Return the effective amount (B, n) and its derivative in log R*."""
+    """Return the effective amount (B, n) and its derivative in log R*. Exact to rounding for any R*."""
     ratio = repeats / star
-    decayed = np.exp(-np.minimum(ratio, 700.0))
-    worth = np.asarray(unique * (1 + star * (1 - decayed)))
-    return worth, np.asarray(unique * (star * (1 - decayed) - repeats * decayed))
+    decayed = -np.expm1(-ratio)
+    fading = decayed - ratio * np.exp(-ratio)
+    small = ratio < 1e-3  # where the difference would cancel
+    fading = np.where(small, ratio**2 * (1 / 2 - ratio * (1 / 3 - ratio * (1 / 8 - ratio / 30))), fading)
+    return np.asarray(unique * (1 + star * decayed)), np.asarray(unique * star * fading)
