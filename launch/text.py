@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 
-def count(number: float) -> str:
-    """Return 1.23M for 1234567, three digits at most."""
-    for limit, suffix in (
-        (1e24, "Y"),
-        (1e21, "Z"),
-        (1e18, "E"),
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "B"),
-        (1e6, "M"),
-        (1e3, "k"),
-    ):
-        if abs(number) >= limit:
-            return f"{number / limit:.3g}{suffix}"
-    return f"{number:.0f}" if number == int(number) else f"{number:.3g}"
+def count(value: float) -> str:
+    """Write a number of parameters or tokens: 532K, 10.7M, 1.33B, 2.1T."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= limit:
+            scaled = value / limit
+            return f"{scaled:.3g}{suffix}" if scaled < 1000 else f"{scaled:.0f}{suffix}"
+    return f"{value:.0f}" if value == round(value) else f"{value:.3g}"
 
 
 def flops_text(value: float, digits: int = 2) -> str:

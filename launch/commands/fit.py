@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from launch.commands.options import Positive
 from launch.commands.tables import drop_highest, parse_where, table_options
 from launch.scaling.clusters import clusters
-from launch.scaling.deeper import Deeper, deepen
+from launch.scaling.deeper import deepen
 from launch.scaling.holdout import Chosen, choose_law, held_out
-from launch.scaling.isoflop import METHODS, Frontier, fit_frontier, frontier_json
+from launch.scaling.isoflop import METHODS, fit_frontier, frontier_json
 from launch.scaling.laws.registry import LAWS, prepare
 from launch.scaling.mapping import parse_map
 from launch.scaling.objective import Objective
-from launch.scaling.study import Study, study
-from launch.scaling.table import load
-from launch.scaling.tuning import KNOBS, TuningLaw, fit_tuning
+from launch.scaling.study import study
+from launch.scaling.table import Table, load
+from launch.scaling.tuning import KNOBS, fit_tuning
 from trainer.errors import UserError
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+OF_SURFACES = ("against", "cluster", "delta", "residual", "target", "hold_out", "counting", "base", "reference")
+OF_ONE_LAW = {"base": "data-constrained", "reference": "shared-exponents"}
 EPILOG = """\b
 Examples:
   escala fit runs/quickstart/ledger.jsonl --law power-N-floor
@@ -99,11 +107,9 @@ def fit(
     """
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
     runs = drop_highest(runs, drop_highest_loss)
-    if law in METHODS:
-        _print_frontier(fit_frontier(runs, law, bootstrap=bootstrap, seed=seed), as_json)
-        return
-    if law in KNOBS:
-        _print_tuning(fit_tuning(runs, law, bootstrap=bootstrap, seed=seed), as_json)
+    _refuse_idle_options(law)
+    if law in METHODS or law in KNOBS:
+        _answer_of_one_law(runs, law, bootstrap, seed, as_json, out)
         return
     cost = Objective(delta, residual)
     chosen = choose_law(runs, cost) if law == "auto" else Chosen(law, held_out=held_out(runs, cost) if hold_out else ())
@@ -118,13 +124,58 @@ def fit(
         counting=counting,
         against=parse_values("--against", against),
     )
-    text = json.dumps(result.to_json() | chosen.to_json() | more.to_json())
+    from launch.scaling.report.console import chosen_text, deeper_text, study_text
+
+    answer = result.to_json() | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json() | more.to_json()
+    _give(answer, [chosen_text(chosen), study_text(result, cluster), deeper_text(more)], as_json, out)
+    if out is not None and not as_json and result.certificate.status != "refused":
+        click.echo(f"next: escala {_next_question(result.law.variables)} --fit {out} ...")
+
+
+def _next_question(variables: tuple[str, ...]) -> str:
+    return "optimal" if set(variables) == {"N", "D"} else "forecast"
+
+
+def _answer_of_one_law(runs: Table, law: str, bootstrap: int, seed: int, as_json: bool, out: Path | None) -> None:
+    """Answer for a law that is no surface: an approach to the frontier, or the law of a setting."""
+    from launch.scaling.report.console import frontier_text, tuning_text
+
+    warnings = {"warnings": list(runs.warnings)}
+    if law in METHODS:
+        frontier = fit_frontier(runs, law, bootstrap=bootstrap, seed=seed)
+        _give(frontier_json(frontier) | warnings, [frontier_text(frontier, runs)], as_json, out)
+    else:
+        found = fit_tuning(runs, law, bootstrap=bootstrap, seed=seed)
+        _give(found.to_json() | warnings, [tuning_text(found, runs)], as_json, out)
+
+
+def _give(answer: dict[str, Any], parts: Sequence[RenderableType], as_json: bool, out: Path | None) -> None:
+    """Print an answer as text or JSON, and write its JSON to `out`."""
+    text = json.dumps(answer)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     if as_json:
         click.echo(text)
-    else:
-        _print(chosen, result, more)
+        return
+    from launch.console import make_console
+
+    console = make_console()
+    for part in parts:
+        console.print(part)
+    if out is not None:
+        click.echo(f"written to {out}")
+
+
+def _refuse_idle_options(law: str) -> None:
+    """Raise `UserError` for options that were given and have no effect on this law."""
+    context = click.get_current_context()
+    given = [n for n in context.params if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    of_surfaces = OF_SURFACES if law in METHODS or law in KNOBS else ()
+    for name in given:
+        if name in of_surfaces or OF_ONE_LAW.get(name, law) != law:
+            option = "--" + name.replace("_", "-")
+            only = f", only on {OF_ONE_LAW[name]}" if name in OF_ONE_LAW else ""
+            raise UserError(f"{option} has no effect on law {law!r}{only}: leave it out")
 
 
 def parse_values(option: str, text: str | None) -> dict[str, float]:
@@ -133,41 +184,3 @@ def parse_values(option: str, text: str | None) -> dict[str, float]:
         return {k.strip(): float(v) for k, v in (pair.split("=") for pair in text.split(","))} if text else {}
     except ValueError:
         raise UserError(f"{option} wants NAME=NUMBER pairs, not {text!r}") from None
-
-
-def _print_frontier(frontier: Frontier, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(frontier_json(frontier)))
-        return
-    ends = f", 95 % [{frontier.interval[0]:.3f}, {frontier.interval[1]:.3f}]" if frontier.interval else ""
-    click.echo(f"{frontier.method}: N* = {frontier.coefficient:.4g} C^{frontier.exponent:.4f}{ends}")
-    for o in frontier.optima:
-        click.echo(f"  C {o.flops:.3g}: N* {o.N:.4g}, loss {o.loss:.4f}")
-    for reason in frontier.skipped:
-        click.secho(f"left out: {reason}", fg="yellow")
-
-
-def _print_tuning(found: TuningLaw, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(found.to_json()))
-        return
-    click.echo(f"{found.formula}, from {found.num_rows} runs in {found.num_cells} cells")
-    for name, value in found.values.items():
-        ends = (
-            f"   95 % [{found.intervals[name][0]:.4g}, {found.intervals[name][1]:.4g}]"
-            if name in found.intervals
-            else ""
-        )
-        click.echo(f"  {name:<10} {value:.5g}{ends}")
-    for reason in found.reasons:
-        click.secho(f"weak: {reason}", fg="yellow")
-
-
-def _print(chosen: Chosen, result: Study, more: Deeper) -> None:
-    from rich.console import Console
-
-    from launch.scaling.report.console import chosen_text, deeper_text, study_text
-
-    console = Console()
-    for part in (chosen_text(chosen), study_text(result), deeper_text(more)):
-        console.print(part)

@@ -15,10 +15,11 @@ from launch.scaling.decide import counted
 from launch.scaling.forecast import Forecast, append, make_forecast, read
 from launch.scaling.forecast import score as score_all
 from launch.scaling.mapping import parse_map
-from launch.scaling.report.model import count, interval
+from launch.scaling.report.model import interval
 from launch.scaling.saved import SavedFit, load_fit
 from launch.scaling.table import load
 from launch.sweep.pending import pending_cells
+from launch.text import count
 from trainer.config.span import parse_count
 from trainer.errors import UserError
 from trainer.run_dir import utc_now

@@ -20,10 +20,9 @@ from launch.scaling.decide import (
     flops_of_cluster,
     run_yaml,
 )
-from launch.scaling.report.model import count
 from launch.scaling.saved import SavedFit, load_fit
 from launch.sweep.pending import add_cell, shared_run
-from launch.text import flops_text
+from launch.text import count, flops_text
 from trainer.config.counting import count_flops
 from trainer.errors import UserError
 

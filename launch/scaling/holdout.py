@@ -23,6 +23,7 @@ SURFACES = ("chinchilla", "over-training", "kaplan-ND", "outer")
 LADDERS = {v: (f"power-{v}", f"power-{v}-floor") for v in ("N", "D", "C")}
 ROWS_PER_PARAMETER = 2
 EVERY_START = 6  # fewer starts are enough to compare laws
+PASSABLE = 1.5  # times the smallest error: a law that misses more is not taken in place of a refused one
 EXACT = 1e-6  # mean errors below this are the solver's, not the law's
 
 
@@ -111,13 +112,14 @@ class Chosen:
 def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
     """Choose a law by its error on larger budgets, not by how well it fits.
 
-    A law is passed over where all runs together refute it, unless they refute every one. Runs of several N and D that
-    lie so that no law of both can be told get Chinchilla's: its refusal says what is missing. Runs too few to hold any
-    out get the usual law.
+    A law is passed over where all runs together refuse it and one that misses little more is not refused. Runs of
+    several N and D that lie so that no law of both can be told get Chinchilla's: its refusal says what is missing. Runs
+    too few to hold any out get the usual law.
     """
     if table.has("N", "D") and allocation_obstacles(table.columns):
         ladder = next((v for v in LADDERS if not one_variable_obstacles(v, table.columns, 2)), None)
-        instead = f"; --law power-{ladder} fits them as one ladder" if ladder else ""
+        one_budget = bool(one_variable_obstacles("C", table.columns, 2))  # N and D then trade off: no ladder of either
+        instead = f"; --law power-{ladder} fits them as one ladder" if ladder and not one_budget else ""
         return Chosen(
             "chinchilla", f"a budget's best N and D need a law of both, which these runs cannot tell{instead}"
         )
@@ -126,15 +128,24 @@ def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
         return Chosen(_usual(table), f"{len(table)} runs are too few to hold any out; this is the usual law")
     best = believed(table, results, cost)
     if best is None:
-        return Chosen(results[0].law, "it missed held-out budgets least; all runs together refuse every law", results)
+        return Chosen(
+            results[0].law,
+            "it missed held-out budgets least; all runs together refuse it and every law that comes near",
+            results,
+        )
     passed = [h.law for h in results[: [h.law for h in results].index(best)]]
     but = f" but for {', '.join(passed)}, which all runs together refuse" if passed else ""
     return Chosen(best, f"it missed held-out budgets least{but}", results)
 
 
 def believed(table: Table, results: Sequence[HoldOut], cost: Objective = HUBER) -> str | None:
-    """Return the first law, best first, whose fit to all runs is not refused."""
+    """Return the first law, best first, whose fit to all runs is not refused; None where all are.
+
+    A law that misses larger budgets by much more than the best one is no way out of that one's refusal.
+    """
     for h in results:
+        if h.mean > PASSABLE * max(results[0].mean, EXACT):
+            break
         if certify(fit_law(FIXED[h.law], table.columns, table.loss, cost)).status != "refused":
             return h.law
     return None

@@ -15,6 +15,7 @@ from launch.scaling.fit import Fitted
 from launch.scaling.objective import Array
 from launch.scaling.solve import Pin, minimise
 
+NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal
 Z_95 = 1.959963984540054
 OFFSETS = (-3.4, -2.4, -1.2, 1.2, 2.4, 3.4)  # in standard deviations
 FURTHER = (5.0, 8.0, 14.0, 30.0)  # where a first look did not reach the end of the interval
@@ -79,15 +80,15 @@ def _mean_slope(residual: Array, delta: float, num_params: int) -> float:
     """Return the mean of psi', smoothed where hardly any residual lies inside the threshold.
 
     A robust fit passes through about as many rows as it has parameters: their residuals say nothing about the density
-    of errors at zero and are left out (Koenker 2005, Quantile Regression, section 4.10).
+    of errors at zero and are left out (Koenker 2005, Quantile Regression, section 4.10). The window of the density
+    narrows as usual with more rows (Silverman 1986, section 3.4).
     """
     if np.isinf(delta):
         return 1.0
-    size = np.abs(residual)
-    width = max(delta, 0.35 * float(np.median(size)) / 0.6745)
-    free = max(1, len(size) - num_params)
-    inside = max(float(np.sum(size <= width)) - num_params, 1.0) / free
-    return inside * delta / width
+    size = np.sort(np.abs(residual))[min(num_params, len(residual) - 1) :]
+    width = max(delta, len(size) ** -0.2 * float(np.median(size)) / NORMAL_MEDIAN)
+    inside = max(float(np.mean(size <= width)), 1 / len(size))
+    return float(inside * delta / width)
 
 
 def gradient_of(quantity: Quantity, theta: Array, step: float = 1e-4) -> Array:

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from launch.scaling.report.model import count
 from launch.sweep.cells import cells_of
 from launch.sweep.config import load_sweep
 from launch.sweep.design import COOLDOWN, Cell
 from launch.sweep.pending import add_cell
+from launch.text import count
 from trainer.config.plan import total_steps
 from trainer.config.sizes import dimensions
 from trainer.config.span import parse_count

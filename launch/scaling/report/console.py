@@ -8,6 +8,7 @@ from rich.text import Text
 
 from launch.scaling.deeper import Deeper
 from launch.scaling.holdout import Chosen, choose_law
+from launch.scaling.isoflop import Frontier
 from launch.scaling.ladder import Ladder, fit_ladder
 from launch.scaling.laws.registry import find_law
 from launch.scaling.report.decisions import (
@@ -22,6 +23,8 @@ from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, la
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.study import Study, study
 from launch.scaling.table import N_CONVENTIONS, Table
+from launch.scaling.tuning import TuningLaw
+from launch.text import count, flops_text
 
 REPLICATES = 200  # of the bootstrap of a law that is only printed
 
@@ -62,8 +65,8 @@ def grid_text(grid: Grid, title: str | None = None) -> RichTable:
 STATUS_STYLE = {"certified": "bold green", "weak": "bold yellow", "refused": "bold red"}
 
 
-def study_text(result: Study) -> Group:
-    """Return a fit with its certificate for the terminal."""
+def study_text(result: Study, cluster: str | None = None) -> Group:
+    """Return a fit with its certificate for the terminal. `cluster` names the groups that its bootstrap drew."""
     certificate, intervals = result.certificate, result.intervals()
     parts: list[RichTable | Text] = []
     if result.fitted is not None:
@@ -71,7 +74,8 @@ def study_text(result: Study) -> Group:
             [name, f"{value:.6g}", interval(*intervals[name], ".4g") if name in intervals else "-"]
             for name, value in result.fitted.values.items()
         ]
-        how = "bootstrap" if result.fitted.draws is not None else "profile"
+        by = "" if cluster is None else f" by {cluster}"
+        how = f"bootstrap{by}" if result.fitted.draws is not None else "profile"
         grid = Grid(["parameter", "value", f"95 % ({how})"], rows)
         parts += [Text(f"{result.law.name}: {result.law.formula}", style="italic"), grid_text(grid)]
         parts.append(
@@ -83,11 +87,7 @@ def study_text(result: Study) -> Group:
         )
     parts.append(Text(certificate.status.upper(), style=STATUS_STYLE[certificate.status]))
     parts += [Text(f"- {reason}") for reason in certificate.reasons]
-    if result.table.n_convention in N_CONVENTIONS:
-        parts.append(Text(f"note: N counts {N_CONVENTIONS[result.table.n_convention]}"))
-    parts += [Text(f"note: {note}") for note in result.table.notes]
-    parts += [Text(f"warning: {w}", style="yellow") for w in result.table.warnings]
-    return Group(*parts)
+    return Group(*parts, *_remarks(result.table))
 
 
 def chosen_text(chosen: Chosen) -> Group:
@@ -98,6 +98,35 @@ def chosen_text(chosen: Chosen) -> Group:
     if chosen.why:
         parts.append(Text(f"{chosen.law}: {chosen.why}"))
     return Group(*parts)
+
+
+def frontier_text(frontier: Frontier, table: Table) -> Group:
+    """Return the optima of all budgets and the power law through them."""
+    ends = "" if frontier.interval is None else f", 95 % of the exponent {interval(*frontier.interval)}"
+    line = f"{frontier.method}: N* = {frontier.coefficient:.4g} C^{frontier.exponent:.4f}{ends}"
+    rows = [[flops_text(o.flops), count(o.N), f"{o.loss:.4f}"] for o in frontier.optima]
+    parts: list[RichTable | Text] = [Text(line), grid_text(Grid(["C", "N*", "loss"], rows))]
+    parts += [Text(f"left out: {reason}", style="yellow") for reason in frontier.skipped]
+    return Group(*parts, *_remarks(table))
+
+
+def tuning_text(found: TuningLaw, table: Table) -> Group:
+    """Return the law of a setting."""
+    rows = [
+        [name, f"{value:.5g}", interval(*found.intervals[name], ".4g") if name in found.intervals else "-"]
+        for name, value in found.values.items()
+    ]
+    parts: list[RichTable | Text] = [Text(f"{found.formula}, from {found.num_rows} runs in {found.num_cells} cells")]
+    parts.append(grid_text(Grid(["parameter", "value", "95 %"], rows)))
+    parts += [Text(f"weak: {reason}", style="yellow") for reason in found.reasons]
+    return Group(*parts, *_remarks(table))
+
+
+def _remarks(table: Table) -> list[Text]:
+    notes = [Text(f"note: {note}") for note in table.notes]
+    if table.n_convention in N_CONVENTIONS:
+        notes.insert(0, Text(f"note: N counts {N_CONVENTIONS[table.n_convention]}"))
+    return notes + [Text(f"warning: {w}", style="yellow") for w in table.warnings]
 
 
 def deeper_text(more: Deeper) -> Group:

@@ -10,10 +10,10 @@ from launch.scaling.counting import C_MEANING, Counted
 from launch.scaling.decide import Decision, Estimate
 from launch.scaling.holdout import SHARES, HoldOut
 from launch.scaling.laws.groups import Behind
-from launch.scaling.report.model import Grid, count, interval
+from launch.scaling.report.model import Grid, interval
 from launch.scaling.sensitivity import Choice, Sensitivity, ranges
 from launch.scaling.table import N_CONVENTIONS
-from launch.text import flops_text
+from launch.text import count, flops_text
 
 BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
 NOTHING = 1e-9  # nats: a floor below this is none

@@ -14,10 +14,10 @@ from launch.scaling.ladder import Forecast, Ladder, LadderLaw
 from launch.scaling.report import figures
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import parameter_text
-from launch.scaling.report.model import Figure, Grid, Section, count, interval
+from launch.scaling.report.model import Figure, Grid, Section, interval
 from launch.scaling.report.trust import hold_out_section, profile_figure
 from launch.scaling.table import N_CONVENTIONS, Table
-from launch.text import flops_text
+from launch.text import count, flops_text
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 UNIT = {"N": "parameters", "D": "training tokens", "C": "training FLOPs"}

@@ -52,15 +52,6 @@ class Report:
     sections: Sequence[Section]
 
 
-def count(value: float) -> str:
-    """Write a number of parameters or tokens: 532K, 10.7M, 1.33B, 2.1T."""
-    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= limit:
-            scaled = value / limit
-            return f"{scaled:.3g}{suffix}" if scaled < 1000 else f"{scaled:.0f}{suffix}"
-    return f"{value:.0f}"
-
-
 def interval(low: float, high: float, digits: str = ".3f") -> str:
     """Write an interval: `[1.62, 1.75]`."""
     return f"[{low:{digits}}, {high:{digits}}]"

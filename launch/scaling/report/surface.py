@@ -24,12 +24,12 @@ from launch.scaling.report.decisions import (
 )
 from launch.scaling.report.figures import compute
 from launch.scaling.report.isoflop_figure import Curve, isoflop_curves, isoflops
-from launch.scaling.report.model import Figure, Grid, Section, count, interval
+from launch.scaling.report.model import Figure, Grid, Section, interval
 from launch.scaling.report.trust import hold_out_section, profile_figure, shares_text
 from launch.scaling.sensitivity import sensitivity
 from launch.scaling.study import Study
 from launch.scaling.table import Table
-from launch.text import flops_text
+from launch.text import count, flops_text
 
 SMALLEST = 1e-300  # an end of a profile that reaches as far is 0, or infinite
 SENSITIVE = 10.0  # the budget at which laws are compared, over the largest run

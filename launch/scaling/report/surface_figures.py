@@ -13,8 +13,8 @@ from launch.scaling.fit import Fitted
 from launch.scaling.objective import Array
 from launch.scaling.report.axes import NATS, PERPLEXITY, Scale, dot_size, legend_above, log_x, log_y
 from launch.scaling.report.figures import BLUE, GREY, OFF, RED
-from launch.scaling.report.model import count
 from launch.scaling.table import Table
+from launch.text import count
 
 OUTLIER = 8  # robust standard deviations from which a run counts as far off the law
 
