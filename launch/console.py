@@ -7,7 +7,7 @@ from rich.console import Console
 WIDTH_WITHOUT_TERMINAL = 132
 
 
-def make_console() -> Console:
+def make_console(*, stderr: bool = False) -> Console:
     """Return a console as wide as the terminal; files and pipes get lines that no table needs to cut."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH_WITHOUT_TERMINAL)

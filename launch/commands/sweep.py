@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from launch.cli import LazyGroup
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from launch.sweep.story import Result
 
 failed_option = click.option("--failed", is_flag=True, help="Start the cells again that failed before.")
 at_most_option = click.option("--at-most", type=click.IntRange(min=1), help="Cells that run at a time, of the array.")
@@ -43,7 +49,8 @@ def sweep() -> None:
 @runs_option
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan, and stop.")
 @failed_option
-def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, failed: bool) -> None:
+@json_option
+def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, failed: bool, as_json: bool) -> None:
     """Train every cell of the sweep CONFIG that is missing, fit the law, write the report.
 
     Running it again does only what is missing; interrupted at any time, it continues. Results are kept in
@@ -53,11 +60,14 @@ def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, f
     Examples:
       escala sweep run configs/sweep/quickstart.yaml
       escala sweep run configs/sweep/quickstart.yaml --set tokens=200k
+      escala sweep run configs/sweep/quickstart.yaml --json | jq -r .report.html
     """
     from launch.sweep.story import run_sweep
 
+    console = _console(as_json, dry_run)
     with interrupts():
-        run_sweep(config, assignments, runs, dry_run=dry_run, failed=failed)
+        result = run_sweep(config, assignments, runs, console, dry_run=dry_run, failed=failed)
+    _end(result, as_json, config, assignments, runs)
 
 
 @click.command()
@@ -68,6 +78,7 @@ def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, f
 @failed_option
 @at_most_option
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan and what would be submitted, and stop.")
+@json_option
 def submit(
     config: Path,
     cluster: str,
@@ -76,6 +87,7 @@ def submit(
     failed: bool,
     at_most: int | None,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Send every cell of the sweep CONFIG that is missing to a cluster, and return.
 
@@ -85,13 +97,18 @@ def submit(
     \b
     Examples:
       escala sweep submit configs/sweep/quickstart.yaml --cluster slurm --runs /shared/runs --at-most 8
+      escala sweep submit configs/sweep/quickstart.yaml --cluster slurm --json | jq -r '.cells[].job'
       escala sweep status configs/sweep/quickstart.yaml --runs /shared/runs
       escala sweep resume configs/sweep/quickstart.yaml --runs /shared/runs
     """
     from launch.sweep.afar import submit_sweep
 
+    console = _console(as_json, dry_run)
     with interrupts():
-        submit_sweep(config, assignments, runs, cluster, failed=failed, at_most=at_most, dry_run=dry_run)
+        result = submit_sweep(
+            config, assignments, runs, cluster, console, failed=failed, at_most=at_most, dry_run=dry_run
+        )
+    _end(result, as_json, config, assignments, runs)
 
 
 @click.command()
@@ -100,7 +117,10 @@ def submit(
 @runs_option
 @failed_option
 @at_most_option
-def resume(config: Path, assignments: tuple[str, ...], runs: Path, failed: bool, at_most: int | None) -> None:
+@json_option
+def resume(
+    config: Path, assignments: tuple[str, ...], runs: Path, failed: bool, at_most: int | None, as_json: bool
+) -> None:
     """Go on with the sweep CONFIG where it was last started: on this machine or on its cluster.
 
     Takes in what has ended, starts what is missing, and once every cell has ended fits the law and writes the report.
@@ -113,7 +133,8 @@ def resume(config: Path, assignments: tuple[str, ...], runs: Path, failed: bool,
     from launch.sweep.afar import resume_sweep
 
     with interrupts():
-        resume_sweep(config, assignments, runs, failed=failed, at_most=at_most)
+        result = resume_sweep(config, assignments, runs, _console(as_json), failed=failed, at_most=at_most)
+    _end(result, as_json, config, assignments, runs)
 
 
 @click.command()
@@ -140,6 +161,25 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
         line = f"{cell['id']:<40} {cell['state']:<10} step {cell['step']}/{cell['steps'] or '?'} {loss}"
         click.echo(f"{line} {cell['reason']}".rstrip())
     click.echo(f"{found['done']} of {len(found['cells'])} cells done")
+
+
+def _console(as_json: bool, dry_run: bool = False) -> Console:
+    """Return where progress goes: standard output belongs to the JSON object where one was asked for."""
+    from launch.console import make_console
+
+    if as_json and dry_run:
+        raise UserError("--json tells what was done, and --dry-run does nothing: leave one of them out")
+    return make_console(stderr=as_json)
+
+
+def _end(result: Result, as_json: bool, config: Path, assignments: tuple[str, ...], runs: Path) -> None:
+    """Print how the sweep stands for scripts. Raises UserError where cells failed."""
+    from launch.sweep.afar import sweep_status
+
+    if as_json:
+        click.echo(json.dumps({**sweep_status(config, assignments, runs), **result.to_json()}, indent=2))
+    if result.failure:
+        raise UserError(result.failure)
 
 
 class interrupts:  # noqa: N801  (read as a statement: `with interrupts():`)

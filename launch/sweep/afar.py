@@ -10,7 +10,6 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from launch.backends.cluster import ClusterConfig, load_cluster, open_backend
-from launch.console import make_console
 from launch.data_preparation import is_prepared
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
@@ -21,8 +20,8 @@ from launch.sweep.collect import collect
 from launch.sweep.config import load_sweep
 from launch.sweep.opened import Opened, locked, open_sweep
 from launch.sweep.progress import last_step
-from launch.sweep.run import CellProgress, ready
-from launch.sweep.story import refuse_failed, report, run_sweep
+from launch.sweep.run import CellProgress, failure_of, ready
+from launch.sweep.story import Result, failure_text, report, run_sweep
 from launch.sweep.submit import (
     SCHEDULED,
     Standing,
@@ -43,11 +42,12 @@ def submit_sweep(
     assignments: tuple[str, ...],
     runs: Path,
     name: str,
+    console: Console,
     *,
     failed: bool = False,
     at_most: int | None = None,
     dry_run: bool = False,
-) -> None:
+) -> Result:
     """Send every cell that is missing to a cluster as one array. Raises UserError, before anything is sent.
 
     Machines that are driven from here (SSH, this one) run the cells one after another until all have ended.
@@ -59,19 +59,26 @@ def submit_sweep(
     if not dry_run:
         rehearse(sweep, runs.resolve() / sweep.name, cluster, at_most)
     if cluster.backend not in SCHEDULED:
-        run_sweep(config, assignments, runs.resolve(), dry_run=dry_run, failed=failed, cluster=cluster)
-        return
-    console = make_console()
+        where = runs.resolve()
+        return run_sweep(config, assignments, where, console, dry_run=dry_run, failed=failed, cluster=cluster)
     opened = open_sweep(config, assignments, runs.resolve(), gpu=cluster.gpu is not None)
     if dry_run:
         console.print(sweep_table(opened.plans, {}, console.width))
         print(open_backend(cluster).render(_array(opened, ready(opened.cells, opened.cells), cluster, at_most)), end="")
-        return
+        return Result()
     with locked(opened):
-        _go_on(opened, cluster, name, config, console, failed=failed, at_most=at_most)
+        return _go_on(opened, cluster, name, config, console, failed=failed, at_most=at_most)
 
 
-def resume_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, failed: bool, at_most: int | None) -> None:
+def resume_sweep(
+    config: Path,
+    assignments: tuple[str, ...],
+    runs: Path,
+    console: Console,
+    *,
+    failed: bool,
+    at_most: int | None,
+) -> Result:
     """Go on with a sweep where it was last: take in what has ended, send what is missing, report when all is done."""
     sweep = load_sweep(config, assignments)
     directory = runs / sweep.name
@@ -79,19 +86,18 @@ def resume_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, fail
         raise UserError(f"sweep {sweep.name!r} has not been started under {runs}: use 'escala sweep run' or 'submit'")
     name = recorded_cluster(directory)
     if name is not None:
-        submit_sweep(config, assignments, runs, name, failed=failed, at_most=at_most)
-    elif at_most is not None:
+        return submit_sweep(config, assignments, runs, name, console, failed=failed, at_most=at_most)
+    if at_most is not None:
         raise UserError(
             "--at-most has an effect on arrays of Slurm and Kubernetes only; this sweep ran on this machine"
         )
-    else:
-        run_sweep(config, assignments, runs, failed=failed)
+    return run_sweep(config, assignments, runs, console, failed=failed)
 
 
 def _go_on(
     opened: Opened, cluster: ClusterConfig, name: str, config: Path, console: Console, *, failed: bool,
     at_most: int | None,
-) -> None:  # fmt: skip
+) -> Result:  # fmt: skip
     collect([p.cell for p in opened.cells], opened.directory / "cells", opened.directory / "ledger.jsonl")
     stands = standing(opened.cells)
     to_do = stands.missing + (stands.failed if failed else [])
@@ -106,10 +112,8 @@ def _go_on(
         console.print(f"submitted {len(wanted)} cells as {cluster.backend} job {job}", soft_wrap=True)
     if wanted or stands.busy:
         console.print(f"  escala sweep status {config}\n  escala sweep resume {config}   when they have ended")
-    else:
-        report(opened, console)
-    if not failed:
-        refuse_failed(stands.failed, opened, config)
+    paths = None if wanted or stands.busy else report(opened, console)
+    return Result(wanted, paths, "" if failed else failure_text(stands.failed, opened, config))
 
 
 def _array(opened: Opened, cells: list[CellProgress], cluster: ClusterConfig, at_most: int | None) -> JobSpec:
@@ -136,6 +140,7 @@ def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict
         "directory": str(directory),
         "data_prepared": all(is_prepared(cell.config.data) for cell in known),
         "done": sum(1 for cell in cells if cell["state"] == Status.DONE),
+        "ledger": str(directory / "ledger.jsonl"),
         "ledger_rows": sum(1 for _ in ledger.read(directory / "ledger.jsonl")),
         "cells": cells,
     }
@@ -146,6 +151,8 @@ def _cell_state(cell: Cell, run_dir: RunDir, jobs: dict[RunDir, Any]) -> dict[st
     steps = json.loads(run_dir.plan.read_text())["steps"] if run_dir.plan.exists() else None
     status = run_dir.read_status()
     state, reason, job = status.value if status else "waiting", "", None
+    if status is Status.FAILED:
+        reason = failure_of(run_dir)
     if run_dir in jobs:
         submitted, known = jobs[run_dir]
         state, reason, job = known.state.value, known.reason, submitted.job

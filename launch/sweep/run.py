@@ -53,14 +53,19 @@ class CellProgress:
     @property
     def failure(self) -> str:
         """Return why the run failed, from its own record."""
-        events = [row for row in read_json_lines(self.run_dir.events) if row["event"] == "failed"]
-        return str(events[-1]["error"]) if events else "unknown"
+        return failure_of(self.run_dir)
 
     @property
     def ended(self) -> Status | None:
         """Return how the run ended, when running it again would change nothing."""
         status = self.run_dir.read_status()
         return status if status in (Status.DONE, Status.DIVERGED) else None
+
+
+def failure_of(run_dir: RunDir) -> str:
+    """Return why a run failed, from its own record."""
+    events = [row for row in read_json_lines(run_dir.events) if row["event"] == "failed"]
+    return str(events[-1]["error"]) if events else "unknown"
 
 
 def ready(cells: list[CellProgress], of: list[CellProgress]) -> list[CellProgress]:

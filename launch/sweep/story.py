@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from launch.backends.cluster import LOCAL, ClusterConfig, open_backend
 from launch.backends.local import LocalBackend
 from launch.backends.ssh import SshBackend
 from launch.backends.warm import PRELOAD
-from launch.console import make_console
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
 from launch.scaling.report.console import print_ladder
@@ -33,20 +32,31 @@ from trainer.errors import UserError
 from trainer.run_dir import Status
 
 
+@dataclass(frozen=True)
+class Result:
+    """What one call did with a sweep. `failure` says which cells failed, why, and how to start them again."""
+
+    started: list[CellProgress] = field(default_factory=list)  # trained here, or sent to a cluster
+    report: ReportPaths | None = None
+    failure: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        paths = self.report and {"html": str(self.report.html), "markdown": str(self.report.markdown)}
+        return {"started": [p.cell.id for p in self.started], "report": paths}
+
+
 def run_sweep(
     config: Path,
     assignments: tuple[str, ...],
     runs: Path,
+    console: Console,
     *,
     dry_run: bool = False,
     failed: bool = False,
     cluster: ClusterConfig | None = None,
-) -> None:
-    """Do what is missing of a sweep, here or on machines driven from here, and print what came out.
-
-    Raises UserError where cells failed.
-    """
-    console = make_console()
+) -> Result:
+    """Do what is missing of a sweep, here or on machines driven from here, and print what came out."""
     opened = open_sweep(config, assignments, runs, gpu=cluster is not None and cluster.gpu is not None)
     expected, at_a_time = {}, max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
     if cluster is None:
@@ -60,7 +70,7 @@ def run_sweep(
         console.print(saved, highlight=False)
     console.print()
     if dry_run:
-        return
+        return Result()
     with locked(opened):
         if busy := standing(opened.cells).busy:
             raise UserError(
@@ -68,8 +78,8 @@ def run_sweep(
                 f"wait for them ('escala sweep status {config}'), or end them with 'escala cancel'"
             )
         sweep_run = _train(opened, expected, at_a_time, console, failed, cluster)
-        report(opened, console)
-    refuse_failed(sweep_run.failed, opened, config)
+        paths = report(opened, console)
+    return Result([p for p in opened.cells if p.starts], paths, failure_text(sweep_run.failed, opened, config))
 
 
 def _total_text(opened: Opened, expected: dict[str, float], at_a_time: int) -> str:
@@ -135,8 +145,8 @@ def _place(
     return LocalBackend(slots, threads=1, preload=preload, log=opened.directory / "ranks.log"), job
 
 
-def report(opened: Opened, console: Console) -> None:
-    """Print the table and the law, and write the report, from the ledger alone."""
+def report(opened: Opened, console: Console) -> ReportPaths | None:
+    """Print the table and the law, and write the report, from the ledger alone. Return None where there is no law."""
     sweep, path = opened.sweep, opened.directory / "ledger.jsonl"
     ids = {p.cell.id for p in opened.cells if p.cell.check_of is None}
     rows = [r for r in ledger.read(path) if r["cell"] in ids and r["eval_set"] == sweep.fit.eval_set]
@@ -145,17 +155,18 @@ def report(opened: Opened, console: Console) -> None:
         console.print(line["text"], style="green" if line["agrees"] else "red", highlight=False)
     if len(rows) < 3:
         console.print(f"{len(rows)} points in the ledger: too few for a law")
-        return
+        return None
     curves = next((line["curves"] for line in checks), None)
     try:
         table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), "body")
         print_ladder(table, console)
-        paths: ReportPaths = write(table, opened.directory / "report", title=sweep.name, layout_check=curves)
+        paths = write(table, opened.directory / "report", title=sweep.name, layout_check=curves)
     except UserError as error:  # the runs are trained and in the ledger: a sweep of seeds has no law, and is no failure
         console.print(f"no law from these {len(rows)} points: {error}\nledger  {path}", highlight=False, soft_wrap=True)
-        return
+        return None
     ends = f"\nledger  {path}\nreport  {paths.html}\nnext    escala fit {path} --out fit.json"
     console.print(ends, highlight=False, soft_wrap=True)
+    return paths
 
 
 def check_layouts(cells: list[CellProgress]) -> list[dict[str, Any]]:
@@ -182,13 +193,13 @@ def check_layouts(cells: list[CellProgress]) -> list[dict[str, Any]]:
     return found
 
 
-def refuse_failed(failed: list[CellProgress], opened: Opened, config: Path) -> None:
-    """Raise UserError with the reason of each failed cell."""
+def failure_text(failed: list[CellProgress], opened: Opened, config: Path) -> str:
+    """Return the reason of each failed cell and how to start them again; empty where none failed."""
     if not failed:
-        return
+        return ""
     reasons = "; ".join(f"{p.cell.id}: {p.failure}" for p in failed)
     again = "resume" if recorded_cluster(opened.directory) else "run"
-    raise UserError(
+    return (
         f"{len(failed)} of {len(opened.cells)} cells failed ({reasons}). Logs are under {opened.directory / 'cells'}; "
         f"'escala sweep {again} {config} --failed' starts them again"
     )

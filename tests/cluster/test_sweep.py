@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from launch.backends import registry
+from launch.console import make_console
 from launch.sweep.afar import resume_sweep, submit_sweep, sweep_status
 from tests.cluster.slurm import Slurm, wait_until
 from tests.cluster.test_slurm import ROOT
@@ -43,15 +44,15 @@ def test_an_array_sweep_goes_on_where_it_was_and_ends_in_a_report(
     def states() -> list[str]:
         return [cell["state"] for cell in sweep_status(config, (), runs)["cells"]]
 
-    submit_sweep(config, (), runs, str(cluster), at_most=1)
+    submit_sweep(config, (), runs, str(cluster), make_console(), at_most=1)
     assert len({row.job.split("_")[0] for row in registry.find(runs)}) == 1, "one array"
     last = next(row.job for row in registry.find(runs) if row.job.endswith("_2"))
     slurm.call("scancel", last)
     wait_until(lambda: states() == ["done", "done", "cancelled"], 400, "two cells")
-    resume_sweep(config, (), runs, failed=False, at_most=None)
+    resume_sweep(config, (), runs, make_console(), failed=False, at_most=None)
     assert "submitted 1 cells" in capsys.readouterr().out
     wait_until(lambda: states() == ["done"] * 3, 240, "the third")
-    resume_sweep(config, (), runs, failed=False, at_most=None)
+    resume_sweep(config, (), runs, make_console(), failed=False, at_most=None)
     rows = [json.loads(line) for line in (runs / "s" / "ledger.jsonl").read_text().splitlines()]
     assert len({row["cell"] for row in rows}) == 3
     assert (runs / "s" / "report" / "report.html").exists()

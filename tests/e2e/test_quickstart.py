@@ -35,10 +35,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def start(place: Path, *arguments: str, runs: str = "runs") -> subprocess.Popen[str]:
+def start(place: Path, *arguments: str, runs: str = "runs", stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "launch", "sweep", "run", "small.yaml", "--runs", runs, *arguments],
-        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=place, stdout=subprocess.PIPE, stderr=stderr, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "ESCALA_CONFIGS": str(ROOT / "configs"), "WANDB_MODE": "offline"},
     )  # fmt: skip
 
@@ -93,6 +93,9 @@ def test_again_it_does_nothing_but_reprint(place: Path):
     assert "nothing to train" in output
     assert {p: p.stat().st_mtime_ns for p in (place / "runs").rglob("metrics.jsonl")} == before
     assert (place / "runs/small/ledger.jsonl").read_bytes() == ledger
+    told = json.loads(finish(start(place, "--json", stderr=subprocess.DEVNULL)))
+    assert (told["started"], told["done"]) == ([], 6)
+    assert (place / told["report"]["html"]).exists() and (place / told["ledger"]).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])

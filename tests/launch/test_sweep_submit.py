@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 
+from launch.commands.sweep import sweep
+from launch.console import make_console
 from launch.job import JobSpec
 from launch.sweep import afar, ledger, opened, story
 from launch.sweep.afar import resume_sweep, submit_sweep, sweep_status
@@ -55,17 +60,26 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
     monkeypatch.setattr(opened, "ensure_prepared", lambda data: SimpleNamespace(tokens=lambda split: 10**6))
     monkeypatch.setattr(opened, "with_data", lambda run, manifest: run)
     (tmp_path / "c.yaml").write_text("backend: slurm\nnodes: 1\nranks_per_node: 2\n")
-    sweep = {"name": "s", "ranks": 2, "run": RUN, "vary": {"seed": [0, 1, 2]}}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep))
+    values = {"name": "s", "ranks": 2, "run": RUN, "vary": {"seed": [0, 1, 2]}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(values))
     return Stub(tmp_path, monkeypatch)
 
 
 def submit(stub: Stub, **options: object) -> None:
-    submit_sweep(stub.root / "s.yaml", (), stub.root / "runs", str(stub.root / "c.yaml"), **options)  # type: ignore[arg-type]
+    paths = (stub.root / "s.yaml", (), stub.root / "runs", str(stub.root / "c.yaml"))
+    assert not submit_sweep(*paths, make_console(), **options).failure  # type: ignore[arg-type]
 
 
-def resume(stub: Stub, failed: bool = False) -> None:
-    resume_sweep(stub.root / "s.yaml", (), stub.root / "runs", failed=failed, at_most=None)
+def resume(stub: Stub, failed: bool = False) -> str:
+    paths = (stub.root / "s.yaml", (), stub.root / "runs")
+    return resume_sweep(*paths, make_console(), failed=failed, at_most=None).failure
+
+
+def command(stub: Stub, *words: str) -> Result:
+    """Run `escala sweep` with the sweep and its runs."""
+    return CliRunner().invoke(
+        sweep, [words[0], str(stub.root / "s.yaml"), "--runs", str(stub.root / "runs"), *words[1:]]
+    )
 
 
 def run_dirs(stub: Stub) -> list[RunDir]:
@@ -96,8 +110,7 @@ def test_failed_cells_are_listed_and_sent_when_asked_for(stub: Stub, capsys: pyt
     finish(done)
     (failed.logs(1)).mkdir(parents=True)
     stub.says(t100_0="COMPLETED", t100_1="OUT_OF_MEMORY", t100_2="CANCELLED")
-    with pytest.raises(UserError, match=r"1 of 3 cells failed \(.*out of memory\).*sweep resume .* --failed"):
-        resume(stub)
+    assert re.search(r"1 of 3 cells failed \(.*out of memory\).*sweep resume .* --failed", resume(stub))
     assert failed.read_status() is Status.FAILED
     _, second = stub.submitted()
     assert str(lost.root) in second and str(failed.root) not in second and str(done.root) not in second
@@ -132,7 +145,33 @@ def test_this_machine_does_not_start_what_a_cluster_runs(stub: Stub) -> None:
     submit(stub)
     stub.says(t100_0="RUNNING", t100_1="PENDING", t100_2="COMPLETED")
     with pytest.raises(UserError, match=r"2 cells of this sweep are queued or running on .*c\.yaml"):
-        story.run_sweep(stub.root / "s.yaml", (), stub.root / "runs")
+        story.run_sweep(stub.root / "s.yaml", (), stub.root / "runs", make_console())
+
+
+def test_scripts_get_one_object_and_people_the_rest(stub: Stub) -> None:
+    sent = command(stub, "submit", "--cluster", str(stub.root / "c.yaml"), "--json")
+    names = [run_dir.root.name for run_dir in run_dirs(stub)]
+    told = json.loads(sent.stdout)
+    assert told["started"] == names and told["report"] is None and sent.exit_code == 0
+    assert told["ledger"] == str(stub.root / "runs" / "s" / "ledger.jsonl")
+    assert "submitted 3 cells as slurm job 100" in sent.stderr
+    stub.says(t100_0="RUNNING", t100_1="OUT_OF_MEMORY", t100_2="RUNNING")
+    again = command(stub, "resume", "--json")
+    told = json.loads(again.stdout)
+    assert told["started"] == [] and [cell["job"] for cell in told["cells"]] == ["100_0", "100_1", "100_2"]
+    assert "out of memory" in told["cells"][1]["reason"]
+    assert isinstance(again.exception, UserError) and "1 of 3 cells failed" in str(again.exception)
+    plan = command(stub, "run", "--json", "--dry-run")
+    assert isinstance(plan.exception, UserError) and "leave one of them out" in str(plan.exception)
+
+
+def test_a_cell_that_failed_here_says_why(stub: Stub) -> None:
+    failed = run_dirs(stub)[1]
+    failed.root.mkdir(parents=True)
+    failed.record_event("failed", error="rank 1 ended")
+    failed.write_status(Status.FAILED)
+    cells = sweep_status(stub.root / "s.yaml", (), stub.root / "runs")["cells"]
+    assert [cell["reason"] for cell in cells] == ["", "rank 1 ended", ""]
 
 
 def test_a_dry_run_prints_the_script_and_sends_nothing(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
