@@ -85,6 +85,9 @@ CASES: dict[str, Case] = {
     "scattered-240": Case(scattered(240)),
     "grid-60, sizes share errors": Case(grid(10, 6), sd=0.001, shared_sd=0.003),
     "the same, --cluster N": Case(grid(10, 6), sd=0.001, shared_sd=0.003, cluster="N"),
+    "grid-16, sizes share errors, --cluster N": Case(grid(4, 4), sd=0.001, shared_sd=0.003, cluster="N"),
+    "grid-20, the same": Case(grid(5, 4), sd=0.001, shared_sd=0.003, cluster="N"),
+    "grid-36, the same": Case(grid(6, 6), sd=0.001, shared_sd=0.003, cluster="N"),
     "grid-60, another true law": Case(grid(10, 6), surface=coupled),
 }
 

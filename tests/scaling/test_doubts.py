@@ -10,10 +10,12 @@ from click.testing import CliRunner
 from benchmarks.coverage import CASES, TRUTH, best_size, chinchilla, judge, simulate
 from launch.commands.fit import fit
 from launch.commands.optimal import optimal
+from launch.scaling.clusters import clusters
 from launch.scaling.doubts import doubts
 from launch.scaling.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import FIXED
+from launch.scaling.study import study
 from launch.scaling.table import Table, load
 from tests.conftest import shared_data
 
@@ -35,6 +37,13 @@ def test_errors_that_runs_of_one_size_share_are_seen_and_sized() -> None:
         size = found(table)["shared-error", "N"]
         assert 0.0005 < size < 0.006  # the truth is 0.003 of which the fit takes a part
         assert ("shared-error", "N") not in found(table, cluster="N")
+
+
+def test_few_groups_are_said_to_give_narrow_intervals() -> None:
+    table = simulate(CASES["grid-16, sizes share errors, --cluster N"], 0)
+    few = study(table, CHINCHILLA, bootstrap=100, cluster=clusters(table, "N")).table.warnings
+    assert any("few groups: intervals from 4 drawn groups" in w for w in few)
+    assert not study(table, CHINCHILLA, bootstrap=100).table.warnings
 
 
 def test_a_trunk_is_named_before_its_size() -> None:
