@@ -40,7 +40,15 @@ Examples:
   escala sweep run configs/sweep/quickstart.yaml   train a ladder of models and fit a law
   escala train configs/run/tiny.yaml               one run on this machine
   escala plan configs/run/tiny.yaml                what it costs, before it starts
+  escala train --help                              every command has examples of its own
 """
+
+
+class OrderedGroup(click.Group):
+    """A group that lists its commands in the order in which a user meets them, and not by their letters."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
 class LazyGroup(click.Group):

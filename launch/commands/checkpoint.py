@@ -10,11 +10,13 @@ from typing import Any
 
 import click
 
+from launch.cli import OrderedGroup
+from launch.commands.options import json_option
 from trainer.checkpoint.manifest import find_problems, list_checkpoints, read_manifest, step_of
 from trainer.errors import UserError
 
 
-@click.group()
+@click.group(cls=OrderedGroup)
 def checkpoint() -> None:
     """Inspect, verify and convert checkpoints.
 
@@ -38,11 +40,17 @@ def _checkpoints(path: Path) -> list[Path]:
     return found
 
 
-@checkpoint.command()
+@checkpoint.command(short_help="Say what a checkpoint or a run holds.")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 def inspect(path: Path, as_json: bool) -> None:
-    """Say what PATH holds: step, layout it was written on, model, parameters, files."""
+    """Say what PATH holds, a checkpoint or a run: step, layout it was written on, model, parameters, files.
+
+    \b
+    Examples:
+      escala checkpoint inspect runs/tiny
+      escala checkpoint inspect runs/tiny --json | jq '.[0].step'
+    """
     rows = [_describe(found) for found in _checkpoints(path)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -79,11 +87,17 @@ def _product(shape: tuple[int, ...]) -> int:
     return product
 
 
-@checkpoint.command()
+@checkpoint.command(short_help="Read every byte and compare the hashes.")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 def verify(path: Path, as_json: bool) -> None:
-    """Read every byte of the checkpoints in PATH and compare the hashes. Exit code 2 if any is damaged."""
+    """Read every byte of the checkpoints in PATH and compare the hashes. Exit code 2 if any is damaged.
+
+    \b
+    Examples:
+      escala checkpoint verify runs/tiny
+      escala checkpoint verify runs/tiny/checkpoints/step_000000049
+    """
     problems = {str(found): find_problems(found) for found in _checkpoints(path)}
     if as_json:
         click.echo(json.dumps(problems, indent=2))
@@ -95,7 +109,7 @@ def verify(path: Path, as_json: bool) -> None:
         raise UserError(f"{len(damaged)} of {len(problems)} checkpoints are damaged; a run passes over them by itself")
 
 
-@checkpoint.command()
+@checkpoint.command(short_help="Write another format, or read one to start from.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
@@ -104,7 +118,14 @@ def verify(path: Path, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 def convert(source: Path, target: Path, to: str, dtype: str) -> None:
-    """Convert SOURCE (a checkpoint, a run's newest, or a Hugging Face directory) to TARGET."""
+    """Convert SOURCE (a checkpoint, a run's newest, or a Hugging Face directory) to TARGET.
+
+    \b
+    Examples:
+      escala checkpoint convert runs/tiny model.safetensors
+      escala checkpoint convert runs/tiny exported/ --to huggingface --dtype bf16
+      escala checkpoint convert exported/ start/ --to checkpoint
+    """
     command = [
         sys.executable,
         "-m",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from launch.cli import OrderedGroup
 from launch.commands.options import json_option
 
 PATH = click.Path(path_type=Path)
@@ -22,7 +23,7 @@ split_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=OrderedGroup)
 def data() -> None:
     """Prepare token sets, look into them, and check them.
 
@@ -33,11 +34,12 @@ def data() -> None:
     \b
     Examples:
       escala data prepare quickstart
-      escala data inspect data/quickstart
+      escala data inspect quickstart
+      escala data verify data/quickstart
     """
 
 
-@data.command()
+@data.command(short_help="Train the tokenizer and write the shards.")
 @click.argument("config")
 @set_option
 @click.option("--workers", type=click.IntRange(min=1), help="Encoding processes. Default: the cores of this machine.")
@@ -52,7 +54,7 @@ def prepare(config: str, assignments: tuple[str, ...], workers: int | None, task
     Examples:
       escala data prepare embedded
       escala data prepare configs/data/jsonl.yaml --set name=books-32k --set tokenizer.vocab_size=32768
-      escala data prepare web --task $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT     in each task of an array job
+      escala data prepare hub --task $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT     in each task of an array job
     """
     from launch.data_story import load_data, run_prepare
     from trainer.data.inspect import summary
@@ -64,7 +66,7 @@ def prepare(config: str, assignments: tuple[str, ...], workers: int | None, task
         click.echo(json.dumps({"directory": section.directory, **summary(Manifest.open(section.directory))}, indent=2))
 
 
-@data.command()
+@data.command(short_help="Show counts, the mixture, and decoded text.")
 @click.argument("prepared", metavar="SET")
 @set_option
 @split_option
@@ -99,7 +101,7 @@ def inspect(
     print_samples(texts)
 
 
-@data.command()
+@data.command(short_help="Read everything and check every hash.")
 @click.argument("prepared", metavar="SET")
 @set_option
 @json_option
@@ -124,7 +126,7 @@ def verify(prepared: str, assignments: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{directory}: {checked / 1e6:.1f} MB of tokens are what was written")
 
 
-@data.command("export")
+@data.command("export", short_help="Write a split as .npy, .bin or Megatron's .idx.")
 @click.argument("prepared", metavar="SET")
 @click.argument("target", type=PATH)
 @set_option
@@ -146,7 +148,7 @@ def export_(prepared: str, target: Path, assignments: tuple[str, ...], split: st
     click.echo(f"{target}: {tokens} tokens of {split}")
 
 
-@data.command("import")
+@data.command("import", short_help="Make a set of token files from elsewhere.")
 @click.argument("files", type=PATH, nargs=-1, required=True)
 @click.option("--to", "target", type=PATH, required=True, help="Directory of the new set.")
 @click.option("--tokenizer", type=PATH, required=True, help="Set or tokenizer directory with which they were written.")

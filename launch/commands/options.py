@@ -34,7 +34,7 @@ set_option = click.option(
 cluster_option = click.option(
     "--cluster", required=True, metavar="NAME", help="A file of configs/cluster, by name, or any YAML file."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for scripts.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 runs_option = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),

@@ -33,7 +33,7 @@ def train(
       escala train configs/run/tiny.yaml
       escala train configs/run/tiny.yaml --ranks 2 --set parallel.tensor=2
       escala train configs/run/tiny.yaml --set model.size=1M --set tokens=20M --set name=bigger
-      escala train configs/run/tiny.yaml --skip-steps 1200:1210
+      escala train configs/run/tiny.yaml --skip-steps 30:34
     """
     from launch.train_story import train_here
 

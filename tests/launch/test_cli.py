@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from launch import cli
 from launch.cli import COMMANDS
 from launch.commands.keys import FILES, describe
 from tests.conftest import ROOT
@@ -43,6 +48,40 @@ def test_every_command_has_help_with_examples(command: str):
     assert done.returncode == 0, done.stderr
     assert "Examples:" in done.stdout
     assert f"escala {command}" in done.stdout
+
+
+def commands(command: click.Command, words: tuple[str, ...] = ("escala",)) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command and all below it, each with the words that call it."""
+    yield " ".join(words), command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            below = command.get_command(click.Context(command), name)
+            assert below is not None
+            yield from commands(below, (*words, name))
+
+
+def examples(command: click.Command) -> list[str]:
+    """Return the calls in a command's help, without what follows a pipe, a redirection or a wide gap."""
+    lines = [line.strip() for line in f"{command.help}\n{command.epilog}".splitlines()]
+    return [re.split(r"\s{3,}| \| | > ", line)[0] for line in lines if line.startswith("escala ")]
+
+
+def test_every_example_of_every_help_is_a_call_that_exists(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    known = dict(commands(cli.escala))
+    shown = {example for command in known.values() for example in examples(command)}
+    for call in known:
+        assert any(example.startswith(call) for example in shown), f"no example of {call}"
+    for example in shown:
+        call = max((call for call in known if f"{example} ".startswith(f"{call} ")), key=len)
+        words = shlex.split(example.removeprefix(call))
+        for before, word in zip(["", *words], words, strict=False):
+            if word.startswith("configs/") and before != "--out":
+                assert Path(word).exists(), example
+            if word.startswith(("runs/", "exported/")):
+                Path(word).mkdir(parents=True, exist_ok=True)
+        if words[-1:] != ["--help"]:
+            known[call].make_context(call, words)  # reads the words, and runs nothing
 
 
 @pytest.mark.parametrize("file", FILES)
