@@ -90,6 +90,8 @@ def design(
             raise UserError("--add needs --table: the runs that exist")
         runs = load(table, parse_map(mapping), "body")  # as a sweep file's sizes are counted
         runs.require(("N", "D"), "design")
+        for warning in runs.warnings:
+            click.secho(f"warning: {warning}", fg="yellow", err=True)
         limit = flops or float(10 * np.max(6 * runs.N * runs.D))
         added = add_cells(
             runs.N, runs.D, add, question, smallest=smallest, largest=largest, most_expensive=limit, goal=goal

@@ -131,7 +131,8 @@ def score(
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
     scores, waiting = score_all(list(read(ledger)), runs)
     if as_json:
-        click.echo(json.dumps({"scores": [s.to_json() for s in scores], "waiting": [f.id for f in waiting]}))
+        found = {"scores": [s.to_json() for s in scores], "waiting": [f.id for f in waiting]}
+        click.echo(json.dumps(found | {"warnings": list(runs.warnings)}))
         return
     for s in scores:
         ends = "" if s.forecast.interval is None else f" 95 % {interval(*s.forecast.interval, '.4f')}"
@@ -145,5 +146,7 @@ def score(
     if known:
         errors = np.mean([abs(s.error) for s in scores])
         click.echo(f"{sum(known)} of {len(known)} inside their interval; mean error {errors:.2%}")
+    for warning in runs.warnings:
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
     for f in waiting:
         click.echo(f"{f.name or f.id}: no run yet (N {f.N:.3g}, D {f.D:.3g})" if f.N and f.D else f"{f.id}: no run yet")

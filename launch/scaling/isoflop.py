@@ -20,6 +20,7 @@ from trainer.errors import UserError
 
 METHODS = ("isoflop-parabola", "isoflop-akima", "envelope")
 SAME_BUDGET = 0.08  # of the logarithm: budgets nearer than this are one
+ONE_BUDGET = 0.2  # of the logarithm, from the first run of a budget to its last: strewn runs make no budget
 GRID = 401  # points of an interpolated curve
 NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal
 
@@ -49,7 +50,10 @@ class Frontier:
 
 
 def budgets(table: Table) -> list[Array]:
-    """Group rows into budgets: runs of compute within 8 %. Returns row indices, smallest budget first."""
+    """Group rows by compute, each within 8 % of the next one. Returns row indices, smallest budget first.
+
+    A group wider than `ONE_BUDGET` is no budget: its runs lie strewn.
+    """
     order = np.argsort(table.C)
     logs = np.log(table.C[order])
     cuts = np.flatnonzero(np.diff(logs) > SAME_BUDGET) + 1
@@ -83,6 +87,10 @@ def _per_budget(table: Table, method: str, curves: list[Curve]) -> tuple[list[Op
     optima, skipped = [], []
     for rows in budgets(table):
         flops = float(np.median(table.C[rows]))
+        if np.ptp(np.log(table.C[rows])) > ONE_BUDGET:
+            low, high = table.C[rows].min(), table.C[rows].max()
+            skipped.append(f"{low:.2g} to {high:.2g} FLOPs: {len(rows)} runs strewn between, at no common budget")
+            continue
         x, y = _best_per_size(np.log(table.N[rows]), np.log(table.loss[rows]))
         if len(x) < 3:
             skipped.append(f"{flops:.2g} FLOPs: {len(x)} sizes")

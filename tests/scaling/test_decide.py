@@ -173,7 +173,7 @@ def test_a_forecast_is_written_before_the_run_and_scored_after(tmp_path) -> None
     prediction = json.loads(made.output)
     assert len(prediction["data_sha256"]) == 64 and prediction["time"].endswith("+00:00")
     waiting = run.invoke(forecast, ["score", str(ledger), "--ledger", str(book), "--json"], catch_exceptions=False)
-    assert json.loads(waiting.output) == {"scores": [], "waiting": [prediction["id"]]}
+    assert json.loads(waiting.output) == {"scores": [], "warnings": [], "waiting": [prediction["id"]]}
     scored = run.invoke(forecast, ["score", str(later), "--ledger", str(book), "--json"], catch_exceptions=False)
     (result,) = json.loads(scored.output)["scores"]
     assert result["measured"] == big["loss"] and result["inside"] is True and abs(result["error"]) < 0.02

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from launch.commands.fit import fit
 from launch.commands.tables import drop_highest
 from launch.scaling.fit import fit_law
+from launch.scaling.isoflop import fit_frontier
 from launch.scaling.laws.powers import CHINCHILLA, PowerSum
 from launch.scaling.laws.registry import FIXED
 from launch.scaling.solve import minimise
 from launch.scaling.study import study
-from launch.scaling.table import load
+from launch.scaling.table import Table, load
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
+from trainer.errors import UserError
 
 exponent = st.floats(0.08, 1.0)
 
@@ -176,3 +178,13 @@ def test_hold_out_errors_are_printed_on_demand(tmp_path) -> None:
     few = write_csv(tmp_path / "few.csv", N[:5], D[:5], surface_loss(N[:5], D[:5]))
     result = CliRunner().invoke(fit, [few, "--law", "power-N", "--bootstrap", "0", "--hold-out"])
     assert "too few" in str(result.exception)
+
+
+def test_strewn_runs_make_no_budget() -> None:
+    random = np.random.default_rng(0)
+    C = np.geomspace(1e18, 1e20, 120)  # each within 4 % of the next one
+    N = 1e8 * (C / 1e19) ** 0.5 * 4 ** random.uniform(-1, 1, 120)
+    columns = {"N": N, "D": C / 6 / N, "C": C, "loss": surface_loss(N, C / 6 / N)}
+    table = Table("strewn", "", columns, np.arange(1, 121), {})
+    with pytest.raises(UserError, match="120 runs strewn between, at no common budget"):
+        fit_frontier(table, "isoflop-parabola")

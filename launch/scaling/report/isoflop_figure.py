@@ -10,7 +10,7 @@ import numpy as np
 from launch.scaling.allocate import log_optimal_n, loss_at
 from launch.scaling.fit import Fitted
 from launch.scaling.identify import distinct
-from launch.scaling.isoflop import budgets
+from launch.scaling.isoflop import ONE_BUDGET, budgets
 from launch.scaling.objective import Array
 from launch.scaling.report.axes import NATS, Scale, legend_beside, log_x
 from launch.scaling.report.figures import RED
@@ -18,7 +18,6 @@ from launch.scaling.table import Table
 from launch.text import flops_text
 
 FEWEST_SIZES = 4  # of a curve that runs at one budget give
-ONE_BUDGET = 0.5  # in log C: runs strewn over a wider range are no budget, however close neighbours are
 MOST_BUDGETS = 8
 SAME_SIZE = 1e-3  # of the logarithm
 INTERPOLATED_BUDGETS, FEWEST_BETWEEN = 5, 3
@@ -40,9 +39,8 @@ def isoflop_curves(table: Table) -> list[Curve]:
     Sizes that were trained for several lengths have a loss at every budget between: log loss is interpolated in
     log C. Empty where neither gives two budgets.
     """
-    rows = [
-        r for r in budgets(table) if distinct(table.N[r]) >= FEWEST_SIZES and np.ptp(np.log(table.C[r])) < ONE_BUDGET
-    ]
+    narrow = [r for r in budgets(table) if np.ptp(np.log(table.C[r])) <= ONE_BUDGET]
+    rows = [r for r in narrow if distinct(table.N[r]) >= FEWEST_SIZES]
     if len(rows) >= 2:
         chosen = np.unique(np.linspace(0, len(rows) - 1, min(MOST_BUDGETS, len(rows))).astype(int))
         return [
