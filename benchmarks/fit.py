@@ -26,9 +26,10 @@ from launch.commands.tables import drop_highest
 from launch.scaling.bootstrap import row_weights, weighted_bootstrap
 from launch.scaling.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.load import load
 from launch.scaling.report.write import build, render
 from launch.scaling.study import study
-from launch.scaling.table import Table, load
+from launch.scaling.table import Table
 
 GRID = {
     "a": np.arange(0, 30, 5),

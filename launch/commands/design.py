@@ -14,9 +14,9 @@ import numpy as np
 from launch.commands.forecast import Size
 from launch.commands.options import Positive
 from launch.console import make_console
+from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
 from launch.scaling.saved import load_fit
-from launch.scaling.table import load
 from launch.sweep.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
 from launch.sweep.design_add import Addition, add_cells
 from launch.sweep.design_file import add_to_sweep, describe, write_sweep

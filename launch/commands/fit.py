@@ -17,10 +17,11 @@ from launch.scaling.deeper import deepen
 from launch.scaling.holdout import Chosen, choose_law, held_out
 from launch.scaling.isoflop import METHODS, fit_frontier, frontier_json
 from launch.scaling.laws.registry import LAWS, prepare
+from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
 from launch.scaling.objective import Objective
 from launch.scaling.study import study
-from launch.scaling.table import Table, load
+from launch.scaling.table import Table
 from launch.scaling.tuning import KNOBS, fit_tuning
 from trainer.errors import UserError
 

@@ -14,10 +14,10 @@ from launch.commands.tables import parse_where, table_options
 from launch.scaling.decide import counted
 from launch.scaling.forecast import Forecast, append, make_forecast, read
 from launch.scaling.forecast import score as score_all
+from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
 from launch.scaling.report.model import interval
 from launch.scaling.saved import SavedFit, load_fit
-from launch.scaling.table import load
 from launch.sweep.pending import pending_cells
 from launch.text import count
 from trainer.config.span import parse_count

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from launch.commands.tables import drop_highest, parse_where, table_options
+from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
 from launch.scaling.report import write
-from launch.scaling.table import load
 
 EPILOG = """\b
 Examples:

@@ -11,7 +11,7 @@ from launch.scaling.against import compare
 from launch.scaling.fit import fit_law
 from launch.scaling.holdout import choose_law, hold_out
 from launch.scaling.laws.registry import FIXED
-from launch.scaling.table import load
+from launch.scaling.load import load
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
 from trainer.errors import UserError

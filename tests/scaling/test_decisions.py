@@ -12,8 +12,8 @@ from launch.commands.fit import fit
 from launch.scaling.counting import count_every_way
 from launch.scaling.isoflop import fit_frontier
 from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.load import from_ledger, load
 from launch.scaling.sensitivity import sensitivity
-from launch.scaling.table import from_ledger, load
 from launch.sweep.pending import add_cell
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, ledger_row, surface_loss

@@ -15,8 +15,9 @@ from launch.scaling.doubts import doubts
 from launch.scaling.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import FIXED
+from launch.scaling.load import load
 from launch.scaling.study import study
-from launch.scaling.table import Table, load
+from launch.scaling.table import Table
 from tests.conftest import shared_data
 
 

@@ -14,9 +14,10 @@ from launch.scaling.fit import fit_law
 from launch.scaling.isoflop import fit_frontier
 from launch.scaling.laws.powers import CHINCHILLA, PowerSum
 from launch.scaling.laws.registry import FIXED
+from launch.scaling.load import load
 from launch.scaling.solve import minimise
 from launch.scaling.study import study
-from launch.scaling.table import Table, load
+from launch.scaling.table import Table
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
 from trainer.errors import UserError

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from launch.scaling.ladder import fit_ladder
+from launch.scaling.load import from_ledger
 from launch.scaling.report import write
 from launch.scaling.report.ladder import layout_difference
-from launch.scaling.table import from_ledger
 from tests.scaling.runs import ladder_rows, ledger_row
 from trainer.errors import UserError
 

@@ -14,9 +14,9 @@ from launch.scaling.laws.groups import SharedExponents, behind
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import FIXED, prepare
 from launch.scaling.laws.repeated import DataConstrained
+from launch.scaling.load import load
 from launch.scaling.objective import HUBER, SQUARES
 from launch.scaling.study import study
-from launch.scaling.table import load
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
 

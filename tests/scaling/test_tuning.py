@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from launch.scaling.table import load
+from launch.scaling.load import load
 from launch.scaling.tuning import fit_tuning
 from tests.scaling.runs import surface_loss
 from trainer.errors import UserError
