@@ -131,7 +131,7 @@ def _few_groups(cluster: Array | None) -> list[str]:
     if groups >= FEW_GROUPS:
         return []
     return [
-        f"few groups: intervals from {groups} drawn groups are too narrow (from 4 they held the truth in about 78 of "
+        f"few groups: intervals from {groups} drawn groups are too narrow (from 4 they held the truth in about 75 of "
         f"100 simulated sweeps, from 5 in 90, from {FEW_GROUPS} on in 96)"
     ]
 
