@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from launch.scaling.clusters import clusters
 from launch.scaling.fit import Fitted
@@ -60,15 +61,14 @@ def _shared_errors(fitted: Fitted, table: Table, cluster: str | None) -> Iterato
     """Compare the scatter between groups of runs with that within them (one-way analysis of variance).
 
     A sweep's own column `trunk` is asked before N: cells of one trunk have one size. A column that tells the same
-    groups apart as one before it is not asked again.
+    groups apart as one before it, or as `cluster`, is not asked.
     """
-    seen: list[Array] = []
+    seen = [] if cluster is None else [_numbered(clusters(table, cluster))]
     for by in ("trunk", "N", "D"):
         if by not in table.labels and by not in fitted.law.variables:
             continue
-        names = clusters(table, by).tolist()
-        group = np.unique([names.index(name) for name in names], return_inverse=True)[1]  # in order of appearance
-        if any(np.array_equal(group, other) for other in seen) or by == cluster:
+        group = _numbered(clusters(table, by))
+        if any(np.array_equal(group, other) for other in seen):
             continue
         seen.append(group)
         repeated = np.bincount(group)[group] > 1
@@ -82,6 +82,12 @@ def _shared_errors(fitted: Fitted, table: Table, cluster: str | None) -> Iterato
         between = float(np.sum(counts * (means - residual.mean()) ** 2)) / freedom[0]
         size = (max(between - within, 0.0) / float(np.mean(counts))) ** 0.5
         yield _doubt("shared-error", by, size, between, within, freedom)
+
+
+def _numbered(names: NDArray[np.str_]) -> Array:
+    """Return the number of each row's group, in order of appearance."""
+    _, first, group = np.unique(names, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[group])
 
 
 def _bend(fitted: Fitted) -> Iterator[Doubt]:

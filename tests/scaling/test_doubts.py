@@ -51,6 +51,8 @@ def test_a_trunk_is_named_before_its_size() -> None:
     table = simulate(CASES["grid-60, sizes share errors"], 0)
     trunks = replace(table, labels={"trunk": np.array([f"trunk of {n:.3g}" for n in table.N])})
     assert [by for _, by in found(trunks) if by in ("trunk", "N")] == ["trunk"]
+    for drawn in ("trunk", "N"):  # the same groups by either name: their errors are in the bootstrap already
+        assert not {by for _, by in found(trunks, cluster=drawn)} & {"trunk", "N"}
 
 
 def test_a_law_that_the_runs_bend_away_from_is_seen_until_the_right_one_is_fitted() -> None:
