@@ -11,7 +11,7 @@ import numpy as np
 from launch.scaling.allocate import log_optimal_n
 from launch.scaling.fit import Fitted
 from launch.scaling.identify import allocation_obstacles, one_variable_obstacles
-from launch.scaling.laws.base import Demanding, Law
+from launch.scaling.laws.base import MULTIPLIERS, Demanding, Law
 from launch.scaling.objective import Array
 from launch.scaling.profile import Profile, Quantity, profile_all, spread
 
@@ -177,7 +177,9 @@ def _weaknesses(fitted: Fitted, profiles: Mapping[str, Profile], condition: floa
         low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
         if high - low > FLOOR_VAGUE * fitted.values["E"]:
             reasons.append(f"E is vague: 95 % from {low:.3g} to {high:.3g}")
-    for name in set(fitted.law.positive) & set(profiles) - {"E", "A", "B", "a", "b", "K", "Nc", "Dc"}:
+    for name in fitted.law.params:
+        if name not in fitted.law.positive or name not in profiles or name in MULTIPLIERS | {"E"}:
+            continue
         low, high = profiles[name].interval
         if high - low > FLAT:
             reasons.append(f"{name} is nearly flat: 95 % from {_size(low)} to {_size(high)}")

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from launch.scaling.clusters import clusters
 from launch.scaling.fit import Fitted
-from launch.scaling.objective import Array
+from launch.scaling.objective import Array, robust_sd
 from launch.scaling.table import Table
 
 SIGNIFICANT = 1e-3
 FEWEST_GROUPS = 4
 OUTLYING = 4.0  # robust standard deviations at which residuals are cut off: one odd run is not a trend
-NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _doubt(kind: str, by: str, size: float, high: float, low: float, freedom: tu
 
 
 def _cut(residual: Array) -> Array:
-    limit = OUTLYING * float(np.median(np.abs(residual))) / NORMAL_MEDIAN
+    limit = OUTLYING * robust_sd(residual)
     return np.clip(residual, -limit, limit)
 
 

@@ -170,7 +170,7 @@ def _judge(table: Table, law: Law, cost: Objective) -> HoldOut | None:
             continue
         known, beyond = table.select(seen), table.select(~seen)
         fitted = fit_law(law, known.columns, known.loss, cost, every_start=EVERY_START)
-        distance.append(beyond.C / largest if table.has("C") else scale[~seen] / largest)
+        distance.append(scale[~seen] / largest)
         error.append(fitted.predict(beyond.columns) / beyond.loss - 1)
         cut.append(np.full(len(beyond), number))
     if not error:

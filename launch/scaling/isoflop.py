@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.scaling.objective import Array
+from launch.scaling.objective import Array, robust_sd
 from launch.scaling.table import Table
 from trainer.errors import UserError
 
@@ -22,7 +22,6 @@ METHODS = ("isoflop-parabola", "isoflop-akima", "envelope")
 SAME_BUDGET = 0.08  # of the logarithm: budgets nearer than this are one
 ONE_BUDGET = 0.2  # of the logarithm, from the first run of a budget to its last: strewn runs make no budget
 GRID = 401  # points of an interpolated curve
-NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal
 
 Curve = tuple[Array, Array]  # log N, ascending, and the lowest log loss of each
 
@@ -182,8 +181,8 @@ def run_noise(curves: Sequence[Curve]) -> float:
         for i in range(len(sizes) - 3):
             window = sizes[i : i + 4] - sizes[i]
             basis = np.linalg.qr(np.vander(window, 3), mode="complete")[0]
-            contrasts.append(abs(float(basis[:, 3] @ losses[i : i + 4])))
-    return float(np.median(contrasts)) / NORMAL_MEDIAN if contrasts else 0.0
+            contrasts.append(float(basis[:, 3] @ losses[i : i + 4]))
+    return robust_sd(np.array(contrasts)) if contrasts else 0.0
 
 
 def frontier_json(frontier: Frontier) -> dict[str, object]:

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from trainer.errors import UserError
 
 SMALLEST_DELTA = 1e-9  # far below it the residuals' rounding decides
+NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal
 Array = NDArray[Any]  # floats, and masks where a docstring says so
+
+
+def robust_sd(errors: Array) -> float:
+    """Return the standard deviation of normal errors that have the same median of absolute values."""
+    return float(np.median(np.abs(errors))) / NORMAL_MEDIAN
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from launch.scaling.fit import Fitted
-from launch.scaling.objective import Array
+from launch.scaling.objective import Array, robust_sd
 from launch.scaling.solve import Pin, minimise
 
-NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal
 Z_95 = 1.959963984540054
 OFFSETS = (-3.4, -2.4, -1.2, 1.2, 2.4, 3.4)  # in standard deviations
 FURTHER = (5.0, 8.0, 14.0, 30.0)  # where a first look did not reach the end of the interval
@@ -86,7 +85,7 @@ def _mean_slope(residual: Array, delta: float, num_params: int) -> float:
     if np.isinf(delta):
         return 1.0
     size = np.sort(np.abs(residual))[min(num_params, len(residual) - 1) :]
-    width = max(delta, len(size) ** -0.2 * float(np.median(size)) / NORMAL_MEDIAN)
+    width = max(delta, len(size) ** -0.2 * robust_sd(size))
     inside = max(float(np.mean(size <= width)), 1 / len(size))
     return float(inside * delta / width)
 

@@ -93,8 +93,8 @@ def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_mos
         return
     first = [directory / "cells" / cell.id for cell in cells if cell.branch is None]
     array = array_of(directory, first, cluster, at_most)
-    scheduled = cluster.backend in SCHEDULED
-    open_backend(cluster).rehearse(array if scheduled else cluster.job(sweep.name, array.command, directory))
+    at_once = cluster.backend in SCHEDULED
+    open_backend(cluster).rehearse(array if at_once else cluster.job(sweep.name, array.command, directory))
 
 
 def array_of(directory: Path, cells: list[Path], cluster: ClusterConfig, at_most: int | None) -> JobSpec:

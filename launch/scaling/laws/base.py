@@ -90,6 +90,9 @@ class WithCorners(Protocol):
         ...
 
 
+MULTIPLIERS = frozenset({"A", "B", "K", "a", "b", "Nc", "Dc"})  # their values depend on the units of N, D and C
+
+
 @runtime_checkable
 class Demanding(Protocol):
     """A law that needs more of a table than runs at as many points as it has parameters."""

@@ -9,6 +9,7 @@ from launch.scaling.against import Against
 from launch.scaling.counting import C_MEANING, Counted
 from launch.scaling.decide import Decision, Estimate
 from launch.scaling.holdout import SHARES, HoldOut
+from launch.scaling.laws.base import MULTIPLIERS
 from launch.scaling.laws.groups import Behind
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.sensitivity import Choice, Sensitivity, ranges
@@ -80,7 +81,7 @@ def hold_out_grid(held: Sequence[HoldOut]) -> Grid:
 
 def counting_grid(found: Sequence[Counted]) -> Grid:
     """Return the parameters of one law under every way to count."""
-    names = [n for n in found[0].values if n not in ("A", "B", "K", "a", "b", "Nc", "Dc")] if found else []
+    names = [n for n in found[0].values if n not in MULTIPLIERS] if found else []
     rows = [
         [N_CONVENTIONS.get(c.N, c.N), C_MEANING.get(c.C, c.C), *(parameter_text(n, c.values[n]) for n in names),
          "-" if c.exponent is None else f"{c.exponent:.3f}", c.status]

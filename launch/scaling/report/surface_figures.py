@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from launch.scaling.allocate import log_optimal_n, loss_at
 from launch.scaling.fit import Fitted
-from launch.scaling.objective import Array
+from launch.scaling.objective import Array, robust_sd
 from launch.scaling.report.axes import NATS, PERPLEXITY, Scale, dot_size, legend_above, log_x, log_y
 from launch.scaling.report.figures import BLUE, GREY, OFF, RED
 from launch.scaling.table import Table
@@ -59,8 +59,7 @@ def perplexity(ax: Any, table: Table, fitted: Fitted) -> None:
 
 def far_off(fitted: Fitted) -> tuple[NDArray[np.bool_], float]:
     """Return which runs lie far off the law, and how far that is in log loss."""
-    off = np.abs(fitted.residuals)
-    scale = float(np.median(off)) / 0.6745
+    off, scale = np.abs(fitted.residuals), robust_sd(fitted.residuals)
     if scale < 1e-9:
         return np.zeros(len(off), bool), np.inf
     return off > OUTLIER * scale, OUTLIER * scale
