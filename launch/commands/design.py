@@ -11,8 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from launch.commands.forecast import Size
-from launch.commands.options import Positive
+from launch.commands.options import Positive, Size, refuse_idle
 from launch.console import make_console
 from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
@@ -83,6 +82,7 @@ def design(
 
     `--family trunks` writes a sweep that trains one trunk for each size and branches off a cooldown for each horizon.
     """
+    _refuse_idle_options(adding=add > 0, out=out)
     law, source = _prior(fit_path)
     question = Question(target, law, noise)
     if add:
@@ -109,6 +109,18 @@ def design(
         click.echo(json.dumps({"prior": {"source": source, **law}, "designs": [_design_json(d) for d in designs]}))
     else:
         _show(designs, source, target)
+
+
+def _refuse_idle_options(*, adding: bool, out: Path | None) -> None:
+    """Raise `UserError` for options that were given and have no effect beside the others."""
+    if adding:
+        refuse_idle(["family"], "with --add")
+    else:
+        refuse_idle(["table", "mapping", "goal"], "without --add")
+    if out is None:
+        refuse_idle(["slots", "run"], "without --out")
+    elif adding and out.exists():
+        refuse_idle(["slots", "run"], f"on {out}, which exists")
 
 
 def _prior(fit_path: Path | None) -> tuple[dict[str, float], str]:

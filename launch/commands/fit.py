@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from launch.commands.options import Positive
-from launch.commands.tables import drop_highest, parse_where, table_options
+from launch.commands.options import Positive, refuse_idle
+from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
 from launch.scaling.clusters import clusters
 from launch.scaling.deeper import deepen
 from launch.scaling.holdout import Chosen, choose_law, held_out
@@ -28,7 +27,7 @@ from trainer.errors import UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-OF_SURFACES = ("against", "cluster", "delta", "residual", "target", "hold_out", "counting", "base", "reference")
+OF_SURFACES = ("against", "cluster", "delta", "residual", "target", "hold_out", "counting")
 OF_ONE_LAW = {"base": "data-constrained", "reference": "shared-exponents"}
 EPILOG = """\b
 Examples:
@@ -52,13 +51,7 @@ Examples:
 )
 @click.option("--base", metavar="E=..,A=..", help="data-constrained: the law without repetition; default: fitted.")
 @click.option("--against", metavar="E=..,A=..", help="A published law: say how well it describes these runs.")
-@click.option(
-    "--drop-highest-loss",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="K",
-    help="Leave out the K rows of highest loss.",
-)
+@drop_highest_option
 @click.option(
     "--bootstrap",
     type=click.IntRange(min=0),
@@ -169,14 +162,11 @@ def _give(answer: dict[str, Any], parts: Sequence[RenderableType], as_json: bool
 
 def _refuse_idle_options(law: str) -> None:
     """Raise `UserError` for options that were given and have no effect on this law."""
-    context = click.get_current_context()
-    given = [n for n in context.params if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
-    of_surfaces = OF_SURFACES if law in METHODS or law in KNOBS else ()
-    for name in given:
-        if name in of_surfaces or OF_ONE_LAW.get(name, law) != law:
-            option = "--" + name.replace("_", "-")
-            only = f", only on {OF_ONE_LAW[name]}" if name in OF_ONE_LAW else ""
-            raise UserError(f"{option} has no effect on law {law!r}{only}: leave it out")
+    for name, only in OF_ONE_LAW.items():
+        if law != only:
+            refuse_idle([name], f"on law {law!r}, only on {only}")
+    if law in METHODS or law in KNOBS:
+        refuse_idle(OF_SURFACES, f"on law {law!r}")
 
 
 def parse_values(option: str, text: str | None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from launch.commands.options import runs_option
+from launch.commands.options import Size, refuse_idle, runs_option
 from launch.commands.tables import parse_where, table_options
 from launch.scaling.decide import counted
 from launch.scaling.forecast import Forecast, append, make_forecast, read
@@ -20,7 +20,6 @@ from launch.scaling.report.model import interval
 from launch.scaling.saved import SavedFit, load_fit
 from launch.sweep.pending import pending_cells
 from launch.text import count
-from trainer.config.span import parse_count
 from trainer.errors import UserError
 from trainer.run_dir import utc_now
 
@@ -31,21 +30,6 @@ Examples:
   escala forecast --fit fit.json --sweep ladder.yaml
   escala forecast score runs/ladder/ledger.jsonl
 """
-
-
-class Size(click.ParamType):
-    """A number such as 1.3B, 400M or 2e9."""
-
-    name = "number"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(parse_count(value))
-        except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
-        if number <= 0:
-            self.fail(f"{value!r} is not above zero.", param, ctx)
-        return number
 
 
 @click.group(invoke_without_command=True, epilog=EPILOG)
@@ -74,7 +58,12 @@ def forecast(
     The ledger keeps the interval, the hash of the data and of the fit, and the time.
     """
     if ctx.invoked_subcommand is not None:
+        refuse_idle([p.name or "" for p in ctx.command.params], f"before {ctx.invoked_subcommand!r}")
         return
+    if sweep_path is None:
+        refuse_idle(["runs"], "without --sweep")
+    else:
+        refuse_idle(["params", "tokens", "name"], "with --sweep, whose cells say it")
     if fit_path is None:
         raise UserError("--fit is missing: the output of `escala fit TABLE --json` (or use `escala forecast score`)")
     fit = load_fit(fit_path, refuse=False)
@@ -85,6 +74,10 @@ def forecast(
     made = [make_forecast(fit, text, time=time, name=n, N=size, D=length) for n, size, length in wanted]
     for one in made:
         append(ledger, one)
+    for reason in fit.reasons:
+        click.secho(f"warning: the fit is {fit.status}: {reason}", fg="yellow", err=True)
+    for doubt in fit.doubts:
+        click.secho(f"doubt: {doubt}", fg="yellow", err=True)
     if as_json:
         click.echo(json.dumps(asdict(made[0]) if sweep_path is None else [asdict(one) for one in made]))
         return
@@ -95,10 +88,6 @@ def forecast(
             f"{one.beyond} the largest run of the fit{_size_text(one)}"
         )
     click.echo(f"written to {ledger}, to be scored by escala forecast score TABLE --ledger {ledger} once it has run")
-    for reason in fit.reasons:
-        click.secho(f"warning: the fit is {fit.status}: {reason}", fg="yellow", err=True)
-    for doubt in fit.doubts:
-        click.secho(f"doubt: {doubt}", fg="yellow", err=True)
 
 
 def _size_text(one: Forecast) -> str:

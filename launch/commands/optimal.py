@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
-from launch.commands.options import Positive
+from launch.commands.options import Positive, Size, refuse_idle
 from launch.scaling.decide import (
     PEAK_FLOPS,
     Decision,
@@ -45,7 +45,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
 @click.option("--mfu", default=0.4, show_default=True, help="Share of the peak that training reaches.")
 @click.option("--gpu", default="H100", show_default=True, help=f"One of {', '.join(PEAK_FLOPS)}.")
 @click.option("--loss", type=Positive(), help="The loss to reach, in nats per token: finds the budget.")
-@click.option("--served-tokens", type=Positive(), help="Tokens to be served later; the budget pays for them too.")
+@click.option("--served-tokens", type=Size(), help="Tokens to be served later; the budget pays for them too.")
 @click.option(
     "--vocab-size", type=click.IntRange(min=1), default=32_768, show_default=True, help="Of the concrete model."
 )
@@ -87,7 +87,10 @@ def optimal(
 ) -> None:
     """Say which model to train on how many tokens, with intervals, and write it as a run or a cell of a sweep."""
     fit = load_fit(fit_path)
+    if gpus is None:
+        refuse_idle(["gpu", "mfu"], "without --gpus")
     if sweep_path is not None:
+        refuse_idle(["vocab_size", "context_length", "tokens_per_step", "data"], "with --sweep, whose cells say it")
         shared = shared_run(sweep_path)
         vocab_size, context_length = shared.model.vocab_rows, shared.model.context_length
         tokens_per_step, data = shared.batch.tokens_per_step, shared.data.name

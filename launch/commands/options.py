@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from trainer.config.span import parse_count
+from trainer.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,6 +30,30 @@ class Positive(click.ParamType):
         if not 0 < number < math.inf:
             self.fail(f"{value!r} is not a positive number.", param, ctx)
         return number
+
+
+class Size(click.ParamType):
+    """A number of parameters or tokens above zero: 1.3B, 400M or 2e9."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(parse_count(value))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+        if number <= 0:
+            self.fail(f"{value!r} is not above zero.", param, ctx)
+        return number
+
+
+def refuse_idle(names: Iterable[str], why: str) -> None:
+    """Raise `UserError` where one of these parameters of the running command was given: `why` it has no effect."""
+    context = click.get_current_context()
+    flags = {p.name: p.opts[0] for p in context.command.params}
+    given = [n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    if given:
+        raise UserError(f"{flags[given[0]]} has no effect {why}: leave it out")
 
 
 set_option = click.option(

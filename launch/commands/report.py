@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from launch.commands.tables import drop_highest, parse_where, table_options
+from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
 from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
 from launch.scaling.report import write
@@ -21,7 +21,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @table_options
-@click.option("--drop-highest-loss", default=0, metavar="K", help="Leave out the K rows of highest loss.")
+@drop_highest_option
 @click.option("--out", default=Path("report"), show_default=True, type=click.Path(path_type=Path), help="Directory.")
 @click.option("--title", default=None, help="Default: by the name of the table.")
 @click.option("--forecasts", type=click.Path(path_type=Path), help="A forecast ledger to include.")

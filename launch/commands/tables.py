@@ -35,6 +35,15 @@ def table_options(command: Command) -> Command:
     return command
 
 
+drop_highest_option = click.option(
+    "--drop-highest-loss",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="K",
+    help="Leave out the K rows of highest loss.",
+)
+
+
 def parse_where(conditions: tuple[str, ...]) -> dict[str, str]:
     """Split COL=VALUE conditions. Raises `UserError`."""
     found = {}
@@ -48,7 +57,7 @@ def parse_where(conditions: tuple[str, ...]) -> dict[str, str]:
 
 def drop_highest(table: Table, num: int) -> Table:
     """Leave out the rows of highest loss, the last of equal ones first."""
-    if num < 0 or num >= len(table):
+    if num >= len(table):
         raise UserError(f"--drop-highest-loss {num}: the table has {len(table)} rows")
     order = np.argsort(table.loss, kind="stable")
     return table.select(np.sort(order[: len(table) - num]))

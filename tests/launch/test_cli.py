@@ -192,3 +192,34 @@ def test_a_layout_that_does_not_fit_is_refused_before_data_are_prepared(
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (place / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("forecast --fit f.json --sweep s.yaml --params 1B", "--params has no effect with --sweep"),
+        ("forecast --fit f.json --params 1B --runs runs", "--runs has no effect without --sweep"),
+        ("forecast --ledger mine.jsonl score t.csv", "--ledger has no effect before 'score'"),
+        ("optimal --fit f.json --flops 1e21 --mfu 0.5", "--mfu has no effect without --gpus"),
+        (
+            "optimal --fit f.json --flops 1e21 --sweep s.yaml --vocab-size 512",
+            "--vocab-size has no effect with --sweep",
+        ),
+        ("sweep design --smallest 1M --largest 1B --target 1e21 --table t.csv", "--table has no effect without --add"),
+        ("sweep design --smallest 1M --largest 1B --target 1e21 --slots 2", "--slots has no effect without --out"),
+        ("sweep design --add 1 --smallest 1M --largest 1B --target 1e21 --family grid", "--family has no effect with"),
+        (
+            "sweep design --add 1 --smallest 1M --largest 1B --target 1e21 --out f.json --run x",
+            "--run has no effect on f",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, said: str
+):
+    monkeypatch.chdir(tmp_path)
+    values = {"E": 1.7, "A": 406.0, "B": 410.0, "alpha": 0.34, "beta": 0.28}
+    Path("f.json").write_text(json.dumps({"law": "chinchilla", "params": values}))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(shlex.split(words))
+    assert stop.value.code == 2 and said in capsys.readouterr().err
