@@ -131,7 +131,7 @@ def score(forecasts: list[Forecast], table: Table) -> tuple[list[Score], list[Fo
         for value, column in ((forecast.N, counted), (forecast.D, table.columns.get("D"))):
             if value is not None and column is not None:
                 match &= np.abs(column / value - 1) < SAME
-        if names is not None and (names == forecast.name).any():
+        if names is not None and forecast.name and (names == forecast.name).any():
             match = names == forecast.name
         if forecast.data_sha256 and forecast.data_sha256 == table.sha256:
             match[:] = False  # nothing has come in since the fit

@@ -74,6 +74,7 @@ def test_a_torn_last_line_is_left_out_and_named(tmp_path) -> None:
         ("a.csv", CSV.encode("utf-16"), "not UTF-8"),
         ("a.csv.gz", CSV, "not a whole gzip file"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:-9], "not a whole gzip file"),
+        ("a.csv.gz", gzip.compress(CSV.encode())[:10] + b"\xff" * 40, "not a whole gzip file"),
         ("a.xlsx", b"PK", "cannot tell the format"),
         ("a.parquet", CSV, "not a parquet file"),
         ("a.json", "[1, 2]", "expected a list of objects"),

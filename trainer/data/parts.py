@@ -130,7 +130,7 @@ def release(root: Path, done: dict[Part, PartRecord]) -> None:
     for part, record in done.items():
         for shard in chain.from_iterable(record.splits.values()):
             for suffix in (".bin", ".docs", ".xxh"):
-                (root / f"{shard.file}{suffix}").unlink()
+                (root / f"{shard.file}{suffix}").unlink(missing_ok=True)  # where this was interrupted before
         part.record(root).with_suffix(".digests").unlink(missing_ok=True)
         part.record(root).unlink()
     shutil.rmtree(root / DIRECTORY)
