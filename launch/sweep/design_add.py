@@ -9,6 +9,8 @@ import numpy as np
 
 from launch.scaling.objective import Array
 from launch.sweep.design import Cell, Question
+from launch.text import count, flops_text
+from trainer.errors import UserError
 
 RATIOS = np.geomspace(1.25, 320, 17)  # tokens per parameter that are tried
 NUM_SIZES = 25
@@ -41,9 +43,17 @@ def add_cells(
 
     Variance is that of ln N* (`allocation`) or of the loss at the target; no cell costs more than `most_expensive`, and
     none is shorter than the shortest run: the law is not known to hold there, and by it the shortest run would always
-    tell most per FLOP. The update of a covariance by one run is of rank one (Sherman & Morrison 1950).
+    tell most per FLOP. Raises `UserError` where fewer cells are left. The update of a covariance by one run is of rank
+    one (Sherman & Morrison 1950).
     """
-    candidates = _candidates(smallest, largest, most_expensive, float(np.min(D)))
+    shortest = float(np.min(D))
+    candidates = _candidates(smallest, largest, most_expensive, shortest)
+    if len(candidates) < num:
+        raise UserError(
+            f"of the runs of {count(smallest)} to {count(largest)} parameters that were tried, {len(candidates)} cost "
+            f"at most {flops_text(most_expensive)} FLOPs and are no shorter than the shortest of the table "
+            f"({count(shortest)} tokens), not {num}: give more --flops, or a smaller --smallest"
+        )
     sizes, tokens = np.array([c.N for c in candidates]), np.array([c.D for c in candidates])
     information = question.information(N, D).sum(axis=0)
     prior = VAGUE_PRIOR * np.diag(np.maximum(np.diag(information), 1e-12))
@@ -59,16 +69,13 @@ def add_cells(
         projected = rows @ covariance
         gain = (projected @ gradient) ** 2 / (1 + np.einsum("cp,cp->c", projected, rows))
         gain[taken] = 0.0  # the same run again has the same loss
-        best = int(np.argmax(gain / costs**COST_WEIGHT))
+        best = int(np.argmax(gain / costs))  # variance cut per FLOP
         taken.append(best)
         row = projected[best]
         covariance = covariance - np.outer(row, row) / (1 + row @ rows[best])
         after = float(gradient @ covariance @ gradient)
         chosen.append(Addition(candidates[best], before**0.5, max(after, 0.0) ** 0.5))
     return chosen
-
-
-COST_WEIGHT = 1.0  # variance cut per FLOP
 
 
 def _row(information: Array) -> Array:
@@ -83,5 +90,4 @@ def _candidates(smallest: float, largest: float, most_expensive: float, shortest
         for n in np.geomspace(smallest, largest, NUM_SIZES)
         for r in RATIOS
     ]
-    affordable = [c for c in cells if c.cost <= most_expensive and shortest <= c.D]
-    return affordable or [min(cells, key=lambda c: c.cost)]
+    return [c for c in cells if c.cost <= most_expensive and shortest <= c.D]

@@ -13,9 +13,10 @@ from launch.sweep.config import load_sweep
 from launch.sweep.design import COOLDOWN, Cell
 from launch.sweep.pending import add_cell
 from launch.text import count
+from trainer.config.counting import count_parameters
+from trainer.config.model import ModelConfig
 from trainer.config.plan import total_steps
 from trainer.config.sizes import dimensions
-from trainer.config.span import parse_count
 from trainer.errors import UserError
 from trainer.run_dir import write_atomically
 
@@ -49,7 +50,7 @@ def describe(path: Path) -> list[str]:
     """Say what the cells of a written design are as runs, what is wrong with them, and how to train them."""
     configs = [cell.config for cell in cells_of(load_sweep(path))]
     steps, batch = [total_steps(c) for c in configs], configs[0].batch.tokens_per_step
-    sizes = sorted({parse_count(c.model.size) for c in configs})
+    sizes = sorted({_body(c.model) for c in configs})
     lines = [
         f"{len(configs)} cells in {path}: {_sizes_text(sizes)} parameters without "
         f"embeddings, {min(steps)} to {max(steps)} steps of {batch} tokens"
@@ -57,10 +58,15 @@ def describe(path: Path) -> list[str]:
     short = sum(1 for number in steps if number < FEWEST_STEPS)
     if short:
         lines.append(
-            f"warning: {short} cells have fewer than {FEWEST_STEPS} steps, too few for any law: take a larger budget, "
-            f"or fewer tokens a step (in {path} 'run: {{base: NAME, batch: {{tokens_per_step: {batch // 8}}}}}')"
+            f"warning: {short} {'cell has' if short == 1 else 'cells have'} fewer than {FEWEST_STEPS} steps, too few "
+            "for any law: take a larger budget, or fewer tokens a step "
+            f"(in {path} 'run: {{base: NAME, batch: {{tokens_per_step: {batch // 8}}}}}')"
         )
     return [*lines, f"next: escala sweep run {path}"]
+
+
+def _body(model: ModelConfig) -> int:
+    return count_parameters(model.model_copy(update={"vocab_size": 1})).body  # it does not depend on the vocabulary
 
 
 def _sizes_text(sizes: list[int]) -> str:

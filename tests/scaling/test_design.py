@@ -92,12 +92,30 @@ def test_cells_are_added_to_a_ledger(tmp_path) -> None:
     assert len(cells) == 2 and cells[1]["sd_after"] < cells[0]["sd_before"]
 
 
+def test_no_cell_beyond_the_budget_is_added() -> None:
+    N, D = np.geomspace(1e7, 1e9, 4).repeat(4), np.tile(np.geomspace(1e9, 1e10, 4), 4)
+    with pytest.raises(UserError, match=r"0 cost at most 1e12 FLOPs and .* shortest of the table \(1B tokens\), not 3"):
+        add_cells(N, D, 3, QUESTION, smallest=5e6, largest=1e9, most_expensive=1e12)
+
+
+def test_cells_are_added_to_a_sweep_of_models_without_a_size(tmp_path) -> None:
+    table, run, out = tmp_path / "t.csv", tmp_path / "run.yaml", tmp_path / "mine.yaml"
+    table.write_text("N,D,loss\n" + "".join(f"{n},{d},3\n" for n in (1e5, 2e5, 4e5) for d in (1e6, 2e6, 5e6)))
+    model = {"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 128}
+    batch = {"tokens_per_step": 8192}
+    run.write_text(yaml.safe_dump({"name": "r", "model": model, "data": "quickstart", "batch": batch, "tokens": "1M"}))
+    out.write_text(f"name: mine\nrun: {run}\ncells:\n- tokens: 1000000\n")
+    args = ["--add", "1", "--table", str(table), "--smallest", "100k", "--largest", "1M", "--target", "1e16"]
+    said = CliRunner().invoke(design, [*args, "--out", str(out)], catch_exceptions=False).stderr
+    assert f"2 cells in {out}: 2 sizes from 101K to" in said
+
+
 def test_a_written_design_says_what_it_is_and_which_cells_are_too_short(tmp_path) -> None:
     out = tmp_path / "trunks.yaml"
     args = ["--flops", "1.2e12", "--smallest", "12k", "--largest", "100k", "--target", "3e13", "--family", "trunks"]
     result = CliRunner().invoke(design, [*args, "--run", "cell", "--out", str(out)], catch_exceptions=False)
     said = result.stderr
-    assert "20 cells in" in said and "5 sizes from 12.3K to 98.3K" in said and "3 to 286 steps of 4096" in said
+    assert "20 cells in" in said and "5 sizes from 13.4K to 101K" in said and "3 to 286 steps of 4096" in said
     assert "9 cells have fewer than 20 steps" in said and f"next: escala sweep run {out}" in said
     longer = [*args[:1], "1.2e14", *args[2:], "--run", "cell", "--out", str(out)]
     assert "fewer than" not in CliRunner().invoke(design, longer, catch_exceptions=False).stderr
