@@ -24,6 +24,7 @@ ALLOCATION_UNKNOWN, ALLOCATION_VAGUE = np.log(30.0), np.log(3.0)  # width of the
 FLAT = np.log(10.0)  # width of the interval of the logarithm of a multiplier
 CONDITION_REFUSED, CONDITION_WEAK = 1e7, 1e4
 SHARE_WEAK = 0.5
+EXPONENTS = frozenset({"alpha", "beta", "gamma"})
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,10 @@ def _weaknesses(fitted: Fitted, profiles: Mapping[str, Profile], condition: floa
         low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
         if high - low > FLOOR_VAGUE * fitted.values["E"]:
             reasons.append(f"E is vague: 95 % from {low:.3g} to {high:.3g}")
+    for name in [n for n in fitted.law.params if n in EXPONENTS and n in profiles and n not in fitted.law.positive]:
+        low, high = profiles[name].interval
+        if low < 0 < high:
+            reasons.append(f"the sign of {name} is open: 95 % from {low:.3g} to {high:.3g}")
     for name in fitted.law.params:
         if name not in fitted.law.positive or name not in profiles or name in MULTIPLIERS | {"E"}:
             continue

@@ -189,3 +189,12 @@ def test_strewn_runs_make_no_budget() -> None:
     table = Table("strewn", "", columns, np.arange(1, 121), {})
     with pytest.raises(UserError, match="120 runs strewn between, at no common budget"):
         fit_frontier(table, "isoflop-parabola")
+
+
+def test_an_exponent_whose_sign_is_open_is_weak(tmp_path) -> None:
+    N = np.geomspace(1e6, 1e8, 9)
+    loss = 3.2 * (N / 1e7) ** -0.01 * np.exp(0.05 * np.random.default_rng(0).standard_normal(9))
+    answer = run_json(write_csv(tmp_path / "t.csv", N, np.full(9, 1e9), loss), "--law", "power-N")
+    low, high = answer["certificate"]["profiles"]["alpha"]
+    assert low < 0 < high and answer["certificate"]["status"] == "weak"
+    assert "the sign of alpha is open" in answer["certificate"]["reasons"][0]
