@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from launch.runs_root import default_runs
 from trainer.config.span import parse_count
 from trainer.errors import UserError
 
@@ -66,7 +66,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 runs_option = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
-    default=lambda: Path(os.environ.get("ESCALA_RUNS", "runs")),
+    default=default_runs,
     show_default="$ESCALA_RUNS or ./runs",
     help="Directory under which runs and sweeps are kept.",
 )

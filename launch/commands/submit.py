@@ -34,6 +34,7 @@ def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path,
     from launch.backends.cluster import open_backend
     from launch.backends.submission import prepare, write_config
     from launch.data_preparation import resolve
+    from launch.runs_root import runs_flag
     from trainer.config.plan import make_plan
     from trainer.errors import UserError
 
@@ -54,7 +55,8 @@ def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path,
             click.echo(json.dumps(row.to_json()))
             return
         click.echo(f"submitted {run.name} as {kind} job {job}: {wanted.spec.run_dir}")
-        click.echo(f"  escala logs -f {job}\n  escala jobs\n  escala cancel {job}")
+        place = runs_flag(runs)
+        click.echo(f"  escala logs -f {job}{place}\n  escala jobs{place}\n  escala cancel {job}{place}")
         return
     (row,) = registry.record(wanted.spec, attached.job_id(), cluster=cluster, backend=kind)
     _attend(backend, wanted.spec, row)

@@ -13,6 +13,7 @@ from launch.backends.cluster import ClusterConfig, load_cluster, open_backend
 from launch.data_preparation import is_prepared
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
+from launch.runs_root import runs_flag
 from launch.sweep import ledger
 from launch.sweep.cell import Cell
 from launch.sweep.cells import cells_of
@@ -111,7 +112,10 @@ def _go_on(
         job = send(spec, wanted, cluster, name, opened.directory)
         console.print(f"submitted {len(wanted)} cells as {cluster.backend} job {job}", soft_wrap=True)
     if wanted or stands.busy:
-        console.print(f"  escala sweep status {config}\n  escala sweep resume {config}   when they have ended")
+        again = f"{config}{runs_flag(opened.directory.parent)}"
+        console.print(
+            f"  escala sweep status {again}\n  escala sweep resume {again}   when they have ended", soft_wrap=True
+        )
     paths = None if wanted or stands.busy else report(opened, console)
     return Result(wanted, paths, "" if failed else failure_text(stands.failed, opened, config))
 

@@ -17,6 +17,7 @@ from launch.backends.ssh import SshBackend
 from launch.backends.warm import PRELOAD
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
+from launch.runs_root import runs_flag
 from launch.scaling.load import from_ledger
 from launch.scaling.report.console import print_ladder
 from launch.scaling.report.write import ReportPaths, write
@@ -75,7 +76,8 @@ def run_sweep(
         if busy := standing(opened.cells).busy:
             raise UserError(
                 f"{len(busy)} cells of this sweep are queued or running on {recorded_cluster(opened.directory)}: "
-                f"wait for them ('escala sweep status {config}'), or end them with 'escala cancel'"
+                f"wait for them ('escala sweep status {config}{runs_flag(opened.directory.parent)}'), or end them with "
+                "'escala cancel'"
             )
         sweep_run = _train(opened, expected, at_a_time, console, failed, cluster)
         paths = report(opened, console)
@@ -201,5 +203,5 @@ def failure_text(failed: list[CellProgress], opened: Opened, config: Path) -> st
     again = "resume" if recorded_cluster(opened.directory) else "run"
     return (
         f"{len(failed)} of {len(opened.cells)} cells failed ({reasons}). Logs are under {opened.directory / 'cells'}; "
-        f"'escala sweep {again} {config} --failed' starts them again"
+        f"'escala sweep {again} {config}{runs_flag(opened.directory.parent)} --failed' starts them again"
     )
