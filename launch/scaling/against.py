@@ -10,9 +10,11 @@ import numpy as np
 
 from launch.scaling.fit import Fitted
 from launch.scaling.objective import Array
+from launch.scaling.search import ROUNDING
 from trainer.errors import UserError, did_you_mean
 
 SAME = 1e-8  # relative error of published parameters below which internal ones stand for them
+STARTS = 8  # of the search for internal ones
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,14 @@ def compare(fitted: Fitted, given: Mapping[str, float], intervals: Mapping[str, 
     residuals = published.residuals if cost.on == "log" else published.predict(fitted.columns) - fitted.loss
     objective = float(cost.rho(residuals).sum())
     errors = np.abs(np.expm1(published.residuals))
-    outside = tuple(n for n, v in named.items() if n in intervals and not intervals[n][0] <= v <= intervals[n][1])
-    times = objective / fitted.objective if fitted.objective > 0 else float("inf")
+    outside = tuple(n for n, v in named.items() if n in intervals and not _inside(v, *intervals[n]))
+    least = ROUNDING * len(fitted.loss)  # runs without noise: a ratio of what rounding left says nothing
+    times = max(objective, least) / max(fitted.objective, least)
     return Against(named, objective, times, float(errors.mean()), float(errors.max()), outside)
+
+
+def _inside(value: float, low: float, high: float) -> bool:
+    return low - SAME * abs(value) <= value <= high + SAME * abs(value)
 
 
 def _complete(fitted: Fitted, given: Mapping[str, float]) -> dict[str, float]:
@@ -79,7 +86,10 @@ def _internal(fitted: Fitted, named: Mapping[str, float]) -> Array:
         public = law.public(theta[None], fitted.centre)[0]
         return np.where(positive, np.log(np.maximum(np.where(positive, public, 1.0), 1e-300)), public) - target
 
-    found: Array = least_squares(off, fitted.theta, xtol=1e-15, ftol=1e-15, gtol=1e-15).x
-    if np.abs(off(found)).max() > SAME * max(1.0, float(np.abs(target).max())):
-        raise UserError(f"--against: {law.formula} cannot take these values together")
-    return found
+    starts = np.vstack([fitted.theta, law.starts(fitted.centre.logs(fitted.columns), fitted.loss)])
+    nearest = np.argsort([np.abs(off(start)).max() for start in starts], kind="stable")[:STARTS]
+    for start in starts[nearest]:  # an optimum where a term is absent is no way to a law that has it
+        found: Array = least_squares(off, start, xtol=1e-15, ftol=1e-15, gtol=1e-15).x
+        if np.abs(off(found)).max() <= SAME * max(1.0, float(np.abs(target).max())):
+            return found
+    raise UserError(f"--against: {law.formula} cannot take these values together")

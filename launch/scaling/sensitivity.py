@@ -24,6 +24,7 @@ from launch.scaling.objective import HUBER, Objective
 from launch.scaling.table import Table
 
 MOST_GROUPS = 40
+EXTREME = 700.0  # of ln N* and ln D*/N*: a law that nothing identifies may put them beyond any number
 
 
 @dataclass(frozen=True)
@@ -112,5 +113,5 @@ def _choice(fitted: Fitted, flops: float, *, status: str = "", without: str = ""
     theta = fitted.theta[None]
     log_n = log_optimal_n(fitted.law, theta, fitted.centre, flops)
     loss = float(np.exp(loss_at(fitted.law, theta, fitted.centre, log_n, flops))[0])
-    N = float(np.exp(log_n[0]))
-    return Choice(fitted.law.name, N, flops / 6 / N**2, loss, status, without)
+    N, ratio = np.exp(np.clip([log_n[0], np.log(flops / 6) - 2 * log_n[0]], -EXTREME, EXTREME))
+    return Choice(fitted.law.name, float(N), float(ratio), loss, status, without)

@@ -85,6 +85,16 @@ def test_parameters_that_a_fit_printed_are_its_optimum(name) -> None:
     assert shifted.times_the_optimum > 1 and shifted.largest_error >= shifted.mean_error > 0
 
 
+def test_a_published_law_is_judged_by_runs_that_say_nothing_and_by_runs_without_noise() -> None:
+    N, D = isoflop_grid(np.geomspace(1e18, 1e20, 3))
+    equal = fit_law(FIXED["kaplan-ND"], {"N": N, "D": D}, np.full(len(N), 3.0))
+    beside = compare(equal, {"Nc": 8.8e13, "Dc": 5.4e13, "alpha_N": 0.076, "alpha_D": 0.095}, {})
+    assert 1 < beside.times_the_optimum < np.inf and beside.largest_error > 0.1
+    exact = fit_law(FIXED["chinchilla"], {"N": N, "D": D}, surface_loss(N, D))
+    beside = compare(exact, SURFACE, {name: (v, v) for name, v in exact.values.items()})
+    assert beside.times_the_optimum == 1 and not beside.outside
+
+
 def test_what_a_published_law_lacks_is_said() -> None:
     N, D = isoflop_grid(np.geomspace(1e18, 1e20, 3))
     fitted = fit_law(FIXED["chinchilla"], {"N": N, "D": D}, surface_loss(N, D))
@@ -138,6 +148,14 @@ def test_options_without_effect_are_refused(tmp_path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             CliRunner().invoke(fit, [path, *args], catch_exceptions=False)
+
+
+def test_equal_losses_are_asked_for_a_budget_without_a_crash(tmp_path) -> None:
+    N, D = np.geomspace(1e7, 1e9, 6).repeat(4), np.tile(np.geomspace(1e9, 3e10, 4), 6)
+    path = str(table_of(tmp_path / "t.csv", N, D, np.full(len(N), 3.0)))
+    args = [path, "--law", "chinchilla", "--target", "1e20", "--bootstrap", "0", "--json"]
+    answer = json.loads(CliRunner().invoke(fit, args, catch_exceptions=False).stdout)
+    assert answer["certificate"]["status"] == "refused" and "decision" not in answer
 
 
 def test_an_answer_about_the_frontier_is_written_with_the_tables_warnings(tmp_path) -> None:
