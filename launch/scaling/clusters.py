@@ -16,3 +16,12 @@ def clusters(table: Table, by: str) -> NDArray[np.str_]:
     if by not in table.labels:
         raise UserError(f"--cluster {by}: the table has {', '.join([*table.columns, *table.labels])}")
     return table.labels[by]
+
+
+def in_order(groups: NDArray[np.str_]) -> list[str]:
+    """Return the names of the groups: numbers by size, labels as they appear."""
+    names = list(dict.fromkeys(groups.tolist()))
+    try:
+        return sorted(names, key=float)
+    except ValueError:
+        return names

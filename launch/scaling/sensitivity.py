@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from launch.scaling.allocate import log_optimal_n, loss_at
 from launch.scaling.certify import certify, obstacles
-from launch.scaling.clusters import clusters
+from launch.scaling.clusters import clusters, in_order
 from launch.scaling.fit import Fitted, fit_law
 from launch.scaling.holdout import EVERY_START, candidates
 from launch.scaling.laws.base import Law
@@ -96,7 +96,7 @@ def _over_laws(table: Table, flops: float, cost: Objective) -> list[Choice]:
 
 
 def _left_out(table: Table, law: Law, groups: NDArray[np.str_], flops: float, cost: Objective) -> list[Choice]:
-    names = list(dict.fromkeys(groups.tolist()))
+    names = in_order(groups)
     if not 1 < len(names) <= MOST_GROUPS:
         return []
     found = []
