@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -23,7 +24,8 @@ from launch.scaling.decide import (
 from launch.scaling.saved import SavedFit, load_fit
 from launch.sweep.pending import add_cell, shared_run
 from launch.text import count, flops_text
-from trainer.config.counting import count_flops
+from trainer.config.counting import count_flops, count_parameters
+from trainer.config.model import ModelConfig
 from trainer.errors import UserError
 
 EPILOG = """\b
@@ -96,57 +98,74 @@ def optimal(
         tokens_per_step, data = shared.batch.tokens_per_step, shared.data.name
     budget = _budget(fit, flops, gpus, days, mfu, gpu, loss)
     decision = decide(fit, budget, served_tokens=served_tokens or 0.0)
-    config, parts = concrete_model(decision.N.value, fit.convention, vocab_size, context_length)
+    config = concrete_model(decision.N.value, fit.convention, vocab_size, context_length)
     run = run_yaml(decision, config, data, tokens_per_step)
     text = yaml.safe_dump(run, sort_keys=False)
     if yaml_path is not None:
         yaml_path.write_text(text, encoding="utf-8")
     if sweep_path is not None:
         add_cell(sweep_path, {"model.size": run["model"]["size"], "tokens": run["tokens"]})
-    exact = float(count_flops(config).total) * run["tokens"]
-    shape = {"d_model": config.d_model, "n_layers": config.n_layers, "n_heads": config.n_heads}
     if as_json:
-        estimates = {
-            "N": decision.N,
-            "D": decision.D,
-            "tokens_per_parameter": decision.tokens_per_parameter,
-            "loss": decision.loss,
-        }
-        if decision.wasted is not None:
-            estimates["wasted_share"] = decision.wasted
-        found = {
-            "flops": budget,
-            **{name: e.value for name, e in estimates.items()},
-            "intervals": {name: list(e.interval) for name, e in estimates.items() if e.interval},
-            "model": {**shape, "N": counted(config, fit.convention), "parameters": parts.by_part()},
-            "run": run,
-            "run_flops_exact": exact,
-            "status": fit.status,
-            "warnings": list(decision.warnings),
-        }
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(_answer(decision, fit, config, run)))
         return
     _print(decision, fit)
-    n_model = counted(config, fit.convention)
-    click.echo(
-        f"\nThe model of the ladder nearest to N*: d_model {config.d_model}, {config.n_layers} layers, "
-        f"{config.n_heads} heads; N = {count(n_model)} ({n_model / decision.N.value - 1:+.1%} from N*), "
-        f"{count(parts.total)} parameters in all\n"
-        f"Its run costs {flops_text(exact, 3)} FLOPs, counted exactly with attention and head: "
-        f"{exact / (6 * n_model * run['tokens']):.2f} times 6 N D"
-    )
-    if abs(n_model / decision.N.value - 1) > FAR_OFF:
-        click.secho(
-            f"warning: with a vocabulary of {vocab_size} no model of the ladder is near N*: give the --vocab-size, "
-            "--context-length and --tokens-per-step of your runs, or --sweep to take them from its cells",
-            fg="yellow",
-            err=True,
-        )
+    _print_model(decision, fit, config, run)
     if sweep_path is None:
         click.echo(f"\n{text}")
         return
     click.echo(f"added to {sweep_path}: model.size {run['model']['size']}, {count(run['tokens'])} tokens")
     click.echo(f"next: escala forecast --fit {fit_path} --sweep {sweep_path}, then escala sweep run {sweep_path}")
+
+
+def _answer(decision: Decision, fit: SavedFit, config: ModelConfig, run: dict[str, Any]) -> dict[str, Any]:
+    """Return what --json prints."""
+    estimates = {
+        "N": decision.N,
+        "D": decision.D,
+        "tokens_per_parameter": decision.tokens_per_parameter,
+        "loss": decision.loss,
+    }
+    if decision.wasted is not None:
+        estimates["wasted_share"] = decision.wasted
+    shape = {"d_model": config.d_model, "n_layers": config.n_layers, "n_heads": config.n_heads}
+    parameters = count_parameters(config).by_part()
+    return {
+        "flops": decision.flops,
+        **{name: e.value for name, e in estimates.items()},
+        "intervals": {name: list(e.interval) for name, e in estimates.items() if e.interval},
+        "model": {**shape, "N": counted(config, fit.convention), "parameters": parameters},
+        "run": run,
+        "run_flops_exact": _exact_flops(config, run),
+        "status": fit.status,
+        "warnings": [*decision.warnings, *_far_off(decision, fit, config)],
+    }
+
+
+def _exact_flops(config: ModelConfig, run: dict[str, Any]) -> float:
+    return float(count_flops(config).total * run["tokens"])
+
+
+def _print_model(decision: Decision, fit: SavedFit, config: ModelConfig, run: dict[str, Any]) -> None:
+    """Say which model of the ladder is nearest to N*, what its run costs, and whether it is far off."""
+    N, exact = counted(config, fit.convention), _exact_flops(config, run)
+    click.echo(
+        f"\nThe model of the ladder nearest to N*: d_model {config.d_model}, {config.n_layers} layers, "
+        f"{config.n_heads} heads; N = {count(N)} ({N / decision.N.value - 1:+.1%} from N*), "
+        f"{count(count_parameters(config).total)} parameters in all\n"
+        f"Its run costs {flops_text(exact, 3)} FLOPs, counted exactly with attention and head: "
+        f"{exact / (6 * N * run['tokens']):.2f} times 6 N D"
+    )
+    for warning in _far_off(decision, fit, config):
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
+
+
+def _far_off(decision: Decision, fit: SavedFit, config: ModelConfig) -> list[str]:
+    if abs(counted(config, fit.convention) / decision.N.value - 1) <= FAR_OFF:
+        return []
+    return [
+        f"with a vocabulary of {config.vocab_size} no model of the ladder is near N*: give the --vocab-size, "
+        "--context-length and --tokens-per-step of your runs, or --sweep to take them from its cells"
+    ]
 
 
 def _budget(

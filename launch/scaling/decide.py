@@ -10,7 +10,7 @@ import numpy as np
 from launch.scaling.allocate import budget_for_loss, wasted_share, with_inference
 from launch.scaling.objective import Array
 from launch.scaling.saved import SavedFit
-from trainer.config.counting import ParameterCount, count_parameters
+from trainer.config.counting import count_parameters
 from trainer.config.model import ModelConfig
 from trainer.config.sizes import dimensions
 from trainer.errors import UserError, did_you_mean
@@ -123,9 +123,7 @@ def _estimate(values: Array) -> Estimate:
     return Estimate(float(values[0]), (float(low), float(high)))
 
 
-def concrete_model(
-    N: float, convention: str, vocab_size: int, context_length: int
-) -> tuple[ModelConfig, ParameterCount]:
+def concrete_model(N: float, convention: str, vocab_size: int, context_length: int) -> ModelConfig:
     """Return the model of the ladder whose N, as the fit counts it, is nearest to the wanted one.
 
     The rule of `trainer/config/sizes.py` gives the shape for a body size, so the vocabulary's share is taken off
@@ -145,10 +143,9 @@ def concrete_model(
         if abs(following - wanted) <= 1e-3 * wanted:
             break
         wanted = following
-    config = ModelConfig.model_validate(
+    return ModelConfig.model_validate(
         {"size": str(max(3_000, round(wanted))), "vocab_size": vocab_size, "context_length": context_length}
     )
-    return config, count_parameters(config)
 
 
 def counted(config: ModelConfig, convention: str) -> int:

@@ -186,5 +186,7 @@ def test_a_model_far_from_the_best_size_is_a_warning(tmp_path) -> None:
     run = CliRunner()
     small = run.invoke(optimal, ["--fit", str(path), "--flops", "1e13"], catch_exceptions=False)
     assert "no model of the ladder is near N*" in small.stderr
+    answer = json.loads(run.invoke(optimal, ["--fit", str(path), "--flops", "1e13", "--json"]).stdout)
+    assert any("no model of the ladder is near N*" in warning for warning in answer["warnings"])
     large = run.invoke(optimal, ["--fit", str(path), "--flops", "1e21"], catch_exceptions=False)
     assert "near N*" not in large.stderr
