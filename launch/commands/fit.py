@@ -15,6 +15,7 @@ from launch.scaling.clusters import clusters
 from launch.scaling.deeper import deepen
 from launch.scaling.holdout import Chosen, choose_law, held_out
 from launch.scaling.isoflop import METHODS, fit_frontier, frontier_json
+from launch.scaling.laws.given import parse_values
 from launch.scaling.laws.registry import LAWS, prepare
 from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
@@ -22,7 +23,6 @@ from launch.scaling.objective import Objective
 from launch.scaling.study import study
 from launch.scaling.table import Table
 from launch.scaling.tuning import KNOBS, fit_tuning
-from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -167,11 +167,3 @@ def _refuse_idle_options(law: str) -> None:
             refuse_idle([name], f"on law {law!r}, only on {only}")
     if law in METHODS or law in KNOBS:
         refuse_idle(OF_SURFACES, f"on law {law!r}")
-
-
-def parse_values(option: str, text: str | None) -> dict[str, float]:
-    """Read `E=1.8,A=500`. Raises `UserError`."""
-    try:
-        return {k.strip(): float(v) for k, v in (pair.split("=") for pair in text.split(","))} if text else {}
-    except ValueError:
-        raise UserError(f"{option} wants NAME=NUMBER pairs, not {text!r}") from None

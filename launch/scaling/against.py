@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from launch.scaling.fit import Fitted
+from launch.scaling.laws.given import complete
 from launch.scaling.objective import Array
 from launch.scaling.search import ROUNDING
-from trainer.errors import UserError, did_you_mean
+from trainer.errors import UserError
 
 SAME = 1e-8  # relative error of published parameters below which internal ones stand for them
 STARTS = 8  # of the search for internal ones
@@ -41,7 +42,7 @@ def compare(fitted: Fitted, given: Mapping[str, float], intervals: Mapping[str, 
 
     Raises `UserError` where a parameter is missing, unknown or impossible.
     """
-    named = _complete(fitted, given)
+    named = complete("--against", fitted.law, given)
     published = replace(fitted, theta=_internal(fitted, named), draws=None)
     cost = fitted.cost
     residuals = published.residuals if cost.on == "log" else published.predict(fitted.columns) - fitted.loss
@@ -55,22 +56,6 @@ def compare(fitted: Fitted, given: Mapping[str, float], intervals: Mapping[str, 
 
 def _inside(value: float, low: float, high: float) -> bool:
     return low - SAME * abs(value) <= value <= high + SAME * abs(value)
-
-
-def _complete(fitted: Fitted, given: Mapping[str, float]) -> dict[str, float]:
-    law = fitted.law
-    for name in given:
-        if name not in law.params:
-            raise UserError(f"--against: law {law.name!r} has no parameter {name!r}{did_you_mean(name, law.params)}")
-    missing = [n for n in law.params if n not in given]
-    if missing:
-        raise UserError(f"--against: {', '.join(missing)} missing; {law.formula} needs {', '.join(law.params)}")
-    wrong = [n for n in law.params if not np.isfinite(given[n]) or (n in law.positive and given[n] <= 0)]
-    if wrong:
-        raise UserError(
-            "--against: " + ", ".join(f"{n} = {given[n]:g}" for n in wrong) + ": a positive number is needed"
-        )
-    return {n: float(given[n]) for n in law.params}
 
 
 def _internal(fitted: Fitted, named: Mapping[str, float]) -> Array:

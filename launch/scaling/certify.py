@@ -52,9 +52,9 @@ def _back(law: Law, name: str, value: float) -> float:
     return float(np.exp(np.clip(value, -745, 709))) if name in law.positive else value
 
 
-def obstacles(law: Law, columns: Mapping[str, Array], num_params: int) -> list[str]:
+def obstacles(law: Law, columns: Mapping[str, Array]) -> list[str]:
     """Return why this law cannot be told from runs at these places, before any loss is looked at."""
-    variables = law.variables
+    variables, num_params = law.variables, len(law.params)
     rows = len(columns[variables[0]])
     cells = len(np.unique(np.round(np.log(np.stack([columns[v] for v in variables])), 6), axis=1).T)
     if cells < num_params:
@@ -77,7 +77,7 @@ def refuse(reasons: list[str]) -> Certificate:
 def certify(fitted: Fitted, *, flops: float | None = None, lack_of_fit: str | None = None) -> Certificate:
     """Judge a fit. `flops` is the budget at which ln N* is profiled (default: the largest of the table)."""
     law = fitted.law
-    reasons = obstacles(law, fitted.columns, fitted.num_params)
+    reasons = obstacles(law, fitted.columns)
     condition = condition_number(fitted)
     quantities = parameter_quantities(fitted)
     if set(law.variables) == {"N", "D"}:

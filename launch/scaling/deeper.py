@@ -77,5 +77,6 @@ def deepen(
         (reference,) = set(result.table.labels["group"]) - set(law.groups)
     ways = tuple(count_every_way(result.table, law, fitted.cost)) if counting else ()
     published = compare(fitted, against, result.intervals()) if against else None
-    against_it = doubts(fitted, result.table, cluster) if result.certificate.status != "refused" else ()
+    drawn = None if fitted.draws is None else cluster
+    against_it = doubts(fitted, result.table, drawn) if result.certificate.status != "refused" else ()
     return Deeper(decision, asked, ways, compared, str(reference), published, against_it)

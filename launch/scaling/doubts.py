@@ -19,7 +19,7 @@ from launch.scaling.objective import Array, robust_sd
 from launch.scaling.table import Table
 
 SIGNIFICANT = 1e-3
-FEWEST_GROUPS = 4
+FEWEST = 4  # groups of a test, and degrees of freedom left to it
 OUTLYING = 4.0  # robust standard deviations at which residuals are cut off: one odd run is not a trend
 
 
@@ -74,7 +74,7 @@ def _shared_errors(fitted: Fitted, table: Table, cluster: str | None) -> Iterato
         _, group = np.unique(group[repeated], return_inverse=True)
         residual, counts = _cut(fitted.residuals)[repeated], np.bincount(group)
         freedom = len(counts) - 1, len(residual) - len(counts)
-        if len(counts) < FEWEST_GROUPS or freedom[1] < FEWEST_GROUPS:
+        if len(counts) < FEWEST or freedom[1] < FEWEST:
             continue
         means = np.bincount(group, residual) / counts
         within = float(np.sum((residual - means[group]) ** 2)) / freedom[1]
@@ -100,7 +100,7 @@ def _bend(fitted: Fitted) -> Iterator[Doubt]:
     products = np.array([a * b for i, a in enumerate(scaled) for b in scaled[: i + 1]])
     tangent = fitted.law.log_loss(fitted.theta[None], x)[1][0]
     freedom = len(products), len(fitted.loss) - len(tangent) - len(products)
-    if not varying or freedom[1] < FEWEST_GROUPS:
+    if not varying or freedom[1] < FEWEST:
         return
     own = np.linalg.qr(tangent.T)[0]
     residual = _without(own, _cut(fitted.residuals))

@@ -61,11 +61,11 @@ class HoldOut:
 def candidates(table: Table) -> tuple[str, ...]:
     """Return the laws that the table's runs could identify."""
     if table.has("N", "D"):
-        surfaces = tuple(name for name in SURFACES if not obstacles(FIXED[name], table.columns, _size(FIXED[name])))
+        surfaces = tuple(name for name in SURFACES if not obstacles(FIXED[name], table.columns))
         if surfaces:
             return surfaces
     for variable, names in LADDERS.items():
-        if table.has(variable) and not obstacles(FIXED[names[0]], table.columns, 2):
+        if table.has(variable) and not obstacles(FIXED[names[0]], table.columns):
             return names
     return ()
 
@@ -84,7 +84,7 @@ def hold_out(table: Table, laws: Sequence[str] | None = None, cost: Objective = 
             found.append(judged)
     shared = tuple(n for n in range(len(SHARES)) if all(n in h.cut for h in found))
     found = [replace(h, shared=shared) for h in found]
-    return tuple(sorted(found, key=lambda h: (max(h.mean, EXACT), _size(FIXED[h.law]))))
+    return tuple(sorted(found, key=lambda h: (max(h.mean, EXACT), len(FIXED[h.law].params))))
 
 
 def held_out(table: Table, cost: Objective = HUBER) -> tuple[HoldOut, ...]:
@@ -165,8 +165,8 @@ def _judge(table: Table, law: Law, cost: Objective) -> HoldOut | None:
     for number, share in enumerate(SHARES):
         largest = np.quantile(scale, share, method="lower")
         seen = scale <= largest * 1.0001
-        enough = seen.sum() >= ROWS_PER_PARAMETER * _size(law) and (~seen).any()
-        if not enough or obstacles(law, table.select(seen).columns, _size(law)):
+        enough = seen.sum() >= ROWS_PER_PARAMETER * len(law.params) and (~seen).any()
+        if not enough or obstacles(law, table.select(seen).columns):
             continue
         known, beyond = table.select(seen), table.select(~seen)
         fitted = fit_law(law, known.columns, known.loss, cost, every_start=EVERY_START)
@@ -176,8 +176,3 @@ def _judge(table: Table, law: Law, cost: Objective) -> HoldOut | None:
     if not error:
         return None
     return HoldOut(law.name, np.concatenate(distance), np.concatenate(error), np.concatenate(cut))
-
-
-def _size(law: Law) -> int:
-    """Return the number of parameters that are fitted."""
-    return len(law.params)

@@ -102,7 +102,7 @@ def _left_out(table: Table, law: Law, groups: NDArray[np.str_], flops: float, co
     found = []
     for name in names:
         rest = table.select(groups != name)
-        if len(rest) < 2 * len(law.params) or obstacles(law, rest.columns, len(law.params)):
+        if len(rest) < 2 * len(law.params) or obstacles(law, rest.columns):
             continue
         fitted = fit_law(law, rest.columns, rest.loss, cost, every_start=EVERY_START)
         found.append(_choice(fitted, flops, without=str(name)))

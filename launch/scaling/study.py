@@ -93,10 +93,10 @@ def study(
     began = time.perf_counter()
     _check_bootstrap(bootstrap, seed, cluster)
     table.require(law.variables, law.name)
-    table = replace(table, warnings=(*table.warnings, *_overlooked(table, law), *_few_groups(cluster)))
-    num_params = law.starts({v: np.linspace(-1, 1, 8) for v in law.variables}, np.linspace(4, 3, 8)).shape[1]
-    reasons = obstacles(law, table.columns, num_params)
-    if reasons and (len(table) < num_params or isinstance(law, Demanding)):
+    few = _few_groups(cluster) if bootstrap else []
+    table = replace(table, warnings=(*table.warnings, *_overlooked(table, law), *few))
+    reasons = obstacles(law, table.columns)
+    if reasons and (len(table) < len(law.params) or isinstance(law, Demanding)):
         return Study(table, law, None, refuse(reasons), time.perf_counter() - began)
     fitted = fit_law(law, table.columns, table.loss, cost)
     test = lack_of_fit(fitted)
@@ -118,8 +118,7 @@ def _check_bootstrap(num: int, seed: int, cluster: Array | None) -> None:
         )
     if not 0 <= seed < 2**32:
         raise UserError(f"the seed {seed} of the bootstrap is not between 0 and 2^32 - 1")
-    groups = FEWEST_GROUPS if cluster is None else len(set(cluster))
-    if num and groups < FEWEST_GROUPS:
+    if num and cluster is not None and (groups := len(set(cluster))) < FEWEST_GROUPS:
         raise UserError(
             f"the rows are in {groups} groups (--cluster); drawing whole groups wants {FEWEST_GROUPS} or more: cluster "
             "by another column, or draw rows"
@@ -127,8 +126,7 @@ def _check_bootstrap(num: int, seed: int, cluster: Array | None) -> None:
 
 
 def _few_groups(cluster: Array | None) -> list[str]:
-    groups = FEW_GROUPS if cluster is None else len(set(cluster))
-    if groups >= FEW_GROUPS:
+    if cluster is None or (groups := len(set(cluster))) >= FEW_GROUPS:
         return []
     return [
         f"few groups: intervals from {groups} drawn groups are too narrow (from 4 they held the truth in about 75 of "

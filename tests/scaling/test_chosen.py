@@ -150,6 +150,20 @@ def test_options_without_effect_are_refused(tmp_path) -> None:
             CliRunner().invoke(fit, [path, *args], catch_exceptions=False)
 
 
+def test_a_base_law_that_is_none_is_a_user_error(tmp_path) -> None:
+    N, D = isoflop_grid(np.geomspace(1e18, 1e20, 3))
+    path = table_of(tmp_path / "t.csv", N, D, surface_loss(N, D))
+    path.write_text(path.read_text().replace("\n", ",1e8\n").replace("N,D,loss,1e8", "N,D,loss,U"))
+    for base, words in (
+        ("E=1", "--base: A, B, alpha, beta missing"),
+        ("E=1,A=2,B=3,alpha=1,beta=1,gamma=2", "--base: .* no parameter 'gamma'"),
+        ("E=1,A=2,B=3,alpha=nan,beta=1", "--base: alpha = nan"),
+        ("E", "--base wants NAME=NUMBER pairs"),
+    ):
+        with pytest.raises(UserError, match=words):
+            CliRunner().invoke(fit, [str(path), "--law", "data-constrained", "--base", base], catch_exceptions=False)
+
+
 def test_equal_losses_are_asked_for_a_budget_without_a_crash(tmp_path) -> None:
     N, D = np.geomspace(1e7, 1e9, 6).repeat(4), np.tile(np.geomspace(1e9, 3e10, 4), 6)
     path = str(table_of(tmp_path / "t.csv", N, D, np.full(len(N), 3.0)))

@@ -45,6 +45,17 @@ def test_few_groups_are_said_to_give_narrow_intervals() -> None:
     few = study(table, CHINCHILLA, bootstrap=100, cluster=clusters(table, "N")).table.warnings
     assert any("few groups: intervals from 4 drawn groups" in w for w in few)
     assert not study(table, CHINCHILLA, bootstrap=100).table.warnings
+    assert not study(table, CHINCHILLA, cluster=clusters(table, "N")).table.warnings  # nothing is drawn
+
+
+def test_groups_answer_for_shared_errors_only_where_they_are_drawn(tmp_path) -> None:
+    table, path = simulate(CASES["grid-60, sizes share errors"], 0), tmp_path / "t.csv"
+    rows = zip(table.N.tolist(), table.D.tolist(), table.loss.tolist(), strict=True)
+    path.write_text("N,D,loss\n" + "".join(f"{n!r},{d!r},{loss!r}\n" for n, d, loss in rows))
+    for bootstrap, expected in (("100", False), ("0", True)):
+        args = [str(path), "--law", "chinchilla", "--cluster", "N", "--bootstrap", bootstrap, "--json"]
+        told = json.loads(CliRunner().invoke(fit, args, catch_exceptions=False).stdout)["doubts"]
+        assert any(d["kind"] == "shared-error" for d in told) is expected
 
 
 def test_a_trunk_is_named_before_its_size() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from launch.scaling.fit import fit_law
 from launch.scaling.laws.base import Law
 from launch.scaling.laws.farseer import Farseer
+from launch.scaling.laws.given import complete
 from launch.scaling.laws.groups import SharedExponents, indicator_columns
 from launch.scaling.laws.outer import KaplanND, OuterExponent
 from launch.scaling.laws.overtraining import OverTraining
@@ -49,7 +50,7 @@ def prepare(name: str, table: Table, base: Mapping[str, float] | None = None, re
     """
     if name == "data-constrained":
         table.require(("N", "D", "U"), name)
-        return Prepared(DataConstrained(dict(base) if base else _unrepeated(table)), table)
+        return Prepared(DataConstrained(complete("--base", CHINCHILLA, base) if base else _unrepeated(table)), table)
     if name == "shared-exponents":
         return _shared(table, reference)
     return Prepared(find_law(name), table)
