@@ -110,10 +110,11 @@ def curve_obstacles(columns: Mapping[str, Array], num_params: int) -> list[str]:
     for part in np.array_split(sizes, SLICES):
         mine = (np.log(N) > part[0] - 1e-3) & (np.log(N) < part[-1] + 1e-3)
         if distinct(D[mine]) < 3:
+            low, high = f"{N[mine].min():.3g}", f"{N[mine].max():.3g}"
             return [
-                f"only {distinct(D[mine])} different values of {NAMES['D']} in the {int(mine.sum())} runs from "
-                f"N = {N[mine].min():.3g} to {N[mine].max():.3g}: a floor, a coefficient and an exponent at each of "
-                f"{SLICES} sizes need three"
+                f"only {'one' if distinct(D[mine]) == 1 else 'two'} D in the runs of N = {low}"
+                + (f" to {high}" if low != high else "")
+                + f": a floor, a coefficient and an exponent at each of {SLICES} sizes need three"
             ]
     return []
 
