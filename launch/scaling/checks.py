@@ -64,18 +64,21 @@ def check_labels(labels: Mapping[str, NDArray[np.str_]], columns: Mapping[str, s
         found = list(dict.fromkeys(labels[label])) if label in labels else []
         if len(found) > 1:
             raise UserError(
-                f"{source} mixes {len(found)} {what} ({_some(found)}): losses per token on them cannot be compared; "
-                f"keep one with --where {columns[label]}={found[0]}"
+                f"{source} mixes {len(found)} {what} ({names_text(found)}): losses per token on them cannot be compared"
+                f"; keep one with --where {columns[label]}={found[0]}"
             )
     sets = list(dict.fromkeys(labels["dataset"])) if "dataset" in labels else []
     if len(sets) > 1 and columns["dataset"] != columns.get("group"):
         where = f"--where {columns['dataset']}={sets[0]}"
-        return [f"datasets: one law is fitted to runs on {len(sets)} of them ({_some(sets)}); keep one with {where}"]
+        return [
+            f"datasets: one law is fitted to runs on {len(sets)} of them ({names_text(sets)}); keep one with {where}"
+        ]
     return []
 
 
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    shown = [name[:12] or "(empty)" for name in names[:limit]]
+def names_text(names: Sequence[str], limit: int = 5) -> str:
+    """List names, the first few, each by its first letters: hashes are long."""
+    shown = [name[:20] or "(empty)" for name in names[:limit]]
     return ", ".join(shown) + (", ..." if len(names) > limit else "")
 
 

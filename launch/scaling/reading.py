@@ -62,12 +62,13 @@ def read_rows(path: Path) -> Raw:
 
 
 def _read_csv(content: bytes, path: str) -> tuple[list[Row], list[str]]:
-    """Read a header and one row a line. Blank lines count for nothing; short rows lack their last cells."""
+    """Read a header and one row a line. Empty cells alone are no line; short rows lack their last cells."""
     text = content.decode("utf-8-sig")
     mark = _delimiter(next((line for line in text.splitlines() if line.strip()), ""))
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
     try:
-        header, *rows = [[cell.strip() for cell in line] for line in lines if line] or [[]]
+        stripped = [[cell.strip() for cell in line] for line in lines]
+        header, *rows = [line for line in stripped if any(line)] or [[]]
     except csv.Error as error:
         raise UserError(f"{path}, line {lines.line_num}: not CSV ({error})") from None
     for name in header:

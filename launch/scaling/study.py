@@ -11,7 +11,7 @@ import numpy as np
 
 from launch.scaling.bootstrap import cluster_weights, row_weights, weighted_bootstrap
 from launch.scaling.certify import Certificate, certify, obstacles, refuse
-from launch.scaling.checks import rows_text
+from launch.scaling.checks import names_text, rows_text
 from launch.scaling.fit import Fitted, fit_law
 from launch.scaling.laws.base import Demanding, Law
 from launch.scaling.laws.groups import SharedExponents
@@ -139,10 +139,9 @@ def _overlooked(table: Table, law: Law) -> list[str]:
     warnings = []
     groups = list(dict.fromkeys(table.labels.get("group", ())))
     if len(groups) > 1 and not isinstance(law, SharedExponents):
-        names = ", ".join(groups[:5]) + (", ..." if len(groups) > 5 else "")
         warnings.append(
-            f"families: one law is fitted to {len(groups)} of them ({names}); keep one with --where, or compare them "
-            "with --law shared-exponents"
+            f"families: one law is fitted to {len(groups)} of them ({names_text(groups)}); keep one with --where, or "
+            "compare them with --law shared-exponents"
         )
     if table.has("D", "U") and "U" not in law.variables:
         epochs = table.columns["D"] / table.columns["U"]

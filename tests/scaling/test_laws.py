@@ -93,7 +93,7 @@ def test_farseers_law_is_certified_or_refused_with_its_allocation() -> None:
     ("N", "D", "reason"),
     [
         (np.repeat([1e8, 3e8, 1e9], 6), np.tile(np.geomspace(1e9, 1e11, 6), 3), "only 3 different values of N"),
-        (np.repeat(np.geomspace(1e8, 1e9, 5), 3), np.tile([1e9, 1e10, 1e10], 5), "only two D in the runs"),
+        (np.repeat(np.geomspace(1e8, 1e9, 5), 3), np.tile([1e9, 1e10, 1e10], 5), "only 2 different values of D"),
         (np.geomspace(1e8, 1e9, 11), np.geomspace(1e11, 1e9, 11), "11 runs for 9 parameters"),
         (
             np.append(np.repeat(np.geomspace(1e8, 6e8, 6), 3), [7e8, 8e8]),

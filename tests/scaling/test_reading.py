@@ -89,3 +89,8 @@ def test_a_torn_last_line_is_left_out_and_named(tmp_path) -> None:
 def test_what_is_broken_is_said_with_its_place(tmp_path, name, text, message) -> None:
     with pytest.raises(UserError, match=message):
         load(file_of(tmp_path, name, text))
+
+
+def test_lines_of_blanks_and_empty_cells_count_for_nothing(tmp_path) -> None:
+    table = load(file_of(tmp_path, "a.csv", "  \nN,D,loss\n1e8,1e9,3\n \n,,\n2e8,1e9,2.9\n"))
+    assert table.loss.tolist() == [3.0, 2.9] and table.row.tolist() == [1, 2]

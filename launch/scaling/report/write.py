@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from launch.scaling.checks import names_text
 from launch.scaling.ladder import fit_ladder
 from launch.scaling.load import from_ledger, load
 from launch.scaling.report import surface as of_surface
@@ -104,13 +105,12 @@ def build(table: Table, title: str, layout_check: Curves | None = None, forecast
 
 def _families(table: Table) -> list[str]:
     """Say that runs of several families were pooled: one law may describe none of them."""
-    families = sorted(set(table.labels.get("group", ())) - {""})
+    families = sorted(set(table.labels.get("group", ())))
     if len(families) < 2:
         return []
-    named = ", ".join(families[:6]) + (", ..." if len(families) > 6 else "")
     return [
-        f"One law for {len(families)} families ({named}): compare them with escala fit --law shared-exponents, or keep "
-        "one with --where."
+        f"One law for {len(families)} families ({names_text(families)}): compare them with escala fit --law "
+        "shared-exponents, or keep one with --where."
     ]
 
 
