@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -42,14 +41,12 @@ def _counts(drawn: NDArray[np.int64], size: int) -> Array:
     return counts
 
 
-def weighted_bootstrap(fitted: Fitted, weights: Array, progress: Callable[[int], None] | None = None) -> Fitted:
+def weighted_bootstrap(fitted: Fitted, weights: Array) -> Fitted:
     """Refit with each row of `weights` (num, n), from the optimum of the whole table."""
     draws = []
     for first in range(0, len(weights), BATCH):
         part = weights[first : first + BATCH]
         draws.append(_refit(fitted, fitted.problem(weights=part)))
-        if progress is not None:
-            progress(first + len(part))
     return fitted.with_draws(np.concatenate(draws))
 
 

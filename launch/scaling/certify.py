@@ -74,14 +74,14 @@ def refuse(reasons: list[str]) -> Certificate:
     return Certificate("refused", tuple(reasons), 0.0, float("nan"), float("inf"))
 
 
-def certify(fitted: Fitted, *, flops: float | None = None, lack_of_fit: str | None = None) -> Certificate:
-    """Judge a fit. `flops` is the budget at which ln N* is profiled (default: the largest of the table)."""
+def certify(fitted: Fitted, *, lack_of_fit: str | None = None) -> Certificate:
+    """Judge a fit. ln N* is profiled at the largest budget of the table; `lack_of_fit` is what repeated cells say."""
     law = fitted.law
     reasons = obstacles(law, fitted.columns)
     condition = condition_number(fitted)
     quantities = parameter_quantities(fitted)
     if set(law.variables) == {"N", "D"}:
-        budget = flops or float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
+        budget = float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
         quantities["ln N*"] = lambda theta: log_optimal_n(law, theta, fitted.centre, budget)
     profiles = {} if reasons else profile_all(fitted, quantities)
     reasons += _refusals(fitted, profiles, condition)

@@ -76,7 +76,6 @@ def fit_law(
     loss: Array,
     cost: Objective = HUBER,
     *,
-    weights: Array | None = None,
     every_start: int = 1,
 ) -> Fitted:
     """Fit `law` to rows of `columns` and `loss` from many starts and keep the best optimum.
@@ -88,7 +87,7 @@ def fit_law(
     """
     needed = {v: np.asarray(columns[v], float) for v in law.variables}
     centre = Centre.of(needed, law)
-    problem = Problem(law, centre.logs(needed), np.asarray(loss, float), cost, weights)
+    problem = Problem(law, centre.logs(needed), np.asarray(loss, float), cost)
     size = len(law.params)
     if problem.rows < size:
         raise UserError(

@@ -197,10 +197,10 @@ def frontier_json(frontier: Frontier) -> dict[str, object]:
     }
 
 
-def exponents(table: Table, methods: Sequence[str] = METHODS) -> dict[str, float | None]:
+def exponents(table: Table) -> dict[str, float | None]:
     """Return the exponent of N* by every method; None where one does not apply."""
     found: dict[str, float | None] = {}
-    for method in methods:
+    for method in METHODS:
         try:
             found[method] = fit_frontier(table, method, bootstrap=0).exponent
         except UserError:

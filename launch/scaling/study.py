@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -84,7 +83,6 @@ def study(
     bootstrap: int = 0,
     seed: int = 0,
     cluster: Array | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> Study:
     """Fit, certify and bootstrap. `cluster` (n,) names groups of rows that are drawn together.
 
@@ -106,7 +104,7 @@ def study(
         weights = (
             row_weights(len(table), bootstrap, seed) if cluster is None else cluster_weights(cluster, bootstrap, seed)
         )
-        fitted = weighted_bootstrap(fitted, weights, progress)
+        fitted = weighted_bootstrap(fitted, weights)
     return Study(table, law, fitted, certificate, time.perf_counter() - began, test)
 
 

@@ -50,17 +50,17 @@ class Surface:
         return exponent(self.fitted)
 
 
-def analyse(table: Table, *, seed: int = 0) -> Surface | None:
+def analyse(table: Table) -> Surface | None:
     """Fit the laws of N and D; None where the runs do not identify one."""
     if not table.has("N", "D", "C"):
         return None
-    chinchilla = study(table, CHINCHILLA, bootstrap=BOOTSTRAP, seed=seed)
+    chinchilla = study(table, CHINCHILLA, bootstrap=BOOTSTRAP)
     if chinchilla.fitted is None or chinchilla.fitted.draws is None:
         return None
     chosen = choose_law(table)
     best = chinchilla
     if chosen.law != CHINCHILLA.name:
-        best = study(table, find_law(chosen.law), bootstrap=BOOTSTRAP, seed=seed)
+        best = study(table, find_law(chosen.law), bootstrap=BOOTSTRAP)
     return Surface(table, best, chinchilla, chosen)
 
 
