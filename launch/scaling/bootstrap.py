@@ -11,9 +11,22 @@ from launch.scaling.fit import Fitted
 from launch.scaling.objective import Array
 from launch.scaling.problem import Problem
 from launch.scaling.solve import minimise
+from trainer.errors import UserError
 
+FEWEST_REPLICATES = 40  # the first that leaves one outside each end of a 95 % interval
 BATCH = 200  # replicates solved at once: their Jacobians stay in the cache
 FADED = 1e-3  # of the lowest loss: a smaller floor has no gradient left that could bring it back
+
+
+def check_replicates(num: int, seed: int) -> None:
+    """Raise `UserError` for so few replicates that they have no 95 % interval (0: none is wanted), or no seed."""
+    if num and num < FEWEST_REPLICATES:
+        raise UserError(
+            f"{num} bootstrap replicates have no 95 % interval: ask for {FEWEST_REPLICATES} or more (1000 is usual), "
+            "or for 0, which draws none"
+        )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"the seed {seed} of the bootstrap is not between 0 and 2^32 - 1")
 
 
 def row_weights(num_rows: int, num: int, seed: int) -> Array:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from launch.scaling.bootstrap import check_replicates
 from launch.scaling.objective import Array, robust_sd
 from launch.scaling.table import Table
 from trainer.errors import UserError
@@ -64,10 +65,11 @@ def fit_frontier(table: Table, method: str, *, bootstrap: int = 200, seed: int =
 
     Budgets whose lowest loss lies at an end of the grid, or with fewer than three sizes, are left out and named.
     The interval comes from resampled budgets, each with the noise of its runs drawn anew (for the envelope, from
-    resampled optima). Raises `UserError` with fewer than three usable budgets.
+    resampled optima). Raises `UserError` with fewer than three usable budgets or too few replicates.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r} (known: {', '.join(METHODS)})")
+    check_replicates(bootstrap, seed)
     table.require(("N", "C"), method)
     curves: list[Curve] = []
     optima, skipped = envelope(table) if method == "envelope" else _per_budget(table, method, curves)
@@ -92,7 +94,7 @@ def _per_budget(table: Table, method: str, curves: list[Curve]) -> tuple[list[Op
             continue
         x, y = _best_per_size(np.log(table.N[rows]), np.log(table.loss[rows]))
         if len(x) < 3:
-            skipped.append(f"{flops:.2g} FLOPs: {len(x)} sizes")
+            skipped.append(f"{flops:.2g} FLOPs: {len(x)} {'size' if len(x) == 1 else 'sizes'}")
             continue
         found = MINIMUM[method](x, y)
         if found is None:

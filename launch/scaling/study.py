@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.bootstrap import cluster_weights, row_weights, weighted_bootstrap
+from launch.scaling.bootstrap import check_replicates, cluster_weights, row_weights, weighted_bootstrap
 from launch.scaling.certify import Certificate, certify, obstacles, refuse
 from launch.scaling.checks import names_text, rows_text
 from launch.scaling.fit import Fitted, fit_law
@@ -20,7 +20,6 @@ from launch.scaling.saved import internal_json
 from launch.scaling.table import Table
 from trainer.errors import UserError
 
-FEWEST_REPLICATES = 40  # the first that leaves one outside each end of a 95 % interval
 FEWEST_GROUPS = 3
 FEW_GROUPS = 6  # below it their intervals are too narrow: see docs/benchmarks/scaling.md
 MANY_EPOCHS = 4.0  # tokens seen up to so often are nearly as good as new (Muennighoff et al. 2023)
@@ -89,7 +88,8 @@ def study(
     Raises `UserError` for a table without the law's variables, and for a bootstrap that has no 95 % interval.
     """
     began = time.perf_counter()
-    _check_bootstrap(bootstrap, seed, cluster)
+    check_replicates(bootstrap, seed)
+    _check_groups(bootstrap, cluster)
     table.require(law.variables, law.name)
     few = _few_groups(cluster) if bootstrap else []
     table = replace(table, warnings=(*table.warnings, *_overlooked(table, law), *few))
@@ -108,14 +108,7 @@ def study(
     return Study(table, law, fitted, certificate, time.perf_counter() - began, test)
 
 
-def _check_bootstrap(num: int, seed: int, cluster: Array | None) -> None:
-    if num and num < FEWEST_REPLICATES:
-        raise UserError(
-            f"{num} bootstrap replicates have no 95 % interval: ask for {FEWEST_REPLICATES} or more (1000 is usual), "
-            "or for 0, which gives profiles"
-        )
-    if not 0 <= seed < 2**32:
-        raise UserError(f"the seed {seed} of the bootstrap is not between 0 and 2^32 - 1")
+def _check_groups(num: int, cluster: Array | None) -> None:
     if num and cluster is not None and (groups := len(set(cluster))) < FEWEST_GROUPS:
         raise UserError(
             f"the rows are in {groups} groups (--cluster); drawing whole groups wants {FEWEST_GROUPS} or more: cluster "

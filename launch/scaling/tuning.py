@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from launch.scaling.bootstrap import check_replicates
 from launch.scaling.objective import Array
 from launch.scaling.table import Table
 from trainer.errors import UserError
@@ -57,6 +58,7 @@ def fit_tuning(table: Table, knob: str, *, bootstrap: int = 200, seed: int = 0) 
     minimum inside the sweeps.
     """
     column = KNOBS[knob]
+    check_replicates(bootstrap, seed)
     table.require(("N", "D", column), knob)
     cell, h = _cells(table, column), np.log(table.columns[column])
     usable = _near_optimum(table, cell, h)
