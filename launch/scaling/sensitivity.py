@@ -23,7 +23,7 @@ from launch.scaling.laws.registry import FIXED
 from launch.scaling.objective import HUBER, Objective
 from launch.scaling.table import Table
 
-MOST_GROUPS = 40
+MOST_GROUPS = 40  # that are left out one by one: each is a fit
 EXTREME = 700.0  # of ln N* and ln D*/N*: a law that nothing identifies may put them beyond any number
 
 

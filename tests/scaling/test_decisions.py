@@ -13,7 +13,9 @@ from launch.scaling.counting import count_every_way
 from launch.scaling.isoflop import fit_frontier
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.load import from_ledger, load
+from launch.scaling.report.decisions import sensitivity_grid
 from launch.scaling.sensitivity import sensitivity
+from launch.scaling.table import Table
 from launch.sweep.pending import add_cell
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, ledger_row, surface_loss
@@ -118,3 +120,11 @@ def test_a_file_that_goes_on_after_its_cells_is_left_alone(tmp_path) -> None:
     path.write_text("name: a\ncells:\n- {tokens: 1000}\nrun: cell\n")
     with pytest.raises(UserError, match="by hand"):
         add_cell(path, {"tokens": 2000})
+
+
+def test_a_table_of_more_sizes_than_are_left_out_says_so() -> None:
+    N = np.geomspace(1e7, 1e9, 60)
+    D = np.where(np.arange(60) % 2, 1e9, 1e10) * np.geomspace(1, 3, 60)
+    table = Table("many", "", {"N": N, "D": D, "C": 6 * N * D, "loss": surface_loss(N, D)}, np.arange(1, 61), {})
+    found = sensitivity(table, CHINCHILLA, None, "N", 1e20)
+    assert not found.left_out and "No N is left out: there are one or more than 40" in sensitivity_grid(found).caption

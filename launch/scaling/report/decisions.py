@@ -12,7 +12,7 @@ from launch.scaling.holdout import SHARES, HoldOut
 from launch.scaling.laws.base import MULTIPLIERS
 from launch.scaling.laws.groups import Behind
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.sensitivity import Choice, Sensitivity, ranges
+from launch.scaling.sensitivity import MOST_GROUPS, Choice, Sensitivity, ranges
 from launch.scaling.table import N_CONVENTIONS
 from launch.text import count, flops_text
 
@@ -55,7 +55,10 @@ def sensitivity_grid(s: Sensitivity) -> Grid:
             rows.append(
                 [label, f"[{count(low)}, {count(high)}]", interval(*ratios, ".1f"), interval(*losses, ".4f")]
             )  # fmt: skip
-    return Grid(["fit", "N*", "D*/N*", "loss (nats)"], rows, f"The best run for {flops_text(s.flops)} FLOPs.")
+    caption = f"The best run for {flops_text(s.flops)} FLOPs."
+    if not s.left_out:
+        caption += f" No {s.grouped_by} is left out: there are one or more than {MOST_GROUPS}, or too few runs remain."
+    return Grid(["fit", "N*", "D*/N*", "loss (nats)"], rows, caption)
 
 
 def _group(by: str, label: str) -> str:
