@@ -6,11 +6,11 @@ that `escala --help` stays fast and no command pays for another one's imports.
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import click
 
+from launch.groups import LazyGroup
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 
 # name -> (module:attribute, one line for --help). In the order in which a user meets them.
@@ -42,35 +42,6 @@ Examples:
   escala plan configs/run/tiny.yaml                what it costs, before it starts
   escala train --help                              every command has examples of its own
 """
-
-
-class OrderedGroup(click.Group):
-    """A group that lists its commands in the order in which a user meets them, and not by their letters."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are named in a table and imported on first use."""
-
-    def __init__(self, *args: object, table: dict[str, tuple[str, str]], **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.table = table
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.table)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.table:
-            return None
-        module, _, attribute = self.table[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
 
 @click.group(

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from launch.cli import OrderedGroup
 from launch.commands.options import json_option
+from launch.groups import OrderedGroup
 from trainer.checkpoint.manifest import find_problems, list_checkpoints, read_manifest, step_of
 from trainer.errors import UserError
 

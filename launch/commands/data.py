@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from launch.cli import OrderedGroup
 from launch.commands.options import json_option
+from launch.groups import OrderedGroup
 
 PATH = click.Path(path_type=Path)
 set_option = click.option(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launch.cli import LazyGroup
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
+from launch.groups import LazyGroup
 from trainer.errors import UserError
 
 if TYPE_CHECKING:

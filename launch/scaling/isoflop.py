@@ -24,7 +24,7 @@ SAME_BUDGET = 0.08  # of the logarithm: budgets nearer than this are one
 ONE_BUDGET = 0.2  # of the logarithm, from the first run of a budget to its last: strewn runs make no budget
 GRID = 401  # points of an interpolated curve
 
-Curve = tuple[Array, Array]  # log N, ascending, and the lowest log loss of each
+Sizes = tuple[Array, Array]  # of one budget: log N, ascending, and the lowest log loss of each
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ def fit_frontier(table: Table, method: str, *, bootstrap: int = 200, seed: int =
         raise UserError(f"unknown method {method!r} (known: {', '.join(METHODS)})")
     check_replicates(bootstrap, seed)
     table.require(("N", "C"), method)
-    curves: list[Curve] = []
-    optima, skipped = envelope(table) if method == "envelope" else _per_budget(table, method, curves)
+    optima, skipped, tried = envelope(table) if method == "envelope" else _per_budget(table, method)
     if len(optima) < 3:
         raise UserError(
             f"{method}: {len(optima)} budgets have an optimum inside their grid, 3 are needed"
@@ -80,12 +79,15 @@ def fit_frontier(table: Table, method: str, *, bootstrap: int = 200, seed: int =
         )
     x, y = np.log([o.flops for o in optima]), np.log([o.N for o in optima])
     a, k = np.polyfit(x, y, 1)
-    interval = _interval(x, y, curves, method, bootstrap, seed)
+    interval = _interval(x, y, tried, method, bootstrap, seed)
     return Frontier(method, tuple(optima), float(a), float(np.exp(k)), interval, tuple(skipped))
 
 
-def _per_budget(table: Table, method: str, curves: list[Curve]) -> tuple[list[Optimum], list[str]]:
-    optima, skipped = [], []
+def _per_budget(table: Table, method: str) -> tuple[list[Optimum], list[str], list[Sizes]]:
+    """Return the optimum of each usable budget, why others were left out, and what was tried at the usable ones."""
+    optima: list[Optimum] = []
+    skipped: list[str] = []
+    tried: list[Sizes] = []
     for rows in budgets(table):
         flops = float(np.median(table.C[rows]))
         if np.ptp(np.log(table.C[rows])) > ONE_BUDGET:
@@ -101,8 +103,8 @@ def _per_budget(table: Table, method: str, curves: list[Curve]) -> tuple[list[Op
             skipped.append(f"{flops:.2g} FLOPs: the lowest loss is at the end of the grid")
         else:
             optima.append(Optimum(flops, float(np.exp(found[0])), float(np.exp(found[1])), len(x)))
-            curves.append((x, y))
-    return optima, skipped
+            tried.append((x, y))
+    return optima, skipped, tried
 
 
 def _best_per_size(x: Array, y: Array) -> tuple[Array, Array]:
@@ -140,7 +142,7 @@ def akima_minimum(x: Array, y: Array) -> tuple[float, float] | None:
 MINIMUM = {"isoflop-parabola": parabola_minimum, "isoflop-akima": akima_minimum}
 
 
-def envelope(table: Table) -> tuple[list[Optimum], list[str]]:
+def envelope(table: Table) -> tuple[list[Optimum], list[str], list[Sizes]]:
     """Return the runs on the lower envelope of loss against compute: each is better than all cheaper ones."""
     order = np.argsort(table.C, kind="stable")
     best, found = np.inf, []
@@ -148,21 +150,21 @@ def envelope(table: Table) -> tuple[list[Optimum], list[str]]:
         if table.loss[i] < best:
             best = float(table.loss[i])
             found.append(Optimum(float(table.C[i]), float(table.N[i]), best, 1))
-    return found, []
+    return found, [], []
 
 
 def _interval(
-    x: Array, y: Array, curves: Sequence[Curve], method: str, bootstrap: int, seed: int
+    x: Array, y: Array, tried: Sequence[Sizes], method: str, bootstrap: int, seed: int
 ) -> tuple[float, float] | None:
     if bootstrap <= 0 or len(x) < 4:
         return None
     random = np.random.default_rng(seed)
-    noise, slopes = run_noise(curves), []
+    noise, slopes = run_noise(tried), []
     for _ in range(bootstrap):
         pick = random.integers(len(x), size=len(x))
         best = y[pick].copy()
         for place, i in enumerate(pick if noise > 0 else ()):
-            sizes, losses = curves[i]
+            sizes, losses = tried[i]
             found = MINIMUM[method](sizes, losses + noise * random.standard_normal(len(losses)))
             best[place] = found[0] if found else np.nan
         known = np.isfinite(best)
@@ -172,14 +174,14 @@ def _interval(
     return float(low), float(high)
 
 
-def run_noise(curves: Sequence[Curve]) -> float:
+def run_noise(tried: Sequence[Sizes]) -> float:
     """Return the standard deviation of log loss of one run, 0 where no budget has four sizes.
 
     Four neighbouring sizes leave one contrast that no parabola explains, of the same deviation as one run; the median
     over all of them is little moved by where the curve is no parabola.
     """
     contrasts = []
-    for sizes, losses in curves:
+    for sizes, losses in tried:
         for i in range(len(sizes) - 3):
             window = sizes[i : i + 4] - sizes[i]
             basis = np.linalg.qr(np.vander(window, 3), mode="complete")[0]
