@@ -50,7 +50,7 @@ def count_every_way(table: Table, law: Law, cost: Objective = HUBER) -> list[Cou
             if result is None or "C" in variables:
                 result = study(runs, law, cost=cost)
             if result.fitted is not None:
-                a = budget_exponent(result.fitted, runs) if variables == {"N", "D"} else None
+                a = budget_exponent(result.fitted, runs.C) if variables == {"N", "D"} else None
                 found.append(
                     Counted(runs.n_convention, runs.c_convention, result.fitted.values, a, result.certificate.status)
                 )
@@ -77,10 +77,15 @@ def _recounted_flops(table: Table) -> Iterator[Table]:
         yield replace(table, columns={**table.columns, "C": own}, c_convention=name)
 
 
-def budget_exponent(fitted: Fitted, table: Table) -> float:
-    """Return the local exponent a of N* ~ C^a at the largest budget, with the cost of a token c N^s of the table."""
-    s, log_c = np.polyfit(np.log(table.N), np.log(table.C / table.D), 1)
-    largest = float(np.log(table.C.max()))
+def budget_exponent(fitted: Fitted, flops: Array | None = None) -> float:
+    """Return the local exponent a of N* ~ C^a at the largest budget, where a token costs c N^s.
+
+    c and s are those of `flops` (n,) of the fitted runs; without them a token costs 6 N.
+    """
+    N, D = fitted.columns["N"], fitted.columns["D"]
+    C = 6 * N * D if flops is None else flops
+    s, log_c = np.polyfit(np.log(N), np.log(C / D), 1)
+    largest = float(np.log(C.max()))
     ends = [
         _log_optimal_n(fitted, largest + shift, float(s), float(log_c)) for shift in (-np.log(ABOUT), np.log(ABOUT))
     ]

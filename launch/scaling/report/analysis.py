@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from launch.scaling.allocate import log_optimal_n
+from launch.scaling.counting import budget_exponent
 from launch.scaling.fit import Fitted
 from launch.scaling.holdout import Chosen, HoldOut, choose_law
 from launch.scaling.laws.powers import CHINCHILLA
@@ -47,7 +45,7 @@ class Surface:
 
     @property
     def exponent(self) -> float:
-        return exponent(self.fitted)
+        return budget_exponent(self.fitted)
 
 
 def analyse(table: Table) -> Surface | None:
@@ -62,10 +60,3 @@ def analyse(table: Table) -> Surface | None:
     if chosen.law != CHINCHILLA.name:
         best = study(table, find_law(chosen.law), bootstrap=BOOTSTRAP)
     return Surface(table, best, chinchilla, chosen)
-
-
-def exponent(fitted: Fitted) -> float:
-    """Return the local exponent of N* at the largest budget of the fit."""
-    largest = float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
-    ends = [log_optimal_n(fitted.law, fitted.theta[None], fitted.centre, largest * f)[0] for f in (0.5, 2.0)]
-    return float((ends[1] - ends[0]) / np.log(4.0))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from launch.scaling.checks import rows_text
-from launch.scaling.counting import count_every_way
+from launch.scaling.counting import budget_exponent, count_every_way
 from launch.scaling.decide import decide
 from launch.scaling.doubts import doubts
 from launch.scaling.isoflop import METHODS, exponents
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.replicates import lack_of_fit
 from launch.scaling.report import surface_figures as draw
-from launch.scaling.report.analysis import BOOTSTRAP, Surface, exponent
+from launch.scaling.report.analysis import BOOTSTRAP, Surface
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import (
     counted_estimate,
@@ -229,7 +229,7 @@ def _approaches(s: Surface) -> Section:
     rows = [[m, "-" if found[m] is None else f"{found[m]:.3f}"] for m in METHODS]
     studies = {s.chinchilla.law.name: s.chinchilla, s.best.law.name: s.best}
     rows += [
-        [name, "refused" if r.certificate.status == "refused" else f"{exponent(r.fitted):.3f}"]
+        [name, "refused" if r.certificate.status == "refused" else f"{budget_exponent(r.fitted):.3f}"]
         for name, r in studies.items()
         if r.fitted is not None
     ]
