@@ -32,11 +32,11 @@ def internal_json(fitted: Fitted | None) -> dict[str, Any] | None:
         "centre": dict(fitted.centre.means),
         "theta": [float(v) for v in fitted.theta],
         "draws": [[float(f"{v:.{DIGITS}g}") for v in row] for row in draws[::every][:STORED_DRAWS]],
-        "residual_sd": robust_sd(fitted.residuals, len(fitted.theta)),
+        "residual_sd": trimmed_sd(fitted.residuals, len(fitted.theta)),
     }
 
 
-def robust_sd(residuals: Array, num_params: int) -> float:
+def trimmed_sd(residuals: Array, num_params: int) -> float:
     """Return a standard deviation that outliers do not spoil, widened for the parameters that were fitted."""
     rows = len(residuals)
     widened = (rows / max(1, rows - num_params)) ** 0.5
@@ -88,7 +88,7 @@ def saved_fit(fitted: Fitted, status: str, reasons: tuple[str, ...], table: Tabl
     draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
     sizes = {"C": [float(table.C.min()), float(table.C.max())]} if table.has("C") else {}
     return SavedFit(
-        fitted.law, fitted.centre, fitted.theta, draws, robust_sd(fitted.residuals, fitted.num_params), status, reasons,
+        fitted.law, fitted.centre, fitted.theta, draws, trimmed_sd(fitted.residuals, fitted.num_params), status, reasons,
         table.sha256, sizes, table.n_convention,
     )  # fmt: skip
 
