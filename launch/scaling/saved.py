@@ -87,9 +87,10 @@ def saved_fit(fitted: Fitted, status: str, reasons: tuple[str, ...], table: Tabl
     """Return a fit that can be asked, without the way over a file."""
     draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
     sizes = {"C": [float(table.C.min()), float(table.C.max())]} if table.has("C") else {}
+    spread = trimmed_sd(fitted.residuals, fitted.num_params)
     return SavedFit(
-        fitted.law, fitted.centre, fitted.theta, draws, trimmed_sd(fitted.residuals, fitted.num_params), status, reasons,
-        table.sha256, sizes, table.n_convention,
+        fitted.law, fitted.centre, fitted.theta, draws, spread, status, reasons, table.sha256, sizes,
+        table.n_convention,
     )  # fmt: skip
 
 
