@@ -181,7 +181,8 @@ with LocalBackend(2, preload=("torch",)) as b:
     parents = [int(Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[1]) for pid in pids]
     process.send_signal(number)
     process.wait(30)
-    wait_for(lambda: [pid for pid in {*pids, *parents} if not alive(pid)], 3)
+    gone = wait_for(lambda: [pid for pid in {*pids, *parents} if not alive(pid)], 3)
+    assert set(gone) == {*pids, *parents}
 
 
 def wait_for(found: object, count: int) -> list[int]:
