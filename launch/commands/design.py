@@ -11,11 +11,12 @@ from typing import Any
 import click
 import numpy as np
 
-from launch.commands.options import Positive, Size, refuse_idle
+from launch.commands.options import Positive, Size, json_option, refuse_idle
 from launch.console import make_console
 from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
 from launch.scaling.saved import load_fit
+from launch.scaling.table import N_CONVENTIONS
 from launch.sweep.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
 from launch.sweep.design_add import Addition, add_cells
 from launch.sweep.design_file import add_to_sweep, describe, write_sweep
@@ -60,7 +61,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Write the best design as a sweep file. With --add, a file that exists keeps its cells and gets the new ones.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 def design(
     flops: float | None,
     smallest: float,
@@ -129,6 +130,11 @@ def _prior(fit_path: Path | None) -> tuple[dict[str, float], str]:
     fit = load_fit(fit_path)
     if fit.law.name != "chinchilla":
         raise UserError(f"{fit_path}: a design's prior is a chinchilla law, not {fit.law.name!r}")
+    if fit.convention in N_CONVENTIONS and fit.convention != "body":
+        raise UserError(
+            f"{fit_path}: its N counts {N_CONVENTIONS[fit.convention]}, but sizes of a design are "
+            f"{N_CONVENTIONS['body']}, as in sweep files: fit with --n-convention body"
+        )
     values = fit.law.public(fit.theta[None], fit.centre)[0]
     return dict(zip(fit.law.params, map(float, values), strict=True)), str(fit_path)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launch.commands.options import Positive, refuse_idle
+from launch.commands.options import Positive, json_option, refuse_idle
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
 from launch.scaling.clusters import clusters
 from launch.scaling.deeper import deepen
@@ -69,7 +69,7 @@ Examples:
 )
 @click.option("--hold-out", is_flag=True, help="Fit every law to the smaller budgets, and print its error beyond them.")
 @click.option("--counting", is_flag=True, help="Fit under every way to count N and C, and show how far exponents move.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file too.")
 def fit(
     table: Path,

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from launch.commands.options import Size, refuse_idle, runs_option
+from launch.commands.options import Size, json_option, refuse_idle, runs_option
 from launch.commands.tables import parse_where, table_options
 from launch.scaling.decide import counted
 from launch.scaling.forecast import Forecast, append, make_forecast, read
@@ -40,7 +40,7 @@ Examples:
 @click.option("--sweep", "sweep_path", type=click.Path(path_type=Path), help="Predict every cell that has not run yet.")
 @runs_option
 @click.option("--ledger", default=LEDGER, show_default=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="JSON on standard output: one object, or a list with --sweep.")
+@json_option
 @click.pass_context
 def forecast(
     ctx: click.Context,
@@ -106,7 +106,7 @@ def _pending(sweep: Path, runs: Path, fit: SavedFit) -> list[tuple[str, float, f
 @forecast.command()
 @table_options
 @click.option("--ledger", default=LEDGER, show_default=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 def score(
     table: Path,
     mapping: str | None,

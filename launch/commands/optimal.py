@@ -9,7 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from launch.commands.options import Positive, Size, refuse_idle
+from launch.commands.options import Positive, Size, json_option, refuse_idle
 from launch.scaling.decide import (
     PEAK_FLOPS,
     Decision,
@@ -69,7 +69,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
     type=click.Path(path_type=Path),
     help="Add the run to this sweep file; model, batch and data are then those of its cells.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 def optimal(
     fit_path: Path,
     flops: float | None,

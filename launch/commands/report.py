@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from launch.commands.options import json_option
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
 from launch.scaling.load import load
 from launch.scaling.mapping import parse_map
@@ -25,7 +26,7 @@ Examples:
 @click.option("--out", default=Path("report"), show_default=True, type=click.Path(path_type=Path), help="Directory.")
 @click.option("--title", default=None, help="Default: by the name of the table.")
 @click.option("--forecasts", type=click.Path(path_type=Path), help="A forecast ledger to include.")
-@click.option("--json", "as_json", is_flag=True, help="Print the paths as one JSON object.")
+@json_option
 def report(
     table: Path,
     mapping: str | None,

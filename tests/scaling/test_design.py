@@ -134,3 +134,14 @@ def test_added_cells_are_no_shorter_than_the_runs_that_exist_and_join_their_swee
     values = yaml.safe_load(sweep.read_text())
     assert values["run"] == "cell" and values["cells"][0] == {"model.size": "24576", "tokens": 1000000}
     assert len(values["cells"]) == 4 and all(cell["tokens"] >= 10**6 for cell in values["cells"])
+
+
+def test_a_prior_that_counts_another_n_is_refused(tmp_path) -> None:
+    prior = tmp_path / "fit.json"
+    law = {"law": "chinchilla", "params": PRIOR, "certificate": {"status": "certified", "reasons": []}}
+    args = ["--flops", "1e16", "--smallest", "500k", "--largest", "10M", "--target", "1e18", "--fit", str(prior)]
+    prior.write_text(json.dumps({**law, "conventions": {"N": "head"}}))
+    with pytest.raises(UserError, match=r"N counts body \+ output head.*--n-convention body"):
+        CliRunner().invoke(design, args, catch_exceptions=False)
+    prior.write_text(json.dumps({**law, "conventions": {"N": "body"}}))
+    assert CliRunner().invoke(design, [*args, "--json"], catch_exceptions=False).exit_code == 0
