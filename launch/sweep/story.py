@@ -161,12 +161,13 @@ def report(opened: Opened, console: Console) -> ReportPaths | None:
     curves = next((line["curves"] for line in checks), None)
     try:
         table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), "body")
-        print_ladder(table, console)
+        law = print_ladder(table, console)
         paths = write(table, opened.directory / "report", title=sweep.name, layout_check=curves)
     except UserError as error:  # the runs are trained and in the ledger: a sweep of seeds has no law, and is no failure
         console.print(f"no law from these {len(rows)} points: {error}\nledger  {path}", highlight=False, soft_wrap=True)
         return None
-    ends = f"\nledger  {path}\nreport  {paths.html}\nnext    escala fit {path} --out fit.json"
+    named = "" if law is None else f" --law {law}"
+    ends = f"\nledger  {path}\nreport  {paths.html}\nnext    escala fit {path}{named} --out fit.json"
     console.print(ends, highlight=False, soft_wrap=True)
     return paths
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from launch.scaling.ladder import fit_ladder
+from launch.scaling.laws.registry import find_law
 from launch.scaling.load import from_ledger
-from launch.scaling.report import write
+from launch.scaling.report import print_ladder, write
 from launch.scaling.report.ladder import layout_difference
+from launch.scaling.study import study
 from tests.scaling.runs import ladder_rows, ledger_row
 from trainer.errors import UserError
 
@@ -83,3 +85,10 @@ def test_the_report_is_complete_and_self_contained(tmp_path) -> None:
 
 def test_layout_difference_uses_common_steps_only() -> None:
     assert layout_difference({"a": ([1, 2, 3], [5.0, 4.0, 3.0]), "b": ([2, 3], [4.0, 3.5])}) == 0.5
+
+
+def test_the_law_that_is_named_as_the_next_question_is_not_refused(capsys) -> None:
+    table = from_ledger(ladder_rows())
+    law = print_ladder(table)
+    assert law == "power-N" and "Cells" in capsys.readouterr().out
+    assert study(table, find_law(law)).certificate.status != "refused"

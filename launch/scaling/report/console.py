@@ -40,16 +40,21 @@ def ladder_text(ladder: Ladder) -> Group:
     return Group(*parts)
 
 
-def print_ladder(table: Table, console: Console | None = None) -> None:
-    """Fit what the runs identify, a surface of N and D or one ladder, and print it."""
+def print_ladder(table: Table, console: Console | None = None) -> str | None:
+    """Fit what the runs identify, a surface of N and D or one ladder, and print it.
+
+    Return the simplest law of a ladder; of a surface None, for `escala fit` chooses its law itself.
+    """
     console = console or Console()
     chosen = choose_law(table)
     law = find_law(chosen.law)
     if not chosen.held_out or len(law.variables) == 1:
-        console.print(ladder_text(fit_ladder(table)))
-        return
+        ladder = fit_ladder(table)
+        console.print(ladder_text(ladder))
+        return f"power-{ladder.variable}"
     console.print(chosen_text(chosen))
     console.print(study_text(study(table, law, bootstrap=REPLICATES)))
+    return None
 
 
 def grid_text(grid: Grid, title: str | None = None) -> RichTable:
