@@ -27,8 +27,9 @@ import torch.multiprocessing as mp
 
 from benchmarks.overhead import TOKENS, Batch, run_config
 from trainer.config.memory import Memory, rank_memory
+from trainer.engine.build import build_engine
+from trainer.engine.engine import Engine
 from trainer.models.transformer import Transformer
-from trainer.parallel.engine import Engine, build_engine
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.start import start
 
@@ -39,10 +40,10 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000", "MAL
 def state_bytes(engine: Engine) -> int:
     """Return the bytes of all distinct storages behind parameters, master copies and moments."""
     tensors = [getattr(p, "ds_tensor", p).data for p in engine.module.parameters()]
-    optimizer = engine.ds.optimizer
+    optimizer = engine.sharded.ds.optimizer
     for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
         tensors += getattr(optimizer, name, [])
-    for state in engine.ds.basic_optimizer.state.values():
+    for state in engine.sharded.ds.basic_optimizer.state.values():
         tensors += [value for value in state.values() if torch.is_tensor(value)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())

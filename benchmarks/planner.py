@@ -43,8 +43,8 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
     from benchmarks.overhead import Batch
     from trainer.config.load import run_from_values
     from trainer.config.plan import make_plan
+    from trainer.engine.build import build_engine
     from trainer.models.transformer import Transformer
-    from trainer.parallel.engine import build_engine
     from trainer.parallel.start import start
 
     model = {**case}

@@ -16,8 +16,8 @@ from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits,
 from trainer.errors import UserError
 from trainer.guard.watchdog import Watchdog
 from trainer.parallel.mesh import axis_groups
-from trainer.parallel.plan import split_parameter
-from trainer.parallel.tensor import take_share
+from trainer.parallel.tensor.split import split_parameter
+from trainer.parallel.tensor.shard import take_share
 
 degrees = st.builds(Degrees, data=st.integers(1, 4), sequence=st.integers(1, 4), tensor=st.integers(1, 4))
 

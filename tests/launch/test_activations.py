@@ -13,9 +13,9 @@ from trainer.config.activations import CPU_LOGITS, MOST_LOGITS, activations
 from trainer.config.memory import rank_memory
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.engine.recompute import recompute_blocks
 from trainer.models import head
 from trainer.models.build import build_model
-from trainer.parallel.recompute import recompute_blocks
 
 B, T, V = 2, 64, 64
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint.fragments import WEIGHT
 from trainer.checkpoint.load import Source
 from trainer.checkpoint.manifest import list_checkpoints, read_manifest
 from trainer.config.load import load_run
@@ -17,10 +16,11 @@ from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
 from trainer.data.opening import open_manifest
 from trainer.data.tokenizer import Tokenizer, load_tokenizer
+from trainer.engine.protocol import WEIGHT
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.generation.decode import Decoding, generate
 from trainer.models.transformer import Transformer
-from trainer.parallel.plan import Split
+from trainer.parallel.tensor.split import Split
 from trainer.run_dir import RunDir
 
 

@@ -18,7 +18,8 @@ from trainer.models.head import Head
 from trainer.models.initial import fill_normal
 from trainer.models.norm import make_norm
 
-# How tensor ranks split each module; the words are explained in trainer/parallel/plan.py. What is not named is whole.
+# How tensor ranks split each module; the words are explained in trainer/parallel/tensor/split.py.
+# What is not named is whole.
 TENSOR_PLAN = {
     "embed": "vocab",
     "head": "vocab",

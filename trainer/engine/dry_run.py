@@ -1,4 +1,4 @@
-"""One rank of a large world without the world: `python -m trainer.dry_run --config FILE --world 1024`.
+"""One rank of a large world without the world: `python -m trainer.engine.dry_run --config FILE --world 1024`.
 
 The real model is built of tensors without data, spread by the real code over fake process groups that answer every
 collective at once, and taken forward and backward. What comes out are the shapes that a rank would hold: it proves
@@ -15,10 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.ops import __compatible_ops__ as compatible_ops
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -27,12 +25,13 @@ from trainer.config.load import load_run
 from trainer.config.parallel import check_model_splits, resolve_degrees
 from trainer.config.plan import make_plan
 from trainer.config.run import RunConfig
+from trainer.engine.deepspeed.layers import shard_model
+from trainer.engine.deepspeed.spread import prepare
+from trainer.engine.recompute import recompute_blocks
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.models.transformer import Transformer
 from trainer.parallel.mesh import Mesh, build_mesh
-from trainer.parallel.recompute import recompute_blocks
 from trainer.parallel.sequence import shard_attention
-from trainer.parallel.tensor import shard_model
 
 
 def main() -> int:
@@ -57,9 +56,8 @@ def dry_run(config: RunConfig, world: int) -> dict[str, Any]:
     check_model_splits(config.model, degrees)
     plan = make_plan(config, world=world, gpu=True)
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
-    compatible_ops["deepspeed_shm_comm"] = False  # as in trainer/parallel/start.py: nothing to compile here
     try:
-        deepspeed.init_distributed(dist_backend="fake", auto_mpi_discovery=False, verbose=False)
+        prepare(torch.device("cpu"), backend="fake")
         mesh = build_mesh(degrees, config.parallel.timeout_seconds)
         with FakeTensorMode():
             model = _spread(config, mesh)

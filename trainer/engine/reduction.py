@@ -1,4 +1,4 @@
-"""Sum gradients over replicas where DeepSpeed would do so after the backward pass, bucket by bucket: ZeRO 0 and 1.
+"""Sum gradients over replicas during the backward pass, where they stay in the parameters: ZeRO 0 and 1.
 
 Each large gradient is reduced in place as soon as it is there, while the backward pass goes on; the small ones travel
 together at the end. torch's DDP does so with buckets.
@@ -6,22 +6,13 @@ together at the end. torch's DDP does so with buckets.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.parallel.mesh import Group, Mesh
+from trainer.parallel.mesh import Group
 
 SMALL = 1 << 14  # elements: below, a collective's latency costs more than copying
-
-
-def sums_in_place(ds: Any, mesh: Mesh, zero_stage: int) -> bool:
-    """Return whether gradients are summed here: where they stay in fp32 in the parameters until the step."""
-    if zero_stage == 1:
-        return not (ds.optimizer.use_grad_accum_attribute or ds.optimizer.cpu_offload)
-    return zero_stage == 0 and mesh.replica_size > 1
 
 
 class GradientSum:

@@ -1,4 +1,4 @@
-"""The optimizer that DeepSpeed wraps: torch's own, which need no compiler on the machine, or Muon."""
+"""The optimizer of a rank: torch's own, which need no compiler on the machine, or Muon."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from trainer.config.run import RunConfig
 from trainer.optim.muon import Matrix, Muon
 from trainer.parallel.mesh import Mesh
-from trainer.parallel.plan import Split, kind_of, part_widths
-from trainer.parallel.tensor import take_share
+from trainer.parallel.tensor.shard import take_share
+from trainer.parallel.tensor.split import Split, kind_of, part_widths
 
 UNDECAYED = ("embed.", "position.", "head.")
 
@@ -41,7 +41,6 @@ def make_optimizer(
     splits: Mapping[str, Split],
     mesh: Mesh,
     lr: float,
-    device: torch.device,
 ) -> torch.optim.Optimizer:
     """Return the optimizer over the parameters that this rank holds."""
     optim = config.optim
@@ -50,10 +49,6 @@ def make_optimizer(
         return torch.optim.SGD(groups, lr=lr, momentum=optim.betas[0])
     if optim.name == "muon":
         return _make_muon(config, model, plan, splits, mesh, lr)
-    if config.parallel.offload != "none" and device.type == "cuda":
-        from deepspeed.ops.adam import DeepSpeedCPUAdam  # compiled at first use; needs g++
-
-        return DeepSpeedCPUAdam(groups, lr=lr, betas=optim.betas, eps=optim.eps, adamw_mode=True)  # type: ignore[no-any-return]
     return torch.optim.AdamW(groups, lr=lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
