@@ -29,7 +29,7 @@ from benchmarks.overhead import TOKENS, Batch, run_config
 from trainer.config.memory import Memory, rank_memory
 from trainer.engine.build import build_engine
 from trainer.engine.engine import Engine
-from trainer.models.transformer import Transformer
+from trainer.models.build import make_model
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.start import start
 
@@ -85,7 +85,7 @@ def forget_peak() -> None:
 def build(config: Any, mesh: Mesh) -> Engine:
     """Return an engine whose model is made as in a run: each rank its own share."""
     with torch.device("meta"):
-        model = Transformer(config.model)
+        model = make_model(config.model)
     return build_engine(config, model, mesh, lr=1e-3, accumulation=1, device=torch.device("cpu"))
 
 

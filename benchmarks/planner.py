@@ -44,7 +44,7 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
     from trainer.config.load import run_from_values
     from trainer.config.plan import make_plan
     from trainer.engine.build import build_engine
-    from trainer.models.transformer import Transformer
+    from trainer.models.build import make_model
     from trainer.parallel.start import start
 
     model = {**case}
@@ -68,7 +68,7 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
     before = resident()
     with recording:
         with torch.device("meta"):
-            model = Transformer(config.model)
+            model = make_model(config.model)
         engine = build_engine(config, model, mesh, lr=1e-3, accumulation=accumulation, device=device)
         batch = Batch(0, micro)
         tokens = torch.randint(config.model.vocab_rows, (micro, context + 1))

@@ -28,7 +28,7 @@ from trainer.guard.fence import Fence
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
-from trainer.models.transformer import Transformer
+from trainer.models.build import make_model
 from trainer.parallel.mesh import Mesh
 from trainer.provenance import provenance
 from trainer.run_dir import RunDir, write_atomically
@@ -58,7 +58,7 @@ def open_session(
 ) -> Session:
     """Open the data, build the model and its engine, load the newest checkpoint, and start the record."""
     with torch.device("meta"):
-        model = Transformer(config.model)
+        model = make_model(config.model)
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
     record = _open_record(config, plan, run_dir, fence, first=mesh.rank == 0)
     keeper = _open_keeper(config, plan, engine, manifest, record, run_dir, fence)

@@ -100,8 +100,7 @@ def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> li
 
 def spread(config: RunConfig, accumulation: int = 1, masked: bool = False, meta: bool = False) -> list[Any]:
     """Train on this world; return (loss, gradient norm) of each step. Runs on a rank of the pool."""
-    from trainer.models.build import build_model
-    from trainer.models.transformer import Transformer
+    from trainer.models.build import build_model, make_model
     from trainer.engine.build import build_engine
     from trainer.parallel.start import start
 
@@ -109,7 +108,7 @@ def spread(config: RunConfig, accumulation: int = 1, masked: bool = False, meta:
     mesh = start(config.parallel, device)
     if meta:
         with torch.device("meta"):
-            model = Transformer(config.model)
+            model = make_model(config.model)
     else:
         model = build_model(config.model, config.seed)
     engine = build_engine(config, model, mesh, lr=1.0, accumulation=accumulation, device=device)

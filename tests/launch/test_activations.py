@@ -14,8 +14,8 @@ from trainer.config.memory import rank_memory
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.recompute import recompute_blocks
-from trainer.models import head
 from trainer.models.build import build_model
+from trainer.models.common import head
 
 B, T, V = 2, 64, 64
 

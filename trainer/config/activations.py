@@ -15,7 +15,7 @@ from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 
 STATISTIC = 4  # bytes: means, deviations and logarithms of sums are float32 everywhere
-# As in trainer/models/head.py: more logits than MOST_LOGITS are made in chunks, on a CPU of CPU_LOGITS.
+# As in trainer/models/common/head.py: more logits than MOST_LOGITS are made in chunks, on a CPU of CPU_LOGITS.
 MOST_LOGITS, CPU_LOGITS = 1 << 27, 1 << 18
 
 

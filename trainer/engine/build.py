@@ -12,7 +12,7 @@ from trainer.engine.deepspeed.optimizer import host_adam
 from trainer.engine.deepspeed.spread import prepare, spread
 from trainer.engine.engine import Engine
 from trainer.engine.recompute import recompute_blocks
-from trainer.models.transformer import Transformer
+from trainer.models.interface import LanguageModel
 from trainer.optim.build import make_optimizer
 from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.mesh import Mesh
@@ -21,7 +21,7 @@ from trainer.parallel.tensor.shard import materialise, splits_of, sum_shared_gra
 
 
 def build_engine(
-    config: RunConfig, model: Transformer, mesh: Mesh, *, lr: float, accumulation: int, device: torch.device
+    config: RunConfig, model: LanguageModel, mesh: Mesh, *, lr: float, accumulation: int, device: torch.device
 ) -> Engine:
     """Spread `model` over the mesh and give it an optimizer.
 
@@ -31,16 +31,15 @@ def build_engine(
     check_model_splits(config.model, mesh.degrees)
     check_optimizer(config)
     prepare(device)
-    plan = model.tensor_plan
-    splits = splits_of(model, plan, config.model, mesh)
+    splits = splits_of(model, mesh)
     fp8 = config.precision == "fp8"
     if fp8:
         check_gpu(device)
-    shard_model(model, plan, config.model, mesh, overlap=config.parallel.overlap, fp8=fp8)
+    shard_model(model, mesh, overlap=config.parallel.overlap, fp8=fp8)
     if fp8:
         multiply_in_fp8(model.blocks)
-    materialise(model, splits, config, device)
-    sum_shared_gradients(model, plan, mesh)
+    materialise(model, splits, config.seed, device)
+    sum_shared_gradients(model, mesh)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
     model.label_smoothing = config.optim.label_smoothing
@@ -50,6 +49,6 @@ def build_engine(
     if config.parallel.offload != "none" and device.type == "cuda" and config.optim.name == "adamw":
         optimizer = host_adam(model, config.optim, lr)
     else:
-        optimizer = make_optimizer(config, model, plan, splits, mesh, lr)
+        optimizer = make_optimizer(config, model, splits, mesh, lr)
     sharded = spread(model, optimizer, config, mesh, accumulation=accumulation, device=device)
     return Engine(sharded, config, mesh, splits, accumulation, device)

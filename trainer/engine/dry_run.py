@@ -29,7 +29,8 @@ from trainer.engine.deepspeed.layers import shard_model
 from trainer.engine.deepspeed.spread import prepare
 from trainer.engine.recompute import recompute_blocks
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
-from trainer.models.transformer import Transformer
+from trainer.models.build import make_model
+from trainer.models.interface import LanguageModel
 from trainer.parallel.mesh import Mesh, build_mesh
 from trainer.parallel.sequence import shard_attention
 
@@ -76,16 +77,16 @@ def dry_run(config: RunConfig, world: int) -> dict[str, Any]:
     }
 
 
-def _spread(config: RunConfig, mesh: Mesh) -> Transformer:
+def _spread(config: RunConfig, mesh: Mesh) -> LanguageModel:
     torch.set_default_dtype(torch.bfloat16)
-    model = Transformer(config.model)
-    shard_model(model, model.tensor_plan, config.model, mesh, overlap=False)
+    model = make_model(config.model)
+    shard_model(model, mesh)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
     return model
 
 
-def _forward_and_backward(model: Transformer, config: RunConfig, micro_batch: int, mesh: Mesh) -> int:
+def _forward_and_backward(model: LanguageModel, config: RunConfig, micro_batch: int, mesh: Mesh) -> int:
     """Return the bytes that the forward pass leaves for the backward pass, parameters not counted."""
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     seen: dict[int, int] = {}

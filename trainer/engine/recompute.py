@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer.models.interface import LanguageModel
 
-def recompute_blocks(model: nn.Module, amount: Literal["none", "selective", "full"]) -> None:
-    """Have parts of each block keep only their inputs: the whole block (`full`) or its attention (`selective`).
+
+def recompute_blocks(model: LanguageModel, amount: Literal["none", "selective", "full"]) -> None:
+    """Have parts of each block keep only their inputs: the whole block (`full`) or its mixer (`selective`).
 
     Attention is where a layer keeps most for what it costs to compute again (Korthikanti et al. 2022, section 5).
     A random state is kept with the inputs, so that dropout is the same twice.
@@ -18,6 +19,6 @@ def recompute_blocks(model: nn.Module, amount: Literal["none", "selective", "ful
     if amount == "none":
         return
     part: Any
-    for block in model.blocks:  # type: ignore[union-attr]
-        part = block if amount == "full" else block.attn
+    for block in model.blocks:
+        part = block if amount == "full" else block.mixer
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)

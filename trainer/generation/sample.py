@@ -19,12 +19,13 @@ from trainer.data.tokenizer import Tokenizer, load_tokenizer
 from trainer.engine.protocol import WEIGHT
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.generation.decode import Decoding, generate
-from trainer.models.transformer import Transformer
+from trainer.models.build import make_model
+from trainer.models.interface import LanguageModel, tie_head
 from trainer.parallel.tensor.split import Split
 from trainer.run_dir import RunDir
 
 
-def load_model(run_dir: RunDir, config: RunConfig) -> Transformer:
+def load_model(run_dir: RunDir, config: RunConfig) -> LanguageModel:
     """Return the model of a run's newest checkpoint, whole, in one process. Raises UserError where there is none."""
     found = list_checkpoints(run_dir.checkpoints)
     if not found:
@@ -32,20 +33,19 @@ def load_model(run_dir: RunDir, config: RunConfig) -> Transformer:
     manifest = read_manifest(found[0])
     source = Source(found[0], manifest)
     with torch.device("meta"):
-        model = Transformer(config.model)
+        model = make_model(config.model)
     weights = {name: source.read_share(name, WEIGHT, Split(shape)) for name, shape in manifest.parameters.items()}
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if expected != {name: tuple(weight.shape) for name, weight in weights.items()}:
         raise UserError(f"{found[0]} holds another model than {run_dir.config} describes")
     missing, _ = model.load_state_dict(weights, strict=False, assign=True)
     assert missing in ([], ["head.weight"]), missing
-    if config.model.tied_embeddings:
-        model.head.weight = model.embed.weight
+    tie_head(model)
     return model
 
 
 def continuations(
-    model: Transformer, tokenizer: Tokenizer, prompt: str, *, count: int, tokens: int, decoding: Decoding, seed: int
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, *, count: int, tokens: int, decoding: Decoding, seed: int
 ) -> list[str]:
     """Return `count` continuations of a prompt, each at most `tokens` tokens long; they end with the document."""
     start = tokenizer.encode(prompt) if prompt else [tokenizer.eos_id]

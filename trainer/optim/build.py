@@ -8,39 +8,29 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.config.run import RunConfig
+from trainer.models.interface import LanguageModel
+from trainer.models.roles import role_of
 from trainer.optim.muon import Matrix, Muon
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.shard import take_share
-from trainer.parallel.tensor.split import Split, kind_of, part_widths
-
-UNDECAYED = ("embed.", "position.", "head.")
+from trainer.parallel.tensor.split import Split
 
 
-def decays(name: str) -> bool:
-    """Return whether weight decay applies to a parameter: to matrices of the body, as in GPT-3 and Chinchilla."""
-    return name.endswith("weight") and "norm" not in name and not name.startswith(UNDECAYED)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the two groups of an optimizer, each in the order of `named_parameters`."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+def parameter_groups(model: LanguageModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Return an optimizer's two groups, what decays and what does not, each in the order of `named_parameters`."""
+    named = [(role_of(model.roles, name), p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for name, p in named if decays(name)], "weight_decay": weight_decay},
-        {"params": [p for name, p in named if not decays(name)], "weight_decay": 0.0},
+        {"params": [p for role, p in named if role.decay], "weight_decay": weight_decay},
+        {"params": [p for role, p in named if not role.decay], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
 def make_optimizer(
-    config: RunConfig,
-    model: nn.Module,
-    plan: Mapping[str, str],
-    splits: Mapping[str, Split],
-    mesh: Mesh,
-    lr: float,
+    config: RunConfig, model: LanguageModel, splits: Mapping[str, Split], mesh: Mesh, lr: float
 ) -> torch.optim.Optimizer:
     """Return the optimizer over the parameters that this rank holds."""
     optim = config.optim
@@ -48,24 +38,23 @@ def make_optimizer(
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=optim.betas[0])
     if optim.name == "muon":
-        return _make_muon(config, model, plan, splits, mesh, lr)
+        return _make_muon(config, model, splits, mesh, lr)
     return torch.optim.AdamW(groups, lr=lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
-def _make_muon(
-    config: RunConfig, model: nn.Module, plan: Mapping[str, str], splits: Mapping[str, Split], mesh: Mesh, lr: float
-) -> Muon:
-    matrices = []
+def _make_muon(config: RunConfig, model: LanguageModel, splits: Mapping[str, Split], mesh: Mesh, lr: float) -> Muon:
+    matrices, others = [], []
     for name, parameter in model.named_parameters():
-        if decays(name):
-            split = splits[name]
-            parts = part_widths(kind_of(plan, name.rpartition(".")[0]), config.model, split.shape[0])
-            share = partial(take_share, split=split)
-            matrices.append(Matrix(parameter, parts, partial(gather_whole, split=split, mesh=mesh), share))
-    others = [{"params": [p for name, p in model.named_parameters() if not decays(name)], "weight_decay": 0.0}]
+        role, split = role_of(model.roles, name), splits[name]
+        if role.group != "matrix":
+            others.append(parameter)
+            continue
+        share = partial(take_share, split=split)
+        parts = role.parts or (split.shape[0],)
+        matrices.append(Matrix(parameter, parts, partial(gather_whole, split=split, mesh=mesh), share))
     return Muon(
         matrices,
-        others,
+        [{"params": others, "weight_decay": 0.0}],
         lr=lr,
         momentum=config.optim.betas[1],
         weight_decay=config.optim.weight_decay,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from trainer.config.optim import OptimConfig
+from trainer.models.interface import LanguageModel
 from trainer.optim.build import parameter_groups
 
 
-def host_adam(model: nn.Module, optim: OptimConfig, lr: float) -> torch.optim.Optimizer:
+def host_adam(model: LanguageModel, optim: OptimConfig, lr: float) -> torch.optim.Optimizer:
     """Return DeepSpeed's AdamW for host memory. It is compiled at its first use, which needs g++."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 

@@ -9,33 +9,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.config.model import ModelConfig
-from trainer.config.run import RunConfig
-from trainer.models.initial import fill_normal
-from trainer.models.transformer import initial_std
+from trainer.models.common.initial import fill
+from trainer.models.interface import LanguageModel
+from trainer.models.roles import role_of
 from trainer.parallel.mesh import Group, Mesh
-from trainer.parallel.tensor.split import Split, kind_of, split_parameter
+from trainer.parallel.tensor.split import Split, split_parameter
 
 
-def splits_of(model: nn.Module, plan: Mapping[str, str], config: ModelConfig, mesh: Mesh) -> dict[str, Split]:
+def splits_of(model: LanguageModel, mesh: Mesh) -> dict[str, Split]:
     """Return this rank's share of every parameter of a whole model, by parameter name."""
-    splits = {}
-    for name, parameter in model.named_parameters():
-        module, _, last = name.rpartition(".")
-        splits[name] = split_parameter(
-            kind_of(plan, module), last, tuple(parameter.shape), config, tp_rank=mesh.tp_rank, tp_size=mesh.tp_size
+    return {
+        name: split_parameter(
+            role_of(model.roles, name), tuple(parameter.shape), tp_rank=mesh.tp_rank, tp_size=mesh.tp_size
         )
-    return splits
+        for name, parameter in model.named_parameters()
+    }
 
 
-def sum_shared_gradients(model: nn.Module, plan: Mapping[str, str], mesh: Mesh) -> None:
+def sum_shared_gradients(model: LanguageModel, mesh: Mesh) -> None:
     """Sum over tensor ranks the gradients of replicated parameters that each rank uses for its own heads."""
     if mesh.tensor_group is None:
         return
-    for name, module in model.named_modules():
-        if kind_of(plan, name) == "shared heads":
-            for parameter in module.parameters():
-                parameter.register_hook(_sum_over(mesh.tensor_group))
+    for name, parameter in model.named_parameters():
+        if role_of(model.roles, name).split == "shared heads":
+            parameter.register_hook(_sum_over(mesh.tensor_group))
 
 
 def _sum_over(group: Group) -> Any:
@@ -57,7 +54,7 @@ def take_share(whole: Tensor, split: Split) -> Tensor:
 
 
 @torch.no_grad()
-def materialise(model: nn.Module, splits: Mapping[str, Split], config: RunConfig, device: torch.device) -> None:
+def materialise(model: LanguageModel, splits: Mapping[str, Split], seed: int, device: torch.device) -> None:
     """Move a model to its device; one that lies on the meta device is filled, one whole parameter at a time."""
     if not any(parameter.is_meta for parameter in model.parameters()):
         model.to(device)
@@ -65,7 +62,7 @@ def materialise(model: nn.Module, splits: Mapping[str, Split], config: RunConfig
     filled: dict[int, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
         whole = torch.empty(splits[name].shape)
-        fill_normal(whole, name, initial_std(config.model, name), config.seed)
+        fill(whole, name, role_of(model.roles, name).initial, seed)
         filled[id(parameter)] = nn.Parameter(take_share(whole, splits[name]).to(device, copy=True))
         vars(filled[id(parameter)]).update(vars(parameter))  # DeepSpeed marks split parameters by attributes
     for module in model.modules():

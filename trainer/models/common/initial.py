@@ -11,6 +11,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from trainer.models.roles import Constant, Normal
+
 
 def generator_for(name: str, seed: int) -> torch.Generator:
     """Return a CPU generator seeded by the name and the seed."""
@@ -18,10 +20,10 @@ def generator_for(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def fill_normal(parameter: Tensor, name: str, std: float | None, seed: int) -> None:
-    """Fill in place: normal values for matrices, ones for norm weights, zeros for biases."""
-    if std is None:
-        parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+def fill(parameter: Tensor, name: str, initial: Normal | Constant, seed: int) -> None:
+    """Fill in place, as the parameter's role says."""
+    if isinstance(initial, Constant):
+        parameter.fill_(initial.value)
         return
-    values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator_for(name, seed))
-    parameter.copy_(values)
+    values = torch.empty(parameter.shape, dtype=torch.float32)
+    parameter.copy_(values.normal_(0.0, initial.std, generator=generator_for(name, seed)))

@@ -1,4 +1,4 @@
-"""Causal self-attention: rotary positions, grouped-query heads, QK-norm, document masks, a cache for decoding.
+"""Causal self-attention: rotary positions, grouped-query heads, QK-norm, document masks, a state for decoding.
 
 Shapes: B batch, T tokens, D d_model, H query heads, G key/value heads, K head width, S cached tokens before these.
 Head counts are read off the projections, so the same module works where tensor ranks hold a share of the heads.
@@ -6,35 +6,21 @@ Head counts are read off the projections, so the same module works where tensor 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config.model import ModelConfig
-from trainer.models.norm import make_norm
+from trainer.models.common.norm import make_norm
+from trainer.models.interface import LayerState
 
 
-@dataclass
-class KeyValueCache:
-    """Keys and values (B, G, S, K) of the tokens that were decoded before, one pair for each layer."""
-
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def length(self) -> int:
-        """Number of tokens in the cache."""
-        return next(iter(self.keys.values())).shape[2] if self.keys else 0
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the new keys and values (B, G, T, K) of a layer and return all of them."""
-        if layer in self.keys:
-            key = torch.cat([self.keys[layer], key], dim=2)
-            value = torch.cat([self.values[layer], value], dim=2)
-        self.keys[layer], self.values[layer] = key, value
-        return key, value
+def remember(state: LayerState, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Append the new keys and values (B, G, T, K) to those of the tokens before, and return all of them."""
+    if state:
+        key, value = torch.cat([state["keys"], key], dim=2), torch.cat([state["values"], value], dim=2)
+    state["keys"], state["values"] = key, value
+    return key, value
 
 
 def rotary_angles(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
@@ -74,7 +60,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         D, K = config.d_model, config.head_dim
-        self.layer, self.head_dim, self.dropout = layer, K, config.dropout
+        self.head_dim, self.dropout = K, config.dropout
         self.query_share = config.n_heads // config.kv_heads
         if config.fused_qkv:
             self.qkv = nn.Linear(D, (config.n_heads + 2 * config.kv_heads) * K, bias=config.bias)
@@ -104,15 +90,16 @@ class Attention(nn.Module):
         x: Tensor,
         angles: tuple[Tensor, Tensor] | None,
         documents: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        state: LayerState | None = None,
     ) -> Tensor:
+        """Return (B, T, D) for x (B, T, D); `angles` rotate queries and keys, see `rotary_angles`."""
         query, key, value = self._project(x)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        if cache is not None:
-            key, value = cache.extend(self.layer, key, value)
+        if state is not None:
+            key, value = remember(state, key, value)
         mixed = self.attend(query, key, value, documents, self.dropout if self.training else 0.0)
         B, T = x.shape[:2]
         projected: Tensor = self.out(mixed.transpose(1, 2).reshape(B, T, -1))
