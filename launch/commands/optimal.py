@@ -10,7 +10,7 @@ import click
 import yaml
 
 from launch.commands.options import Positive, Size, json_option, refuse_idle
-from launch.scaling.decide import (
+from launch.scaling.questions.next_run import (
     PEAK_FLOPS,
     Decision,
     Estimate,
@@ -21,7 +21,7 @@ from launch.scaling.decide import (
     flops_of_cluster,
     run_yaml,
 )
-from launch.scaling.saved import SavedFit, load_fit
+from launch.scaling.questions.saved_fit import SavedFit, load_fit
 from launch.sweep.pending import add_cell, shared_run
 from launch.text import count, flops_text
 from trainer.config.counting import count_flops, count_parameters

@@ -11,8 +11,8 @@ from launch.cli import main
 from launch.commands.fit import fit
 from launch.commands.forecast import forecast
 from launch.commands.optimal import optimal
-from launch.scaling.decide import decide, flops_for_loss
-from launch.scaling.saved import load_fit
+from launch.scaling.questions.next_run import decide, flops_for_loss
+from launch.scaling.questions.saved_fit import load_fit
 from tests.scaling.runs import SURFACE, isoflop_grid, ladder_rows, surface_loss
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
