@@ -10,8 +10,8 @@ import click
 import yaml
 
 from launch.commands.options import Positive, Size, json_option, refuse_idle
+from launch.planner.gpus import NAMES
 from launch.scaling.decide import (
-    PEAK_FLOPS,
     Decision,
     Estimate,
     concrete_model,
@@ -45,7 +45,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
 @click.option("--gpus", type=click.IntRange(min=1), help="Number of accelerators; with --days.")
 @click.option("--days", type=Positive(), help="Days of training; with --gpus.")
 @click.option("--mfu", default=0.4, show_default=True, help="Share of the peak that training reaches.")
-@click.option("--gpu", default="H100", show_default=True, help=f"One of {', '.join(PEAK_FLOPS)}.")
+@click.option("--gpu", default="H100", show_default=True, help=f"One of {NAMES}.")
 @click.option("--loss", type=Positive(), help="The loss to reach, in nats per token: finds the budget.")
 @click.option("--served-tokens", type=Size(), help="Tokens to be served later; the budget pays for them too.")
 @click.option(
