@@ -102,7 +102,7 @@ def main() -> None:
         s = summary(group)
         print(
             f"{name:42} {s['rows']:4.0f}  {s['median']:6.2f} {s['least']:6.2f} {s['most']:5.2f} {s['within']:11.0%}  "
-            f"{s['worst_factor']:12.2f}"
+            + (f"{s['worst_factor']:12.2f}" if any(row.shape.T <= LONG for row in group) else f"{'-':>12}")
         )
 
 
