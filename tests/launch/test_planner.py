@@ -1,4 +1,4 @@
-"""The planner against ZeRO's own table, the plan, and its own logic. Published runs are in test_published.py."""
+"""The planner's layouts against the plan and their own estimate, and what users are told."""
 
 from __future__ import annotations
 
@@ -14,56 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.commands.plan import plan
-from launch.planner.compute import Compute
 from launch.planner.expected import step_on_gpus
 from launch.planner.gpus import ALIASES, GPUS, find_gpu
 from launch.planner.layouts import Layouts, layouts, with_parallel
-from launch.planner.rates import RATES
-from launch.planner.shape import Shape, Way
-from launch.planner.step_time import step_time
 from launch.planner.table import layouts_table
-from launch.planner.traffic import Traffic, all_reduce
 from launch.planner.verify import verify, with_layout
 from trainer.config.batch import BatchPlan
+from trainer.config.counting import count_parameters
 from trainer.config.load import run_from_values, set_values
-from trainer.config.memory import rank_memory
-from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import make_plan
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
-
-V, T = 51_200, 2048
-
-
-def seven_and_a_half_billion() -> ModelConfig:
-    """A model whose parameters are close to ZeRO's example of 7.5 B; the formulas are compared on its exact number."""
-    return ModelConfig(d_model=4096, n_layers=37, n_heads=32, vocab_size=8192, context_length=1, mlp="gelu")
-
-
-@pytest.mark.parametrize(("stage", "published"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.9)])
-def test_zero_formulas_exactly(stage: int, published: float) -> None:
-    """Rajbhandari et al. 2020, figure 1: 7.5 B parameters, K = 12, 64 ranks; here in GB per rank."""
-    memory = rank_memory(
-        seven_and_a_half_billion(),
-        ParallelConfig(zero_stage=stage),  # type: ignore[arg-type]
-        data_parallel=64,
-        micro_batch=1,
-        bytes_per_value=2,
-        gpu=True,
-    )
-    from trainer.config.counting import count_parameters
-
-    psi, ranks = count_parameters(seven_and_a_half_billion()).total, 64
-    states = memory.parameters + memory.gradients + memory.optimizer
-    formulas = {
-        0: 16 * psi,
-        1: 4 * psi + 12 * psi / ranks,
-        2: 2 * psi + 14 * psi / ranks,
-        3: 16 * psi / ranks,
-    }
-    assert abs(states - formulas[stage]) <= 3, "three parts, each rounded down to a byte"
-    assert abs(states / psi * 7.5 - published) < 0.06, "the paper's figures, rounded as it prints them"
 
 
 def config(**changes: object) -> RunConfig:
@@ -136,7 +98,6 @@ def test_gradients_are_counted_once() -> None:
     estimate = next(
         e for e in layouts(run, world=8, gpu="A100").ranked if (e.layout.zero_stage, e.layout.data) == (1, 8)
     )
-    from trainer.config.counting import count_parameters
 
     psi, parts = count_parameters(run.model).total, estimate.memory
     assert "accumulation" not in parts
@@ -243,14 +204,6 @@ def test_fp8_changes_the_estimate_and_says_where_it_loses() -> None:
     assert slower == any("--set precision=bf16" in note for note in fp8.notes)
 
 
-def test_fp8_is_faster_where_casts_are_fused() -> None:
-    shape = Shape(8192, 28672, 80, 64, 8, 128, V, T, gated=True)
-    way = Way(data=8, zero=3, micro_batch=8, cast_bytes=6)
-    bf16 = step_time(shape, way, GPUS["H100-SXM"], 10**9)
-    fp8 = step_time(shape, dataclasses.replace(way, precision="fp8"), GPUS["H100-SXM"], 10**9)
-    assert 1.2 < bf16.matrices / fp8.matrices < 2
-
-
 def test_a_world_that_does_not_divide_the_batch_is_told_what_to_change() -> None:
     run = config()  # 256 sequences
     with pytest.raises(UserError) as told:
@@ -300,84 +253,6 @@ def test_a_full_gpu_is_said_to_be_and_what_leaves_more() -> None:
         found = layouts(run, world=world, gpu="A100")
         full = found.best.memory["total"] > 0.95 * found.gpu.usable
         assert full == any("nearly fills" in note for note in found.notes)
-
-
-def test_tensor_groups_across_nodes_are_slower() -> None:
-    """4 links of 50 GB/s out of a node, at 80 %, beside NVLink's 450 GB/s at 75 %."""
-    shape = Shape(4096, 16384, 32, 32, 32, 128, V, T, gated=False)
-    inside = step_time(shape, Way(data=1, tensor=8), GPUS["H100-SXM"], 7 * 10**9)
-    across = step_time(shape, Way(data=1, tensor=8, ranks_per_node=4), GPUS["H100-SXM"], 7 * 10**9)
-    assert 2 * inside.tensor < across.tensor < 3 * inside.tensor and across.matrices == inside.matrices
-
-
-def test_a_ring_over_nodes_uses_all_their_links() -> None:
-    """Eight ranks of a node share a ring that enters the node once; a ring of one rank a node has one link."""
-    shape = Shape(4096, 16384, 32, 32, 32, 128, V, T, gated=False)
-    gpu = GPUS["A100-SXM-80GB"]
-    whole, alone = (
-        Traffic(shape, Way(data=64, tensor=tensor, zero=3), gpu, RATES).link(tensor, 64) for tensor in (1, 8)
-    )
-    assert whole == pytest.approx(8 * alone) and alone == pytest.approx(0.8 * gpu.link_network)
-
-
-def test_stage_3_hides_gathering_behind_compute() -> None:
-    shape = Shape(4096, 16384, 32, 32, 32, 128, V, T, gated=False)
-    way = Way(data=128, zero=3, micro_batch=8)
-    bare = step_time(shape, way, GPUS["H100-SXM"], 7 * 10**9)
-    hidden = step_time(shape, dataclasses.replace(way, overlap=True), GPUS["H100-SXM"], 7 * 10**9)
-    assert hidden.data == pytest.approx(RATES.contention * bare.data)
-
-
-def test_thin_products_are_slower_than_wide_ones() -> None:
-    """FLOP/s of products grow with each side, and stay below the share of the peak."""
-    compute = Compute(Shape(1, 1, 1, 1, 1, 1, V, T, gated=False), Way(data=1), GPUS["H100-SXM"], RATES)
-    rates = [2 * n**3 / compute.product(n, n, n) for n in (256, 1024, 4096, 16384)]
-    assert rates == sorted(rates) and rates[-1] < RATES.hopper * 989e12
-
-
-WAYS = st.builds(
-    Way,
-    data=st.sampled_from([1, 2, 8, 64]),
-    tensor=st.sampled_from([1, 2, 8]),
-    sequence=st.sampled_from([1, 2]),
-    zero=st.sampled_from([0, 1, 2, 3]),
-    micro_batch=st.sampled_from([1, 4]),
-    accumulation=st.integers(1, 8),
-    recompute=st.sampled_from(["none", "selective", "full"]),
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(WAYS, st.sampled_from(sorted(GPUS)))
-def test_step_time_moves_the_right_way(way: Way, gpu: str) -> None:
-    shape = Shape(2048, 8192, 24, 16, 16, 128, V, T, gated=True)
-    here = step_time(shape, way, GPUS[gpu], 10**9)
-    assert all(value >= 0 for value in here.by_part().values())
-    more = step_time(shape, dataclasses.replace(way, accumulation=way.accumulation + 1), GPUS[gpu], 10**9)
-    assert more.total > here.total
-    again = step_time(shape, dataclasses.replace(way, recompute="full"), GPUS[gpu], 10**9)
-    assert again.matrices >= here.matrices
-    faster = dataclasses.replace(GPUS[gpu], flops=GPUS[gpu].flops * 2)
-    assert step_time(shape, way, faster, 10**9).total <= here.total
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from([0, 1, 2, 3]), st.sampled_from([1, 2, 4]), st.sampled_from([2, 4, 16]))
-def test_a_higher_stage_never_holds_more(stage: int, tensor: int, data: int) -> None:
-    """With one rank it does: stage 1 keeps bf16 parameters beside the master copy, stage 0 none."""
-    model = config().model
-
-    def held(zero: int) -> int:
-        parallel = ParallelConfig(zero_stage=zero, tensor=tensor)  # type: ignore[arg-type]
-        parts = rank_memory(model, parallel, data_parallel=data, micro_batch=1, bytes_per_value=2, gpu=True).by_part()
-        return parts["parameters"] + parts["gradients"] + parts["widening"] + parts["optimizer"]
-
-    if stage:
-        assert held(stage) <= held(stage - 1)
-
-
-def test_all_reduce_is_the_ring() -> None:
-    assert all_reduce(8e9, 4, 1e9) == pytest.approx(12.0, rel=1e-4)
 
 
 def plan_at(*arguments: str) -> Result:
