@@ -84,6 +84,7 @@ def find_gpu(name: str) -> Gpu:
     asked = name.lower().replace(" ", "-").replace("_", "-").removeprefix("nvidia-").removeprefix("amd-")
     if asked not in known:
         kinds = [gpu for gpu in GPUS if gpu.lower().startswith(asked)] if asked else []
-        hint = f": say {' or '.join(kinds)}" if kinds else did_you_mean(name, [*GPUS, *ALIASES])
+        family = [key for key in (*GPUS, *ALIASES) if key.lower().split("-")[0] == asked.split("-")[0]]
+        hint = f": say {' or '.join(kinds)}" if kinds else did_you_mean(name, family or [*GPUS, *ALIASES])
         raise UserError(f"unknown GPU {name!r}{hint}")
     return known[asked]

@@ -31,6 +31,8 @@ def _vocabulary(config: RunConfig, found: Layouts, search: Callable[[RunConfig],
     if not any("vocabulary rows" in refused.reason for refused in found.impossible):
         return
     model = config.model.model_copy(update={"vocab_multiple_of": VOCABULARY_MULTIPLE})
+    if model.vocab_rows == rows:
+        return
     padded = search(config.model_copy(update={"model": model}))
     setting = f"--set model.vocab_multiple_of={VOCABULARY_MULTIPLE} makes them {model.vocab_rows}"
     cannot = f"{rows} vocabulary rows cannot be split over all tensor degrees"

@@ -166,6 +166,8 @@ def test_other_parallel_settings_are_kept() -> None:
 def test_an_unknown_gpu_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'H100-SXM'"):
         find_gpu("H100-SMX")
+    with pytest.raises(UserError, match="did you mean 'H100'"):
+        find_gpu("H100-80GB")  # nearer by letters: A100-80GB
     with pytest.raises(UserError, match="unknown GPU 'A100-SXM': say A100-SXM-40GB or A100-SXM-80GB"):
         find_gpu("A100-SXM")
 
@@ -239,6 +241,13 @@ def test_an_odd_vocabulary_is_told_the_setting_and_what_it_gains(context: int) -
     if not found.ranked:
         with pytest.raises(UserError, match="vocab_multiple_of=128"):
             _ = found.best
+
+
+def test_a_vocabulary_that_no_setting_helps_is_not_named() -> None:
+    """8192 rows are a multiple of 128 already; five ranks cannot split them."""
+    found = layouts(config(vocab_size=8192, d_model=640, n_heads=10, d_ff=2560), world=10, gpu="H100")
+    assert any("vocabulary rows" in refused.reason for refused in found.impossible)
+    assert not any("vocab_multiple_of" in note for note in found.notes)
 
 
 def test_a_gpu_that_was_not_compared_is_said_to_be() -> None:
