@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from launch.planner.layouts import Layout
+from launch.planner.layout import Layout
 from trainer.config.load import dump, run_from_values, set_values
 from trainer.config.run import RunConfig
 from trainer.errors import UserError

@@ -91,6 +91,17 @@ def test_budgets_in_other_units(noisy_fit) -> None:
     assert 6 * served.N.value * served.D.value + 2 * served.N.value * 1e12 == pytest.approx(1e21, rel=1e-6)
 
 
+def test_a_utilisation_that_the_planner_does_not_expect_is_told(noisy_fit) -> None:
+    def warnings(mfu: str) -> list[str]:
+        args = ["--fit", str(noisy_fit), "--gpus", "8", "--days", "1", "--gpu", "h100", "--json", "--mfu", mfu]
+        told: list[str] = json.loads(CliRunner().invoke(optimal, args, catch_exceptions=False).output)["warnings"]
+        return [warning for warning in told if "planner" in warning]
+
+    (far,) = warnings("0.9")
+    assert "counts on 90% of the peak" in far and "8 x H100-SXM: try --mfu 0." in far
+    assert not warnings(far.split("--mfu ")[1].split(",")[0]), "what it advises is what it expects"
+
+
 @pytest.mark.parametrize(
     "args",
     [

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from launch.planner.gpus import find_gpu
 from launch.scaling.arrays import Array
 from launch.scaling.laws.optimum import budget_for_loss, wasted_share, with_inference
 from launch.scaling.questions.saved_fit import SavedFit
 from trainer.config.counting import count_parameters
 from trainer.config.model import ModelConfig
 from trainer.config.sizes import dimensions
-from trainer.errors import UserError, did_you_mean
+from trainer.errors import UserError
 
-# Dense bf16 peak of one accelerator in FLOP/s, from the vendors' data sheets.
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "MI300X": 1307e12}
 SECONDS_PER_DAY = 86_400
 SMALLEST_MODEL = 1_000  # parameters; the ladder of `trainer/config/sizes.py` begins at 3,000
 
@@ -43,12 +42,12 @@ class Decision:
 
 
 def flops_of_cluster(gpus: int, days: float, mfu: float, gpu: str) -> float:
-    """Return the FLOPs of `gpus` accelerators over `days` at a utilisation of `mfu`."""
-    if gpu.upper() not in PEAK_FLOPS:
-        raise UserError(f"unknown accelerator {gpu!r}{did_you_mean(gpu, PEAK_FLOPS)}; give --flops instead")
+    """Return the FLOPs of `gpus` accelerators over `days` at a utilisation of `mfu`. Raises UserError, also for a GPU
+    that the planner does not know."""
+    peak = find_gpu(gpu).flops
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu is a share between 0 and 1, not {mfu}")
-    return gpus * days * SECONDS_PER_DAY * mfu * PEAK_FLOPS[gpu.upper()]
+    return gpus * days * SECONDS_PER_DAY * mfu * peak
 
 
 def flops_for_loss(fit: SavedFit, loss: float) -> float:

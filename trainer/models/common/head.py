@@ -12,10 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Logits that are worked on at a time on a CPU: enough to fill the processor, few enough to stay in its cache.
-CPU_LOGITS = 1 << 18
-# More logits than this are never held at once (half a gigabyte in float32): they are made in chunks, and made again.
-MOST_LOGITS = 1 << 27
+from trainer.config.activations import CPU_LOGITS, MOST_LOGITS
 
 
 class LinearCrossEntropy(torch.autograd.Function):

@@ -1,8 +1,8 @@
-"""How long a run will take on this machine's cores: a roofline of matrix rate and memory traffic.
+"""How long a run takes: on GPUs by `launch/planner/step_time.py`, on this machine's cores by a roofline of their own.
 
-seconds per token and rank = FLOPs / (EFFICIENCY x matrix rate) + bytes moved / BANDWIDTH. The matrix rate is measured
-once, in a fifth of a second. The other constants are rough, from a few runs of the ladder; while a sweep runs, what is
-left of a running cell is told from its own rate.
+On cores, seconds per token and rank = FLOPs / (EFFICIENCY x matrix rate) + bytes moved / BANDWIDTH. The matrix rate is
+measured once, in a fifth of a second. The other constants are rough, from a few runs of the ladder; while a sweep runs,
+what is left of a running cell is told from its own rate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from functools import cache
 import numpy as np
 
 from launch.backends.warm import available_cores
+from launch.planner.gpus import Gpu
+from launch.planner.shape import shape_of, way_of
+from launch.planner.step_time import StepTime, step_time
 from trainer.config.activations import activations
+from trainer.config.batch import BatchPlan
+from trainer.config.counting import count_parameters
+from trainer.config.deepspeed import effective_stage, resolve_precision
+from trainer.config.parallel import Degrees
 from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
 
@@ -22,6 +29,14 @@ PASSES = 5  # times that each kept value is written or read, forward and backwar
 BANDWIDTH = 4e9  # bytes per second of one core
 STEP_SECONDS = 0.004  # of one optimizer step, whatever its size
 START_SECONDS = 3.0
+
+
+def step_on_gpus(config: RunConfig, degrees: Degrees, batch: BatchPlan, gpu: Gpu, *, ranks_per_node: int) -> StepTime:
+    """Estimate one optimizer step of a run whose vocabulary is known, as it is configured, on GPUs of one kind."""
+    precision = resolve_precision(config.precision, gpu=True)
+    stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
+    way = way_of(config, degrees, batch, zero=stage, ranks_per_node=ranks_per_node)
+    return step_time(shape_of(config.model), way, gpu, count_parameters(config.model).total)
 
 
 @cache
