@@ -17,8 +17,8 @@ from launch.planner.shape import Shape, Way, shape_of
 from launch.planner.step_time import StepTime, step_time
 from trainer.config.counting import count_parameters
 from trainer.config.memory import rank_memory
-from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.models.transformer.config import TransformerConfig
 
 TABLE = Path(__file__).with_name("published_throughput.csv")
 SEED = 14  # of the choice of llm-foundry's half that the rates were fitted to
@@ -50,12 +50,12 @@ class Published:
         return float(self["tokens_per_second_gpu"])
 
     @cached_property
-    def model(self) -> ModelConfig:
+    def model(self) -> TransformerConfig:
         """The model, whose parameters tests compare with the published number."""
         names = ("d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff")
         sizes = {name: int(self[name]) for name in names}
         context = {"vocab_size": int(self["vocab"]), "context_length": int(self["context"])}
-        return ModelConfig.model_validate({**sizes, **context, **FAMILIES[self["family"]]})
+        return TransformerConfig.model_validate({**sizes, **context, **FAMILIES[self["family"]]})
 
     @cached_property
     def shape(self) -> Shape:

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config.load import run_from_values
-from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
 from trainer.data.batches import MicroBatch
 from trainer.engine.build import build_engine
 from trainer.models.build import build_model
+from trainer.models.transformer.config import TransformerConfig
 from trainer.parallel.start import start
 
 VOCAB, CONTEXT = 4096, 256
@@ -50,7 +50,7 @@ class PeerBlock(nn.Module):
 
 
 class Peer(nn.Module):
-    def __init__(self, c: ModelConfig) -> None:
+    def __init__(self, c: TransformerConfig) -> None:
         super().__init__()
         self.wte, self.wpe = nn.Embedding(VOCAB, c.d_model), nn.Embedding(CONTEXT, c.d_model)
         self.h = nn.ModuleList(PeerBlock(c.d_model, c.n_heads) for _ in range(c.n_layers))

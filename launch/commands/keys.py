@@ -51,8 +51,26 @@ def keys(key: str, file: str, as_json: bool) -> None:
 def describe(file: str) -> list[dict[str, Any]]:
     """Return a row for each key of a kind of file: key, values, required, default, meaning."""
     module, _, name = FILES[file].partition(":")
-    schema = getattr(importlib.import_module(module), name).model_json_schema(mode="serialization")
-    return list(_rows(schema, schema.get("$defs", {}), ""))
+    schema = _schema(getattr(importlib.import_module(module), name))
+    rows = list(_rows(schema, schema.get("$defs", {}), ""))
+    return _with_families(rows) if file == "run" else rows
+
+
+def _schema(section: Any) -> dict[str, Any]:
+    found: dict[str, Any] = section.model_json_schema(mode="serialization")
+    return found
+
+
+def _with_families(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the keys that only some families of models have behind those that all have."""
+    from trainer.config.model import config_class
+    from trainer.models.registry import FAMILIES
+
+    common = {row["key"] for row in rows}
+    own = [(name, row) for name in FAMILIES for row in _rows(_schema(config_class(name)), {}, "model.")]
+    added = [{**row, "meaning": f"{name}: {row['meaning']}"} for name, row in own if row["key"] not in common]
+    last = max(place for place, row in enumerate(rows) if row["key"].startswith("model.")) + 1
+    return [*rows[:last], *added, *rows[last:]]
 
 
 def _rows(section: dict[str, Any], known: dict[str, Any], prefix: str) -> Iterator[dict[str, Any]]:

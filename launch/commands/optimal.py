@@ -133,7 +133,7 @@ def _answer(
     }
     if decision.wasted is not None:
         estimates["wasted_share"] = decision.wasted
-    shape = {"d_model": config.d_model, "n_layers": config.n_layers, "n_heads": config.n_heads}
+    shape = config.shape()
     parameters = count_parameters(config).by_part()
     return {
         "flops": decision.flops,
@@ -156,9 +156,10 @@ def _print_model(
 ) -> None:
     """Say which model of the ladder is nearest to N*, what its run costs, and what to know of it."""
     N, exact = counted(config, fit.convention), _exact_flops(config, run)
+    shape = ", ".join(f"{key} {value}" for key, value in config.shape().items())
     click.echo(
-        f"\nThe model of the ladder nearest to N*: d_model {config.d_model}, {config.n_layers} layers, "
-        f"{config.n_heads} heads; N = {count(N)} ({N / decision.N.value - 1:+.1%} from N*), "
+        f"\nThe model of the ladder nearest to N*: {shape}; "
+        f"N = {count(N)} ({N / decision.N.value - 1:+.1%} from N*), "
         f"{count(count_parameters(config).total)} parameters in all\n"
         f"Its run costs {flops_text(exact, 3)} FLOPs, counted exactly with attention and head: "
         f"{exact / (6 * N * run['tokens']):.2f} times 6 N D"

@@ -10,6 +10,8 @@ from trainer.config.batch import BatchPlan
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import Degrees
 from trainer.config.run import RunConfig
+from trainer.errors import UserError
+from trainer.models.transformer.config import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Way:
 
 
 def shape_of(model: ModelConfig) -> Shape:
-    """Return the shape of a model whose vocabulary is known."""
+    """Return the shape of a model whose vocabulary is known. Raises `UserError` for a family that has none yet."""
+    if not isinstance(model, TransformerConfig):
+        raise UserError(f"the planner has no model of a step's time for the family {model.family!r} yet")
     return Shape(
         D=model.d_model,
         F=model.ff_width,

@@ -35,7 +35,7 @@ def _row(cell: Cell, run_dir: RunDir, plan: Plan, result: dict[str, Any], evalua
         family=model.family,
         d_model=model.d_model,
         n_layers=model.n_layers,
-        n_heads=model.n_heads,
+        n_heads=model.shape()["n_heads"],
         vocab_size=model.vocab_rows,
         context_length=model.context_length,
         params_embedding=counts["embedding"],

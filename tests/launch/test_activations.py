@@ -11,20 +11,20 @@ from torch.profiler import ProfilerActivity, profile
 
 from trainer.config.activations import activations
 from trainer.config.memory import rank_memory
-from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.recompute import recompute_blocks
 from trainer.models.build import build_model
+from trainer.models.transformer.config import TransformerConfig
 
 B, T, V = 2, 64, 64
 
 
-def model(layers: int, **changes: object) -> ModelConfig:
+def model(layers: int, **changes: object) -> TransformerConfig:
     values = {"d_model": 32, "n_layers": layers, "n_heads": 4, "vocab_size": V, "context_length": T, **changes}
-    return ModelConfig.model_validate(values)
+    return TransformerConfig.model_validate(values)
 
 
-def kept(config: ModelConfig, recompute: str) -> int:
+def kept(config: TransformerConfig, recompute: str) -> int:
     """Return the bytes of all distinct storages that the forward pass keeps, parameters left out."""
     built = build_model(config, 0)
     recompute_blocks(built, recompute)  # type: ignore[arg-type]

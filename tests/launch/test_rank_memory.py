@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from trainer.config.counting import count_parameters
 from trainer.config.memory import rank_memory
-from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.models.transformer.config import TransformerConfig
 
 
-def seven_and_a_half_billion() -> ModelConfig:
+def seven_and_a_half_billion() -> TransformerConfig:
     """A model whose parameters are close to ZeRO's example of 7.5 B; the formulas are compared on its exact number."""
-    return ModelConfig(d_model=4096, n_layers=37, n_heads=32, vocab_size=8192, context_length=1, mlp="gelu")
+    return TransformerConfig(d_model=4096, n_layers=37, n_heads=32, vocab_size=8192, context_length=1, mlp="gelu")
 
 
 @pytest.mark.parametrize(("stage", "published"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.9)])
@@ -44,7 +44,7 @@ def test_zero_formulas_exactly(stage: int, published: float) -> None:
 @given(st.sampled_from([0, 1, 2, 3]), st.sampled_from([1, 2, 4]), st.sampled_from([2, 4, 16]))
 def test_a_higher_stage_never_holds_more(stage: int, tensor: int, data: int) -> None:
     """With one rank it does: stage 1 keeps bf16 parameters beside the master copy, stage 0 none."""
-    model = ModelConfig(d_model=512, n_heads=8, n_layers=8, vocab_size=8192, context_length=1024)
+    model = TransformerConfig(d_model=512, n_heads=8, n_layers=8, vocab_size=8192, context_length=1024)
 
     def held(zero: int) -> int:
         parallel = ParallelConfig(zero_stage=zero, tensor=tensor)  # type: ignore[arg-type]

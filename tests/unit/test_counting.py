@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.config.counting import count_flops, count_parameters
-from trainer.config.model import ModelConfig
 from trainer.config.sizes import dimensions
 from trainer.models.build import make_model
+from trainer.models.transformer.config import TransformerConfig
 
 
-def built_total(config: ModelConfig) -> int:
+def built_total(config: TransformerConfig) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in make_model(config).parameters())
 
@@ -35,14 +35,14 @@ def built_total(config: ModelConfig) -> int:
 )
 def test_counts_equal_built_modules(heads, head_dim, **choices):
     n_heads, n_kv_heads = heads
-    config = ModelConfig(
+    config = TransformerConfig(
         d_model=n_heads * head_dim, n_heads=n_heads, n_kv_heads=n_kv_heads, vocab_size=100, context_length=32, **choices
     )
     assert count_parameters(config).total == built_total(config)
 
 
 def test_gpt2_small_has_its_published_number_of_parameters():
-    config = ModelConfig(
+    config = TransformerConfig(
         d_model=768, n_layers=12, n_heads=12, vocab_size=50257, context_length=1024,
         position="learned", norm="layernorm", mlp="gelu", bias=True,
     )  # fmt: skip
@@ -50,7 +50,9 @@ def test_gpt2_small_has_its_published_number_of_parameters():
 
 
 def test_gpt3_body_and_flops_follow_12_l_d_squared():
-    config = ModelConfig(size="175B", vocab_size=50257, context_length=2048, norm="layernorm", mlp="gelu", bias=True)
+    config = TransformerConfig(
+        size="175B", vocab_size=50257, context_length=2048, norm="layernorm", mlp="gelu", bias=True
+    )
     count = count_parameters(config)
     assert (config.d_model, config.n_layers, config.n_heads) == (12288, 96, 96)
     assert count.body == pytest.approx(12 * 96 * 12288**2, rel=1e-3)

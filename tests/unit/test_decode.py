@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.config.model import ModelConfig
 from trainer.errors import UserError
 from trainer.generation.decode import Decoding, distribution, generate
 from trainer.models.build import build_model
+from trainer.models.transformer.config import TransformerConfig
 
 
 def tiny(**changes) -> torch.nn.Module:
     settings = {"d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 50, "context_length": 16}
-    return build_model(ModelConfig(**{**settings, **changes}), seed=1)
+    return build_model(TransformerConfig(**{**settings, **changes}), seed=1)
 
 
 def decode(model, prompt, tokens, decoding=None, seed=0):

@@ -12,8 +12,8 @@ from tests.conftest import ROOT
 from trainer.config.base import parse_section
 from trainer.config.counting import count_parameters
 from trainer.config.load import read_yaml
-from trainer.config.model import ModelConfig
 from trainer.models.build import make_model
+from trainer.models.transformer.config import TransformerConfig
 
 FILES = sorted((ROOT / "configs" / "model").glob("*.yaml"))
 PUBLISHED = {
@@ -24,10 +24,10 @@ PUBLISHED = {
 }
 
 
-def load(path: Path) -> ModelConfig:
+def load(path: Path) -> TransformerConfig:
     values = read_yaml(path)
     values.setdefault("vocab_size", 50304)
-    return parse_section(ModelConfig, values, str(path))
+    return parse_section(TransformerConfig, values, str(path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

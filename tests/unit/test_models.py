@@ -6,16 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.config.model import ModelConfig
 from trainer.models.build import build_model
 from trainer.models.common import head
 from trainer.models.mixers.attention.module import causal_attention, rotary_angles, rotate
+from trainer.models.transformer.config import TransformerConfig
 
 SMALL = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "context_length": 24}
 
 
 def small(**changes):
-    return build_model(ModelConfig(**{**SMALL, **changes}), seed=3)
+    return build_model(TransformerConfig(**{**SMALL, **changes}), seed=3)
 
 
 def tokens(seed: int = 0, rows: int = 3, length: int = 24) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_separate_and_fused_projections_are_the_same_model():
 
 
 def test_values_depend_on_name_and_seed_alone():
-    one, two, other = small(), small(n_layers=3), build_model(ModelConfig(**SMALL), seed=4)
+    one, two, other = small(), small(n_layers=3), build_model(TransformerConfig(**SMALL), seed=4)
     name = "blocks.0.attn.qkv.weight"
     assert torch.equal(one.get_parameter(name), two.get_parameter(name))
     assert not torch.equal(one.get_parameter(name), other.get_parameter(name))

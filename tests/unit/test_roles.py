@@ -8,9 +8,9 @@ from itertools import product
 import pytest
 import torch
 
-from trainer.config.model import ModelConfig
 from trainer.models.build import make_model
 from trainer.models.roles import Constant, Normal, linear, role_of
+from trainer.models.transformer.config import TransformerConfig
 
 CHOICES = {
     "norm": ("rmsnorm", "layernorm"),
@@ -23,10 +23,10 @@ CHOICES = {
 }
 
 
-def models() -> list[ModelConfig]:
+def models() -> list[TransformerConfig]:
     small = {"d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 61}
     choices = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES.values())]
-    return [ModelConfig.model_validate({**small, **choice}) for choice in choices]
+    return [TransformerConfig.model_validate({**small, **choice}) for choice in choices]
 
 
 def test_every_parameter_has_a_role_and_every_role_a_parameter() -> None:

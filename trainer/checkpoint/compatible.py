@@ -18,10 +18,7 @@ from trainer.errors import UserError
 
 def architecture_values(config: ModelConfig) -> dict[str, Any]:
     """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-    values = config.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
-    if config.vocab_size == config.vocab_rows:  # rounding that changes nothing is no difference
-        values["vocab_multiple_of"] = 1
-    return {**values, "d_ff": config.ff_width, "n_kv_heads": config.kv_heads}
+    return config.architecture()
 
 
 def identity_of(data: DataManifest) -> dict[str, str]:
@@ -78,10 +75,10 @@ def check_identity(manifest: Manifest, checkpoint: Path, identity: Mapping[str, 
 def check_architecture(manifest: Manifest, checkpoint: Path, model: ModelConfig, *, weights_only: bool = False) -> None:
     """Raise `UserError` where the checkpoint is of another model.
 
-    A warm start of a model with rotary positions may change the context and the base: no parameter depends on them.
+    A warm start may change what no parameter depends on.
     """
     mine, theirs = architecture_values(model), manifest.architecture
-    free = ("context_length", "rotary_base") if weights_only and mine["position"] == "rotary" else ()
+    free = model.free_on_warm_start() if weights_only else ()
     different = [
         f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
         for key in sorted({*mine, *theirs})

@@ -32,9 +32,10 @@ from trainer.checkpoint.manifest import (
     read_manifest,
     step_of,
 )
-from trainer.config.model import ModelConfig
+from trainer.config.model import ModelConfig, parse_model
 from trainer.engine.protocol import WEIGHT
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.models.transformer.config import TransformerConfig
 from trainer.parallel.tensor.split import Split
 from trainer.run_dir import write_atomically
 
@@ -62,7 +63,7 @@ def consolidate(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[d
     manifest = read_manifest(checkpoint)
     source = Source(checkpoint, manifest)
     tensors = {n: source.read_share(n, WEIGHT, Split(shape)).to(dtype) for n, shape in manifest.parameters.items()}
-    return tensors, ModelConfig(**manifest.architecture)
+    return tensors, parse_model(manifest.architecture)
 
 
 def write_safetensors(checkpoint: Path, target: Path, dtype: torch.dtype) -> None:
@@ -75,6 +76,8 @@ def write_safetensors(checkpoint: Path, target: Path, dtype: torch.dtype) -> Non
 def write_huggingface(checkpoint: Path, target: Path, dtype: torch.dtype) -> None:
     """Write a directory that `transformers` loads."""
     tensors, config = consolidate(checkpoint, dtype)
+    if not isinstance(config, TransformerConfig):
+        raise UserError(f"no Hugging Face layout is known here for the family {config.family!r}: export safetensors")
     renamed, values = to_huggingface(tensors, config)
     target.mkdir(parents=True, exist_ok=True)
     save_file(renamed, target / "model.safetensors", metadata={"format": "pt"})

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.config.model import ModelConfig
 from trainer.errors import UserError
+from trainer.models.transformer.config import TransformerConfig
 
 Tensors = dict[str, Tensor]
 
@@ -55,7 +55,7 @@ _GPT2 = {
 GPT2_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
 
 
-def layout_of(config: ModelConfig) -> str:
+def layout_of(config: TransformerConfig) -> str:
     """Return `llama`, `qwen3` or `gpt2`. Raises `UserError` for an architecture that none of them can hold."""
     kind = (config.norm, config.mlp, config.position, config.bias)
     if kind == ("rmsnorm", "swiglu", "rotary", False):
@@ -71,7 +71,7 @@ def layout_of(config: ModelConfig) -> str:
     )
 
 
-def to_huggingface(tensors: Tensors, config: ModelConfig) -> tuple[Tensors, dict[str, Any]]:
+def to_huggingface(tensors: Tensors, config: TransformerConfig) -> tuple[Tensors, dict[str, Any]]:
     """Return the parameters under Hugging Face names, and the contents of config.json."""
     layout = layout_of(config)
     if layout == "gpt2":
@@ -81,7 +81,7 @@ def to_huggingface(tensors: Tensors, config: ModelConfig) -> tuple[Tensors, dict
     return renamed, _llama_config(config, layout)
 
 
-def from_huggingface(tensors: Tensors, values: dict[str, Any]) -> tuple[Tensors, ModelConfig]:
+def from_huggingface(tensors: Tensors, values: dict[str, Any]) -> tuple[Tensors, TransformerConfig]:
     """Return the parameters under our names and the architecture, from Hugging Face's tensors and config.json."""
     config = config_from_huggingface(values)
     if layout_of(config) == "gpt2":
@@ -106,7 +106,7 @@ def from_huggingface(tensors: Tensors, values: dict[str, Any]) -> tuple[Tensors,
     return ours, config
 
 
-def config_from_huggingface(values: dict[str, Any]) -> ModelConfig:
+def config_from_huggingface(values: dict[str, Any]) -> TransformerConfig:
     """Return the architecture that a config.json describes. Raises `UserError` for other model types."""
     kind = values.get("model_type")
     if kind == "gpt2":
@@ -116,7 +116,7 @@ def config_from_huggingface(values: dict[str, Any]) -> ModelConfig:
             raise UserError(
                 f"activation_function {activation!r} is not known here: gpt2 takes {', '.join(activations)}"
             )
-        return ModelConfig(
+        return TransformerConfig(
             d_model=values["n_embd"], n_layers=values["n_layer"], n_heads=values["n_head"],
             d_ff=values.get("n_inner") or 4 * values["n_embd"], vocab_size=values["vocab_size"],
             context_length=values["n_positions"], position="learned", norm="layernorm", bias=True,
@@ -125,7 +125,7 @@ def config_from_huggingface(values: dict[str, Any]) -> ModelConfig:
         )  # fmt: skip
     if kind in ("llama", "qwen3"):
         rope = values.get("rope_parameters") or {}
-        return ModelConfig(
+        return TransformerConfig(
             d_model=values["hidden_size"], n_layers=values["num_hidden_layers"], n_heads=values["num_attention_heads"],
             n_kv_heads=values.get("num_key_value_heads"), d_ff=values["intermediate_size"],
             vocab_size=values["vocab_size"], context_length=values["max_position_embeddings"],
@@ -135,7 +135,7 @@ def config_from_huggingface(values: dict[str, Any]) -> ModelConfig:
     raise UserError(f"model_type {kind!r} is not known here: convert llama, qwen3 or gpt2")
 
 
-def _llama_config(config: ModelConfig, layout: str) -> dict[str, Any]:
+def _llama_config(config: TransformerConfig, layout: str) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM" if layout == "llama" else "Qwen3ForCausalLM"],
         "model_type": layout,
@@ -156,7 +156,7 @@ def _llama_config(config: ModelConfig, layout: str) -> dict[str, Any]:
     }
 
 
-def _gpt2_config(config: ModelConfig) -> dict[str, Any]:
+def _gpt2_config(config: TransformerConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -192,7 +192,7 @@ def _is_conv(name: str) -> bool:
     return name.startswith("blocks.") and name.endswith(".weight") and "norm" not in name
 
 
-def _separate(tensors: Tensors, config: ModelConfig) -> Tensors:
+def _separate(tensors: Tensors, config: TransformerConfig) -> Tensors:
     """Take fused matrices apart: queries, keys and values; gate and up."""
     K, result = config.head_dim, {}
     for name, tensor in tensors.items():
@@ -212,7 +212,7 @@ def _separate(tensors: Tensors, config: ModelConfig) -> Tensors:
     return result
 
 
-def _join(tensors: Tensors, config: ModelConfig) -> Tensors:
+def _join(tensors: Tensors, config: TransformerConfig) -> Tensors:
     """Put fused matrices together again."""
     result = dict(tensors)
     for layer in range(config.n_layers):
@@ -226,7 +226,7 @@ def _join(tensors: Tensors, config: ModelConfig) -> Tensors:
     return result
 
 
-def _names(config: ModelConfig, *, separate: bool = False) -> list[str]:
+def _names(config: TransformerConfig, *, separate: bool = False) -> list[str]:
     """Return the names of all parameters, with fused matrices taken apart if asked to."""
     from trainer.models.build import make_model
 

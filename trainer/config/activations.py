@@ -1,11 +1,4 @@
-"""What one rank's forward pass keeps for the backward pass, in bytes per token, counted tensor by tensor.
-
-For GPT-2's block in 16 bits with dropout this is 34 D, as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1),
-less the scores, which flash attention does not keep. A CPU keeps more: its RMSNorm and dropout are not fused, and the
-output of attention is copied. tests/launch/test_activations.py holds the count against what autograd really saves.
-
-Letters: D width, F width of the MLP, Q and KV widths of queries and of keys or values, H and G their heads.
-"""
+"""What a rank's forward pass keeps for the backward pass, in bytes: a family counts its blocks, the head is common."""
 
 from __future__ import annotations
 
@@ -13,8 +6,8 @@ from dataclasses import dataclass
 
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.models.registry import cost_of
 
-STATISTIC = 4  # bytes: means, deviations and logarithms of sums are float32 everywhere
 # More logits than this are never held at once (half a gigabyte in float32): they are made in chunks, and made again.
 MOST_LOGITS = 1 << 27
 # Logits that are worked on at a time on a CPU: enough to fill the processor, few enough to stay in its cache.
@@ -30,39 +23,10 @@ class Activations:
     working: int  # what the backward pass of one block holds besides: gradients, and what it computes again
 
 
-@dataclass(frozen=True)
-class _Shape:
-    model: ModelConfig
-    parallel: ParallelConfig
-    value: int  # bytes of one
-    gpu: bool
-
-    @property
-    def mask(self) -> int:
-        """Bytes of one element of a dropout mask."""
-        return 0 if self.model.dropout == 0 else 1 if self.gpu else self.value
-
-    def norm(self, width: int, groups: int = 1) -> int:
-        """Input and statistics of a norm over `groups` parts of `width`; its output is counted where it is used."""
-        if self.model.norm == "layernorm":
-            return groups * (width * self.value + 2 * STATISTIC)
-        copies = 1 if self.gpu else 2  # without a fused kernel the scaled input is kept beside the input
-        return groups * (copies * width * self.value + STATISTIC)
-
-
 def activations(model: ModelConfig, parallel: ParallelConfig, *, bytes_per_value: int, gpu: bool) -> Activations:
     """Return what a token leaves on one rank, and what its backward pass holds besides."""
-    shape = _Shape(model, parallel, bytes_per_value, gpu)
-    D, L, value = model.d_model, model.n_layers, bytes_per_value
-    outside = 2 * shape.norm(D) + 2 * D * (value + shape.mask)  # both norms, what they give, both dropouts
-    attention, mlp = _attention(shape), _mlp(shape)
-    backward = D * value + 2 * model.ff_width * value // parallel.tensor  # into the block, and inside its MLP
-    ends = shape.norm(D) + D * (value + shape.mask)
-    if parallel.recompute == "full":
-        return Activations(L * D * value, ends, outside + attention + mlp + backward)
-    if parallel.recompute == "selective":
-        return Activations(L * (outside + mlp), ends, max(backward, attention + D * value))
-    return Activations(L * (outside + attention + mlp), ends, backward)
+    found: Activations = cost_of(model.family).activations(model, parallel, bytes_per_value=bytes_per_value, gpu=gpu)
+    return found
 
 
 def logits_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, gpu: bool) -> int:
@@ -82,33 +46,3 @@ def head_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, byt
         4 if parallel.tensor == 1 and tokens * rows > MOST_LOGITS else bytes_per_value
     )  # chunks are summed in float32
     return tokens * model.d_model * bytes_per_value + rows * model.d_model * wide
-
-
-def _attention(shape: _Shape) -> int:
-    model, t, value = shape.model, shape.parallel.tensor, shape.value
-    H, G, K = model.n_heads // t, model.kv_heads // t, model.head_dim
-    Q, KV = H * K, G * K
-    rotary, exchanged = model.position == "rotary", shape.parallel.sequence > 1
-    made_anew = rotary or model.qk_norm or exchanged  # queries and keys are no views of the projection
-    statistics = 0
-    if model.dropout and not shape.gpu:  # the plain kernel: scaled queries and keys, values, and the scores three times
-        kept = 3 * Q + 3 * H * model.context_length
-        projection = 0
-    else:
-        statistics = H * STATISTIC
-        kept = Q + KV + Q  # queries, keys, output
-        projection = KV  # values
-        if model.fused_qkv and not exchanged:  # a view of part of a matrix keeps all of it
-            projection, kept = Q + 2 * KV, kept if made_anew else Q
-    copied = exchanged or (made_anew and not shape.gpu) or (model.dropout > 0 and not shape.gpu)
-    kept += Q if copied else 0
-    norms = 0
-    if model.qk_norm:
-        whole = projection >= Q + 2 * KV  # then the input of both norms is kept already
-        norms = shape.norm(K, H) + shape.norm(K, G) - (Q + KV) * value * whole
-    return (kept + projection) * value + norms + statistics
-
-
-def _mlp(shape: _Shape) -> int:
-    width = shape.model.ff_width // shape.parallel.tensor
-    return (4 if shape.model.mlp == "swiglu" else 2) * width * shape.value

@@ -15,6 +15,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Return the keys that the section may have; one that has kinds adds those of all kinds."""
+        return list(cls.model_fields)
+
 
 S = TypeVar("S", bound=Section)
 
@@ -76,4 +81,5 @@ def _fields_at(section: type[Section], path: list[str]) -> list[str]:
         if not nested:
             return []
         current = nested[0]
-    return list(current.model_fields)
+    keys: list[str] = current.known_keys()
+    return keys

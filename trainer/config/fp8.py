@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import Degrees
 from trainer.errors import UserError
+from trainer.models.registry import cost_of
 
 NEEDED = (9, 0)  # compute capability of Hopper
 _NEEDS = f"precision fp8 needs a Hopper GPU (compute capability {NEEDED[0]}.{NEEDED[1]} or above)"
@@ -27,12 +28,8 @@ def check_fp8(model: ModelConfig, degrees: Degrees, *, micro_batch: int, gpu: bo
     """Raise `UserError` where the ranks have no GPU, or a side of a matrix on a rank is not a multiple of 16."""
     if not gpu:
         raise UserError(NO_GPU)
-    t = degrees.tensor
     sides = {
-        "d_model": model.d_model,
-        f"n_heads x head_dim / tensor {t}": model.n_heads * model.head_dim // t,
-        f"n_kv_heads x head_dim / tensor {t}": model.kv_heads * model.head_dim // t,
-        f"d_ff / tensor {t}": model.ff_width // t,
+        **cost_of(model.family).fp8_sides(model, degrees.tensor),
         "tokens of a micro-batch on a rank": micro_batch * model.context_length // degrees.sequence,
     }
     for name, side in sides.items():

@@ -51,8 +51,7 @@ class Memory:
 def rank_parameters(model: ModelConfig, tensor: int) -> int:
     """Return the parameters that one tensor rank holds: matrices are split, norms and positions are not."""
     count = count_parameters(model)
-    replicated = count.norms + count.position
-    return -(-(count.total - replicated) // tensor) + replicated
+    return -(-(count.total - count.replicated) // tensor) + count.replicated
 
 
 def rank_memory(

@@ -1,81 +1,87 @@
-"""The model section: what is built, independent of how it is sharded."""
+"""The model section: what every family of models has. A family adds its own keys in its folder's `config.py`."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, WrapValidator
 
 from trainer.config.base import Section
-from trainer.config.sizes import dimensions
 from trainer.config.span import Count
+from trainer.errors import UserError
+from trainer.models.registry import FAMILIES, find_family, load
+
+DEFAULT_FAMILY = "transformer"
 
 
 class ModelConfig(Section):
-    """A decoder-only language model. `size` finds width, depth and heads by the rule in `trainer/config/sizes.py`."""
+    """A language model. Read one with `parse_model`, which gives the section of its family."""
 
-    family: Literal["transformer"] = Field("transformer", description="architecture")
-    size: str | None = Field(None, description="body parameters, such as 10M; or give d_model, n_layers, n_heads")
+    family: str = Field(DEFAULT_FAMILY, description=f"architecture: {', '.join(FAMILIES)}")
+    size: str | None = Field(None, description="body parameters, such as 10M; or give the shape, key by key")
     d_model: int = Field(gt=0, description="width of the residual stream")
     n_layers: int = Field(gt=0, description="number of blocks")
-    n_heads: int = Field(gt=0, description="query heads; each is d_model / n_heads wide")
-    n_kv_heads: int | None = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
-    d_ff: int | None = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
     vocab_size: Count | None = Field(None, gt=0, description="default: the tokenizer's")
     vocab_multiple_of: int = Field(
         1, gt=0, description="round the embedding's rows up, so that tensor ranks can split it"
     )
     context_length: Count = Field(256, gt=0, description="tokens of one training sequence")
-
-    position: Literal["rotary", "learned"] = Field("rotary", description="how places in the sequence are told")
-    rotary_base: float = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
-    norm: Literal["rmsnorm", "layernorm"] = Field("rmsnorm", description="before attention and MLP, and at the end")
-    mlp: Literal["swiglu", "gelu", "gelu_tanh"] = Field("swiglu", description="gelu_tanh: the approximation of GPT-2")
-    qk_norm: bool = Field(False, description="RMSNorm of queries and keys, for each head")
     tied_embeddings: bool = Field(True, description="the head is the embedding")
-    bias: bool = Field(False, description="biases in linear layers and LayerNorm")
-    fused_qkv: bool = Field(True, description="one matrix for queries, keys and values")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="of attention, embeddings and what each part adds; training only"
     )
-    init_std: float | None = Field(None, gt=0, description="default sqrt(2 / 5 d_model), see initial_std")
+    init_std: float | None = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
 
-    @model_validator(mode="before")
     @classmethod
-    def _dimensions_from_size(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("size") is None:
-            return values
-        shape = dimensions(values["size"])
-        derived = {"d_model": shape.d_model, "n_layers": shape.n_layers, "n_heads": shape.n_heads}
-        return {**derived, **values, "size": str(values["size"])}
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> ModelConfig:
-        if self.d_model % self.n_heads:
-            raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
-        if self.n_heads % self.kv_heads:
-            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads}")
-        if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions need an even head width, d_model / n_heads is {self.head_dim}")
-        return self
-
-    @property
-    def head_dim(self) -> int:
-        return self.d_model // self.n_heads
-
-    @property
-    def kv_heads(self) -> int:
-        return self.n_kv_heads or self.n_heads
-
-    @property
-    def ff_width(self) -> int:
-        """MLP width. Gated: 8/3 d_model rounded up to a multiple of 16, for equal parameters (Shazeer 2020)."""
-        if self.d_ff is not None:
-            return self.d_ff
-        return -(-8 * self.d_model // 48) * 16 if self.mlp == "swiglu" else 4 * self.d_model
+    def known_keys(cls) -> list[str]:
+        """Return the keys of every family."""
+        sections = [cls, *(config_class(family) for family in FAMILIES)]
+        return list(dict.fromkeys(key for section in sections for key in section.model_fields))
 
     @property
     def vocab_rows(self) -> int:
         """Rows of the embedding: the vocabulary rounded up to `vocab_multiple_of`."""
         assert self.vocab_size is not None, "the vocabulary is known once the data are prepared"
         return -(-self.vocab_size // self.vocab_multiple_of) * self.vocab_multiple_of
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
+        values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
+        if self.vocab_size == self.vocab_rows:  # rounding that changes nothing is no difference
+            values["vocab_multiple_of"] = 1
+        return values
+
+    def shape(self) -> dict[str, int]:
+        """Return the numbers that a size stands for, by key."""
+        return {"d_model": self.d_model, "n_layers": self.n_layers}
+
+    def free_on_warm_start(self) -> tuple[str, ...]:
+        """Return the settings that no parameter depends on, so that a warm start may change them."""
+        return ()
+
+
+def config_class(family: str) -> type[ModelConfig]:
+    """Return the section of a family. Raises `UserError` for one that is not known."""
+    section: type[ModelConfig] = load(find_family(family).config)
+    return section
+
+
+def parse_model(values: Any) -> ModelConfig:
+    """Return a model section, read as its family's. Raises pydantic's errors, and ValueError for an unknown family."""
+    if isinstance(values, ModelConfig):
+        return values
+    family = values.get("family", DEFAULT_FAMILY) if isinstance(values, dict) else DEFAULT_FAMILY
+    try:
+        section = config_class(str(family))
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return section.model_validate(values)
+
+
+def _of_family(values: Any, _: Callable[[Any], ModelConfig]) -> ModelConfig:
+    return parse_model(values)
+
+
+# A field that takes the section of any family.
+AnyModel = SerializeAsAny[Annotated[ModelConfig, WrapValidator(_of_family)]]

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from trainer.config.base import Section
 from trainer.config.model import ModelConfig
 from trainer.errors import UserError
+from trainer.models.registry import cost_of
 
 
 class ParallelConfig(Section):
@@ -104,30 +105,14 @@ def check_model_splits(model: ModelConfig, degrees: Degrees) -> None:
 
     Everything must divide: uneven shares would make some ranks wait for others in every layer.
     """
+    cost_of(model.family).check_splits(model, degrees)
     t, s = degrees.tensor, degrees.sequence
-    if t > model.kv_heads and model.n_heads % t == 0:
+    if model.vocab_size is not None and model.vocab_rows % t:
         raise UserError(
-            f"tensor degree {t} is greater than the {model.kv_heads} key/value heads: "
-            f"use a tensor degree that divides {model.kv_heads}, or more key/value heads (model.n_kv_heads)"
+            f"vocabulary rows {model.vocab_rows} is not a multiple of the tensor degree {t}: "
+            f"set model.vocab_multiple_of to {t}"
         )
-    counts = {
-        "n_heads": model.n_heads,
-        "n_kv_heads": model.kv_heads,
-        "d_ff": model.ff_width,
-    }
-    if model.vocab_size is not None:
-        counts["vocabulary rows"] = model.vocab_rows
-    for name, count in counts.items():
-        if count % t:
-            hint = f"set model.vocab_multiple_of to {t}" if name == "vocabulary rows" else "change one of them"
-            raise UserError(f"{name} {count} is not a multiple of the tensor degree {t}: {hint}")
     if model.context_length % s:
         raise UserError(
             f"context_length {model.context_length} is not a multiple of the sequence degree {s}: change one of them"
         )
-    for name, count in (("n_heads", model.n_heads), ("n_kv_heads", model.kv_heads)):
-        if (count // t) % s:
-            raise UserError(
-                f"{name} {count} / tensor {t} = {count // t} heads on a rank, not a multiple of the sequence degree "
-                f"{s}: sequence parallelism hands each rank whole heads, so lower a degree or add heads"
-            )

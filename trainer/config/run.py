@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from trainer.config.base import Section
 from trainer.config.data import DataConfig
-from trainer.config.model import ModelConfig
+from trainer.config.model import AnyModel
 from trainer.config.optim import OptimConfig, ScheduleConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.sections import (
@@ -35,7 +35,7 @@ class RunConfig(Section):
 
     name: str = Field("run", description="of the run directory, under --runs")
     seed: int = Field(0, ge=0, description="of initial values, data order and dropout")
-    model: ModelConfig
+    model: AnyModel
     data: DataConfig
     batch: BatchConfig
     tokens: Count | None = Field(None, gt=0, description="length of the run in tokens")

@@ -20,11 +20,18 @@ class Family:
     """Where the parts of a family are, each as `module:name`."""
 
     name: str
+    config: str  # its section of the configuration, a ModelConfig
+    cost: str  # the module that counts: see `trainer/models/transformer/cost.py`
     model: str  # a LanguageModel, made from its configuration
 
 
 FAMILIES = {
-    "transformer": Family("transformer", model="trainer.models.transformer.model:Transformer"),
+    "transformer": Family(
+        "transformer",
+        config="trainer.models.transformer.config:TransformerConfig",
+        cost="trainer.models.transformer.cost",
+        model="trainer.models.transformer.model:Transformer",
+    ),
 }
 
 
@@ -42,6 +49,12 @@ def find_family(name: str) -> Family:
 
 @cache
 def load(reference: str) -> Any:
-    """Return what `module:name` stands for."""
+    """Return what `module:name` stands for, or the module where no name is given."""
     module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found
+
+
+def cost_of(family: str) -> Any:
+    """Return the module of a family that counts parameters, FLOPs, activations and widths."""
+    return load(find_family(family).cost)

@@ -12,7 +12,7 @@ from launch.scaling.arrays import Array
 from launch.scaling.laws.optimum import budget_for_loss, wasted_share, with_inference
 from launch.scaling.questions.saved_fit import SavedFit
 from trainer.config.counting import count_parameters
-from trainer.config.model import ModelConfig
+from trainer.config.model import ModelConfig, parse_model
 from trainer.config.sizes import dimensions
 from trainer.errors import UserError
 
@@ -142,7 +142,7 @@ def concrete_model(N: float, convention: str, vocab_size: int, context_length: i
         if abs(following - wanted) <= 1e-3 * wanted:
             break
         wanted = following
-    return ModelConfig.model_validate(
+    return parse_model(
         {"size": str(max(3_000, round(wanted))), "vocab_size": vocab_size, "context_length": context_length}
     )
 

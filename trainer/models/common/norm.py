@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainer.config.model import ModelConfig
+from trainer.models.transformer.config import TransformerConfig
 
 
-def make_norm(config: ModelConfig, width: int) -> nn.Module:
+def make_norm(config: TransformerConfig, width: int) -> nn.Module:
     """Return the normalisation that the configuration names, over the last dimension."""
     if config.norm == "layernorm":
         return nn.LayerNorm(width, eps=1e-5, bias=config.bias)

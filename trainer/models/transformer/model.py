@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainer.config.model import ModelConfig
 from trainer.models.common.head import Head
 from trainer.models.common.mlp import GatedMLP, PlainMLP
 from trainer.models.common.norm import make_norm
@@ -15,13 +14,14 @@ from trainer.models.interface import LanguageModel, LayerState, State, places, t
 from trainer.models.mixers.attention.module import rotary_angles
 from trainer.models.mixers.registry import Mixer, find_mixer
 from trainer.models.registry import load
+from trainer.models.transformer.config import TransformerConfig
 from trainer.models.transformer.roles import roles
 
 
 class Block(nn.Module):
     """One pre-norm layer: x + mixer(norm x), then x + mlp(norm x)."""
 
-    def __init__(self, config: ModelConfig, mixer: Mixer, layer: int) -> None:
+    def __init__(self, config: TransformerConfig, mixer: Mixer, layer: int) -> None:
         super().__init__()
         D, F = config.d_model, config.ff_width
         self._mixer, self._mixer_norm = mixer.slot, f"{mixer.slot}_norm"
@@ -58,7 +58,9 @@ class Block(nn.Module):
 class Transformer(LanguageModel):
     """Embedding, blocks, norm and head. See the model's configuration for the choices."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    config: TransformerConfig
+
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, roles(config))
         self.embed = nn.Embedding(config.vocab_rows, config.d_model)
         self.position = nn.Embedding(config.context_length, config.d_model) if config.position == "learned" else None

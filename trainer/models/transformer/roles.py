@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from trainer.config.model import ModelConfig
 from trainer.models.mixers.registry import find_mixer
 from trainer.models.registry import load
 from trainer.models.roles import Normal, Role, linear, norm
+from trainer.models.transformer.config import TransformerConfig
 
 
-def roles(config: ModelConfig) -> dict[str, Role]:
+def roles(config: TransformerConfig) -> dict[str, Role]:
     """Return the table of roles.
 
     Matrices begin with a standard deviation of sqrt(2 / 5D), "small init" (Nguyen and Salazar 2019, arXiv 1910.05895),

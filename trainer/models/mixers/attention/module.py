@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config.model import ModelConfig
 from trainer.models.common.norm import make_norm
 from trainer.models.interface import LayerState
+from trainer.models.transformer.config import TransformerConfig
 
 
 def remember(state: LayerState, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, documents: Tenso
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) with grouped-query heads (Ainslie et al. 2023)."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         D, K = config.d_model, config.head_dim
         self.head_dim, self.dropout = K, config.dropout

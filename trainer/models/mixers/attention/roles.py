@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from trainer.config.model import ModelConfig
 from trainer.models.roles import Role, linear, norm
+from trainer.models.transformer.config import TransformerConfig
 
 
-def roles(config: ModelConfig, std: float, out_std: float) -> dict[str, Role]:
+def roles(config: TransformerConfig, std: float, out_std: float) -> dict[str, Role]:
     """Return the roles of one layer's attention. Tensor ranks hold whole heads."""
     D, Q, KV = config.d_model, config.n_heads * config.head_dim, config.kv_heads * config.head_dim
     return {
