@@ -19,7 +19,7 @@ from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
 from trainer.data.batches import Batches, held_out
 from trainer.data.manifest import Manifest
-from trainer.data.opening import evaluation_sets, open_batches, open_split
+from trainer.data.opening import evaluation_sets, masks_documents, open_batches, open_split
 from trainer.data.skipping import parse_ranges
 from trainer.evaluation.perplexity import Evaluation, evaluate
 from trainer.guard.fence import Fence
@@ -161,7 +161,8 @@ def _evaluate(name: str, config: RunConfig, plan: Plan, manifest: Manifest, engi
         plan.micro_batch,
         mesh.dp_rank,
         mesh.dp_size,
-        documents=config.data.document_mask,
+        documents=masks_documents(config.data),
+        packed=config.data.packing == "best_fit",
     )
     return evaluate(
         engine,
