@@ -145,6 +145,7 @@ def result(session: Session) -> dict[str, object]:
         "unique_tokens": session.manifest.tokens("train"),
         "tokenizer_hash": session.manifest.tokenizer_hash,
         "data_hash": session.manifest.data_hash,
+        "sources_left_out": run.batches.left_out(),
         "skipped_steps": [list(pair) for pair in run.batches.skipped],
         "evaluations": [evaluation.row() for evaluation in session.evaluations],
     }
