@@ -55,7 +55,7 @@ def byte_level(directory: Path, _: str) -> None:
 
 def llama_like(directory: Path, _: str) -> None:
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
-    vocabulary = {piece: token for token, piece in enumerate([EOS, *fallback, *"▁abcdethämtB"])}
+    vocabulary = {piece: token for token, piece in enumerate([EOS, *fallback, *"▁abcdehämtB"])}
     vocabulary |= {piece: len(vocabulary) + k for k, piece in enumerate(["▁t", "th", "▁th", "▁the"])}
     merges = [("▁", "t"), ("t", "h"), ("▁t", "h"), ("▁th", "e")]
     tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, fuse_unk=True))
