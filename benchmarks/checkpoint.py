@@ -20,8 +20,8 @@ import torch.multiprocessing as mp
 
 from benchmarks.overhead import Batch, run_config
 from trainer.checkpoint.save import CheckpointWriter
+from trainer.engine.build import build_engine
 from trainer.models.build import build_model
-from trainer.parallel.engine import build_engine
 from trainer.parallel.start import start
 
 

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.allocate import golden_section
-from launch.scaling.clusters import clusters
-from launch.scaling.decide import decide
-from launch.scaling.doubts import doubts
+from launch.scaling.arrays import Array
+from launch.scaling.laws.optimum import golden_section
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.objective import Array
-from launch.scaling.saved import saved_fit
-from launch.scaling.study import study
-from launch.scaling.table import Table
+from launch.scaling.questions.next_run import decide
+from launch.scaling.questions.saved_fit import saved_fit
+from launch.scaling.table.clusters import clusters
+from launch.scaling.table.table import Table
+from launch.scaling.trust.residual_tests import doubts
+from launch.scaling.trust.study import study
 
 TRUTH = {"E": 1.8172, "A": 477.8, "B": 2143.4, "alpha": 0.3473, "beta": 0.3672}
 REPLICATES, FURTHER, NEW = 400, 10.0, 2.0

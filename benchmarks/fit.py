@@ -23,13 +23,13 @@ import numpy as np
 from scipy.optimize import minimize
 
 from launch.commands.tables import drop_highest
-from launch.scaling.bootstrap import row_weights, weighted_bootstrap
-from launch.scaling.fit import fit_law
+from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.load import load
 from launch.scaling.report.write import build, render
-from launch.scaling.study import study
-from launch.scaling.table import Table
+from launch.scaling.table.load import load
+from launch.scaling.table.table import Table
+from launch.scaling.trust.bootstrap import row_weights, weighted_bootstrap
+from launch.scaling.trust.study import study
 
 GRID = {
     "a": np.arange(0, 30, 5),

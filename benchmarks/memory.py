@@ -27,8 +27,9 @@ import torch.multiprocessing as mp
 
 from benchmarks.overhead import TOKENS, Batch, run_config
 from trainer.config.memory import Memory, rank_memory
-from trainer.models.transformer import Transformer
-from trainer.parallel.engine import Engine, build_engine
+from trainer.engine.build import build_engine
+from trainer.engine.engine import Engine
+from trainer.models.build import make_model
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.start import start
 
@@ -39,10 +40,10 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000", "MAL
 def state_bytes(engine: Engine) -> int:
     """Return the bytes of all distinct storages behind parameters, master copies and moments."""
     tensors = [getattr(p, "ds_tensor", p).data for p in engine.module.parameters()]
-    optimizer = engine.ds.optimizer
+    optimizer = engine.sharded.ds.optimizer
     for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
         tensors += getattr(optimizer, name, [])
-    for state in engine.ds.basic_optimizer.state.values():
+    for state in engine.sharded.ds.basic_optimizer.state.values():
         tensors += [value for value in state.values() if torch.is_tensor(value)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
@@ -84,7 +85,7 @@ def forget_peak() -> None:
 def build(config: Any, mesh: Mesh) -> Engine:
     """Return an engine whose model is made as in a run: each rank its own share."""
     with torch.device("meta"):
-        model = Transformer(config.model)
+        model = make_model(config.model)
     return build_engine(config, model, mesh, lr=1e-3, accumulation=1, device=torch.device("cpu"))
 
 

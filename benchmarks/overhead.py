@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from trainer.config.base import parse_section
 from trainer.config.run import RunConfig
+from trainer.engine.build import build_engine
 from trainer.models.build import build_model
-from trainer.parallel.engine import build_engine
-from trainer.parallel.optimizer import parameter_groups
+from trainer.optim.build import parameter_groups
 from trainer.parallel.start import start
-from trainer.parallel.vocab_loss import VocabularyParallelLoss
+from trainer.parallel.tensor.vocab_loss import VocabularyParallelLoss
 
 VOCAB, TOKENS = 4096, 128
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -26,8 +26,8 @@ from trainer.config.load import run_from_values
 from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
 from trainer.data.batches import MicroBatch
+from trainer.engine.build import build_engine
 from trainer.models.build import build_model
-from trainer.parallel.engine import build_engine
 from trainer.parallel.start import start
 
 VOCAB, CONTEXT = 4096, 256

@@ -15,7 +15,7 @@ from launch.console import make_console
 from launch.data_preparation import resolve
 from launch.job import JobSpec, JobState, JobStatus
 from launch.plan_table import run_table
-from launch.sweep.estimate import matrix_rate, seconds_on_cpu
+from launch.planner.expected import matrix_rate, seconds_on_cpu
 from trainer.checkpoint.compatible import check_start
 from trainer.config.load import dump, load_run
 from trainer.config.plan import make_plan, share_out

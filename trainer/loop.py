@@ -11,9 +11,9 @@ from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
 from trainer.config.span import Span
 from trainer.data.batches import Batches
+from trainer.engine.engine import Engine, StepOutcome
 from trainer.evaluation.perplexity import Evaluation
 from trainer.guard.fence import ReplacedError
-from trainer.parallel.engine import Engine, StepOutcome
 from trainer.tracking.record import Record
 from trainer.tracking.throughput import Throughput
 
@@ -49,7 +49,7 @@ def train(run: Run) -> bool:
     skipped = 0
     while run.step < run.plan.steps:
         outcome = _one_step(run)
-        if run.engine.agreed("leave"):
+        if run.engine.agreement.agreed("leave"):
             raise ReplacedError("a newer attempt of this run has started")
         skipped = _check_finite(run, outcome, skipped)
         if _due(run, run.config.tracking.log_every) or run.step == run.plan.steps:
@@ -62,7 +62,7 @@ def train(run: Run) -> bool:
                 run.settle()
                 return False
             due = _due(run, run.config.checkpoint.every) or run.step in run.config.checkpoint.keep_at
-            if due or run.engine.agreed("save"):
+            if due or run.engine.agreement.agreed("save"):
                 run.save(run.step)
     run.save(run.step)
     _record_evaluation(run)

@@ -21,14 +21,15 @@ from trainer.data.batches import Batches, held_out
 from trainer.data.manifest import Manifest
 from trainer.data.opening import evaluation_sets, masks_documents, open_batches, open_split
 from trainer.data.skipping import parse_ranges
+from trainer.engine.build import build_engine
+from trainer.engine.engine import Engine
 from trainer.evaluation.perplexity import Evaluation, evaluate
 from trainer.evaluation.text_bytes import TextBytes, agreed_text_bytes
 from trainer.guard.fence import Fence
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
-from trainer.models.transformer import Transformer
-from trainer.parallel.engine import Engine, build_engine
+from trainer.models.build import make_model
 from trainer.parallel.mesh import Mesh
 from trainer.provenance import provenance
 from trainer.run_dir import RunDir, write_atomically
@@ -58,7 +59,7 @@ def open_session(
 ) -> Session:
     """Open the data, build the model and its engine, load the newest checkpoint, and start the record."""
     with torch.device("meta"):
-        model = Transformer(config.model)
+        model = make_model(config.model)
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
     record = _open_record(config, plan, run_dir, fence, first=mesh.rank == 0)
     keeper = _open_keeper(config, plan, engine, manifest, record, run_dir, fence)
@@ -86,7 +87,7 @@ def open_session(
         evaluate=evaluate_all,
         save=lambda step: keeper.save(step, batches.state(step)),
         settle=keeper.settle,
-        stop_requested=lambda: engine.agreed("stop"),
+        stop_requested=lambda: engine.agreement.agreed("stop"),
         step=step,
     )
     closers = [batches.close, keeper.close, *guards, engine.close]
@@ -137,12 +138,12 @@ def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper, fence: Fence
     def progress() -> None:
         watchdog.beat()
         if keeper.minutes_passed():
-            engine.ask("save")
+            engine.agreement.ask("save")
         if engine.mesh.is_first and not fence.open():
-            engine.ask("leave")
+            engine.agreement.ask("leave")
 
     engine.progress = progress
-    return [on_stop_signal(lambda: engine.ask("stop")), watchdog.close]
+    return [on_stop_signal(lambda: engine.agreement.ask("stop")), watchdog.close]
 
 
 def _evaluation_sets(config: RunConfig, manifest: Manifest, record: Record) -> list[str]:

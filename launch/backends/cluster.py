@@ -11,8 +11,7 @@ from pydantic import Field
 
 from launch.job import Backend, JobSpec, Mount, Requeue, Task
 from trainer.config.base import Section, parse_section
-from trainer.config.load import configs_root, read_yaml
-from trainer.errors import UserError, did_you_mean
+from trainer.config.load import config_file, read_yaml
 
 
 class RequeueConfig(Section):
@@ -80,10 +79,7 @@ LOCAL = ClusterConfig()
 
 def load_cluster(name: str) -> ClusterConfig:
     """Read a cluster by its name in configs/cluster, or from a YAML file. Raises UserError."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else configs_root() / "cluster" / f"{name}.yaml"
-    if not path.exists():
-        known = [p.stem for p in path.parent.glob("*.yaml")]
-        raise UserError(f"there is no cluster {name!r} in {path.parent}{did_you_mean(path.stem, known)}")
+    path = config_file("cluster", name)
     return parse_section(ClusterConfig, read_yaml(path), str(path))
 
 

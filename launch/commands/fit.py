@@ -11,18 +11,19 @@ import click
 
 from launch.commands.options import Positive, json_option, refuse_idle
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
-from launch.scaling.clusters import clusters
-from launch.scaling.deeper import deepen
-from launch.scaling.holdout import Chosen, choose_law, held_out
-from launch.scaling.isoflop import METHODS, fit_frontier, frontier_json
+from launch.scaling.fit.objective import Objective
+from launch.scaling.fit.prepare import prepare
 from launch.scaling.laws.given import parse_values
-from launch.scaling.laws.registry import LAWS, prepare
-from launch.scaling.load import load
-from launch.scaling.mapping import parse_map
-from launch.scaling.objective import Objective
-from launch.scaling.study import study
-from launch.scaling.table import Table
-from launch.scaling.tuning import KNOBS, fit_tuning
+from launch.scaling.laws.registry import LAWS
+from launch.scaling.other.isoflop import METHODS, fit_frontier, frontier_json
+from launch.scaling.other.tuning import KNOBS, fit_tuning
+from launch.scaling.questions.questions import deepen
+from launch.scaling.table.clusters import clusters
+from launch.scaling.table.load import load
+from launch.scaling.table.mapping import parse_map
+from launch.scaling.table.table import Table
+from launch.scaling.trust.holdout import Chosen, choose_law, held_out
+from launch.scaling.trust.study import study
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

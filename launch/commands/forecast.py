@@ -11,13 +11,13 @@ import numpy as np
 
 from launch.commands.options import Size, json_option, refuse_idle, runs_option
 from launch.commands.tables import parse_where, table_options
-from launch.scaling.decide import counted
-from launch.scaling.forecast import Forecast, append, make_forecast, read
-from launch.scaling.forecast import score as score_all
-from launch.scaling.load import load
-from launch.scaling.mapping import parse_map
+from launch.scaling.questions.forecast import Forecast, append, make_forecast, read
+from launch.scaling.questions.forecast import score as score_all
+from launch.scaling.questions.next_run import counted
+from launch.scaling.questions.saved_fit import SavedFit, load_fit
 from launch.scaling.report.model import interval
-from launch.scaling.saved import SavedFit, load_fit
+from launch.scaling.table.load import load
+from launch.scaling.table.mapping import parse_map
 from launch.sweep.pending import pending_cells
 from launch.text import count
 from trainer.errors import UserError

@@ -10,8 +10,9 @@ import click
 import yaml
 
 from launch.commands.options import Positive, Size, json_option, refuse_idle
-from launch.scaling.decide import (
-    PEAK_FLOPS,
+from launch.planner.gpus import NAMES, find_gpu
+from launch.planner.layouts import layouts
+from launch.scaling.questions.next_run import (
     Decision,
     Estimate,
     concrete_model,
@@ -21,10 +22,11 @@ from launch.scaling.decide import (
     flops_of_cluster,
     run_yaml,
 )
-from launch.scaling.saved import SavedFit, load_fit
+from launch.scaling.questions.saved_fit import SavedFit, load_fit
 from launch.sweep.pending import add_cell, shared_run
 from launch.text import count, flops_text
 from trainer.config.counting import count_flops, count_parameters
+from trainer.config.load import run_from_values
 from trainer.config.model import ModelConfig
 from trainer.errors import UserError
 
@@ -36,6 +38,7 @@ Examples:
   escala optimal --fit fit.json --flops 1e21 --served-tokens 1e12 --run-yaml next.yaml
   escala optimal --fit fit.json --flops 1.5e13 --sweep ladder.yaml
 """
+OTHER_MFU = 0.20  # of the given --mfu: as far off as most of the planner's estimates are, see docs/benchmarks
 FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit asked for
 
 
@@ -45,7 +48,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
 @click.option("--gpus", type=click.IntRange(min=1), help="Number of accelerators; with --days.")
 @click.option("--days", type=Positive(), help="Days of training; with --gpus.")
 @click.option("--mfu", default=0.4, show_default=True, help="Share of the peak that training reaches.")
-@click.option("--gpu", default="H100", show_default=True, help=f"One of {', '.join(PEAK_FLOPS)}.")
+@click.option("--gpu", default="H100", show_default=True, help=f"One of {NAMES}.")
 @click.option("--loss", type=Positive(), help="The loss to reach, in nats per token: finds the budget.")
 @click.option("--served-tokens", type=Size(), help="Tokens to be served later; the budget pays for them too.")
 @click.option(
@@ -105,11 +108,12 @@ def optimal(
         yaml_path.write_text(text, encoding="utf-8")
     if sweep_path is not None:
         add_cell(sweep_path, {"model.size": run["model"]["size"], "tokens": run["tokens"]})
+    warnings = [*_far_off(decision, fit, config), *_other_mfu(config, run, gpus, mfu, gpu)]
     if as_json:
-        click.echo(json.dumps(_answer(decision, fit, config, run)))
+        click.echo(json.dumps(_answer(decision, fit, config, run, warnings)))
         return
     _print(decision, fit)
-    _print_model(decision, fit, config, run)
+    _print_model(decision, fit, config, run, warnings)
     if sweep_path is None:
         click.echo(f"\n{text}")
         return
@@ -117,7 +121,9 @@ def optimal(
     click.echo(f"next: escala forecast --fit {fit_path} --sweep {sweep_path}, then escala sweep run {sweep_path}")
 
 
-def _answer(decision: Decision, fit: SavedFit, config: ModelConfig, run: dict[str, Any]) -> dict[str, Any]:
+def _answer(
+    decision: Decision, fit: SavedFit, config: ModelConfig, run: dict[str, Any], warnings: list[str]
+) -> dict[str, Any]:
     """Return what --json prints."""
     estimates = {
         "N": decision.N,
@@ -137,7 +143,7 @@ def _answer(decision: Decision, fit: SavedFit, config: ModelConfig, run: dict[st
         "run": run,
         "run_flops_exact": _exact_flops(config, run),
         "status": fit.status,
-        "warnings": [*decision.warnings, *_far_off(decision, fit, config)],
+        "warnings": [*decision.warnings, *warnings],
     }
 
 
@@ -145,8 +151,10 @@ def _exact_flops(config: ModelConfig, run: dict[str, Any]) -> float:
     return float(count_flops(config).total * run["tokens"])
 
 
-def _print_model(decision: Decision, fit: SavedFit, config: ModelConfig, run: dict[str, Any]) -> None:
-    """Say which model of the ladder is nearest to N*, what its run costs, and whether it is far off."""
+def _print_model(
+    decision: Decision, fit: SavedFit, config: ModelConfig, run: dict[str, Any], warnings: list[str]
+) -> None:
+    """Say which model of the ladder is nearest to N*, what its run costs, and what to know of it."""
     N, exact = counted(config, fit.convention), _exact_flops(config, run)
     click.echo(
         f"\nThe model of the ladder nearest to N*: d_model {config.d_model}, {config.n_layers} layers, "
@@ -155,7 +163,7 @@ def _print_model(decision: Decision, fit: SavedFit, config: ModelConfig, run: di
         f"Its run costs {flops_text(exact, 3)} FLOPs, counted exactly with attention and head: "
         f"{exact / (6 * N * run['tokens']):.2f} times 6 N D"
     )
-    for warning in _far_off(decision, fit, config):
+    for warning in warnings:
         click.secho(f"warning: {warning}", fg="yellow", err=True)
 
 
@@ -165,6 +173,24 @@ def _far_off(decision: Decision, fit: SavedFit, config: ModelConfig) -> list[str
     return [
         f"with a vocabulary of {config.vocab_size} no model of the ladder is near N*: give the --vocab-size, "
         "--context-length and --tokens-per-step of your runs, or --sweep to take them from its cells"
+    ]
+
+
+def _other_mfu(config: ModelConfig, run: dict[str, Any], gpus: int | None, mfu: float, gpu: str) -> list[str]:
+    """Return a warning where the planner expects another utilisation of this run than the budget was counted with."""
+    if gpus is None:
+        return []
+    batch = {"batch": run["batch"], "tokens": run["tokens"]}
+    planned = run_from_values({"model": config.model_dump(mode="json"), "data": {}, **batch}, "the run")
+    try:
+        expected = layouts(planned, world=gpus, gpu=gpu).best.mfu
+    except UserError as error:
+        return [f"the planner finds no layout for this run on the GPUs of the budget: {error}"]
+    if abs(expected / mfu - 1) <= OTHER_MFU:
+        return []
+    return [
+        f"the budget counts on {mfu:.0%} of the peak, the planner expects {expected:.0%} of this run on {gpus} x "
+        f"{find_gpu(gpu).name}: try --mfu {expected:.2f}, or another --tokens-per-step"
     ]
 
 

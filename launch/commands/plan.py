@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @set_option
 @click.option("--world", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks of the run.")
 @click.option("--vocab", type=click.IntRange(min=1), help="Vocabulary, where the data are not prepared yet.")
-@click.option("--gpu", help="Rank every layout on this kind of GPU, such as H100-SXM, by step time.")
+@click.option("--gpu", help="Rank every layout on this kind of GPU, such as H100, by step time.")
 @click.option("--gpu-price", type=float, help="Price of one GPU for an hour, for the cost of each layout.")
 @click.option("--verify", is_flag=True, help="With --gpu: dry-run the best layout here, with fake ranks and no data.")
 @json_option
@@ -37,6 +37,9 @@ def plan(
     as_json: bool,
 ) -> None:
     """Print the plan of the run CONFIG: parameters by part, FLOPs, batch, layout, memory of a rank, expected time.
+
+    Without --gpu the plan is of GPUs where this machine has some, or the configuration asks for them with device: cuda
+    or precision: fp8.
 
     With --gpu, print instead every layout (data x sequence x tensor x ZeRO x micro-batch x recomputation) on so many
     of these GPUs: memory, step time, tokens/s, MFU, hours and cost, best first, and why others do not fit. Nothing is
@@ -55,7 +58,7 @@ def plan(
 
     run, train_tokens = known_vocabulary(load_run(config, assignments), vocab)
     if verify and gpu is None:
-        raise UserError("--verify checks a layout on a GPU: add --gpu NAME, such as --gpu H100-SXM")
+        raise UserError("--verify checks a layout on a GPU: add --gpu NAME, such as --gpu H100")
     if gpu is not None:
         from launch.planner.layouts import layouts
         from launch.planner.table import layouts_table, verified_text
@@ -89,15 +92,24 @@ def known_vocabulary(run: RunConfig, vocab: int | None) -> tuple[RunConfig, int 
     return run.model_copy(update={"model": model}), None
 
 
+def _on_gpus(run: RunConfig) -> bool:
+    """Return whether the ranks have GPUs: this machine's, or those that the configuration asks for."""
+    from launch.backends.warm import local_gpus
+
+    if run.device == "auto":
+        return run.precision == "fp8" or bool(local_gpus(os.environ))
+    return run.device == "cuda"
+
+
 def print_plan(run: RunConfig, train_tokens: int | None, world: int, as_json: bool) -> None:
     """Print the plan of one layout, with the expected time where this machine could run it."""
-    from launch.backends.warm import available_cores, local_gpus
+    from launch.backends.warm import available_cores
     from launch.console import make_console
     from launch.plan_table import run_table
-    from launch.sweep.estimate import matrix_rate, seconds_on_cpu
+    from launch.planner.expected import matrix_rate, seconds_on_cpu
     from trainer.config.plan import make_plan
 
-    gpus = bool(local_gpus(os.environ))
+    gpus = _on_gpus(run)
     made = make_plan(run, world=world, gpu=gpus, train_tokens=train_tokens)
     here = not gpus and world <= available_cores()
     seconds = seconds_on_cpu(run, made, matrix_rate(), ranks=world) if here else None
@@ -106,3 +118,10 @@ def print_plan(run: RunConfig, train_tokens: int | None, world: int, as_json: bo
         click.echo(json.dumps(values, indent=2))
     else:
         make_console().print(run_table(made, seconds))
+        if not gpus and not here:
+            click.secho(
+                f"note: planned for {world} CPU ranks, since this machine has no GPU and the configuration asks for "
+                "none: add --gpu NAME for the layouts on GPUs, or --set device=cuda for the plan of this one there",
+                fg="yellow",
+                err=True,
+            )

@@ -9,9 +9,9 @@ import click
 
 from launch.commands.options import json_option
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
-from launch.scaling.load import load
-from launch.scaling.mapping import parse_map
 from launch.scaling.report import write
+from launch.scaling.table.load import load
+from launch.scaling.table.mapping import parse_map
 
 EPILOG = """\b
 Examples:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from launch.scaling.table import N_CONVENTIONS, Table
+from launch.scaling.table.table import N_CONVENTIONS, Table
 from trainer.errors import UserError
 
 Command = Callable[..., Any]

@@ -1,4 +1,4 @@
-"""GPUs as the planner sees them: memory, peak rates and links, from the vendors' data sheets.
+"""GPUs as all commands see them: memory, peak rates and links, from the vendors' data sheets.
 
 FLOP/s are dense (without sparsity) for bf16, or fp16 where there is no bf16, with fp32 accumulation. Link rates are
 bytes per second in one direction: `link_node` for one GPU to the others of its node (NVLink, else PCIe),
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from trainer.errors import UserError, did_you_mean
 
 GIB = 2**30
+# What tensors cannot have: the driver's part, the CUDA context and NCCL's buffers, then the allocator's unused pieces.
+RESERVED, FRAGMENTED = 2 * GIB, 0.02
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Gpu:
     """One kind of GPU. Memory in bytes, rates per second."""
 
     name: str
-    capability: tuple[int, int]  # NVIDIA's compute capability: what its tensor cores can do
+    capability: tuple[int, int]  # NVIDIA's compute capability: what its tensor cores can do; (0, 0) for other vendors
     memory: int
     flops: float
     bandwidth: float  # of its memory
@@ -27,6 +29,16 @@ class Gpu:
     link_network: float
     per_node: int = 8
     source: str = ""
+
+    @property
+    def usable(self) -> int:
+        """Bytes that a run's tensors can have."""
+        return int(self.memory * (1 - FRAGMENTED)) - RESERVED
+
+    @property
+    def power_limited(self) -> bool:
+        """Whether large products meet the power limit before the peak: Hopper and its contemporaries."""
+        return self.capability >= (9, 0) or self.capability == (0, 0)
 
 
 def _gpu(
@@ -48,15 +60,31 @@ GPUS: dict[str, Gpu] = {
         _gpu("H100-SXM", (9, 0), 80, 989, 3.35, 450, 50, "NVIDIA H100 data sheet, 2023; DGX H100: 8 x 400 Gb/s"),
         _gpu("H200-SXM", (9, 0), 141, 989, 4.8, 450, 50, "NVIDIA H200 data sheet, 2024; DGX H200: 8 x 400 Gb/s"),
         _gpu("B200", (10, 0), 180, 2250, 7.7, 900, 50, "NVIDIA DGX B200 data sheet, 2024: 8 x 400 Gb/s"),
+        _gpu("MI300X", (0, 0), 192, 1307, 5.3, 448, 50, "AMD Instinct MI300X data sheet, 2023; 7 x 64 GB/s, 400 Gb/s"),
     )
 }
+ALIASES = {
+    "V100": "V100-SXM-32GB",
+    "A100": "A100-SXM-80GB",
+    "A100-40GB": "A100-SXM-40GB",
+    "A100-80GB": "A100-SXM-80GB",
+    "4090": "RTX-4090",
+    "H100": "H100-SXM",
+    "H200": "H200-SXM",
+}
+# Kinds of which published runs were compared with the planner's estimate, see docs/benchmarks/launching.md.
+COMPARED = ("A100-SXM-40GB", "A100-SXM-80GB", "H100-SXM", "H200-SXM")
+NAMES = ", ".join([*GPUS, *ALIASES])
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return a GPU by its name, capitals or not. Raises UserError."""
+    """Return a GPU by its name or an alias, capitals, spaces and underscores as one likes. Raises UserError."""
     known = {key.lower(): gpu for key, gpu in GPUS.items()}
-    if name.lower() not in known:
-        kinds = " or ".join(gpu for gpu in GPUS if gpu.lower().startswith(name.lower()))
-        hint = f": say {kinds}" if kinds else did_you_mean(name, GPUS)
-        raise UserError(f"the planner knows no GPU {name!r}{hint}")
-    return known[name.lower()]
+    known |= {alias.lower(): GPUS[key] for alias, key in ALIASES.items()}
+    asked = name.lower().replace(" ", "-").replace("_", "-").removeprefix("nvidia-").removeprefix("amd-")
+    if asked not in known:
+        kinds = [gpu for gpu in GPUS if gpu.lower().startswith(asked)] if asked else []
+        family = [key for key in (*GPUS, *ALIASES) if key.lower().split("-")[0] == asked.split("-")[0]]
+        hint = f": say {' or '.join(kinds)}" if kinds else did_you_mean(name, family or [*GPUS, *ALIASES])
+        raise UserError(f"unknown GPU {name!r}{hint}")
+    return known[asked]

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.planner.layouts import Estimate, Layouts
+from launch.planner.layout import Estimate
+from launch.planner.layouts import Layouts
 from launch.text import count, duration, size
 
 SHOWN = 10
@@ -44,7 +45,7 @@ def layouts_table(found: Layouts, shown: int = SHOWN) -> RenderableType:
         table.add_column("cost", justify="right")
     for estimate in found.ranked[:shown]:
         table.add_row(*_row(estimate), *([f"{estimate.cost:,.0f}"] if priced else []))
-    return Group(table, Text(), _parts(found.best), *_refused(found))
+    return Group(table, Text(), _parts(found.best), *_notes(found), *_refused(found))
 
 
 def _row(e: Estimate) -> list[str]:
@@ -70,6 +71,10 @@ def _parts(best: Estimate) -> Text:
     return Text(
         f"best: memory {memory}\n      step {time}\n      " + " ".join(f"--set {s}" for s in best.layout.settings())
     )
+
+
+def _notes(found: Layouts) -> list[RenderableType]:
+    return [Text(f"note: {note}", style="yellow") for note in found.notes]
 
 
 def _refused(found: Layouts) -> list[RenderableType]:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from launch.planner.layouts import Layout
+from launch.planner.layout import Layout
 from trainer.config.load import dump, run_from_values, set_values
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
@@ -25,7 +25,7 @@ def with_layout(config: RunConfig, layout: Layout) -> RunConfig:
 
 
 def verify(config: RunConfig, layout: Layout, world: int) -> dict[str, Any]:
-    """Dry-run rank 0 of a layout and return what it holds, see `trainer.dry_run`.
+    """Dry-run rank 0 of a layout and return what it holds, see `trainer.engine.dry_run`.
 
     Needs torch on this machine, no GPU, and about half a minute. Raises UserError when the layout does not work.
     """
@@ -34,7 +34,7 @@ def verify(config: RunConfig, layout: Layout, world: int) -> dict[str, Any]:
         path.write_text(dump(with_layout(config, layout)), encoding="utf-8")
         with log.open("wb") as errors:
             done = subprocess.run(
-                [sys.executable, "-m", "trainer.dry_run", "--config", str(path), "--world", str(world)],
+                [sys.executable, "-m", "trainer.engine.dry_run", "--config", str(path), "--world", str(world)],
                 env={**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.scaling.identify import allocation_obstacles
+from launch.scaling.arrays import Array
 from launch.scaling.laws.base import Centre
+from launch.scaling.laws.identify import allocation_obstacles
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.objective import Array
-from launch.scaling.profile import gradient_of
+from launch.scaling.trust.profile import gradient_of
 from trainer.errors import UserError
 
 # Besiroglu et al. 2024 (arXiv 2404.10102): the corrected fit of Hoffmann et al.'s runs.

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from launch.scaling.objective import Array
+from launch.scaling.arrays import Array
 from launch.sweep.design import Cell, Question
 from launch.text import count, flops_text
 from trainer.errors import UserError

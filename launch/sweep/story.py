@@ -17,13 +17,13 @@ from launch.backends.ssh import SshBackend
 from launch.backends.warm import PRELOAD
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
+from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.runs_root import runs_flag
-from launch.scaling.load import from_ledger
 from launch.scaling.report.console import print_ladder
 from launch.scaling.report.write import ReportPaths, write
+from launch.scaling.table.load import from_ledger
 from launch.sweep import ledger
 from launch.sweep.collect import loss_curve
-from launch.sweep.estimate import matrix_rate, seconds_on_cpu
 from launch.sweep.opened import Opened, locked, open_sweep
 from launch.sweep.progress import Watcher, spread_over
 from launch.sweep.run import CellProgress, SweepRun

@@ -22,7 +22,7 @@ def train_from(
     from trainer.checkpoint.load import load
     from trainer.checkpoint.save import save
     from trainer.models.build import build_model
-    from trainer.parallel.engine import build_engine
+    from trainer.engine.build import build_engine
     from trainer.parallel.start import start
 
     device = torch.device("cpu")

@@ -19,7 +19,7 @@ def gradients(config: RunConfig) -> dict[str, Any]:
     import torch.nn.functional as F
 
     from trainer.models.build import build_model
-    from trainer.parallel.engine import build_engine
+    from trainer.engine.build import build_engine
     from trainer.parallel.start import start
 
     masks: list[float] = []

@@ -15,7 +15,7 @@ from trainer.config.run import RunConfig
 
 def open_engine(config: RunConfig) -> Any:
     from trainer.models.build import build_model
-    from trainer.parallel.engine import build_engine
+    from trainer.engine.build import build_engine
     from trainer.parallel.start import start
 
     device = torch.device("cpu")
@@ -29,7 +29,6 @@ def batch_of(engine: Any, step: int) -> list[MicroBatch]:
 
 def skip_one(config: RunConfig) -> dict[str, Any]:
     """Take a step whose third has one weight of NaN on one data rank; return outcomes and what the skip changed."""
-    from trainer.checkpoint.fragments import fragments
 
     engine = open_engine(config)
     outcomes, changed = [], None
@@ -38,11 +37,11 @@ def skip_one(config: RunConfig) -> dict[str, Any]:
         weights = torch.ones(batch.targets.shape)
         if step == 2 and engine.mesh.dp_rank == 1:
             weights[0, 0] = math.nan
-        before = [f.weight.clone() for f in fragments(engine)]
+        before = [f.weight.clone() for f in engine.sharded.fragments()]
         outcome = engine.train_step([MicroBatch(batch.inputs, batch.targets, weights)], 1e-3)
         outcomes.append((outcome.skipped, math.isfinite(outcome.grad_norm)))
         if step == 2:
-            changed = any(not torch.equal(a, f.weight) for a, f in zip(before, fragments(engine), strict=True))
+            changed = any(not torch.equal(a, f.weight) for a, f in zip(before, engine.sharded.fragments(), strict=True))
     engine.close()
     return {"outcomes": outcomes, "changed": changed}
 
@@ -114,7 +113,7 @@ def smoothed(smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the losses and the gradient of this rank's half of the logits."""
     import torch.distributed as dist
 
-    from trainer.parallel.vocab_loss import VocabularyParallelLoss
+    from trainer.parallel.tensor.vocab_loss import VocabularyParallelLoss
 
     logits, targets = logits_and_targets()
     half = VOCAB // 2

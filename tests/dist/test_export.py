@@ -17,7 +17,7 @@ from tests.dist.runs import global_batch, tiny
 from tests.dist.test_checkpoint import train_from
 from trainer.checkpoint.convert import consolidate, main
 from trainer.errors import UserError
-from trainer.models.transformer import Transformer
+from trainer.models.build import make_model
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"n_kv_heads": 2},
@@ -32,7 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
 def logits_of(source: Path) -> torch.Tensor:
     """Return our logits for a batch from a checkpoint's parameters."""
     tensors, config = consolidate(source)
-    model = Transformer(config)
+    model = make_model(config)
     model.load_state_dict({**tensors, "head.weight": tensors.get("head.weight", tensors["embed.weight"])})
     with torch.no_grad():
         logits: torch.Tensor = model.eval()(global_batch(0).inputs)

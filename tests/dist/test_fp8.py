@@ -71,7 +71,7 @@ def train(tensor: int, zero_stage: int) -> tuple[list[float], list[int]]:
     """Train in fp8 on this world as if it had the GPUs; return the losses and how many products each step took."""
     from tests.dist.runs import global_batch, micro_batches
     from trainer.models.build import build_model
-    from trainer.parallel import engine as module
+    from trainer.engine import build as module
     from trainer.parallel.start import start
 
     module.check_gpu = lambda device: None  # type: ignore[attr-defined]

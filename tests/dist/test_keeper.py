@@ -32,7 +32,7 @@ def run_steps(
     from trainer.checkpoint.keeper import Keeper
     from trainer.guard.fence import Fence
     from trainer.models.build import build_model
-    from trainer.parallel.engine import build_engine
+    from trainer.engine.build import build_engine
     from trainer.parallel.start import start
 
     device = torch.device("cpu")
@@ -51,7 +51,7 @@ def run_steps(
     losses = []
     while step < stop:
         if step == 2 and mesh.rank == stop_on_rank:
-            engine.ask("stop")
+            engine.agreement.ask("stop")
         losses.append(engine.train_step(micro_batches(global_batch(step), mesh.dp_rank, mesh.dp_size, 1), 3e-3).loss)
         step += 1
         if break_step == step and mesh.rank == 1:
@@ -59,7 +59,7 @@ def run_steps(
             blocker.mkdir(parents=True)  # this rank's file cannot be written
         if step % save_every == 0:
             keeper.save(step)
-        if engine.agreed("stop"):
+        if engine.agreement.agreed("stop"):
             break
     keeper.close()
     engine.close()

@@ -15,9 +15,10 @@ from trainer.config.deepspeed import check_optimizer, deepspeed_config, effectiv
 from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits, node_warning, resolve_degrees
 from trainer.errors import UserError
 from trainer.guard.watchdog import Watchdog
+from trainer.models.roles import Constant, Role, SplitKind
 from trainer.parallel.mesh import axis_groups
-from trainer.parallel.plan import split_parameter
-from trainer.parallel.tensor import take_share
+from trainer.parallel.tensor.split import split_parameter
+from trainer.parallel.tensor.shard import take_share
 
 degrees = st.builds(Degrees, data=st.integers(1, 4), sequence=st.integers(1, 4), tensor=st.integers(1, 4))
 
@@ -69,13 +70,16 @@ def test_models_that_do_not_split(model: dict[str, int], d: Degrees, expected: s
         check_model_splits(tiny(model=model).model, d)
 
 
-@given(st.sampled_from(["column", "column qkv", "column pair", "row", "vocab"]), st.sampled_from([1, 2, 4]))
-def test_shares_hold_every_value_once(kind: str, tensor: int) -> None:
-    config = tiny(model={"n_heads": 8, "n_kv_heads": 4}).model
+@given(
+    st.sampled_from([("column", ()), ("column", (32, 16, 16)), ("column", (32, 32)), ("row", ()), ("vocab", ())]),
+    st.sampled_from([1, 2, 4]),
+)
+def test_shares_hold_every_value_once(how: tuple[SplitKind, tuple[int, ...]], tensor: int) -> None:
+    role = Role(Constant(0.0), "matrix", split=how[0], parts=how[1])
     whole = torch.arange(64.0 * 24).view(64, 24)
     shares = []
     for rank in range(tensor):
-        split = split_parameter(kind, "weight", (64, 24), config, tp_rank=rank, tp_size=tensor)
+        split = split_parameter(role, (64, 24), tp_rank=rank, tp_size=tensor)
         shares.append(take_share(whole, split))
         assert tuple(shares[-1].shape) == split.local_shape
     assert torch.equal(torch.cat([share.flatten() for share in shares]).sort().values, whole.flatten())

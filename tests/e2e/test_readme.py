@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 ESCALA = [line for line in LINES if line.startswith("escala ")]
+PIP = [line for line in LINES if line.startswith("pip ")]
 MAKE = [line for line in LINES if line.startswith("make ")]
 TRAINS = ("escala train", "escala sweep run")
 
@@ -76,6 +77,15 @@ def test_the_readme_has_commands():
 def test_the_command_works(line: str, place: Path):
     dry = line.startswith(TRAINS) and "--dry-run" not in line
     assert run(place, line + (" --dry-run" if dry else "")).strip()
+
+
+@pytest.mark.parametrize("line", PIP)
+def test_pip_finds_what_to_install(line: str):
+    offline = ["--dry-run", "--no-deps", "--no-index", "--no-build-isolation"]
+    words = [sys.executable, "-m", *shlex.split(line), *offline]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "does not provide the extra" not in done.stderr
 
 
 @pytest.mark.parametrize("target", [line.split()[1] for line in MAKE])

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from trainer.config.activations import CPU_LOGITS, MOST_LOGITS, activations
+from trainer.config.activations import activations
 from trainer.config.memory import rank_memory
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.models import head
+from trainer.engine.recompute import recompute_blocks
 from trainer.models.build import build_model
-from trainer.parallel.recompute import recompute_blocks
 
 B, T, V = 2, 64, 64
 
@@ -91,10 +90,6 @@ def test_tensor_ranks_share_what_lies_inside_attention_and_mlp() -> None:
     counted = activations(gpt2, ParallelConfig(tensor=2), bytes_per_value=2, gpu=True)
     statistics = 2 * 2 * 4 + gpt2.n_heads // 2 * 4
     assert counted.layers - statistics == (10 + 24 / 2) * gpt2.d_model
-
-
-def test_limits_are_those_of_the_head() -> None:
-    assert (MOST_LOGITS, CPU_LOGITS) == (head.MOST_LOGITS, head.CPU_LOGITS)
 
 
 @pytest.mark.parametrize("accumulates", [False, True])

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from launch.commands.fit import fit
-from launch.scaling.against import compare
-from launch.scaling.fit import fit_law
-from launch.scaling.holdout import choose_law, hold_out
+from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.registry import FIXED
-from launch.scaling.load import load
+from launch.scaling.questions.published import compare
+from launch.scaling.table.load import load
+from launch.scaling.trust.holdout import choose_law, hold_out
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
 from trainer.errors import UserError

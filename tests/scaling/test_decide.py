@@ -11,8 +11,8 @@ from launch.cli import main
 from launch.commands.fit import fit
 from launch.commands.forecast import forecast
 from launch.commands.optimal import optimal
-from launch.scaling.decide import decide, flops_for_loss
-from launch.scaling.saved import load_fit
+from launch.scaling.questions.next_run import decide, flops_for_loss
+from launch.scaling.questions.saved_fit import load_fit
 from tests.scaling.runs import SURFACE, isoflop_grid, ladder_rows, surface_loss
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
@@ -89,6 +89,17 @@ def test_budgets_in_other_units(noisy_fit) -> None:
     served = decide(saved, 1e21, served_tokens=1e12)
     assert served.N.value < decide(saved, 1e21).N.value
     assert 6 * served.N.value * served.D.value + 2 * served.N.value * 1e12 == pytest.approx(1e21, rel=1e-6)
+
+
+def test_a_utilisation_that_the_planner_does_not_expect_is_told(noisy_fit) -> None:
+    def warnings(mfu: str) -> list[str]:
+        args = ["--fit", str(noisy_fit), "--gpus", "8", "--days", "1", "--gpu", "h100", "--json", "--mfu", mfu]
+        told: list[str] = json.loads(CliRunner().invoke(optimal, args, catch_exceptions=False).output)["warnings"]
+        return [warning for warning in told if "planner" in warning]
+
+    (far,) = warnings("0.9")
+    assert "counts on 90% of the peak" in far and "8 x H100-SXM: try --mfu 0." in far
+    assert not warnings(far.split("--mfu ")[1].split(",")[0]), "what it advises is what it expects"
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import yaml
 from click.testing import CliRunner
 
 from launch.commands.fit import fit
-from launch.scaling.counting import count_every_way
-from launch.scaling.isoflop import fit_frontier
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.load import from_ledger, load
+from launch.scaling.other.isoflop import fit_frontier
+from launch.scaling.questions.conventions import count_every_way
+from launch.scaling.questions.sensitivity import sensitivity
 from launch.scaling.report.decisions import sensitivity_grid
-from launch.scaling.sensitivity import sensitivity
-from launch.scaling.table import Table
+from launch.scaling.table.load import from_ledger, load
+from launch.scaling.table.table import Table
 from launch.sweep.pending import add_cell
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, ledger_row, surface_loss

@@ -8,10 +8,10 @@ import yaml
 from click.testing import CliRunner
 
 from launch.commands.design import design
-from launch.scaling.allocate import log_optimal_n
-from launch.scaling.fit import fit_law
+from launch.scaling.fit.fit import fit_law
+from launch.scaling.fit.objective import SQUARES
+from launch.scaling.laws.optimum import log_optimal_n
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.objective import SQUARES
 from launch.sweep.design import PRIOR, Question, judge, propose
 from launch.sweep.design_add import add_cells
 from tests.scaling.runs import ledger_row, surface_loss

@@ -10,14 +10,14 @@ from click.testing import CliRunner
 from benchmarks.coverage import CASES, TRUTH, best_size, chinchilla, judge, simulate
 from launch.commands.fit import fit
 from launch.commands.optimal import optimal
-from launch.scaling.clusters import clusters
-from launch.scaling.doubts import doubts
-from launch.scaling.fit import fit_law
+from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import FIXED
-from launch.scaling.load import load
-from launch.scaling.study import study
-from launch.scaling.table import Table
+from launch.scaling.table.clusters import clusters
+from launch.scaling.table.load import load
+from launch.scaling.table.table import Table
+from launch.scaling.trust.residual_tests import doubts
+from launch.scaling.trust.study import study
 from tests.conftest import shared_data
 
 

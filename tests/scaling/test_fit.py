@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from launch.commands.fit import fit
 from launch.commands.tables import drop_highest
-from launch.scaling.fit import fit_law
-from launch.scaling.isoflop import fit_frontier
+from launch.scaling.fit.fit import fit_law
+from launch.scaling.fit.newton import minimise
 from launch.scaling.laws.powers import CHINCHILLA, PowerSum
 from launch.scaling.laws.registry import FIXED
-from launch.scaling.load import load
-from launch.scaling.solve import minimise
-from launch.scaling.study import study
-from launch.scaling.table import Table
+from launch.scaling.other.isoflop import fit_frontier
+from launch.scaling.table.load import load
+from launch.scaling.table.table import Table
+from launch.scaling.trust.study import study
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
 from trainer.errors import UserError
@@ -132,9 +132,9 @@ def test_lack_of_fit_makes_a_certificate_weak(tmp_path) -> None:
 
 
 def test_profiles_agree_with_the_bootstrap_on_gaussian_noise() -> None:
-    from launch.scaling.bootstrap import row_weights, weighted_bootstrap
-    from launch.scaling.certify import certify
-    from launch.scaling.objective import SQUARES
+    from launch.scaling.fit.objective import SQUARES
+    from launch.scaling.trust.bootstrap import row_weights, weighted_bootstrap
+    from launch.scaling.trust.certify import certify
 
     random = np.random.default_rng(5)
     N, D = isoflop_grid(np.geomspace(1e18, 1e21, 5), num_sizes=9)

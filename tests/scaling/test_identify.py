@@ -5,8 +5,8 @@ import pytest
 
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import find_law
-from launch.scaling.study import study
-from launch.scaling.table import Table
+from launch.scaling.table.table import Table
+from launch.scaling.trust.study import study
 from tests.scaling.runs import isoflop_grid, surface_loss
 
 

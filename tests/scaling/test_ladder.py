@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from launch.scaling.ladder import fit_ladder
 from launch.scaling.laws.registry import find_law
-from launch.scaling.load import from_ledger
+from launch.scaling.other.ladder import fit_ladder
 from launch.scaling.report import print_ladder, write
 from launch.scaling.report.ladder import layout_difference
-from launch.scaling.study import study
+from launch.scaling.table.load import from_ledger
+from launch.scaling.trust.study import study
 from tests.scaling.runs import ladder_rows, ledger_row
 from trainer.errors import UserError
 

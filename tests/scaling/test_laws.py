@@ -5,18 +5,19 @@ import csv
 import numpy as np
 import pytest
 
-from launch.scaling.certify import certify
-from launch.scaling.fit import fit_law
-from launch.scaling.holdout import hold_out
-from launch.scaling.isoflop import exponents, fit_frontier, run_noise
+from launch.scaling.fit.fit import fit_law
+from launch.scaling.fit.objective import HUBER, SQUARES
+from launch.scaling.fit.prepare import prepare
 from launch.scaling.laws.base import Centre, numeric_curvature
 from launch.scaling.laws.groups import SharedExponents, behind
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.laws.registry import FIXED, prepare
+from launch.scaling.laws.registry import FIXED
 from launch.scaling.laws.repeated import DataConstrained
-from launch.scaling.load import load
-from launch.scaling.objective import HUBER, SQUARES
-from launch.scaling.study import study
+from launch.scaling.other.isoflop import exponents, fit_frontier, run_noise
+from launch.scaling.table.load import load
+from launch.scaling.trust.certify import certify
+from launch.scaling.trust.holdout import hold_out
+from launch.scaling.trust.study import study
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
 

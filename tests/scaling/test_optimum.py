@@ -7,12 +7,12 @@ import pytest
 from scipy.optimize import minimize as scipy_minimize
 
 from benchmarks.fit import GRID, objective
-from launch.scaling.fit import fit_law
+from launch.scaling.fit.fit import fit_law
+from launch.scaling.fit.newton import _solve_damped, minimise
+from launch.scaling.fit.objective import HUBER, SQUARES
 from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import FIXED
-from launch.scaling.objective import HUBER, SQUARES
-from launch.scaling.solve import _solve_damped, minimise
 from tests.scaling.runs import surface_loss
 
 STARTS = 25

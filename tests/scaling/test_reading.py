@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from launch.scaling.load import load
+from launch.scaling.table.load import load
 from trainer.errors import UserError
 
 ROWS = [{"N": 1e8 * (k + 1), "D": 2e9, "loss": 3.0 - k / 10} for k in range(4)]

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from launch.commands.fit import fit
 from launch.commands.forecast import forecast
 from launch.commands.report import report
-from launch.scaling.load import load
 from launch.scaling.report.axes import log_ticks
 from launch.scaling.report.isoflop_figure import isoflop_curves
-from launch.scaling.table import Table
+from launch.scaling.table.load import load
+from launch.scaling.table.table import Table
 from tests.scaling.runs import isoflop_grid, ledger_row, surface_loss
 from trainer.errors import UserError
 

@@ -5,9 +5,9 @@ import pytest
 
 from launch.cli import main
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.load import from_ledger, load
-from launch.scaling.mapping import parse_map
-from launch.scaling.study import study
+from launch.scaling.table.load import from_ledger, load
+from launch.scaling.table.mapping import parse_map
+from launch.scaling.trust.study import study
 from tests.scaling.runs import isoflop_grid, ladder_rows, surface_loss
 from trainer.errors import UserError
 

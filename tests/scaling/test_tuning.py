@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from launch.scaling.load import load
-from launch.scaling.tuning import fit_tuning
+from launch.scaling.other.tuning import fit_tuning
+from launch.scaling.table.load import load
 from tests.scaling.runs import surface_loss
 from trainer.errors import UserError
 

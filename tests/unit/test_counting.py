@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from trainer.config.counting import count_flops, count_parameters
 from trainer.config.model import ModelConfig
 from trainer.config.sizes import dimensions
-from trainer.models.transformer import Transformer
+from trainer.models.build import make_model
 
 
 def built_total(config: ModelConfig) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for p in Transformer(config).parameters())
+        return sum(p.numel() for p in make_model(config).parameters())
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,7 +13,7 @@ from trainer.config.base import parse_section
 from trainer.config.counting import count_parameters
 from trainer.config.load import read_yaml
 from trainer.config.model import ModelConfig
-from trainer.models.transformer import Transformer
+from trainer.models.build import make_model
 
 FILES = sorted((ROOT / "configs" / "model").glob("*.yaml"))
 PUBLISHED = {
@@ -37,7 +37,7 @@ def test_the_stated_count_is_exact(path: Path):
     assert stated is not None
     assert int(stated[1].replace(",", "")) == count_parameters(config).body
     with torch.device("meta"):
-        built = sum(p.numel() for p in Transformer(config).parameters())
+        built = sum(p.numel() for p in make_model(config).parameters())
     assert count_parameters(config).total == built
 
 

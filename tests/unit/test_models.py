@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from trainer.config.model import ModelConfig
-from trainer.models import head
-from trainer.models.attention import causal_attention, rotary_angles, rotate
 from trainer.models.build import build_model
+from trainer.models.common import head
+from trainer.models.mixers.attention.module import causal_attention, rotary_angles, rotate
 
 SMALL = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "context_length": 24}
 

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.checkpoint.compatible import architecture_values
-from trainer.checkpoint.fragments import WEIGHT
 from trainer.checkpoint.layouts import from_huggingface, to_huggingface
 from trainer.checkpoint.load import Source
 from trainer.checkpoint.manifest import (
@@ -34,8 +33,9 @@ from trainer.checkpoint.manifest import (
     step_of,
 )
 from trainer.config.model import ModelConfig
+from trainer.engine.protocol import WEIGHT
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
-from trainer.parallel.plan import Split
+from trainer.parallel.tensor.split import Split
 from trainer.run_dir import write_atomically
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -24,9 +24,9 @@ from trainer.checkpoint.manifest import (
 from trainer.checkpoint.retention import steps_to_delete
 from trainer.checkpoint.save import CheckpointWriter, discard
 from trainer.config.sections import CheckpointConfig
+from trainer.engine.engine import Engine
 from trainer.errors import UserError
 from trainer.guard.fence import Fence
-from trainer.parallel.engine import Engine
 from trainer.run_dir import RunDir, write_atomically
 
 Event = Callable[..., None]

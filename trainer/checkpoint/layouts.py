@@ -228,8 +228,8 @@ def _join(tensors: Tensors, config: ModelConfig) -> Tensors:
 
 def _names(config: ModelConfig, *, separate: bool = False) -> list[str]:
     """Return the names of all parameters, with fused matrices taken apart if asked to."""
-    from trainer.models.transformer import Transformer
+    from trainer.models.build import make_model
 
     with torch.device("meta"):
-        named = dict(Transformer(config).named_parameters())
+        named = dict(make_model(config).named_parameters())
     return list(_separate({name: p.data for name, p in named.items()}, config) if separate else named)

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from trainer.checkpoint.compatible import check_architecture, check_optimizer
-from trainer.checkpoint.fragments import WEIGHT, Fragment, fragments, moments, prepare_moments, publish_weights
 from trainer.checkpoint.manifest import Manifest, Share, read_manifest
+from trainer.engine.engine import Engine
+from trainer.engine.protocol import WEIGHT, Fragment
 from trainer.errors import UserError
-from trainer.parallel.engine import Engine
-from trainer.parallel.plan import Split
+from trainer.parallel.tensor.split import Split
 
 
 @dataclass
@@ -118,16 +118,16 @@ def load(engine: Engine, checkpoint: Path, *, weights_only: bool = False) -> dic
     if not weights_only:
         check_optimizer(manifest, checkpoint, engine.config.optim.name)
         scalars = {key: value for key, value in manifest.optimizer.items() if key != "name"}
-        prepare_moments(engine, source.moments_of, scalars)
-    for fragment in fragments(engine):
+        engine.sharded.prepare_moments(source.moments_of, scalars)
+    for fragment in engine.sharded.fragments():
         _fill(engine, fragment, source, [] if weights_only else source.moments_of(fragment.name))
-    publish_weights(engine)
+    engine.sharded.publish_weights()
     return manifest.state
 
 
 def _fill(engine: Engine, fragment: Fragment, source: Source, names: list[str]) -> None:
     split = engine.splits[fragment.name]
     fragment.weight.copy_(source.read_range(fragment.name, WEIGHT, split, fragment.held))
-    held = moments(engine, fragment)
+    held = engine.sharded.moments(fragment)
     for kind in names:
         held[kind].copy_(source.read_range(fragment.name, kind, split, fragment.held))

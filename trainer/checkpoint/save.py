@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.checkpoint.compatible import architecture_values
-from trainer.checkpoint.fragments import WEIGHT, counters, fragments, moments
 from trainer.checkpoint.manifest import MANIFEST, File, Manifest, Share, checkpoint_name, file_from_json, hash_file
-from trainer.parallel.engine import Engine
+from trainer.engine.engine import Engine
+from trainer.engine.protocol import WEIGHT
 from trainer.run_dir import write_atomically
 
 
@@ -65,13 +65,13 @@ def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any], memory: H
     """Copy what this rank owns to host memory. Training may go on as soon as this returns."""
     tensors: dict[str, Tensor] = {}
     shares: dict[str, Share] = {}
-    for fragment in fragments(engine):
+    for fragment in engine.sharded.fragments():
         split = engine.splits[fragment.name]
         start, stop = fragment.owned
         if start >= stop or (split.dim is None and engine.mesh.tp_rank > 0):
             continue  # another rank owns these values
         window = slice(start - fragment.held[0], stop - fragment.held[0])
-        for kind, values in {WEIGHT: fragment.weight, **moments(engine, fragment)}.items():
+        for kind, values in {WEIGHT: fragment.weight, **engine.sharded.moments(fragment)}.items():
             key = f"{fragment.name}|{kind}"
             tensors[key] = memory.copy(key, values[window])
         shares[fragment.name] = Share(split.dim, split.pieces, (start, stop))
@@ -80,7 +80,7 @@ def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any], memory: H
         step=step,
         architecture=architecture_values(engine.config.model),
         state=dict(state),
-        optimizer={"name": engine.config.optim.name, **counters(engine)},
+        optimizer={"name": engine.config.optim.name, **engine.sharded.counters()},
         parameters={name: split.shape for name, split in engine.splits.items()},
         files={},
         layout=f"{engine.mesh.degrees} x ZeRO {engine.zero_stage}",

@@ -15,8 +15,10 @@ from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 
 STATISTIC = 4  # bytes: means, deviations and logarithms of sums are float32 everywhere
-# As in trainer/models/head.py: more logits than MOST_LOGITS are made in chunks, on a CPU of CPU_LOGITS.
-MOST_LOGITS, CPU_LOGITS = 1 << 27, 1 << 18
+# More logits than this are never held at once (half a gigabyte in float32): they are made in chunks, and made again.
+MOST_LOGITS = 1 << 27
+# Logits that are worked on at a time on a CPU: enough to fill the processor, few enough to stay in its cache.
+CPU_LOGITS = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,12 @@ TILE = 16  # the tensor cores take fp8 matrices whose sides are multiples of thi
 
 
 def check_capability(gpu: str, capability: tuple[int, int]) -> None:
-    """Raise `UserError` where a GPU, given by its name, has no fp8 tensor cores that the products can use."""
+    """Raise `UserError` where a GPU, given by its name, has no fp8 tensor cores that the products can use.
+
+    A capability of (0, 0) stands for other vendors' GPUs, whose fp8 has other formats.
+    """
+    if capability == (0, 0):
+        raise UserError(f"{_NEEDS}, and {gpu} is none: set precision to bf16")
     if capability < NEEDED:
         raise UserError(f"{_NEEDS}, but {gpu} has {capability[0]}.{capability[1]}: set precision to bf16")
 

@@ -21,12 +21,27 @@ from trainer.errors import UserError, did_you_mean
 NAMED_SECTIONS = ("model", "data")
 
 
-def configs_root() -> Path:
-    """Return the directory of named configurations: $ESCALA_CONFIGS, ./configs, or the one beside the package."""
-    if "ESCALA_CONFIGS" in os.environ:
-        return Path(os.environ["ESCALA_CONFIGS"])
-    here = Path("configs")
-    return here if here.is_dir() else Path(__file__).resolve().parents[2] / "configs"
+def configs_roots() -> list[Path]:
+    """Return where named configurations are looked for: $ESCALA_CONFIGS or ./configs, then those that Escala ships."""
+    shipped = Path(__file__).resolve().parents[2] / "configs"  # beside the packages, in a checkout and in a wheel
+    own = Path(os.environ.get("ESCALA_CONFIGS", "configs"))
+    return [own, shipped] if own.is_dir() and own.resolve() != shipped else [shipped]
+
+
+def config_file(kind: str, name: str, where: str = "") -> Path:
+    """Return the file that `name` stands for: itself where it ends with .yaml, else configs/<kind>/<name>.yaml.
+
+    Raises UserError, which begins with `where`, for a name that no directory of configurations has.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    directories = [root / kind for root in configs_roots()]
+    for directory in directories:
+        if (path := directory / f"{name}.yaml").exists():
+            return path
+    known = {path.stem for directory in directories for path in directory.glob("*.yaml")}
+    prefix, places = f"{where}: " if where else "", " or ".join(map(str, directories))
+    raise UserError(f"{prefix}there is no {kind} {name!r} in {places}{did_you_mean(name, known)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -62,12 +77,7 @@ def resolve_base(values: Any, section: str, where: str) -> dict[str, Any]:
     if "base" not in values:
         return values
     own = {key: value for key, value in values.items() if key != "base"}
-    directory = configs_root() / section
-    name = str(values["base"])
-    path = Path(name) if name.endswith((".yaml", ".yml")) else directory / f"{name}.yaml"
-    if not path.exists():
-        known = [p.stem for p in directory.glob("*.yaml")]
-        raise UserError(f"{where}: there is no {section} {name!r} in {directory}{did_you_mean(name, known)}")
+    path = config_file(section, str(values["base"]), where)
     return merge(resolve_base(read_yaml(path), section, str(path)), own)
 
 
@@ -107,7 +117,8 @@ def run_from_values(values: dict[str, Any], where: str, assignments: tuple[str, 
 
 
 def load_run(path: Path, assignments: tuple[str, ...] | list[str] = ()) -> RunConfig:
-    """Read one run configuration. A file without a `name` takes the file's own."""
+    """Read one run configuration, from a file or by its name in configs/run. One without a `name` takes the file's."""
+    path = path if path.exists() else config_file("run", str(path))
     values = read_yaml(path)
     values.setdefault("name", path.stem)
     return run_from_values(values, str(path), assignments)

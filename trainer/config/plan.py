@@ -11,7 +11,7 @@ from trainer.config.counting import count_flops, count_parameters
 from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage, resolve_precision
 from trainer.config.fp8 import check_fp8
 from trainer.config.learning_rate import peak_lr
-from trainer.config.memory import rank_memory
+from trainer.config.memory import Memory, rank_memory
 from trainer.config.parallel import Degrees, check_model_splits, resolve_degrees
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
@@ -71,15 +71,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
     stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
     flops = count_flops(config.model)
     tokens = steps * config.batch.tokens_per_step
-    memory = rank_memory(
-        config.model,
-        config.parallel.model_copy(update={"zero_stage": stage}),
-        data_parallel=degrees.data,
-        micro_batch=batch.micro_batch,
-        bytes_per_value=2 if precision == "bf16" else 4,
-        gpu=gpu,
-        accumulates=batch.accumulation > 1 or stage > 1,  # from stage 2 on gradients have buffers, which stay
-    )
+    memory = run_memory(config, degrees, batch, gpu=gpu)
     return Plan(
         name=config.name,
         config_hash=config.result_hash(),
@@ -100,6 +92,21 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         precision="fp8" if config.precision == "fp8" else precision,
         memory_bytes=memory.by_part(),
         deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision),
+    )
+
+
+def run_memory(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, gpu: bool) -> Memory:
+    """Return the memory of one rank of a run whose vocabulary is known."""
+    precision = resolve_precision(config.precision, gpu=gpu)
+    stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
+    return rank_memory(
+        config.model,
+        config.parallel.model_copy(update={"zero_stage": stage}),
+        data_parallel=degrees.data,
+        micro_batch=batch.micro_batch,
+        bytes_per_value=2 if precision == "bf16" else 4,
+        gpu=gpu,
+        accumulates=batch.accumulation > 1 or stage > 1,  # from stage 2 on gradients have buffers, which stay
     )
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.data.batches import MicroBatch
-from trainer.parallel.engine import Engine
+from trainer.engine.engine import Engine
 from trainer.parallel.mesh import Mesh
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.models.attention import KeyValueCache
-from trainer.models.transformer import Transformer
+from trainer.models.interface import LanguageModel
 
 COLDEST = 1e-6  # logits that are divided by less leave the range of float32
 
@@ -59,22 +58,28 @@ def distribution(logits: Tensor, decoding: Decoding) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    model: Transformer, prompt: Tensor, *, tokens: int, decoding: Decoding, generator: torch.Generator, vocab_size: int
+    model: LanguageModel,
+    prompt: Tensor,
+    *,
+    tokens: int,
+    decoding: Decoding,
+    generator: torch.Generator,
+    vocab_size: int,
 ) -> Iterator[Tensor]:
     """Yield the next token (B,) `tokens` times, after a prompt (B, T) of at least one token.
 
-    Each step reads one token and the cached keys and values of all before it, until the context is full; then the
+    Each step reads one token and the state of all before it, until the context is full; then the
     later half of the context is read again as a new beginning. Ids from `vocab_size` on are padding and never come.
     Raises UserError where the model gives no distribution, as after a diverged training.
     """
     model.eval()
     context = model.config.context_length
-    history, cache = prompt[:, -context:], KeyValueCache()
+    history, state = prompt[:, -context:], model.initial_state()
     unread = history
     for _ in range(tokens):
-        if cache.length + unread.shape[1] > context:
-            cache, unread = KeyValueCache(), history[:, -max(1, context // 2) :]
-        logits = model(unread, cache=cache)[:, -1, :vocab_size].float()
+        if state.length + unread.shape[1] > context:
+            state, unread = model.initial_state(), history[:, -max(1, context // 2) :]
+        logits = model(unread, state=state)[:, -1, :vocab_size].float()
         if not logits.isfinite().all():
             raise UserError(
                 "the model's outputs are not finite numbers: its training diverged, take an older checkpoint"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint.fragments import WEIGHT
 from trainer.checkpoint.load import Source
 from trainer.checkpoint.manifest import Manifest, list_checkpoints, read_manifest
 from trainer.config.load import load_run
@@ -17,10 +16,12 @@ from trainer.config.run import RunConfig
 from trainer.data.opening import masks_documents
 from trainer.data.run_tokenizer import tokenizer_of_run
 from trainer.data.tokenizer import Tokenizer
+from trainer.engine.protocol import WEIGHT
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.generation.decode import Decoding, generate
-from trainer.models.transformer import Transformer
-from trainer.parallel.plan import Split
+from trainer.models.build import make_model
+from trainer.models.interface import LanguageModel, tie_head
+from trainer.parallel.tensor.split import Split
 from trainer.run_dir import RunDir
 
 
@@ -32,22 +33,21 @@ def newest_checkpoint(run_dir: RunDir) -> tuple[Path, Manifest]:
     return found[0], read_manifest(found[0])
 
 
-def load_model(checkpoint: Path, manifest: Manifest, config: RunConfig) -> Transformer:
+def load_model(checkpoint: Path, manifest: Manifest, config: RunConfig) -> LanguageModel:
     """Return the model of a checkpoint, whole, in one process. Raises UserError where it is another model."""
     source = Source(checkpoint, manifest)
     model_config = config.model
     if model_config.vocab_size is None:
         model_config = model_config.model_copy(update={"vocab_size": manifest.architecture["vocab_size"]})
     with torch.device("meta"):
-        model = Transformer(model_config)
+        model = make_model(model_config)
     weights = {name: source.read_share(name, WEIGHT, Split(shape)) for name, shape in manifest.parameters.items()}
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if expected != {name: tuple(weight.shape) for name, weight in weights.items()}:
         raise UserError(f"{checkpoint} holds another model than the run's configuration describes")
     missing, _ = model.load_state_dict(weights, strict=False, assign=True)
     assert missing in ([], ["head.weight"]), missing
-    if model_config.tied_embeddings:
-        model.head.weight = model.embed.weight
+    tie_head(model)
     return model
 
 
@@ -66,7 +66,7 @@ def first_tokens(tokenizer: Tokenizer, prompt: str, *, confined: bool) -> list[i
 
 
 def continuations(
-    model: Transformer,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     start: list[int],
     *,

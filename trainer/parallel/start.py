@@ -1,23 +1,17 @@
-"""Join the world: the one place that starts torch.distributed and prepares DeepSpeed for the device."""
+"""Join the world: the one place that starts torch.distributed."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from datetime import timedelta
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.ops import __compatible_ops__ as compatible_ops
 from torch._C._distributed_c10d import HashStore
 
 from trainer.config.parallel import ParallelConfig, resolve_degrees
 from trainer.errors import UserError
 from trainer.parallel.mesh import Mesh, build_mesh
-
-# DeepSpeed 0.19.8 calls collectives by names that torch 2.13 is about to rename: one line for each call is no news.
-warnings.filterwarnings("ignore", message=".*is deprecated. Please use.*_single", category=FutureWarning)
 
 
 def world_from_environment() -> tuple[int, int, int]:
@@ -35,14 +29,6 @@ def resolve_device(choice: str) -> torch.device:
     return torch.device("cuda", world_from_environment()[2])
 
 
-def without_compiled_collectives() -> None:
-    """Keep DeepSpeed on a CPU from compiling its shared-memory collectives: it takes minutes, g++ and ninja.
-
-    Call it before anything initialises DeepSpeed; `start` does so by itself.
-    """
-    compatible_ops["deepspeed_shm_comm"] = False
-
-
 def start(config: ParallelConfig, device: torch.device) -> Mesh:
     """Initialise the world from torchrun's environment and return the mesh.
 
@@ -52,9 +38,7 @@ def start(config: ParallelConfig, device: torch.device) -> Mesh:
     degrees = resolve_degrees(config, world)
     timeout = timedelta(seconds=config.timeout_seconds)
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
-    if device.type == "cpu":
-        without_compiled_collectives()
-    else:
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -62,5 +46,4 @@ def start(config: ParallelConfig, device: torch.device) -> Mesh:
             dist.init_process_group(backend, timeout=timeout)
         else:
             dist.init_process_group(backend, store=HashStore(), rank=rank, world_size=world, timeout=timeout)
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return build_mesh(degrees, config.timeout_seconds)

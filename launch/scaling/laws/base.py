@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from launch.scaling.objective import Array
+from launch.scaling.arrays import Array
 
 Logs = Mapping[str, Array]
 

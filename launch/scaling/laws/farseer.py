@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.scaling.identify import allocation_obstacles, curve_obstacles
+from launch.scaling.arrays import Array
 from launch.scaling.laws.base import Centre, Logs
+from launch.scaling.laws.identify import allocation_obstacles, curve_obstacles
 from launch.scaling.laws.outer import gram
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.objective import Array
 
 CURVES = 3  # of N: log floor, log coefficient of D at its centre, log exponent of D
 SLOPES, BENDING = np.array([1, 4, 7]), np.array([2, 5, 8])  # in theta

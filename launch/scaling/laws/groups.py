@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from launch.scaling.arrays import Array
 from launch.scaling.laws.base import Centre, Logs
 from launch.scaling.laws.powers import COEFFICIENTS, PowerSum
-from launch.scaling.objective import Array
 
 PREFIX = "is:"
 ABSENT = 15.0  # fall of the log of a term that leaves nothing of it

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from launch.scaling.arrays import Array
 from launch.scaling.laws.base import Centre, Logs
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.objective import Array
 
 VARIABLES = ("N", "D")
 STARTING_Q = (0.25, 0.6, 1.0, 1.6)

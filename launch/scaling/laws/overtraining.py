@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from launch.scaling.arrays import Array
 from launch.scaling.laws.base import Centre, Logs
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.objective import Array
 
 FREE = np.array([0, 1, 2, 3])  # log E, log of N's term, exponent, log of D's term of Chinchilla's theta
 TIE = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 1, 0]], float)

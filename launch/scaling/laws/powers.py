@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from launch.scaling.arrays import Array
 from launch.scaling.laws.base import Centre, Logs
-from launch.scaling.laws.projection import power_starts
-from launch.scaling.objective import Array
+from launch.scaling.laws.starts import power_starts
 
 COEFFICIENTS = {"N": ("A", "alpha"), "D": ("B", "beta"), "C": ("K", "gamma")}
 SMALLEST_LOG_TERM = -60.0

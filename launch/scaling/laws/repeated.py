@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from launch.scaling.arrays import Array
 from launch.scaling.laws.base import Centre, Logs, numeric_curvature
-from launch.scaling.objective import Array
 
 STARTING_R = (0.5, 1.5, 5.0, 20.0, 100.0)
 EXTREME_R = (1e-3, 0.05, 1e4, 1e8)  # repetition is worth nothing, or as much as new tokens

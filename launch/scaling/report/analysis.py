@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.scaling.counting import budget_exponent
-from launch.scaling.fit import Fitted
-from launch.scaling.holdout import Chosen, HoldOut, choose_law
+from launch.scaling.fit.fit import Fitted
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import find_law
-from launch.scaling.saved import SavedFit, saved_fit
-from launch.scaling.study import Study, study
-from launch.scaling.table import Table
+from launch.scaling.questions.conventions import budget_exponent
+from launch.scaling.questions.saved_fit import SavedFit, saved_fit
+from launch.scaling.table.table import Table
+from launch.scaling.trust.holdout import Chosen, HoldOut, choose_law
+from launch.scaling.trust.study import Study, study
 
 BOOTSTRAP = 400
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.objective import Array
+from launch.scaling.arrays import Array
 from launch.text import count
 
 LABEL = {"N": "parameters N", "D": "training tokens D", "C": "training FLOPs C"}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from launch.scaling.forecast import read, score
+from launch.scaling.questions.forecast import read, score
 from launch.scaling.report.model import Grid, Section, interval
-from launch.scaling.table import N_CONVENTIONS, Table
+from launch.scaling.table.table import N_CONVENTIONS, Table
 from launch.text import count, flops_text
 
 UNKNOWN = "not recorded in the table"

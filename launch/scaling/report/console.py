@@ -6,11 +6,11 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from launch.scaling.deeper import Deeper
-from launch.scaling.holdout import Chosen, choose_law
-from launch.scaling.isoflop import Frontier
-from launch.scaling.ladder import Ladder, fit_ladder
 from launch.scaling.laws.registry import find_law
+from launch.scaling.other.isoflop import Frontier
+from launch.scaling.other.ladder import Ladder, fit_ladder
+from launch.scaling.other.tuning import TuningLaw
+from launch.scaling.questions.questions import Deeper
 from launch.scaling.report.decisions import (
     against_line,
     behind_grid,
@@ -21,9 +21,9 @@ from launch.scaling.report.decisions import (
 )
 from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.study import Study, study
-from launch.scaling.table import N_CONVENTIONS, Table
-from launch.scaling.tuning import TuningLaw
+from launch.scaling.table.table import N_CONVENTIONS, Table
+from launch.scaling.trust.holdout import Chosen, choose_law
+from launch.scaling.trust.study import Study, study
 from launch.text import count, flops_text
 
 REPLICATES = 200  # of the bootstrap of a law that is only printed

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from launch.scaling.against import Against
-from launch.scaling.counting import C_MEANING, Counted
-from launch.scaling.decide import Decision, Estimate
-from launch.scaling.holdout import SHARES, HoldOut
 from launch.scaling.laws.base import MULTIPLIERS
 from launch.scaling.laws.groups import Behind
+from launch.scaling.questions.conventions import C_MEANING, Counted
+from launch.scaling.questions.next_run import Decision, Estimate
+from launch.scaling.questions.published import Against
+from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, ranges
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.sensitivity import MOST_GROUPS, Choice, Sensitivity, ranges
-from launch.scaling.table import N_CONVENTIONS
+from launch.scaling.table.table import N_CONVENTIONS
+from launch.scaling.trust.holdout import SHARES, HoldOut
 from launch.text import count, flops_text
 
 BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets

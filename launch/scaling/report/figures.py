@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.ladder import Ladder
-from launch.scaling.objective import Array
+from launch.scaling.arrays import Array
+from launch.scaling.other.ladder import Ladder
 from launch.scaling.report.axes import NATS, PERPLEXITY, Scale, legend_above, log_x, log_y, plain
-from launch.scaling.table import Table
+from launch.scaling.table.table import Table
 
 BLUE, ORANGE, GREEN, RED, GREY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666", "#CC79A7"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56B4E9", "#F0E442", GREY)

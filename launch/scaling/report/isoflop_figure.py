@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.allocate import log_optimal_n, loss_at
-from launch.scaling.fit import Fitted
-from launch.scaling.identify import distinct
-from launch.scaling.isoflop import ONE_BUDGET, budgets
-from launch.scaling.objective import Array
+from launch.scaling.arrays import Array
+from launch.scaling.fit.fit import Fitted
+from launch.scaling.laws.identify import distinct
+from launch.scaling.laws.optimum import log_optimal_n, loss_at
+from launch.scaling.other.isoflop import ONE_BUDGET, budgets
 from launch.scaling.report.axes import NATS, Scale, legend_beside, log_x
 from launch.scaling.report.figures import RED
-from launch.scaling.table import Table
+from launch.scaling.table.table import Table
 from launch.text import flops_text
 
 FEWEST_SIZES = 4  # of a curve that runs at one budget give

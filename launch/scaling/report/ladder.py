@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.certify import certify
-from launch.scaling.holdout import LADDERS, hold_out
-from launch.scaling.identify import distinct, log_spread
-from launch.scaling.ladder import Forecast, Ladder, LadderLaw
+from launch.scaling.laws.identify import distinct, log_spread
+from launch.scaling.other.ladder import Forecast, Ladder, LadderLaw
 from launch.scaling.report import figures
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import parameter_text
 from launch.scaling.report.model import Figure, Grid, Section, interval
 from launch.scaling.report.trust import hold_out_section, profile_figure
-from launch.scaling.table import N_CONVENTIONS, Table
+from launch.scaling.table.table import N_CONVENTIONS, Table
+from launch.scaling.trust.certify import certify
+from launch.scaling.trust.holdout import LADDERS, hold_out
 from launch.text import count, flops_text
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]

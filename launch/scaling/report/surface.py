@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from launch.scaling.checks import rows_text
-from launch.scaling.counting import budget_exponent, count_every_way
-from launch.scaling.decide import decide
-from launch.scaling.doubts import doubts
-from launch.scaling.isoflop import METHODS, exponents
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.scaling.replicates import lack_of_fit
+from launch.scaling.other.isoflop import METHODS, exponents
+from launch.scaling.questions.conventions import budget_exponent, count_every_way
+from launch.scaling.questions.next_run import decide
+from launch.scaling.questions.sensitivity import sensitivity
 from launch.scaling.report import surface_figures as draw
 from launch.scaling.report.analysis import BOOTSTRAP, Surface
 from launch.scaling.report.checklist import Answers
@@ -26,9 +24,11 @@ from launch.scaling.report.figures import compute
 from launch.scaling.report.isoflop_figure import Curve, isoflop_curves, isoflops
 from launch.scaling.report.model import Figure, Grid, Section, interval
 from launch.scaling.report.trust import hold_out_section, profile_figure, shares_text
-from launch.scaling.sensitivity import sensitivity
-from launch.scaling.study import Study
-from launch.scaling.table import Table
+from launch.scaling.table.checks import rows_text
+from launch.scaling.table.table import Table
+from launch.scaling.trust.lack_of_fit import lack_of_fit
+from launch.scaling.trust.residual_tests import doubts
+from launch.scaling.trust.study import Study
 from launch.text import count, flops_text
 
 SMALLEST = 1e-300  # an end of a profile that reaches as far is 0, or infinite

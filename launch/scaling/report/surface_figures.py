@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.scaling.allocate import log_optimal_n, loss_at
-from launch.scaling.fit import Fitted
-from launch.scaling.objective import Array, robust_sd
+from launch.scaling.arrays import Array, robust_sd
+from launch.scaling.fit.fit import Fitted
+from launch.scaling.laws.optimum import log_optimal_n, loss_at
 from launch.scaling.report.axes import NATS, PERPLEXITY, Scale, dot_size, legend_above, log_x, log_y
 from launch.scaling.report.figures import BLUE, GREY, OFF, RED
-from launch.scaling.table import Table
+from launch.scaling.table.table import Table
 from launch.text import count
 
 OUTLIER = 8  # robust standard deviations from which a run counts as far off the law

@@ -10,9 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from launch.scaling.checks import names_text
-from launch.scaling.ladder import fit_ladder
-from launch.scaling.load import from_ledger, load
+from launch.scaling.other.ladder import fit_ladder
 from launch.scaling.report import surface as of_surface
 from launch.scaling.report.analysis import analyse
 from launch.scaling.report.checklist import checklist_section, forecast_lines, forecasts_section, provenance_section
@@ -25,7 +23,9 @@ from launch.scaling.report.ladder import (
     layout_section,
 )
 from launch.scaling.report.model import Figure, Report
-from launch.scaling.table import Table
+from launch.scaling.table.checks import names_text
+from launch.scaling.table.load import from_ledger, load
+from launch.scaling.table.table import Table
 from trainer.errors import UserError
 from trainer.run_dir import write_atomically
 

@@ -1,0 +1,61 @@
+"""How long a run takes: on GPUs by `launch/planner/step_time.py`, on this machine's cores by a roofline of their own.
+
+On cores, seconds per token and rank = FLOPs / (EFFICIENCY x matrix rate) + bytes moved / BANDWIDTH. The matrix rate is
+measured once, in a fifth of a second. The other constants are rough, from a few runs of the ladder; while a sweep runs,
+what is left of a running cell is told from its own rate.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import numpy as np
+
+from launch.backends.warm import available_cores
+from launch.planner.gpus import Gpu
+from launch.planner.shape import shape_of, way_of
+from launch.planner.step_time import StepTime, step_time
+from trainer.config.activations import activations
+from trainer.config.batch import BatchPlan
+from trainer.config.counting import count_parameters
+from trainer.config.deepspeed import effective_stage, resolve_precision
+from trainer.config.parallel import Degrees
+from trainer.config.plan import Plan
+from trainer.config.run import RunConfig
+
+EFFICIENCY = 0.6  # of the measured matrix rate that training's matrices reach
+PASSES = 5  # times that each kept value is written or read, forward and backward
+BANDWIDTH = 4e9  # bytes per second of one core
+STEP_SECONDS = 0.004  # of one optimizer step, whatever its size
+START_SECONDS = 3.0
+
+
+def step_on_gpus(config: RunConfig, degrees: Degrees, batch: BatchPlan, gpu: Gpu, *, ranks_per_node: int) -> StepTime:
+    """Estimate one optimizer step of a run whose vocabulary is known, as it is configured, on GPUs of one kind."""
+    precision = resolve_precision(config.precision, gpu=True)
+    stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
+    way = way_of(config, degrees, batch, zero=stage, ranks_per_node=ranks_per_node)
+    return step_time(shape_of(config.model), way, gpu, count_parameters(config.model).total)
+
+
+@cache
+def matrix_rate() -> float:
+    """Measure this machine's float32 matrix rate on one core, in FLOP/s."""
+    a = np.ones((128, 128), np.float32)  # small enough that BLAS takes one thread
+    best, until = 0.0, time.perf_counter() + 0.2
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        a @ a
+        best = max(best, 2 * 128**3 / (time.perf_counter() - began))
+    return best
+
+
+def seconds_on_cpu(config: RunConfig, plan: Plan, rate: float, *, ranks: int) -> float:
+    """Estimate the wall-clock seconds of a run while so many ranks, its own included, share cores nobody else needs."""
+    crowd = max(1.0, ranks / available_cores())
+    kept = activations(config.model, config.parallel, bytes_per_value=4, gpu=False).layers
+    moved = kept + 2 * 4 * config.model.vocab_rows // plan.degrees.tensor
+    shared = plan.degrees.tensor * plan.degrees.sequence
+    per_token = plan.flops_per_token["total"] / shared / (EFFICIENCY * rate) + moved * PASSES / BANDWIDTH
+    return START_SECONDS + crowd * (plan.steps * STEP_SECONDS + plan.tokens / plan.degrees.data * per_token)

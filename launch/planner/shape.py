@@ -1,0 +1,126 @@
+"""What the time of a step depends on: the model's shape, and the way in which it is spread and run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launch.planner.rates import CAST_BYTES, LOSS_BYTES
+from trainer.config.activations import MOST_LOGITS
+from trainer.config.batch import BatchPlan
+from trainer.config.model import ModelConfig
+from trainer.config.parallel import Degrees
+from trainer.config.run import RunConfig
+
+
+@dataclass(frozen=True)
+class Shape:
+    """T tokens of a sequence, D width, F width of the MLP, H heads, L layers, V vocabulary rows."""
+
+    D: int
+    F: int
+    L: int
+    H: int
+    kv_heads: int
+    head_dim: int
+    V: int
+    T: int
+    gated: bool
+    rotary: bool = False
+
+    @property
+    def q(self) -> int:
+        """Width of all queries."""
+        return self.H * self.head_dim
+
+    @property
+    def kv(self) -> int:
+        """Width of all keys, or of all values."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is spread and run."""
+
+    data: int
+    tensor: int = 1
+    sequence: int = 1
+    pipeline: int = 1
+    chunks: int = 1  # of layers on each pipeline stage, interleaved
+    zero: int = 1
+    micro_batch: int = 1
+    accumulation: int = 1
+    recompute: str = "none"
+    precision: str = "bf16"  # or fp32, fp8
+    compiled: bool = False  # elementwise kernels are fused
+    flash: bool = True  # scores never reach memory
+    chunked_head: bool = False  # logits are made in chunks, and made again in the backward pass
+    loss_bytes: int = LOSS_BYTES
+    cast_bytes: int = CAST_BYTES
+    overlap: bool = False  # data-parallel traffic runs beside compute
+    tensor_overlap: float = 0.0  # share of the tensor groups' all-reduces that runs beside compute
+    reduce_bytes: int = 2  # of one element of a gradient on its way
+    ranks_per_node: int = 8
+
+    @property
+    def world(self) -> int:
+        return self.data * self.tensor * self.sequence * self.pipeline
+
+    @property
+    def replicas(self) -> int:
+        """Ranks over which ZeRO shards: sequence ranks hold the same parameters as data ranks."""
+        return self.data * self.sequence
+
+    @property
+    def passes(self) -> int:
+        """Forward, twice that backward, and forward again with full recomputation."""
+        return 4 if self.recompute == "full" else 3
+
+    @property
+    def value(self) -> int:
+        """Bytes of one activation or gathered parameter."""
+        return 4 if self.precision == "fp32" else 2
+
+
+def shape_of(model: ModelConfig) -> Shape:
+    """Return the shape of a model whose vocabulary is known."""
+    return Shape(
+        D=model.d_model,
+        F=model.ff_width,
+        L=model.n_layers,
+        H=model.n_heads,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        V=model.vocab_rows,
+        T=model.context_length,
+        gated=model.mlp == "swiglu",
+        rotary=model.position == "rotary",
+    )
+
+
+def way_of(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, zero: int, ranks_per_node: int) -> Way:
+    """Return how our runtime runs a configuration on GPUs at an effective ZeRO stage.
+
+    Gradients are reduced beside the backward pass at stage 0 (trainer/engine/reduction.py) and gathering is hidden
+    at stage 3 (DeepSpeed's default); stages 1 and 2 do neither. Stage 0 reduces in float32, DeepSpeed in bf16.
+    """
+    parallel, model = config.parallel, config.model
+    fp32 = config.precision == "fp32"
+    tokens = batch.micro_batch * model.context_length // degrees.sequence
+    all_reduces = 6 if parallel.recompute == "full" else 4
+    return Way(
+        data=degrees.data,
+        tensor=degrees.tensor,
+        sequence=degrees.sequence,
+        zero=zero,
+        micro_batch=batch.micro_batch,
+        accumulation=batch.accumulation,
+        recompute=parallel.recompute,
+        precision="bf16" if config.precision == "auto" else config.precision,
+        compiled=parallel.compile,
+        chunked_head=degrees.tensor == 1 and tokens * model.vocab_rows > MOST_LOGITS,
+        overlap=zero in (0, 3),
+        tensor_overlap=2 / all_reduces if parallel.overlap else 0.0,  # of the two column-parallel layers, backward
+        reduce_bytes=4 if zero == 0 or fp32 else 2,
+        ranks_per_node=ranks_per_node,
+    )

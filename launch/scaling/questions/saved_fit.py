@@ -1,0 +1,137 @@
+"""A fit as JSON, and back: what `escala optimal` and `escala forecast` start from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launch.scaling.arrays import Array
+from launch.scaling.fit.fit import Fitted
+from launch.scaling.laws.base import Centre, Law
+from launch.scaling.laws.optimum import log_optimal_n, loss_at
+from launch.scaling.laws.powers import PowerSum
+from launch.scaling.laws.registry import find_law
+from launch.scaling.table.table import Table
+from trainer.errors import UserError
+
+STORED_DRAWS = 500
+DIGITS = 10
+
+
+def internal_json(fitted: Fitted | None) -> dict[str, Any] | None:
+    """Return internal parameters, up to 500 bootstrap replicates and the residuals' spread."""
+    if fitted is None:
+        return None
+    draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
+    every = max(1, len(draws) // STORED_DRAWS)
+    return {
+        "centre": dict(fitted.centre.means),
+        "theta": [float(v) for v in fitted.theta],
+        "draws": [[float(f"{v:.{DIGITS}g}") for v in row] for row in draws[::every][:STORED_DRAWS]],
+        "residual_sd": trimmed_sd(fitted.residuals, len(fitted.theta)),
+    }
+
+
+def trimmed_sd(residuals: Array, num_params: int) -> float:
+    """Return a standard deviation that outliers do not spoil, widened for the parameters that were fitted."""
+    rows = len(residuals)
+    widened = (rows / max(1, rows - num_params)) ** 0.5
+    clipped = np.clip(residuals, *np.quantile(residuals, [0.02, 0.98]))
+    return float(np.sqrt(np.mean(clipped**2)) * widened)
+
+
+@dataclass(frozen=True)
+class SavedFit:
+    """A law that can be asked for losses and allocations, with replicates for its intervals."""
+
+    law: Law
+    centre: Centre
+    theta: Array  # (p,)
+    draws: Array  # (R, p); R may be 0
+    residual_sd: float
+    status: str
+    reasons: tuple[str, ...]
+    table_sha256: str
+    range: dict[str, list[float]]
+    convention: str
+    doubts: tuple[str, ...] = ()  # what the residuals say against the fit
+
+    def loss(self, **columns: float) -> tuple[float, Array]:
+        """Return the loss at one point, and that of each replicate."""
+        needed = {v: np.array([columns[v]]) for v in self.law.variables}
+        x = self.centre.logs(needed)
+        predict = [np.exp(self.law.log_loss(t, x)[0][:, 0]) for t in (self.theta[None], self.draws)]
+        return float(predict[0][0]), predict[1]
+
+    def new_run(self, **columns: float) -> tuple[float, tuple[float, float] | None]:
+        """Return the loss forecast for one new run and its 95 % interval: replicates plus the scatter of runs."""
+        value, draws = self.loss(**columns)
+        if not len(draws):
+            return value, None
+        noise = np.random.default_rng(0).standard_normal(len(draws)) * self.residual_sd
+        low, high = np.quantile(draws * np.exp(noise), [0.025, 0.975])
+        return value, (float(low), float(high))
+
+    def allocation(self, flops: float) -> tuple[Array, Array]:
+        """Return ln N* and the loss there, first of the fit itself and then of every replicate (1 + R,)."""
+        theta = np.concatenate([self.theta[None], self.draws])
+        log_n = log_optimal_n(self.law, theta, self.centre, flops)
+        return log_n, np.exp(loss_at(self.law, theta, self.centre, log_n, flops))
+
+
+def saved_fit(fitted: Fitted, status: str, reasons: tuple[str, ...], table: Table) -> SavedFit:
+    """Return a fit that can be asked, without the way over a file."""
+    draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
+    sizes = {"C": [float(table.C.min()), float(table.C.max())]} if table.has("C") else {}
+    spread = trimmed_sd(fitted.residuals, fitted.num_params)
+    return SavedFit(
+        fitted.law, fitted.centre, fitted.theta, draws, spread, status, reasons, table.sha256, sizes,
+        table.n_convention,
+    )  # fmt: skip
+
+
+def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
+    """Read what `escala fit --json` printed. With `refuse`, a refused fit is an error that repeats its reasons."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        certificate = values.get("certificate", {"status": "unknown", "reasons": ["the file has no certificate"]})
+        if refuse and certificate["status"] == "refused":
+            raise UserError(f"{path} was refused: " + "; ".join(certificate["reasons"]))
+        law = find_law(values["law"])
+        internal = values.get("internal") or _from_params(law, values["params"])
+        size = len(internal["theta"])
+        return SavedFit(
+            law=law,
+            centre=Centre(internal["centre"]),
+            theta=np.array(internal["theta"]),
+            draws=np.array(internal["draws"], float).reshape(-1, size),
+            residual_sd=float(internal["residual_sd"]),
+            status=certificate["status"],
+            reasons=tuple(certificate["reasons"]),
+            table_sha256=values.get("table", {}).get("sha256", ""),
+            range=values.get("range", {}),
+            convention=values.get("conventions", {}).get("N", "as given"),
+            doubts=tuple(d["sentence"] for d in values.get("doubts", ())),
+        )
+    except FileNotFoundError:
+        raise UserError(f"no such fit: {path} (make one with `escala fit TABLE --json > {path}`)") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory, not the output of `escala fit --json`") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not the output of `escala fit --json`: {error!r}") from None
+
+
+def _from_params(law: Law, params: dict[str, float]) -> dict[str, Any]:
+    """Start from published parameters alone, as somebody else's file may give them: no replicates."""
+    if not isinstance(law, PowerSum):
+        raise KeyError("internal")
+    centre = {v: float(np.log({"N": 1e9, "D": 2e10, "C": 1.2e20}[v])) for v in law.variables}
+    public = np.array([[float(params[name]) for name in law.params]])
+    if not (np.isfinite(public) & (public > 0)).all():
+        raise ValueError("parameters are positive numbers: " + ", ".join(f"{n} = {params[n]}" for n in law.params))
+    theta = law.internal(public, Centre(centre))[0]
+    return {"centre": centre, "theta": theta, "draws": [], "residual_sd": 0.0}

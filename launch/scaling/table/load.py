@@ -1,0 +1,139 @@
+"""Read a table of runs: Escala's own ledger, or anybody's CSV, JSON lines or parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from launch.scaling.table.build import build_table, keep_where
+from launch.scaling.table.mapping import TARGETS, Source, resolve
+from launch.scaling.table.reading import Row, read_rows
+from launch.scaling.table.table import N_CONVENTIONS, Table
+from trainer.errors import UserError, did_you_mean
+
+
+def load(
+    path: str | Path,
+    mapping: Mapping[str, str] | None = None,
+    n_convention: str = "head",
+    *,
+    c_convention: str = "exact",
+    where: Mapping[str, str] | None = None,
+    drop_bad: bool = False,
+) -> Table:
+    """Read a table of runs.
+
+    A ledger of Escala is recognised by its columns; `n_convention` and `c_convention` apply to it alone. `where` keeps
+    rows whose column equals a value. Rows with a missing, non-finite or non-positive number are an error that lists
+    them, or with `drop_bad` a warning. Two of N, D, C give the third by C = 6 N D. Raises `UserError`.
+    """
+    raw = read_rows(Path(path))
+    if {"params_body", "flops_exact", "cell"} <= raw.rows[0].keys() and not mapping:
+        table = from_ledger(raw.rows, str(path), raw.sha256, n_convention, c_convention, where=where, drop_bad=drop_bad)
+    else:
+        numbered = keep_where(list(enumerate(raw.rows, start=1)), where, str(path))
+        sources = resolve(mapping or {}, raw.columns, str(path))
+        table = build_table(numbered, sources, str(path), raw.sha256, drop_bad=drop_bad)
+    return replace(table, warnings=(*raw.warnings, *table.warnings))
+
+
+def from_ledger(
+    rows: Sequence[Row],
+    source: str = "ledger",
+    sha256: str = "",
+    n_convention: str = "head",
+    c_convention: str = "exact",
+    *,
+    where: Mapping[str, str] | None = None,
+    drop_bad: bool = False,
+) -> Table:
+    """Build a table from ledger rows (see `launch/sweep/ledger.py`). Diverged runs are left out and named."""
+    if n_convention not in N_CONVENTIONS:
+        raise UserError(f"unknown convention of N {n_convention!r}{did_you_mean(n_convention, N_CONVENTIONS)}")
+    numbered = keep_where(list(enumerate(rows, start=1)), where, source)
+    numbered, warnings = _final_points(numbered)
+    flat = [(number, _flat(row, n_convention, c_convention)) for number, row in numbered]
+    table = build_table(
+        flat,
+        {name: Source(name) for name in flat[0][1] if name in TARGETS},
+        source,
+        sha256,
+        drop_bad=drop_bad,
+        by_position=[row.get("loss_by_position") or [] for _, row in numbered],
+        own=True,
+    )
+    kept = {int(r) for r in table.row}
+    counted = [row for number, row in numbered if number in kept]
+    recipe = [_recipe(r) for r in counted]
+    return replace(
+        table,
+        labels={**table.labels, **{name: np.array([r[name] for r in recipe]) for name in recipe[0]}},
+        conventions={c: np.array([_params(r, c) for r in counted]) for c in N_CONVENTIONS},
+        flops={
+            "exact": np.array([float(r["flops_exact"]) for r in counted]),
+            "6nd": np.array([float(r[f"flops_6nd_{n_convention}"]) for r in counted]),
+        },
+        n_convention=n_convention,
+        c_convention=c_convention,
+        warnings=(*warnings, *table.warnings),
+    )
+
+
+def _params(row: Row, convention: str) -> float:
+    if convention == "head":
+        return float(row["params_body"] + row["vocab_size"] * row["d_model"])
+    return float(row[f"params_{convention}"])
+
+
+def _flat(row: Row, n_convention: str, c_convention: str) -> Row:
+    return {
+        "N": _params(row, n_convention),
+        "D": row["tokens"],
+        "C": row["flops_exact"] if c_convention == "exact" else row[f"flops_6nd_{n_convention}"],
+        "loss": row["loss"],
+        "U": row["unique_tokens"],
+        "sem": row.get("loss_sem"),
+        "lr": row["lr"],
+        "batch": row["tokens_per_step"],
+        "name": row["name"],
+        "group": row["family"],
+        "trunk": row.get("trunk") or row["cell"],
+        "seed": row["seed"],
+        "tokenizer": row["tokenizer_hash"],
+        "eval_set": row["eval_set"],
+        "perplexity": row.get("perplexity"),
+    }
+
+
+def _recipe(row: Row) -> dict[str, str]:
+    """Return how a run was made, as far as a reader of a report asks for it."""
+    return {
+        "shape": f"{row['d_model']}x{row['n_layers']}",
+        "context": str(row["context_length"]),
+        "schedule": str(row["schedule"]),
+        "data": str(row["data_hash"])[:16],
+        "revision": str(row["git_revision"] or "")[:12],
+    }
+
+
+def _final_points(numbered: list[tuple[int, Row]]) -> tuple[list[tuple[int, Row]], list[str]]:
+    """Keep the last point of each cell on the first evaluation set; leave out runs that diverged."""
+    warnings = []
+    diverged = [row["name"] for _, row in numbered if row.get("status", "done") != "done"]
+    if diverged:
+        warnings.append(f"diverged runs are left out: {', '.join(dict.fromkeys(diverged))}")
+    done = [(i, row) for i, row in numbered if row.get("status", "done") == "done"]
+    if not done:
+        raise UserError("the ledger has no finished run to fit" + (f"; {warnings[0]}" if warnings else ""))
+    sets = list(dict.fromkeys(row["eval_set"] for _, row in done))
+    if len(sets) > 1:
+        warnings.append(f"losses are those on {sets[0]!r}; also there: {', '.join(sets[1:])} (--where eval_set=...)")
+    last: dict[str, tuple[int, Row]] = {}
+    for number, row in done:
+        key = row["cell"]
+        if row["eval_set"] == sets[0] and (key not in last or row["step"] >= last[key][1]["step"]):
+            last[key] = (number, row)
+    return sorted(last.values(), key=lambda pair: pair[0]), warnings

@@ -1,0 +1,54 @@
+"""From a model, whole, to an engine: split it over tensor ranks, give it values and an optimizer, shard the rest."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.config.deepspeed import check_optimizer
+from trainer.config.parallel import check_model_splits
+from trainer.config.run import RunConfig
+from trainer.engine.deepspeed.layers import shard_model
+from trainer.engine.deepspeed.optimizer import host_adam
+from trainer.engine.deepspeed.spread import prepare, spread
+from trainer.engine.engine import Engine
+from trainer.engine.recompute import recompute_blocks
+from trainer.models.interface import LanguageModel
+from trainer.optim.build import make_optimizer
+from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
+from trainer.parallel.mesh import Mesh
+from trainer.parallel.sequence import shard_attention
+from trainer.parallel.tensor.shard import materialise, splits_of, sum_shared_gradients
+
+
+def build_engine(
+    config: RunConfig, model: LanguageModel, mesh: Mesh, *, lr: float, accumulation: int, device: torch.device
+) -> Engine:
+    """Spread `model` over the mesh and give it an optimizer.
+
+    `model` is whole: with values, or on the meta device, in which case each rank makes its own share from the seed and
+    the whole never exists. Raises `UserError` where the model's widths do not divide.
+    """
+    check_model_splits(config.model, mesh.degrees)
+    check_optimizer(config)
+    prepare(device)
+    splits = splits_of(model, mesh)
+    fp8 = config.precision == "fp8"
+    if fp8:
+        check_gpu(device)
+    shard_model(model, mesh, overlap=config.parallel.overlap, fp8=fp8)
+    if fp8:
+        multiply_in_fp8(model.blocks)
+    materialise(model, splits, config.seed, device)
+    sum_shared_gradients(model, mesh)
+    shard_attention(model, mesh)
+    recompute_blocks(model, config.parallel.recompute)
+    model.label_smoothing = config.optim.label_smoothing
+    if config.parallel.compile:
+        for block in model.blocks:
+            block.compile()
+    if config.parallel.offload != "none" and device.type == "cuda" and config.optim.name == "adamw":
+        optimizer = host_adam(model, config.optim, lr)
+    else:
+        optimizer = make_optimizer(config, model, splits, mesh, lr)
+    sharded = spread(model, optimizer, config, mesh, accumulation=accumulation, device=device)
+    return Engine(sharded, config, mesh, splits, accumulation, device)

@@ -1,0 +1,169 @@
+"""What we use and change inside DeepSpeed, beyond its public interface, as read in version `READ_IN`.
+
+The first part finds a rank's fp32 weights and the optimizer's moments, which every ZeRO stage keeps elsewhere. The
+second replaces what costs time or memory without need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from trainer.engine.protocol import Fragment
+from trainer.parallel.mesh import Mesh
+
+READ_IN = "0.19.8"
+
+
+def fragments(ds: Any, mesh: Mesh, zero_stage: int) -> Iterator[Fragment]:
+    """Yield what this rank holds, in the order of the parameters."""
+    if zero_stage == 0:
+        return _unsharded(ds, mesh)
+    return _stage3(ds, mesh) if zero_stage == 3 else _stage12(ds)
+
+
+def _unsharded(ds: Any, mesh: Mesh) -> Iterator[Fragment]:
+    for name, parameter in ds.module.named_parameters():
+        count = parameter.numel()
+        owned = (count * mesh.replica_rank // mesh.replica_size, count * (mesh.replica_rank + 1) // mesh.replica_size)
+        yield Fragment(name, (0, count), owned, parameter.data.view(-1), parameter, 0)
+
+
+def _stage12(ds: Any) -> Iterator[Fragment]:
+    optimizer = ds.optimizer
+    flat_groups = optimizer.single_partition_of_fp32_groups
+    for name, parameter in ds.module.named_parameters():
+        mapping: Any = getattr(parameter, "_hp_mapping", None)
+        if mapping is None:  # this parameter lies in other ranks' partitions
+            continue
+        start = mapping.lp_fragment_address.start
+        held = (start, start + mapping.hp_fragment_address.numel)
+        offset = mapping.hp_fragment_address.start
+        home = flat_groups[mapping.param_group_index]
+        yield Fragment(name, held, held, home.data.narrow(0, offset, held[1] - held[0]), home, offset)
+
+
+def _stage3(ds: Any, mesh: Mesh) -> Iterator[Fragment]:
+    optimizer, rank = ds.optimizer, mesh.replica_rank
+    parameter: Any
+    for name, parameter in ds.module.named_parameters():
+        group, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start, stop = rank * padded, min((rank + 1) * padded, parameter.ds_numel)
+        if stop <= start:  # padding only
+            continue
+        home = optimizer.fp32_partitioned_groups_flat[group]
+        yield Fragment(name, (start, stop), (start, stop), home.data.narrow(0, offset, stop - start), home, offset)
+
+
+def moments(ds: Any, fragment: Fragment) -> dict[str, Tensor]:
+    """Return flat views of the optimizer's moments over the held range; empty before the first step."""
+    state = ds.basic_optimizer.state.get(fragment.home, {})
+    return {
+        key: value.view(-1).narrow(0, fragment.offset, fragment.size)
+        for key, value in state.items()
+        if torch.is_tensor(value) and value.shape == fragment.home.shape and value.dim() > 0
+    }
+
+
+def counters(ds: Any) -> dict[str, float]:
+    """Return the optimizer's scalar state, such as Adam's step count, which all parameters share."""
+    found: dict[str, float] = {}
+    for state in ds.basic_optimizer.state.values():
+        found |= {k: float(v) for k, v in state.items() if v is not None and (not torch.is_tensor(v) or v.dim() == 0)}
+    return found
+
+
+@torch.no_grad()
+def prepare_moments(
+    ds: Any, held: Iterable[Fragment], kinds_of: Callable[[str], list[str]], scalars: dict[str, float]
+) -> None:
+    """Give a fresh optimizer the state that it would make in its first step: zero moments and the counters.
+
+    `kinds_of` names the moments of a parameter.
+    """
+    state = ds.basic_optimizer.state
+    for fragment in held:
+        home = fragment.home
+        for kind in kinds_of(fragment.name):
+            if kind not in state[home]:
+                state[home][kind] = torch.zeros_like(home)
+        for name, value in scalars.items():
+            state[home][name] = torch.tensor(value, dtype=torch.float32, device=home.device)
+
+
+@torch.no_grad()
+def publish_weights(ds: Any, zero_stage: int) -> None:
+    """Carry fp32 weights that were written into the fragments to the parameters that the model computes with."""
+    optimizer = ds.optimizer
+    if zero_stage in (1, 2):
+        optimizer.update_lp_params()
+    elif zero_stage == 3:
+        optimizer._partition_all_parameters()
+        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+
+def sums_in_place(ds: Any, mesh: Mesh, zero_stage: int) -> bool:
+    """Return whether we can sum gradients: they stay in fp32 in the parameters until the step."""
+    if zero_stage == 1:
+        return not (ds.optimizer.use_grad_accum_attribute or ds.optimizer.cpu_offload)
+    return zero_stage == 0 and mesh.replica_size > 1
+
+
+def skip_slow_checks() -> None:
+    """Skip checks and copies that cost seconds while DeepSpeed builds its engine and takes steps."""
+    deepspeed.runtime.zero.stage_1_and_2.get_norm_dtype = _norm_dtype
+    deepspeed.runtime.engine.DeepSpeedEngine._do_optimizer_sanity_check = _one_zero_optimizer
+
+
+def _norm_dtype() -> torch.dtype:
+    """DeepSpeed would copy every gradient to float64 to take its norm; float32 agrees with one process as well."""
+    return torch.float32
+
+
+def _one_zero_optimizer(engine: Any, optimizer: Any) -> str | None:
+    """Choose the optimizer that wraps ours; bf16 at stage 1 runs through that of all other ZeRO 1 and 2.
+
+    DeepSpeed has one for it alone, which keeps fp32 gradients for the whole run beside all bf16 ones: with two replicas
+    that is 21 bytes a parameter at the peak of a step, where 13 do. The check that would choose it also imports
+    DeepSpeed's Muon and with it torch's compiler: two seconds.
+    """
+    return "zero_optimization" if engine.zero_optimization() else None
+
+
+def keep_owned_gradients_only(optimizer: Any) -> None:
+    """Have ZeRO 2 add reduced gradients to this rank's flat partition at once, and keep nothing else of them.
+
+    DeepSpeed does so in bf16. In fp32 it keeps the reduced gradients of whole parameters, and copies them to a flat
+    partition before the step: this rank's gradients twice.
+    """
+
+    def drop(parameter: Tensor, group: int | None = None) -> None:
+        parameter.grad = None
+
+    optimizer._use_compact_grad_partition_buffer = lambda group: True
+    optimizer.copy_grads_in_partition = drop
+
+
+def step_on_gradients_in_place(optimizer: Any) -> None:
+    """Have ZeRO 1 take the gradients of its partition from the parameters, which hold all of them until the step.
+
+    In bf16 DeepSpeed also adds them to a flat partition while all are there.
+    """
+    optimizer._use_compact_grad_partition_buffer = lambda group: False
+
+
+def reduce_by(finish: Callable[[], None], optimizer: Any) -> None:
+    """Have ZeRO 1 take gradients that `finish` leaves reduced in the parameters, instead of reducing them itself."""
+
+    def reduce_gradients(**_: Any) -> None:
+        finish()
+        optimizer.overlapping_partition_gradients_reduce_epilogue()
+
+    optimizer.reduce_gradients = reduce_gradients

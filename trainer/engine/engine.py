@@ -1,0 +1,128 @@
+"""The engine: one optimizer step on a spread model, the same whichever library shards it.
+
+Shapes: B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.config.run import RunConfig
+from trainer.engine.agreement import Agreement
+from trainer.engine.batch import Batch, check_distribution, global_weight, local_part
+from trainer.engine.protocol import Sharded
+from trainer.parallel.mesh import Mesh
+from trainer.parallel.tensor.split import Split
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one step came to. The same on every rank."""
+
+    loss: float  # mean over the tokens of the global batch, by weight, in nats
+    grad_norm: float  # before clipping
+    skipped: bool  # loss or gradient was not finite, and no parameter changed
+
+
+class Engine:
+    """A model on the mesh, its optimizer, and the step that joins them. Build it with `build_engine`."""
+
+    def __init__(
+        self,
+        sharded: Sharded,
+        config: RunConfig,
+        mesh: Mesh,
+        splits: dict[str, Split],
+        accumulation: int,
+        device: torch.device,
+    ) -> None:
+        self.sharded, self.config, self.mesh, self.splits = sharded, config, mesh, splits
+        self.accumulation, self.device = accumulation, device
+        self.agreement = Agreement()
+        self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
+        self.progress: Callable[[], None] = lambda: None  # called around each step, before each evaluated batch
+        self._checked = False
+
+    @property
+    def module(self) -> nn.Module:
+        """The model; under tensor parallelism and ZeRO 3 its parameters are shares."""
+        return self.sharded.module
+
+    @property
+    def zero_stage(self) -> int:
+        """The ZeRO stage that runs, which may be below the one that was asked for."""
+        return self.sharded.zero_stage
+
+    def train_step(self, micro_batches: Sequence[Batch], lr: float) -> StepOutcome:
+        """Take one optimizer step on the global batch of which these are this data rank's micro-batches.
+
+        The objective is the sum of weighted token losses over the global sum of weights, whatever the number of
+        ranks and micro-batches. Where loss or gradient is not finite, all ranks skip the update together.
+        """
+        assert len(micro_batches) == self.accumulation, f"{len(micro_batches)} micro-batches, not {self.accumulation}"
+        self.progress()
+        if not self._checked:
+            check_distribution(micro_batches, self.mesh, self.device)
+            self._checked = True
+        self.sharded.set_lr(lr)
+        weight = global_weight(micro_batches, self.mesh, self.device)
+        total = torch.zeros((), device=self.device)
+        for index, batch in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            self._seed_dropout(index)
+            total = self._accumulate(batch, weight, total, last)
+            self.sharded.update(last=last)
+        self.step += 1
+        return self._outcome(total / weight)
+
+    def _accumulate(self, batch: Batch, weight: float | Tensor, total: Tensor, last: bool) -> Tensor:
+        """Add the gradient of one micro-batch; return the sum of weighted losses so far."""
+        part = local_part(batch, self.mesh, self.device)
+        losses = self.sharded.forward(part)
+        loss = (losses if part.weights is None else losses * part.weights).sum()
+        total = total + loss.detach()
+        objective = loss * (self.sharded.mean_over / weight)
+        if last:
+            objective = objective * (1 + 0 * total)  # a loss that is not finite makes the gradient so: all ranks skip
+        self.sharded.backward(objective, last=last)
+        return total
+
+    def _seed_dropout(self, index: int) -> None:
+        """Make dropout a function of seed, step, micro-batch and place in the batch, the same on all tensor ranks."""
+        if self.config.model.dropout:
+            place = (self.config.seed, self.step, index, self.mesh.replica_rank)
+            torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "little"))
+
+    def _outcome(self, loss: Tensor) -> StepOutcome:
+        self.progress()
+        mean = self.agreement.exchange(loss, self.mesh)
+        grad_norm, applied = self.sharded.outcome()
+        applied = applied and math.isfinite(grad_norm)
+        return StepOutcome(mean, grad_norm if applied else math.nan, not applied)
+
+    @torch.no_grad()
+    def token_losses(self, batch: Batch) -> Tensor:
+        """Return the loss of each token (B, T) in float32, without gradients; the same on all ranks of a data rank."""
+        self.progress()
+        training = self.module.training
+        self.module.eval()
+        try:
+            losses = self.sharded.forward(local_part(batch, self.mesh, self.device))
+        finally:
+            self.module.train(training)
+        if self.mesh.sequence_group is None:
+            return losses
+        parts = [torch.empty_like(losses) for _ in range(self.mesh.sp_size)]
+        dist.all_gather(parts, losses.contiguous(), group=self.mesh.sequence_group)
+        return torch.cat(parts, dim=1)
+
+    def close(self) -> None:
+        """Release the engine's hooks and buffers."""
+        self.sharded.close()

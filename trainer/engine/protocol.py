@@ -1,0 +1,101 @@
+"""What an engine must do. `trainer/engine/engine.py` takes steps on anything that does so; `deepspeed/` is the first.
+
+To add an engine: write a folder beside `deepspeed/` with a function like its `spread`, which returns a `Sharded`, and
+name it in `trainer/engine/build.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from trainer.engine.batch import LocalBatch
+
+WEIGHT = "weight"
+
+
+@dataclass
+class Fragment:
+    """Flat views into the engine's own memory of one parameter's fp32 weights. The values are fp32.
+
+    A rank *holds* a flat range of its tensor share of a parameter; where several ranks hold the same range, each
+    *owns* a part of it, so that a checkpoint has every value once.
+    """
+
+    name: str
+    held: tuple[int, int]  # the range of the share that the views cover
+    owned: tuple[int, int]  # the part of it that this rank saves
+    weight: Tensor
+    home: Tensor  # the tensor whose optimizer state holds the moments
+    offset: int  # where in `home`, flattened, the range begins
+
+    @property
+    def size(self) -> int:
+        """Number of values held."""
+        return self.held[1] - self.held[0]
+
+
+class Sharded(Protocol):
+    """A model on the mesh and its optimizer, as one library shards them. Every call is collective."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model; its parameters may be shares."""
+        ...
+
+    @property
+    def zero_stage(self) -> int:
+        """What is sharded over replicas, as ZeRO counts it (Rajbhandari et al. 2020): 0 nothing, 3 everything."""
+        ...
+
+    @property
+    def mean_over(self) -> int:
+        """By how many replicas the engine divides the sum of gradients; 1 where it only sums."""
+        ...
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of all groups; a group's `lr_scale` multiplies it."""
+        ...
+
+    def forward(self, batch: LocalBatch) -> Tensor:
+        """Return the loss of each token, (B, T of this rank), in float32."""
+        ...
+
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """Add the gradient of a scalar. After the `last` micro-batch of a step, gradients are summed over replicas."""
+        ...
+
+    def update(self, *, last: bool) -> None:
+        """End a micro-batch. After the last: clip, and update unless a gradient is not finite, on all ranks alike."""
+        ...
+
+    def outcome(self) -> tuple[float, bool]:
+        """Return the global gradient norm of the last step before clipping, and whether parameters were updated."""
+        ...
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield what this rank holds, in the order of the parameters."""
+        ...
+
+    def moments(self, fragment: Fragment) -> dict[str, Tensor]:
+        """Return flat views of the optimizer's moments over the held range; empty before the first step."""
+        ...
+
+    def counters(self) -> dict[str, float]:
+        """Return the optimizer's scalar state, such as Adam's step count, which all parameters share."""
+        ...
+
+    def prepare_moments(self, kinds_of: Callable[[str], list[str]], scalars: dict[str, float]) -> None:
+        """Give a fresh optimizer zero moments and counters, as its first step would. `kinds_of` names the moments."""
+        ...
+
+    def publish_weights(self) -> None:
+        """Carry fp32 weights that were written into the fragments to the parameters that the model computes with."""
+        ...
+
+    def close(self) -> None:
+        """Release hooks and buffers."""
+        ...

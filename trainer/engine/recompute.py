@@ -1,0 +1,24 @@
+"""Activation recomputation: keep less of the forward pass, compute it again in the backward pass (Chen et al. 2016)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from torch.utils.checkpoint import checkpoint
+
+from trainer.models.interface import LanguageModel
+
+
+def recompute_blocks(model: LanguageModel, amount: Literal["none", "selective", "full"]) -> None:
+    """Have parts of each block keep only their inputs: the whole block (`full`) or its mixer (`selective`).
+
+    Attention is where a layer keeps most for what it costs to compute again (Korthikanti et al. 2022, section 5).
+    A random state is kept with the inputs, so that dropout is the same twice.
+    """
+    if amount == "none":
+        return
+    part: Any
+    for block in model.blocks:
+        part = block if amount == "full" else block.mixer
+        part.forward = partial(checkpoint, part.forward, use_reentrant=False)

@@ -1,0 +1,39 @@
+"""The part of a block that works on each token by itself.
+
+Shapes: B batch, T tokens, D d_model, F MLP width.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate x) * up x)."""
+
+    def __init__(self, d_model: int, width: int, *, bias: bool) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(d_model, 2 * width, bias=bias)
+        self.down = nn.Linear(width, d_model, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, D) for x (B, T, D)."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        projected: Tensor = self.down(F.silu(gate) * up)
+        return projected
+
+
+class PlainMLP(nn.Module):
+    """down(gelu(up x)), GELU exact or in the tanh form of GPT-2 (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
+
+    def __init__(self, d_model: int, width: int, *, bias: bool, tanh: bool) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, width, bias=bias)
+        self.down = nn.Linear(width, d_model, bias=bias)
+        self.approximate = "tanh" if tanh else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, D) for x (B, T, D)."""
+        projected: Tensor = self.down(F.gelu(self.up(x), approximate=self.approximate))
+        return projected

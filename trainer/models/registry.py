@@ -1,0 +1,47 @@
+"""Families of language models and mixers by name. Free of torch: each part is imported when it is asked for.
+
+A family is a folder with `config.py` and `cost.py`, free of torch, and `model.py`. A package of yours may add one
+through the entry point group `escala.families`, which names a `Family`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from trainer.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of a family are, each as `module:name`."""
+
+    name: str
+    model: str  # a LanguageModel, made from its configuration
+
+
+FAMILIES = {
+    "transformer": Family("transformer", model="trainer.models.transformer.model:Transformer"),
+}
+
+
+def find_family(name: str) -> Family:
+    """Return a family by its name. Raises `UserError` for one that is not known."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    found = {point.name: point for point in entry_points(group="escala.families")}
+    if name in found:
+        family = found[name].load()
+        assert isinstance(family, Family), f"entry point {name!r} of escala.families is no Family"
+        return family
+    raise UserError(f"there is no family {name!r} of models{did_you_mean(name, [*FAMILIES, *found])}")
+
+
+@cache
+def load(reference: str) -> Any:
+    """Return what `module:name` stands for."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,86 @@
+"""What each parameter is for: how it begins, whether it decays, how tensor ranks split it, which rule updates it.
+
+A family states its roles as a table from patterns of parameter names to roles; the first pattern that matches counts,
+and a parameter that no pattern matches is an error. Nothing is guessed from the end of a name. Free of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+# How tensor ranks share a parameter; None: every rank holds it whole.
+#   vocab         rows are words: lookups and logits are partial, the loss is computed without gathering them
+#   column        rows of the weight (and values of the bias) are shared out: a rank makes a share of the outputs
+#   row           columns of the weight are shared out: the ranks' outputs are summed, the bias is added once
+#   shared heads  held whole, but used by each rank's own heads: its gradient is summed over tensor ranks
+SplitKind = Literal["vocab", "column", "row", "shared heads"]
+# Which rule an optimizer may apply: Muon takes matrices, everything else is AdamW's.
+Group = Literal["matrix", "embedding", "head", "vector"]
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Begin with normal values of mean 0."""
+
+    std: float
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Begin with one value everywhere."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one parameter is for. `fan_in` is the number of inputs that each of its outputs sums over."""
+
+    initial: Normal | Constant
+    group: Group
+    decay: bool = False
+    split: SplitKind | None = None
+    parts: tuple[int, ...] = ()  # widths of the matrices that lie one after the other along dimension 0, if several
+    fan_in: int | None = None
+
+
+Roles = Mapping[str, Role]
+
+
+def role_of(roles: Roles, name: str) -> Role:
+    """Return the role of a parameter by the first pattern that matches its name."""
+    for pattern, role in roles.items():
+        if fnmatchcase(name, pattern):
+            return role
+    raise AssertionError(f"parameter {name!r} has no role: add it to the table of its family")
+
+
+def split_of_module(roles: Roles, module: str) -> Role | None:
+    """Return the role of a module's weight, by which the whole module is split; None for a module without one."""
+    name = f"{module}.weight"
+    return next((role for pattern, role in roles.items() if fnmatchcase(name, pattern)), None)
+
+
+def linear(
+    name: str, std: float, fan_in: int, *, split: SplitKind | None = None, parts: tuple[int, ...] = ()
+) -> dict[str, Role]:
+    """Return the roles of a linear layer of the body: a matrix that decays, and a bias, if there is one, that does not.
+
+    The bias of a row-split layer is whole: it is added once, to the sum.
+    """
+    own = None if split == "row" else split
+    return {
+        f"{name}.weight": Role(Normal(std), "matrix", decay=True, split=split, parts=parts, fan_in=fan_in),
+        f"{name}.bias": Role(Constant(0.0), "vector", split=own, parts=parts),
+    }
+
+
+def norm(name: str, *, split: SplitKind | None = None) -> dict[str, Role]:
+    """Return the roles of a normalisation layer."""
+    return {
+        f"{name}.weight": Role(Constant(1.0), "vector", split=split),
+        f"{name}.bias": Role(Constant(0.0), "vector", split=split),
+    }
