@@ -3,6 +3,7 @@
     config.yaml          the resolved configuration
     plan.json            what was derived from it for this world
     data.json            the shards that the run began with and keeps to
+    tokenizer/           a copy of the set's tokenizer
     run.json             who runs it: attempt, host, git revision, versions, W&B id
     status               one word, see `Status`
     metrics.jsonl        one line for each logged step and each evaluation
@@ -62,6 +63,10 @@ class RunDir:
     @property
     def data(self) -> Path:
         return self.root / "data.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
 
     @property
     def run(self) -> Path:

@@ -19,11 +19,12 @@ from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
 from trainer.data.batches import Batches, held_out
 from trainer.data.manifest import Manifest
-from trainer.data.opening import evaluation_sets, open_batches, open_split
+from trainer.data.opening import evaluation_sets, masks_documents, open_batches, open_split
 from trainer.data.skipping import parse_ranges
 from trainer.engine.build import build_engine
 from trainer.engine.engine import Engine
 from trainer.evaluation.perplexity import Evaluation, evaluate
+from trainer.evaluation.text_bytes import TextBytes, agreed_text_bytes
 from trainer.guard.fence import Fence
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog
@@ -67,11 +68,13 @@ def open_session(
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
+    _say_about_data(batches, record)
     wanted = _evaluation_sets(config, manifest, record)
+    text_bytes = agreed_text_bytes(config.data, manifest, run_dir, device)
     session: Session
 
     def evaluate_all() -> list[Evaluation]:
-        session.evaluations = [_evaluate(name, config, plan, manifest, engine, mesh) for name in wanted]
+        session.evaluations = [_evaluate(name, config, plan, manifest, engine, mesh, text_bytes) for name in wanted]
         return session.evaluations
 
     run = Run(
@@ -153,7 +156,28 @@ def _evaluation_sets(config: RunConfig, manifest: Manifest, record: Record) -> l
     return wanted
 
 
-def _evaluate(name: str, config: RunConfig, plan: Plan, manifest: Manifest, engine: Engine, mesh: Mesh) -> Evaluation:
+def _say_about_data(batches: Batches, record: Record) -> None:
+    """Record, and say, which sources are not read and what changed since the checkpoint that the run goes on from."""
+    said = []
+    for source, tokens in batches.left_out().items():
+        record.event("source_left_out", source=source, tokens=tokens)
+        said.append(f"nothing of source {source!r} is read: its {tokens:,} tokens are fewer than one sequence needs")
+    for change in batches.changes:
+        record.event("data_changed", change=change)
+        said.append(change)
+    for sentence in said if record.active else ():
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def _evaluate(
+    name: str,
+    config: RunConfig,
+    plan: Plan,
+    manifest: Manifest,
+    engine: Engine,
+    mesh: Mesh,
+    text_bytes: TextBytes | None,
+) -> Evaluation:
     token_set = open_split(config.data, name, manifest)
     batches = held_out(
         token_set,
@@ -162,7 +186,8 @@ def _evaluate(name: str, config: RunConfig, plan: Plan, manifest: Manifest, engi
         plan.micro_batch,
         mesh.dp_rank,
         mesh.dp_size,
-        documents=config.data.document_mask,
+        documents=masks_documents(config.data),
+        packed=config.data.packing == "best_fit",
     )
     return evaluate(
         engine,
@@ -170,7 +195,7 @@ def _evaluate(name: str, config: RunConfig, plan: Plan, manifest: Manifest, engi
         batches,
         name=name,
         position_buckets=config.evaluation.position_buckets,
-        bytes_per_token=token_set.manifest.bytes_per_token(name),
+        text_bytes=text_bytes,
     )
 
 

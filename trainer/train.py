@@ -136,15 +136,17 @@ def _finish(session: Session, status: Status, error: str | None) -> None:
 def result(session: Session) -> dict[str, object]:
     """Return the final numbers of a run, from which its row in the ledger is made."""
     run = session.run
+    left_out = run.batches.left_out()
     return {
         "step": run.step,
         "tokens": run.step * run.plan.tokens_per_step,
         "train_loss": run.train_loss,
         "tokens_per_second": run.throughput.overall,
         "seconds": time.monotonic() - session.began,
-        "unique_tokens": session.manifest.tokens("train"),
+        "unique_tokens": session.manifest.tokens("train") - sum(left_out.values()),
         "tokenizer_hash": session.manifest.tokenizer_hash,
         "data_hash": session.manifest.data_hash,
+        "sources_left_out": left_out,
         "skipped_steps": [list(pair) for pair in run.batches.skipped],
         "evaluations": [evaluation.row() for evaluation in session.evaluations],
     }

@@ -156,3 +156,26 @@ def test_a_value_that_cannot_be_is_refused_by_its_key(assignment: str, message: 
     with pytest.raises(UserError) as error:
         run(assignment)
     assert message in str(error.value)
+
+
+def test_a_number_in_a_key_is_a_place_in_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "two.yaml").write_text("sources: [{path: a.jsonl, column: body}, {path: b.jsonl}]\n")
+    monkeypatch.setenv("ESCALA_CONFIGS", str(tmp_path))
+    for data in ("two", {"base": "two"}, {"sources": [{"path": "a.jsonl", "column": "body"}, {"path": "b.jsonl"}]}):
+        first, second = run("data.sources.0.min_chars=7", "data.sources.1.path=c.jsonl", data=data).data.sources
+        assert (first.path, first.column, first.min_chars) == ("a.jsonl", "body", 7)
+        assert (second.path, second.min_chars) == ("c.jsonl", 1)
+    assert run("data.sources.0.min_chars=7", data={}).data.sources[0].min_chars == 7, "the default has one source"
+    assert run("checkpoint.keep_at.1=30", checkpoint={"keep_at": [10, 20]}).checkpoint.keep_at == (10, 30)
+    with pytest.raises(UserError, match=r"there is no sources\.2: sources has 2 entries, counted from 0"):
+        run("data.sources.2.min_chars=1", data="two")
+    with pytest.raises(UserError, match=r"there is no sources\.1: sources has 1 entries"):
+        run("data.sources.1.min_chars=1", data={})
+
+
+def test_numbers_stay_keys_of_mappings():
+    stages = [{"from_tokens": 5, "weights": {"0": 1.0}}]
+    sources = [{"path": "0.txt", "weight": 1}, {"path": "1.txt", "weight": 2}]
+    config = run("data.stages.0.weights.1=0.5", data={"sources": sources, "stages": stages})
+    assert config.data.stages[0].weights == {"0": 1.0, "1": 0.5}

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from tests.unit.data.builders import EOS, random_docs, write_set
+from trainer.data.batches import to_micro_batch
+from trainer.data.packing import PackedSet
+from trainer.data.token_set import TokenSet
+from trainer.data.tokenizer import Bytes
 from trainer.errors import UserError
 from trainer.generation.decode import Decoding, distribution, generate
+from trainer.generation.sample import first_tokens
 from trainer.models.build import build_model
 from trainer.models.transformer.config import TransformerConfig
 
@@ -55,7 +65,45 @@ def test_top_k_and_top_p_keep_the_smallest_sets_that_they_should():
     assert distribution(logits, Decoding(0.5))[0].tolist() == pytest.approx([0.727, 0.182, 0.0455, 0.0455], abs=1e-3)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": t} for t in (-1, math.nan, math.inf, 1e-40)]
+    + [{"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": math.nan}],
+)
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(UserError):
         Decoding(**bad)
+
+
+def test_the_coldest_temperature_gives_a_distribution():
+    logits = torch.tensor([[1e4, -1e4, 0.0]])
+    assert distribution(logits, Decoding(1e-6))[0].tolist() == [1, 0, 0]
+
+
+def test_a_diverged_model_is_no_traceback():
+    model = tiny()
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(math.nan)
+    with pytest.raises(UserError, match="not finite numbers"):
+        decode(model, torch.tensor([[1]]), 3)
+
+
+def test_confined_models_read_an_end_token_before_a_prompt():
+    assert first_tokens(Bytes(), "ab", confined=True) == [256, 97, 98]
+    assert first_tokens(Bytes(), "ab", confined=False) == [97, 98]
+    assert first_tokens(Bytes(), "", confined=False) == first_tokens(Bytes(), "", confined=True) == [256]
+
+
+def test_decoding_from_the_end_token_is_what_packed_training_showed(tmp_path: Path):
+    """The loss of each document's first token in packed and in masked batches is that of decoding without a prompt."""
+    write_set(tmp_path, {"a": random_docs(1, 60)})
+    model = tiny(vocab_size=1000)
+    alone = -model(torch.tensor([[EOS]]))[0, 0].log_softmax(-1)
+    tokens = TokenSet.open(tmp_path)
+    packed, masked = PackedSet(tokens, 16).arrays, tokens.arrays
+    for arrays in (packed(np.arange(40), 16), masked(np.arange(40), 16, documents=True)):
+        batch = to_micro_batch(arrays)
+        losses = model(batch.inputs, batch.targets, documents=batch.documents)
+        begins = batch.inputs == EOS if batch.weights is None else (batch.inputs == EOS) & (batch.weights > 0)
+        assert begins.sum() > 10
+        assert torch.allclose(losses[begins], alone[batch.targets[begins]], atol=1e-4)

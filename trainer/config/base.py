@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from trainer.config.merging import are_places, lay_over
 from trainer.errors import UserError, did_you_mean
 
 
@@ -19,6 +20,20 @@ class Section(BaseModel):
     def known_keys(cls) -> list[str]:
         """Return the keys that the section may have; one that has kinds adds those of all kinds."""
         return list(cls.model_fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _entries_of_default_lists(cls, values: Any) -> Any:
+        """Change entries of a list that has its default, as `sources.0.min_chars=9` does where no file has sources."""
+        if not isinstance(values, dict):
+            return values
+        changed = {}
+        for key, value in values.items():
+            field = cls.model_fields.get(str(key))
+            if field is not None and isinstance(field.default, tuple) and are_places(value):
+                plain = [e.model_dump(mode="json") if isinstance(e, Section) else e for e in field.default]
+                changed[key] = lay_over(plain, value, str(key))
+        return {**values, **changed}
 
 
 S = TypeVar("S", bound=Section)

@@ -139,9 +139,7 @@ class DataConfig(Section):
     packing: Literal["concatenate", "best_fit"] = Field(
         "concatenate", description="cut the stream of documents into sequences, or fit whole documents into them"
     )
-    document_mask: bool = Field(
-        False, description="tokens attend to their own document only; best_fit implies it in training"
-    )
+    document_mask: bool = Field(False, description="tokens attend to their own document only; best_fit implies it")
     repeat: bool = Field(True, description="false refuses a run that is longer than one pass")
     cache: CacheConfig = CacheConfig()
 

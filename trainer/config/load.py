@@ -7,7 +7,6 @@ from a file and change parts of it: `model: {base: 10M, context_length: 1024}`. 
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,11 @@ from typing import Any
 import yaml
 
 from trainer.config.base import parse_section
+from trainer.config.merging import merge
 from trainer.config.run import RunConfig
 from trainer.errors import UserError, did_you_mean
 
 NAMED_SECTIONS = ("model", "data")
-
-# Two ways to say one thing: the one that is laid above removes the one below.
-REPLACES = {
-    "steps": ("tokens",),
-    "tokens": ("steps",),
-    "size": ("d_model", "n_layers", "n_heads"),
-}
 
 
 def configs_roots() -> list[Path]:
@@ -75,17 +68,6 @@ def _nearby_files(path: Path) -> str:
     return did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
 
 
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return `below` with the values of `above` laid over it, mappings merged key by key (see `REPLACES`)."""
-    merged = copy.deepcopy(below)
-    for replaced in (other for key, others in REPLACES.items() if key in above for other in others):
-        merged.pop(replaced, None)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else copy.deepcopy(value)
-    return merged
-
-
 def resolve_base(values: Any, section: str, where: str) -> dict[str, Any]:
     """Replace a name, or a mapping with `base`, by the mapping that it stands for."""
     if isinstance(values, str | int):
@@ -100,7 +82,10 @@ def resolve_base(values: Any, section: str, where: str) -> dict[str, Any]:
 
 
 def set_values(values: dict[str, Any], assignments: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    """Apply `model.n_layers=4` assignments. Values are read as YAML. Raises UserError on a bad assignment."""
+    """Apply `model.n_layers=4` assignments. Values are read as YAML. Raises UserError on a bad assignment.
+
+    A number in a key is a place in a list: `data.sources.0.min_chars=100` changes the first source.
+    """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():

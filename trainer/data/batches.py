@@ -12,9 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.data.continuing import ORDER_VERSION, check_order
 from trainer.data.manifest import Manifest
 from trainer.data.mixture import Mixture
 from trainer.data.order import Ids, shuffled, step_indices
+from trainer.data.packed_targets import PackedTargets
+from trainer.data.packing import VERSION as PACKING_VERSION
+from trainer.data.packing import PackedSet
 from trainer.data.skipping import Ranges, data_step
 from trainer.data.token_set import Arrays, TokenSet
 from trainer.errors import UserError
@@ -58,7 +62,7 @@ class Batches:
 
     The rank's share of a step is given in micro-batches of `micro_batch` sequences (the last may be smaller).
     `order` maps positions of the run to samples; by default the whole split is shuffled anew in each epoch.
-    `prefetch` coming steps are read in a background thread.
+    `prefetch` coming steps are read in a background thread. `shuffle_window` is noted in checkpoints.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Batches:
         prefetch: int = 2,
         pin_memory: bool = False,
         ahead_steps: int = 0,
+        shuffle_window: int | None = None,
     ) -> None:
         self.samples, self.context_length, self.seed = samples, context_length, seed
         self.sequences_per_step, self.micro_batch = sequences_per_step, micro_batch
@@ -85,7 +90,8 @@ class Batches:
         self.num_samples = require_samples(samples, context_length)
         self.order: Order = order or (lambda indices: shuffled(indices, self.num_samples, seed))
         step_indices(0, dp_rank, dp_size, sequences_per_step)  # refuses a step that the ranks cannot share
-        self.skipped, self.ahead_steps = skipped, ahead_steps
+        self.skipped, self.ahead_steps, self.shuffle_window = skipped, ahead_steps, shuffle_window
+        self.changes: list[str] = []  # in what determines the order, since the checkpoint that the run goes on from
         self._ahead: dict[int, Future[list[MicroBatch]]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches") if prefetch else None
         self._lock = threading.Lock()
@@ -130,32 +136,38 @@ class Batches:
         return {name: int(passes) for name, passes in after.items() if int(passes) > int(before[name])}
 
     def state(self, step: int) -> dict[str, Any]:
-        """Return what a checkpoint must hold after `step` steps to go on exactly."""
+        """Return what a checkpoint must hold after `step` steps to go on exactly, see `trainer/data/continuing.py`."""
+        mixture = self.order if isinstance(self.order, Mixture) else None
+        packed = isinstance(self.samples, PackedSet)
         return {
             "step": step,
             "samples": data_step(step, self.skipped) * self.sequences_per_step,
             "epochs": self.epochs(step),
             "skipped": [list(pair) for pair in self.skipped],
-            **self._identity(),
-            "shards": {name: len(shards) for name, shards in self.samples.manifest.splits.items()},
-        }
-
-    def check_state(self, state: dict[str, Any]) -> None:
-        """Raise UserError where a checkpoint's state does not belong to these batches."""
-        for key, mine in self._identity().items():
-            if state.get(key) != mine:
-                raise UserError(
-                    f"the checkpoint was trained with {_WORDS[key]} {state.get(key)!r}, this run has {mine!r}: "
-                    f"the order of data would not go on. Use the checkpoint's, or start anew from it (load: warm_start)"
-                )
-
-    def _identity(self) -> dict[str, Any]:
-        return {
             "data_hash": self.samples.manifest.data_hash,
             "seed": self.seed,
             "context_length": self.context_length,
             "sequences_per_step": self.sequences_per_step,
+            "order": {
+                "version": ORDER_VERSION,
+                "packing": "best_fit" if packed else "concatenate",
+                "packing_version": PACKING_VERSION if packed else None,
+                "shuffle_window": self.shuffle_window,
+                "mixture": mixture.shares() if mixture else None,
+            },
+            "document_mask": self.documents,
+            "shards": {name: len(shards) for name, shards in self.samples.manifest.splits.items()},
         }
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise UserError where a checkpoint's state does not belong to these batches; note what else changed."""
+        self.changes = check_order(state, self.state(int(state["step"])))
+
+    def left_out(self) -> dict[str, int]:
+        """Return the tokens of each source of which nothing is read, because it is shorter than one sequence."""
+        manifest, split = self.samples.manifest, self.samples.split
+        counts = zip(self.samples.sources, self.samples.pool_samples(self.context_length), strict=True)
+        return {name: manifest.tokens(f"{split}:{name}") for name, count in counts if count == 0}
 
     def _read(self, step: int) -> list[MicroBatch]:
         with self._lock:
@@ -175,14 +187,6 @@ class Batches:
         self._fetched = max(self._fetched, upto + 1)
 
 
-_WORDS = {
-    "data_hash": "data",
-    "seed": "seed",
-    "context_length": "context_length",
-    "sequences_per_step": "a number of sequences per step of",
-}
-
-
 def held_out(
     token_set: TokenSet,
     context_length: int,
@@ -192,21 +196,26 @@ def held_out(
     dp_size: int = 1,
     *,
     documents: bool = False,
+    packed: bool = False,
 ) -> Iterator[MicroBatch]:
-    """Yield one data rank's share of the evaluation sequences: about `tokens` tokens, spread evenly over the split.
+    """Yield one data rank's share of the evaluation sequences: about `tokens` targets, spread evenly over the split.
 
-    The sequences depend on `tokens` and `context_length` only. Over all ranks each comes exactly once, every rank gets
-    the same number of batches of the same shape, and rows that only fill a batch up have weight 0.
+    The targets depend on `tokens` and `context_length` only. What each of them sees is what training shows it:
+    `documents` keeps attention inside a document, `packed` lays the documents out whole (see `PackedTargets`). Over all
+    ranks each target comes exactly once, every rank gets the same number of batches of the same shape, and rows that
+    only fill a batch up have weight 0.
     """
     available = require_samples(token_set, context_length)
     count = min(available, max(1, -(-tokens // context_length)))
     ids = np.arange(count, dtype=np.int64) * available // count
-    rounds = -(-count // (micro_batch * dp_size))
-    for number in range(rounds):
+    packing = PackedTargets(token_set, ids, context_length) if packed else None
+    rows = len(packing) if packing else count
+    for number in range(-(-rows // (micro_batch * dp_size))):
         places = (number * dp_size + dp_rank) * micro_batch + np.arange(micro_batch)
-        real = places < count
-        arrays = token_set.arrays(ids[np.minimum(places, count - 1)], context_length, documents=documents)
-        weights = np.repeat(real[:, None].astype(np.float32), context_length, axis=1)
+        mine = np.minimum(places, rows - 1)
+        arrays = packing.arrays(mine) if packing else token_set.arrays(ids[mine], context_length, documents=documents)
+        weights = np.ones(arrays.targets.shape, np.float32) if arrays.weights is None else arrays.weights
+        weights[places >= rows] = 0.0
         yield to_micro_batch(replace(arrays, weights=weights))
 
 

@@ -44,11 +44,16 @@ def _counts(manifest: Manifest, split: str) -> dict[str, Any]:
 
 
 def samples(directory: Path, split: str, count: int, length: int, seed: int) -> list[dict[str, Any]]:
-    """Return decoded stretches of `length` tokens from random places of a split."""
+    """Return decoded stretches of `length` tokens from random places of a split; of fewer where it has no more."""
     tokens = TokenSet.open(directory, split)
-    check_tokenizer(directory, tokens.manifest.tokenizer_hash)
+    manifest = tokens.manifest
+    check_tokenizer(directory, manifest.tokenizer_hash)
     tokenizer = load_tokenizer(directory)
+    longest = max((manifest.tokens(f"{split}:{source}") for source in tokens.sources), default=0)
+    length = max(1, min(length, longest - 1))  # a sample has a next token, which is not shown: here the last end
     available = tokens.num_samples(length)
+    if available == 0:  # empty, or nothing but ends of documents
+        return []
     ids = shuffled(np.arange(min(count, available), dtype=np.int64), available, seed)
     begins = tokens.begins(ids, length)
     rows = tokens.read(begins, length)

@@ -113,7 +113,7 @@ class Manifest(BaseModel):
         return sum(shard.text_bytes for shard in self.shards(split))
 
     def bytes_per_token(self, split: str) -> float:
-        """Return UTF-8 bytes of text per token: bits per byte = loss in nats / ln 2 / bytes_per_token.
+        """Return UTF-8 bytes of text per token of a whole split; a sample of it may have others.
 
         Not a number for imported tokens whose text is not known.
         """
@@ -122,7 +122,8 @@ class Manifest(BaseModel):
     def words(self, split: str) -> int:
         """Return the white-space separated words of a split.
 
-        Word perplexity = exp(loss * tokens / words), with one more word for each document that stands for a line.
+        Word perplexity = exp(loss * tokens / words), with one more word for each document that stands for a line, where
+        the loss is the mean over all tokens of the split, not over a sample.
         """
         return sum(shard.words for shard in self.shards(split))
 

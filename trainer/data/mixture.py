@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +106,13 @@ class Mixture:
         """Return how many of the first `samples` samples of the run come from each source."""
         number = max(k for k, stage in enumerate(self.stages) if stage.begin <= samples)
         return self._begun[number] + self._counts(number, samples - self.stages[number].begin)
+
+    def shares(self) -> list[list[Any]]:
+        """Return [first sample, places in a block by source] of each stage: with the seed, all that the order is."""
+        return [
+            [stage.begin, {name: int(n) for name, n in zip(self.names, places, strict=True) if n}]
+            for stage, places in zip(self.stages, self.places, strict=True)
+        ]
 
     def _counts(self, number: int, length: int) -> Counts:
         """Count the samples of each source in the first `length` of a stage that ends there."""

@@ -68,6 +68,11 @@ def maps_within(data: DataConfig, manifest: Manifest) -> int:
     return min(MOST_OPEN, max(1, data.cache.max_bytes // shard_bytes))
 
 
+def masks_documents(data: DataConfig) -> bool:
+    """Return whether tokens attend to their own document only, in training, evaluation and decoding alike."""
+    return data.document_mask or data.packing == "best_fit"
+
+
 def open_batches(
     data: DataConfig,
     *,
@@ -81,14 +86,13 @@ def open_batches(
     manifest: Manifest | None = None,
     state: dict[str, Any] | None = None,
     skip_steps: Ranges = (),
-    documents: bool = False,
     pin_memory: bool = False,
 ) -> Batches:
     """Open the training batches of one data rank as the configuration says.
 
     `state` is that of the checkpoint to go on from: the shards that it knew are the set, whatever was prepared since,
-    and its skipped steps stay skipped. Raises UserError where it belongs to other data, another seed or another batch,
-    and where `repeat: false` forbids a run of `total_steps` steps.
+    and its skipped steps stay skipped. Raises UserError where the order of data would not go on, and where
+    `repeat: false` forbids a run of `total_steps` steps. What changed and may is in the batches' `changes`.
     """
     manifest = manifest or open_manifest(data)
     if state is not None:
@@ -110,9 +114,10 @@ def open_batches(
         dp_size=dp_size,
         order=order,
         skipped=skip_steps,
-        documents=documents or data.document_mask or data.packing == "best_fit",
+        documents=masks_documents(data),
         pin_memory=pin_memory,
         ahead_steps=data.cache.ahead_steps if is_remote(data.root) else 0,
+        shuffle_window=data.shuffle_window,
     )
     if state is not None:
         batches.check_state(state)

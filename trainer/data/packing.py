@@ -1,14 +1,20 @@
 """Best-fit packing: whole documents in sequences, so that few are cut and no target crosses from one to the next.
 
-A document of n tokens has n - 1 pairs of an input and its target. Documents with more pairs than a sequence has places
-are cut into full sequences and a rest; rests and short documents go, longest first, each into the sequence with the
-least room that still fits (best-fit decreasing; Ding et al. 2024, arXiv 2404.10830). Neighbouring documents are packed
-in groups, so that a sample's documents lie near each other on disk. Places that stay empty have weight 0.
+A document of n tokens, its end token included, is n pairs of an input and its target: the first token is predicted
+from an end token, as it is in a stream of documents. So a document's beginning is learned, and decoding that starts
+from an end token begins a document. Documents with more pairs than a sequence has places are cut into full sequences
+and a rest; a piece that continues a document begins with the last token of the piece before as its input. Rests and
+short documents go, longest first, each into the sequence with the least room that still fits (best-fit decreasing; Ding
+et al. 2024, arXiv 2404.10830). Neighbouring documents are packed in groups, so that a sample's documents lie near each
+other on disk. Places that stay empty have weight 0.
 """
 
 from __future__ import annotations
 
 import bisect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +24,19 @@ from trainer.data.order import Ids
 from trainer.data.token_set import Arrays, TokenSet
 
 GROUP = 65_536  # documents that are packed together
+VERSION = 2  # of what is packed, and how; 1 left out the pair of a document's first token
 Pieces = tuple[Ids, Ids, Ids, Ids]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Pieces of documents, in the order of their sequences. Positions are in the stream of all pools of a TokenSet."""
+
+    begins: Ids  # the position of each piece's first target
+    lengths: npt.NDArray[np.int32]  # pairs of each piece
+    starts: npt.NDArray[np.bool_]  # whether the piece begins its document: its first input is an end token
+    firsts: Ids  # the first piece of each sequence, and the number of pieces at the end
+    pools: Ids  # the sequences of each source
 
 
 def pack(pairs: npt.NDArray[np.int64], capacity: int) -> Pieces:
@@ -32,7 +50,7 @@ def pack(pairs: npt.NDArray[np.int64], capacity: int) -> Pieces:
     number = np.arange(len(document)) - np.repeat(np.cumsum(full) - full, full)
     rests = np.flatnonzero(pairs % capacity)
     rests = rests[np.argsort(-(pairs[rests] % capacity), kind="stable")]
-    placed = _best_fit((pairs[rests] % capacity).tolist(), capacity)
+    placed = best_fit((pairs[rests] % capacity).tolist(), capacity)
     sequence = np.concatenate([np.arange(len(document)), np.array(placed, dtype=np.int64) + len(document)])
     documents = np.concatenate([document, rests])
     offsets = np.concatenate([number, full[rests]]) * capacity
@@ -41,7 +59,7 @@ def pack(pairs: npt.NDArray[np.int64], capacity: int) -> Pieces:
     return sequence[order], documents[order], offsets[order], sizes[order]
 
 
-def _best_fit(sizes: list[int], capacity: int) -> list[int]:
+def best_fit(sizes: list[int], capacity: int) -> list[int]:
     """Return the sequence of each size; sizes are given longest first."""
     by_room: dict[int, list[int]] = {}  # room -> sequences with exactly so much
     rooms: list[int] = []  # the rooms in use, sorted
@@ -75,13 +93,13 @@ class PackedSet:
     def __init__(self, token_set: TokenSet, context_length: int, directory: Path | None = None) -> None:
         self.token_set, self.context_length = token_set, context_length
         self.manifest, self.split, self.sources = token_set.manifest, token_set.split, token_set.sources
-        stem = f"{self.manifest.data_hash}-{self.split.replace(':', '-')}-{context_length}"
-        self._begins, self._lengths, self._firsts, self._pools = _kept(directory, stem, self._pack_all)
+        stem = f"{self.manifest.data_hash}-{self.split.replace(':', '-')}-{context_length}-v{VERSION}"
+        self.packing = _kept(directory, stem, self._pack_all)
 
     def pool_samples(self, context_length: int) -> npt.NDArray[np.int64]:
         """Return the number of sequences of each source."""
         assert context_length == self.context_length
-        return self._pools
+        return self.packing.pools
 
     def num_samples(self, context_length: int) -> int:
         """Return the number of sequences."""
@@ -90,55 +108,80 @@ class PackedSet:
     def arrays(self, sample_ids: Ids, context_length: int, *, documents: bool = True) -> Arrays:
         """Return packed sequences. Documents always come with them: without a mask, packing makes little sense."""
         assert context_length == self.context_length
-        shape = (len(sample_ids), context_length)
-        inputs = np.full(shape, self.manifest.eos_id, dtype=self.token_set.dtype)
-        targets, weights, ids = inputs.copy(), np.zeros(shape, np.float32), np.zeros(shape, np.int32)
-        for row, sample in enumerate(sample_ids):
-            column = 0
-            for number, piece in enumerate(range(self._firsts[sample], self._firsts[sample + 1])):
-                size = int(self._lengths[piece])
-                tokens = self.token_set.read(self._begins[piece : piece + 1], size + 1)[0]
-                place = slice(column, column + size)
-                inputs[row, place], targets[row, place] = tokens[:-1], tokens[1:]
-                weights[row, place], ids[row, place] = 1.0, number
-                column += size
-            ids[row, column:] = ids[row, column - 1] + 1  # what is empty is a document of its own
-        return Arrays(inputs, targets, weights, ids)
+        return lay_out(self.token_set, self.packing, sample_ids, context_length)
 
     def prefetch(self, sample_ids: Ids, context_length: int) -> None:
         """Packed sets read what they need when they need it."""
 
-    def _pack_all(self) -> tuple[npt.NDArray, ...]:
-        begins, lengths, counts, pools = [], [], [], []
+    def _pack_all(self) -> Packing:
+        none = np.zeros(0, dtype=np.int64)
+        begins, lengths, starts, counts, pools = [none], [none.astype(np.int32)], [none.astype(bool)], [none], []
         for first_token, ends in self.token_set.pool_documents():
             sequences = 0
-            starts = np.concatenate([[0], ends[:-1]])
+            firsts = np.concatenate([[0], ends[:-1]])
             for group in range(0, len(ends), GROUP):
                 part = slice(group, group + GROUP)
-                sequence, document, offset, size = pack(ends[part] - starts[part] - 1, self.context_length)
-                begins.append(first_token + starts[part][document] + offset)
+                sequence, document, offset, size = pack(ends[part] - firsts[part], self.context_length)
+                begins.append(first_token + firsts[part][document] + offset)
                 lengths.append(size.astype(np.int32))
+                starts.append(offset == 0)
                 counts.append(np.bincount(sequence))
                 sequences += len(counts[-1])
             pools.append(sequences)
-        firsts = np.concatenate([[0], np.cumsum(np.concatenate([*counts, []]))]).astype(np.int64)
-        return np.concatenate(begins), np.concatenate(lengths), firsts, np.array(pools, dtype=np.int64)
+        return Packing(
+            np.concatenate(begins),
+            np.concatenate(lengths),
+            np.concatenate(starts),
+            np.concatenate([[0], np.cumsum(np.concatenate(counts))]),
+            np.array(pools, dtype=np.int64),
+        )
 
 
-def _kept(directory: Path | None, stem: str, compute: object) -> tuple[npt.NDArray, ...]:
-    """Return arrays from their file, or compute and keep them."""
-    assert callable(compute)
-    names = ("begins", "lengths", "firsts", "pools")
+def lay_out(
+    token_set: TokenSet,
+    packing: Packing,
+    sequences: Ids,
+    context_length: int,
+    weigh: Callable[[Ids], npt.NDArray[np.float32]] | None = None,
+) -> Arrays:
+    """Return packed sequences: their pieces side by side, each a document of its own, then empty places of weight 0.
+
+    `weigh` gives the weights of targets from their positions in the stream; by default each has weight 1.
+    """
+    shape = (len(sequences), context_length)
+    inputs = np.full(shape, token_set.manifest.eos_id, dtype=token_set.dtype)
+    targets, weights, ids = inputs.copy(), np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+    for row, sequence in enumerate(sequences):
+        column = 0
+        for number, piece in enumerate(range(packing.firsts[sequence], packing.firsts[sequence + 1])):
+            begin, end = column, column + int(packing.lengths[piece])
+            place, first = slice(begin, end), packing.begins[piece : piece + 1]
+            if packing.starts[piece]:  # the input before the first target stays an end token
+                targets[row, place] = token_set.read(first, end - begin)[0]
+                inputs[row, begin + 1 : end] = targets[row, begin : end - 1]
+            else:
+                tokens = token_set.read(first - 1, end - begin + 1)[0]
+                inputs[row, place], targets[row, place] = tokens[:-1], tokens[1:]
+            weights[row, place] = 1.0 if weigh is None else weigh(first + np.arange(end - begin))
+            ids[row, place] = number
+            column = end
+        ids[row, column:] = ids[row, column - 1] + 1  # what is empty is a document of its own
+    return Arrays(inputs, targets, weights, ids)
+
+
+def _kept(directory: Path | None, stem: str, compute: Callable[[], Packing]) -> Packing:
+    """Return a packing from its files, or compute and keep it."""
+    names = [field.name for field in fields(Packing)]
     paths = [directory / f"{stem}-{name}.npy" for name in names] if directory else []
     if paths and all(path.exists() for path in paths):
-        return tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-    arrays: tuple[npt.NDArray, ...] = compute()
+        return Packing(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
+    packing = compute()
     try:
-        for path, array in zip(paths, arrays, strict=bool(paths)):
+        for name, path in zip(names, paths, strict=bool(paths)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{id(array)}.npy")
-            np.save(temporary, array, allow_pickle=False)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.npy")
+            np.save(temporary, getattr(packing, name), allow_pickle=False)
             temporary.replace(path)
     except OSError:
-        return arrays  # a read-only set: every process packs for itself
-    return arrays
+        return packing  # a read-only set: every process packs for itself
+    return packing

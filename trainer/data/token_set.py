@@ -82,19 +82,21 @@ class TokenSet:
         return self.read(self.begins(sample_ids, context_length), context_length + 1)
 
     def documents(self, sample_ids: Ids, context_length: int) -> npt.NDArray[np.int32]:
-        """Return the number of the document, counted within its sample, of each input. Shape (n, context_length)."""
+        """Return the number of the document, counted within its sample, of each input. Shape (n, context_length).
+
+        An end token belongs to the document that it begins, since it is the input from which that document's first
+        token is predicted. So nothing of the document before is seen from there.
+        """
         out = np.zeros((len(sample_ids), context_length), dtype=np.int32)
         for rows, shard, begin, column, length in self._pieces(self.begins(sample_ids, context_length), context_length):
-            ends = self._reader(shard).ends
-            # An end at the first token of a piece matters only if the sample began before it.
-            first = np.searchsorted(ends, begin, side="left" if column else "right")
-            last = np.searchsorted(ends, begin + length, side="left")
+            last_tokens = self._reader(shard).ends - 1
+            # The first input of a sample begins its first document, whatever it is.
+            first = np.searchsorted(last_tokens, begin, side="left" if column else "right")
+            last = np.searchsorted(last_tokens, begin + length, side="left")
             counts = last - first
             row_of = np.repeat(np.arange(len(begin)), counts)
             which = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[row_of]
-            out[rows[row_of], column + ends[which] - begin[row_of]] += 1
-            if column:  # a document never spans two shards
-                out[rows, column] = 1
+            out[rows[row_of], column + last_tokens[which] - begin[row_of]] = 1
         return np.cumsum(out, axis=1, dtype=np.int32)
 
     def arrays(self, sample_ids: Ids, context_length: int, *, documents: bool = False) -> Arrays:

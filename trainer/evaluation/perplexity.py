@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Evaluation:
     bits_per_byte: float | None
     loss_by_position: list[float]
     evaluated_tokens: int
+    evaluated_bytes: int | None  # of the text of these tokens
 
     def row(self) -> dict[str, Any]:
         """Return the values by name."""
@@ -40,21 +41,23 @@ def evaluate(
     *,
     name: str,
     position_buckets: int,
-    bytes_per_token: float | None,
+    text_bytes: Callable[[MicroBatch], float] | None,
 ) -> Evaluation:
     """Evaluate the sequences that the data ranks hold together. Every rank must call it, with equally many batches.
 
-    Bits per byte = loss / ln 2 / bytes per token: independent of the tokenizer, unlike perplexity.
+    Bits per byte = total loss of the evaluated targets / ln 2 / bytes of text of these targets, as `text_bytes` counts
+    them: independent of the tokenizer, unlike perplexity.
     """
     sums = torch.zeros(0)
     for batch in batches:
         losses = engine.token_losses(batch).double().cpu()
         weights = torch.ones_like(losses) if batch.weights is None else batch.weights.double().cpu()
-        part = _sums(losses, weights, position_buckets)
+        counted = text_bytes(batch) if text_bytes else 0.0
+        part = torch.cat([_sums(losses, weights, position_buckets), torch.tensor([counted], dtype=torch.float64)])
         sums = part if sums.numel() == 0 else sums + part
     if mesh.data_group is not None:
         dist.all_reduce(sums, group=mesh.data_group)
-    return _finish(sums, name, position_buckets, bytes_per_token)
+    return _finish(sums[:-1], name, position_buckets, round(sums[-1].item()) if text_bytes else None)
 
 
 def _sums(losses: Tensor, weights: Tensor, buckets: int) -> Tensor:
@@ -71,10 +74,10 @@ def _sums(losses: Tensor, weights: Tensor, buckets: int) -> Tensor:
     return torch.cat([by_position.flatten(), sequences])
 
 
-def _finish(sums: Tensor, name: str, buckets: int, bytes_per_token: float | None) -> Evaluation:
+def _finish(sums: Tensor, name: str, buckets: int, text_bytes: int | None) -> Evaluation:
     by_position, (n, total, squares) = sums[: 2 * buckets].view(2, buckets), sums[2 * buckets :].tolist()
-    tokens = by_position[1].sum().item()
-    loss = by_position[0].sum().item() / tokens
+    tokens, total_loss = by_position[1].sum().item(), by_position[0].sum().item()
+    loss = total_loss / tokens
     variance = max(squares / n - (total / n) ** 2, 0.0) * n / (n - 1) if n > 1 else None
     used = by_position[1] > 0
     return Evaluation(
@@ -82,7 +85,8 @@ def _finish(sums: Tensor, name: str, buckets: int, bytes_per_token: float | None
         loss=loss,
         loss_sem=math.sqrt(variance / n) if variance is not None else None,
         perplexity=math.exp(min(loss, 700.0)),
-        bits_per_byte=loss / math.log(2) / bytes_per_token if bytes_per_token else None,
+        bits_per_byte=total_loss / math.log(2) / text_bytes if text_bytes else None,
         loss_by_position=(by_position[0][used] / by_position[1][used]).tolist(),
         evaluated_tokens=round(tokens),
+        evaluated_bytes=text_bytes,
     )

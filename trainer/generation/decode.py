@@ -5,6 +5,7 @@ Shapes: B sequences that are decoded side by side, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.models.interface import LanguageModel
+
+COLDEST = 1e-6  # logits that are divided by less leave the range of float32
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,10 @@ class Decoding:
     top_p: float | None = None  # nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"temperature {self.temperature} is negative: use 0 for greedy decoding, or more")
+        if not (self.temperature == 0 or COLDEST <= self.temperature < math.inf):  # also where it is not a number
+            raise UserError(
+                f"temperature {self.temperature} cannot be used: take 0 for greedy decoding, or {COLDEST} and more"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k {self.top_k} keeps no token: use 1 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -65,6 +70,7 @@ def generate(
 
     Each step reads one token and the state of all before it, until the context is full; then the
     later half of the context is read again as a new beginning. Ids from `vocab_size` on are padding and never come.
+    Raises UserError where the model gives no distribution, as after a diverged training.
     """
     model.eval()
     context = model.config.context_length
@@ -74,6 +80,10 @@ def generate(
         if state.length + unread.shape[1] > context:
             state, unread = model.initial_state(), history[:, -max(1, context // 2) :]
         logits = model(unread, state=state)[:, -1, :vocab_size].float()
+        if not logits.isfinite().all():
+            raise UserError(
+                "the model's outputs are not finite numbers: its training diverged, take an older checkpoint"
+            )
         token = torch.multinomial(distribution(logits, decoding), 1, generator=generator)
         yield token[:, 0]
         history = torch.cat([history, token], dim=1)[:, -context:]

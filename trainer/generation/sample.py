@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from trainer.checkpoint.load import Source
-from trainer.checkpoint.manifest import list_checkpoints, read_manifest
+from trainer.checkpoint.manifest import Manifest, list_checkpoints, read_manifest
 from trainer.config.load import load_run
-from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
-from trainer.data.opening import open_manifest
-from trainer.data.tokenizer import Tokenizer, load_tokenizer
+from trainer.data.opening import masks_documents
+from trainer.data.run_tokenizer import tokenizer_of_run
+from trainer.data.tokenizer import Tokenizer
 from trainer.engine.protocol import WEIGHT
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.generation.decode import Decoding, generate
@@ -25,46 +25,97 @@ from trainer.parallel.tensor.split import Split
 from trainer.run_dir import RunDir
 
 
-def load_model(run_dir: RunDir, config: RunConfig) -> LanguageModel:
-    """Return the model of a run's newest checkpoint, whole, in one process. Raises UserError where there is none."""
+def newest_checkpoint(run_dir: RunDir) -> tuple[Path, Manifest]:
+    """Return a run's newest checkpoint and its manifest. Raises UserError where there is none."""
     found = list_checkpoints(run_dir.checkpoints)
     if not found:
         raise UserError(f"{run_dir.root} has no checkpoint to sample from: train it first")
-    manifest = read_manifest(found[0])
-    source = Source(found[0], manifest)
+    return found[0], read_manifest(found[0])
+
+
+def load_model(checkpoint: Path, manifest: Manifest, config: RunConfig) -> LanguageModel:
+    """Return the model of a checkpoint, whole, in one process. Raises UserError where it is another model."""
+    source = Source(checkpoint, manifest)
+    model_config = config.model
+    if model_config.vocab_size is None:
+        model_config = model_config.model_copy(update={"vocab_size": manifest.architecture["vocab_size"]})
     with torch.device("meta"):
-        model = make_model(config.model)
+        model = make_model(model_config)
     weights = {name: source.read_share(name, WEIGHT, Split(shape)) for name, shape in manifest.parameters.items()}
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if expected != {name: tuple(weight.shape) for name, weight in weights.items()}:
-        raise UserError(f"{found[0]} holds another model than {run_dir.config} describes")
+        raise UserError(f"{checkpoint} holds another model than the run's configuration describes")
     missing, _ = model.load_state_dict(weights, strict=False, assign=True)
     assert missing in ([], ["head.weight"]), missing
     tie_head(model)
     return model
 
 
+def first_tokens(tokenizer: Tokenizer, prompt: str, *, confined: bool) -> list[int]:
+    """Return the tokens to continue. A model whose attention was `confined` to documents saw an end token before each.
+
+    Without a prompt that is the end token alone, for every model: what follows it begins a document. Raises UserError
+    for a prompt that is not text.
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the prompt is not UTF-8 at character {error.start + 1}: convert it") from None
+    ids = tokenizer.encode(prompt) if prompt else []
+    return [tokenizer.eos_id, *ids] if confined or not ids else ids
+
+
 def continuations(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str, *, count: int, tokens: int, decoding: Decoding, seed: int
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    start: list[int],
+    *,
+    count: int,
+    tokens: int,
+    decoding: Decoding,
+    seed: int,
 ) -> list[str]:
-    """Return `count` continuations of a prompt, each at most `tokens` tokens long; they end with the document."""
-    start = tokenizer.encode(prompt) if prompt else [tokenizer.eos_id]
-    ids = torch.tensor([start] * count)
+    """Return `count` texts that begin with `start` and go on for at most `tokens` tokens; they end with the document.
+
+    Raises UserError for numbers with which nothing can be sampled.
+    """
+    if count < 1 or tokens < 1:
+        raise UserError(f"{count} continuations of {tokens} tokens are none: both must be 1 or more")
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"seed {seed} has more than 64 bits: use a smaller one")
     steps = generate(
         model,
-        ids,
+        torch.tensor([start] * count),
         tokens=tokens,
         decoding=decoding,
         generator=torch.Generator().manual_seed(seed),
         vocab_size=tokenizer.vocab_size,
     )
     rows = torch.stack(list(steps), dim=1).tolist()
-    return [tokenizer.decode([*start, *until(row, tokenizer.eos_id)]) for row in rows]
+    begun = start[1:] if start[0] == tokenizer.eos_id else start
+    return [tokenizer.decode([*begun, *until(row, tokenizer.eos_id)]) for row in rows]
 
 
 def until(tokens: list[int], end: int) -> list[int]:
     """Return what stands before the first `end`."""
     return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def sampled(run_dir: RunDir, options: argparse.Namespace, decoding: Decoding) -> list[str]:
+    """Return the continuations that the command line asks for. Needs the run directory alone, not its data."""
+    config = load_run(run_dir.config)
+    checkpoint, manifest = newest_checkpoint(run_dir)
+    expected = manifest.state.get("identity", {}).get("tokenizer")
+    tokenizer = tokenizer_of_run(run_dir.tokenizer, config.data, expected)
+    return continuations(
+        load_model(checkpoint, manifest, config),
+        tokenizer,
+        first_tokens(tokenizer, options.prompt, confined=masks_documents(config.data)),
+        count=options.count,
+        tokens=options.tokens,
+        decoding=decoding,
+        seed=options.seed,
+    )
 
 
 def main() -> int:
@@ -85,14 +136,7 @@ def main() -> int:
         run_dir = RunDir(options.run)
         if not run_dir.config.exists():
             raise UserError(f"{run_dir.root} is not a run directory: it has no config.yaml")
-        config = load_run(run_dir.config)
-        config = with_data(config, open_manifest(config.data))
-        model = load_model(run_dir, config)
-        tokenizer = load_tokenizer(Path(config.data.directory) / "tokenizer")
-        texts = continuations(
-            model, tokenizer, options.prompt,
-            count=options.count, tokens=options.tokens, decoding=decoding, seed=options.seed,
-        )  # fmt: skip
+        texts = sampled(run_dir, options, decoding)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE

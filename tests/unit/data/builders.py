@@ -45,12 +45,18 @@ def write_set(
 
 
 def write_shards(
-    root: Path, split: str, tag: str, docs: Sequence[Sequence[int]], shard_tokens: int, dtype: str
+    root: Path,
+    split: str,
+    tag: str,
+    docs: Sequence[Sequence[int]],
+    shard_tokens: int,
+    dtype: str,
+    eos: int = EOS,
 ) -> list:
     itemsize = np.dtype(dtype).itemsize
     writer = ShardWriter(root, f"{split}/{tag}", tag, itemsize, shard_tokens)
     for doc in docs:
-        tokens = np.array([*doc, EOS], dtype=f"<u{itemsize}")
+        tokens = np.array([*doc, eos], dtype=f"<u{itemsize}")
         writer.append(Encoded(tokens.tobytes(), [len(tokens)], [3 * len(doc)], [len(doc)]))
     return writer.close()
 

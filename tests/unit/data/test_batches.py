@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.data.builders import EOS, open_train, random_docs, write_set
 from trainer.config.data import DataConfig, SourceConfig
 from trainer.data.batches import Batches, MicroBatch, held_out
+from trainer.data.manifest import Manifest
 from trainer.data.opening import evaluation_sets, open_batches
 from trainer.data.token_set import TokenSet
 from trainer.errors import UserError
@@ -216,6 +217,7 @@ def test_skipped_steps_are_left_out_and_remembered(root: Path) -> None:
 
 
 def test_packed_batches_hold_every_pair_of_every_document_once(root: Path) -> None:
+    """Also that of its first token, predicted from an end token."""
     docs = [*random_docs(1, 120), *random_docs(2, 60)]
     batches = open_batches(
         data(root, packing="best_fit"), context_length=T, sequences_per_step=1, micro_batch=1, seed=1
@@ -225,14 +227,27 @@ def test_packed_batches_hold_every_pair_of_every_document_once(root: Path) -> No
         (batch,) = batches.step(step)
         assert batch.weights is not None and batch.documents is not None
         used = batch.weights[0] > 0
-        assert EOS not in batch.inputs[0][used]  # nothing is predicted from the end of a document
         for document in batch.documents[0][used].unique():
             mine = (batch.documents[0] == document) & used
             assert (batch.inputs[0][mine][1:] == batch.targets[0][mine][:-1]).all()
         found += list(zip(batch.inputs[0][used].tolist(), batch.targets[0][used].tolist(), strict=True))
-    expected = [pair for doc in docs for pair in zip(doc, [*doc[1:], EOS], strict=True)]
+    expected = [pair for doc in docs for pair in zip([EOS, *doc], [*doc, EOS], strict=True)]
     assert sorted(found) == sorted(expected)
     batches.close()
+
+
+def test_an_older_packing_on_disk_is_not_taken_for_the_new_one(tmp_path: Path) -> None:
+    manifest = write_set(tmp_path / "made", {"a": random_docs(1, 20)})
+    (tmp_path / "made" / "packing").mkdir()
+    for name in ("begins", "lengths", "firsts", "pools"):
+        np.save(tmp_path / f"made/packing/{manifest.data_hash}-train-{T}-{name}.npy", np.zeros(3, np.int64))
+    config = data(tmp_path / "made", packing="best_fit", sources=(SourceConfig(name="a", path="x.jsonl"),))
+    for _ in range(2):  # packed, then read from disk
+        batches = open_batches(config, context_length=T, sequences_per_step=1, micro_batch=1, seed=1)
+        assert sum(int(batch.weights.sum()) for step in range(batches.num_samples) for batch in batches.step(step)) == (
+            manifest.tokens("train")
+        )
+        batches.close()
 
 
 @given(tokens=st.integers(1, 2000), micro=st.integers(1, 9), dp=st.integers(1, 5))
@@ -255,6 +270,61 @@ def test_held_out_sequences_come_once_over_all_ranks(root: Path, tokens: int, mi
     assert sorted(rows) == sorted(tuple(row.tolist()) for b in alone for row in b) and len(rows) == count
 
 
+@pytest.fixture(scope="module")
+def told_apart(tmp_path_factory: pytest.TempPathFactory) -> TokenSet:
+    """A held-out split of two sources in which every token but the end token occurs once."""
+    path = tmp_path_factory.mktemp("data") / "made"
+    cuts = np.sort(np.random.default_rng(5).choice(np.arange(1, 990), 40, replace=False))
+    docs = [part.tolist() for part in np.split(np.arange(990), cuts)]
+    write_set(path, {"a": [[1]]}, held_out=docs[:25], shard_tokens=100)
+    other = write_set(path.parent / "other", {"b": [[1]]}, held_out=docs[25:], shard_tokens=100)
+    manifest = Manifest.open(path)
+    for shard in other.splits["held_out"]:
+        for suffix in (".bin", ".docs", ".xxh"):
+            (path / (shard.file + suffix)).write_bytes((path.parent / "other" / (shard.file + suffix)).read_bytes())
+    manifest.splits["held_out"].extend(other.splits["held_out"])
+    manifest.save(path)
+    return TokenSet.open(path, "held_out")
+
+
+EVALUATED = {"plain": {}, "masked": {"documents": True}, "packed": {"documents": True, "packed": True}}
+
+
+@given(tokens=st.integers(1, 1200), micro=st.integers(1, 9), dp=st.integers(1, 3))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_held_out_targets_are_the_same_whatever_the_packing(
+    told_apart: TokenSet, tokens: int, micro: int, dp: int
+) -> None:
+    found = {}
+    for name, options in EVALUATED.items():
+        batches = [b for rank in range(dp) for b in held_out(told_apart, T, tokens, micro, rank, dp, **options)]
+        found[name] = sorted(torch.cat([b.targets[b.weights > 0] for b in batches]).tolist())
+    assert found["plain"] == found["masked"] == found["packed"]
+    assert len(found["plain"]) == T * min(told_apart.num_samples(T), -(-tokens // T))
+
+
+@pytest.mark.parametrize("name", ["masked", "packed"])
+def test_each_held_out_target_sees_what_training_shows(told_apart: TokenSet, name: str) -> None:
+    """Nothing of another document; an end token before its own first token; packed: all of it that fits."""
+    begins = np.concatenate([first + np.concatenate([[0], ends[:-1]]) for first, ends in told_apart.pool_documents()])
+    text = told_apart.read(np.array([0]), int(told_apart.manifest.tokens("held_out")))[0]
+    place = {int(token): k for k, token in enumerate(text) if token != EOS}
+    starts = 0
+    for batch in held_out(told_apart, T, 10**6, 4, **EVALUATED[name]):
+        for row, column in zip(*np.nonzero(batch.weights.numpy()), strict=True):
+            target = int(batch.targets[row, column])
+            if target == EOS:
+                continue
+            begin = int(begins[np.searchsorted(begins, place[target], side="right") - 1])
+            seen = batch.inputs[row, : column + 1][batch.documents[row, : column + 1] == batch.documents[row, column]]
+            expected = [EOS, *text[begin : place[target]].tolist()]
+            assert seen.tolist() == expected[-len(seen) :]
+            if name == "packed":
+                assert len(seen) == (len(expected) - 1) % T + 1
+            starts += len(expected) == 1
+    assert starts >= len(begins) - 2  # the first token of a stream is no target
+
+
 def test_a_split_shorter_than_a_sequence_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="fewer than one sequence of 100000"):
         next(held_out(TokenSet.open(root, "held_out"), 100_000, 10, 1))
@@ -273,12 +343,13 @@ def test_a_held_out_set_that_is_too_short_is_found_before_training(tmp_path: Pat
 
 def test_documents_reach_the_batch(root: Path) -> None:
     batches = Batches(
-        open_train(root), context_length=T, sequences_per_step=4, micro_batch=4, seed=0, documents=True, prefetch=0
+        open_train(root), context_length=T, sequences_per_step=40, micro_batch=40, seed=0, documents=True, prefetch=0
     )
     (batch,) = batches.step(0)
     assert batch.documents is not None and batch.documents.dtype == torch.int32
-    ends = (batch.inputs == EOS).int()
-    assert (batch.documents == ends.cumsum(1) - ends).all()
+    begun = (batch.inputs == EOS).int()  # an end token belongs to the document that it begins
+    begun[:, 0] = 0
+    assert begun.sum() > 0 and (batch.documents == begun.cumsum(1)).all()
 
 
 def test_documents_are_masked_where_asked(root: Path) -> None:

@@ -1,0 +1,97 @@
+"""Sampling from a run: wherever one stands, wherever its data are, with whatever numbers and prompts come."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from trainer.run_dir import RunDir, read_json_lines
+
+pytestmark = pytest.mark.e2e
+
+
+def escala(cwd: Path, *words: str | bytes) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "launch", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run of some steps over a set below a URL. One of its sources is shorter than a sequence."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "long.jsonl").write_text("".join(json.dumps({"text": f"line {k} of a text"}) + "\n" for k in range(300)))
+    (place / "short.jsonl").write_text(json.dumps({"text": "too short"}) + "\n")
+    config = {
+        "name": "tiny",
+        "model": {"d_model": 32, "n_layers": 1, "n_heads": 2, "context_length": 64},
+        "data": {
+            "name": "set", "sources": [{"path": "long.jsonl"}, {"path": "short.jsonl"}],
+            "tokenizer": {"kind": "bpe", "vocab_size": 284}, "held_out_fraction": 0.2,
+        },
+        "batch": {"tokens_per_step": 512}, "steps": 4, "tracking": {"wandb": "disabled"},
+    }  # fmt: skip
+    (place / "run.yaml").write_text(yaml.safe_dump(config))
+    prepared = escala(place, "data", "prepare", "run.yaml")
+    assert prepared.returncode == 0, prepared.stderr
+    trained = escala(place, "train", "run.yaml", "--set", f"data.root=file://{place}/data")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "warning: nothing of source 'short' is read" in trained.stdout
+    return RunDir(place / "runs" / "tiny")
+
+
+def test_a_source_of_which_nothing_is_read_is_named(run: RunDir) -> None:
+    (event,) = (row for row in read_json_lines(run.events) if row["event"] == "source_left_out")
+    assert event["source"] == "short" and event["tokens"] > 0
+    assert json.loads(run.result.read_text())["sources_left_out"] == {"short": event["tokens"]}
+
+
+def test_bits_per_byte_come_from_the_bytes_of_the_evaluated_tokens(run: RunDir) -> None:
+    (evaluation, *_) = json.loads(run.result.read_text())["evaluations"]
+    assert evaluation["evaluated_bytes"] > 0 and evaluation["bits_per_byte"] > 0
+
+
+def test_a_run_carries_its_tokenizer(run: RunDir, tmp_path: Path) -> None:
+    """Moved away from its data, to be sampled from another directory."""
+    shutil.copytree(run.root, tmp_path / "moved")
+    done = escala(tmp_path, "sample", "moved", "--tokens", "8", "--count", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["texts"]) == 2
+
+
+def test_runs_of_earlier_versions_take_that_of_their_set(run: RunDir, tmp_path: Path) -> None:
+    bare = shutil.copytree(run.root, tmp_path / "above" / "runs" / "bare")
+    shutil.rmtree(bare / "tokenizer")
+    assert escala(tmp_path, "sample", str(bare), "--tokens", "3").returncode == 0, "the URL in its configuration"
+    values = yaml.safe_load((bare / "config.yaml").read_text())
+    values["data"]["root"] = "data"
+    (bare / "config.yaml").write_text(yaml.safe_dump(values))
+    refused = escala(tmp_path, "sample", str(bare), "--tokens", "3")
+    assert refused.returncode == 2 and "there is no tokenizer in" in refused.stderr
+    shutil.copytree(run.root.parents[1] / "data", tmp_path / "above" / "data")
+    assert escala(tmp_path, "sample", str(bare), "--tokens", "3").returncode == 0, "data beside runs"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--temperature", "nan"], "temperature nan cannot be used"),
+        (["--temperature", "inf"], "temperature inf cannot be used"),
+        (["--temperature", "1e-40"], "temperature 1e-40 cannot be used"),
+        (["--top-p", "nan"], "top-p nan is not a share"),
+        (["--top-k", "0"], "top-k 0 keeps no token"),
+        (["--seed", str(2**64)], "has more than 64 bits"),
+        (["--prompt", b"caf\xe9"], "the prompt is not UTF-8 at character 4"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(run: RunDir, words: list[str | bytes], message: str) -> None:
+    done = escala(run.root, "sample", ".", *words)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
