@@ -305,7 +305,7 @@ def test_sets_that_nobody_can_use_are_refused(tmp_path: Path) -> None:
         ),
         ({"held_out_fraction": 1 - 1e-9}, r"no training document came out of .* \(4 passed the filters\)"),
         ({"sources": [{"name": "docs", "path": "IN", "column": "txt"}]}, "has no column 'txt'"),
-        ({"held_out_sets": [{"name": "more", "path": "IN", "column": "txt"}]}, "source 'more' .* has no column 'txt'"),
+        ({"held_out_sets": [{"name": "more", "path": "IN", "column": "txt"}]}, "source 'more': .* has no column 'txt'"),
     ],
 )
 def test_a_mistake_that_gave_nothing_leaves_the_directory_to_the_corrected_configuration(

@@ -1,0 +1,268 @@
+"""Unpack compressed files so that a cut or damaged one is noticed, wherever it was cut.
+
+Every decoder is asked at the end of the file whether its data had ended. Files of several members or frames, which
+`cat`, `pigz` and `zstd` write, are read whole, and NUL bytes that pad them are skipped.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Protocol
+
+from trainer.errors import UserError
+
+BUFFER = 1 << 20
+PIECE = 1 << 16  # of compressed data that a decoder gets at a time
+SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
+# None of these can begin a text: they hold bytes that are not UTF-8, or control characters, or a block's magic number.
+MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+} | {b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)}
+
+
+class Decoder(Protocol):
+    """What bz2 and lzma call a decompressor: it unpacks one member."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+
+
+def contents(file: BinaryIO, name: str, where: str) -> Iterator[tuple[str, BinaryIO]]:
+    """Yield (name, unpacked stream) of what a file holds: itself, or each member of a zip archive.
+
+    What it is packed with shows in its first bytes, or else in its suffix. `where` begins each error. Reading raises
+    UserError for a file that is cut off, damaged or not what its suffix says; errors of `file` itself pass through.
+    """
+    watched = Watched(file)
+    buffered = io.BufferedReader(watched, BUFFER)
+    kind = packing(buffered.peek(16)[:16], name)
+    if kind is None:
+        yield name, buffered
+    elif kind == "zip":
+        yield from _members(watched, name, where)
+    elif not buffered.peek(1):
+        raise UserError(f"{where} is empty, and a {kind} file never is: copy it again")
+    elif kind == "zstd":
+        yield name, io.BufferedReader(_Zstd(buffered, watched, where), BUFFER)
+    else:
+        yield name, io.BufferedReader(_Members(buffered, kind, where), BUFFER)
+
+
+def packing(head: bytes, name: str) -> str | None:
+    """Return what a file is packed with, by its first bytes or else its suffix; None where it is not packed."""
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    return suffix_packing(name)
+
+
+def suffix_packing(name: str) -> str | None:
+    """Return what a file is packed with, as its suffix says."""
+    return next((kind for suffix, kind in SUFFIXES.items() if name.split("?")[0].lower().endswith(suffix)), None)
+
+
+class Watched(io.RawIOBase):
+    """A file whose own errors are remembered: whatever else goes wrong in a decoder is damage, and stays."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def readinto(self, buffer: Any) -> int:
+        with _Remembered(self):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _Remembered(self):
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+
+class _Remembered:
+    """Notes an error of the file below in its `Watched`, and lets it pass."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.watched = watched
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            self.watched.error = error
+
+
+class _Gzip:
+    """zlib's decompressor with the interface of the others. It checks the CRC and the length of a member."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflate.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inflate.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflate.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+        return self._inflate.decompress(self._inflate.unconsumed_tail + data, max(0, max_length))
+
+
+DECODERS: dict[str, Callable[[], Decoder]] = {
+    "gzip": _Gzip,
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+}
+
+
+class _Members(io.RawIOBase):
+    """The unpacked bytes of all members of a gzip, bzip2 or xz file."""
+
+    def __init__(self, packed: BinaryIO, kind: str, where: str) -> None:
+        self._packed, self._kind, self._where = packed, kind, where
+        self._decoder: Decoder | None = DECODERS[kind]()
+        self._rest = b""  # read from the file, and not yet given to a decoder
+        self._given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self._decoder is not None:
+            data = self._unpack(self._decoder, len(buffer))
+            if self._decoder.eof:
+                self._decoder = self._next(self._decoder.unused_data)
+            if data:
+                buffer[: len(data)] = data
+                self._given += len(data)
+                return len(data)
+        return 0
+
+    def _unpack(self, decoder: Decoder, most: int) -> bytes:
+        hungry = decoder.needs_input
+        piece = self._piece() if hungry else b""
+        try:
+            data = decoder.decompress(piece, most)
+        except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+            raise _damaged(self._where, self._kind, self._given, error) from None
+        if hungry and not (piece or data or decoder.eof):
+            raise _cut_off(self._where, self._kind, self._given)
+        return data
+
+    def _piece(self) -> bytes:
+        piece, self._rest = self._rest or self._packed.read(PIECE), b""
+        return piece
+
+    def _next(self, rest: bytes) -> Decoder | None:
+        """Return a decoder for the next member, or None at the end of the file."""
+        while not (rest := rest.lstrip(b"\0")):
+            if not (rest := self._packed.read(PIECE)):
+                return None
+        self._rest = rest
+        return DECODERS[self._kind]()
+
+
+class _Zstd(io.RawIOBase):
+    """The unpacked bytes of all frames of a zstd file. Arrow unpacks them, and says where a frame is not complete."""
+
+    def __init__(self, packed: BinaryIO, watched: Watched, where: str) -> None:
+        import pyarrow
+
+        self._watched, self._where = watched, where
+        self._stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(packed, mode="r"), "zstd")
+        self._given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data: bytes = self._stream.read(len(buffer))
+        except (OSError, ValueError) as error:
+            if self._watched.error is not None:
+                raise self._watched.error from None
+            if "Truncated" in str(error):
+                raise _cut_off(self._where, "zstd", self._given) from None
+            raise _damaged(self._where, "zstd", self._given, error) from None
+        buffer[: len(data)] = data
+        self._given += len(data)
+        return len(data)
+
+
+def _members(watched: Watched, name: str, where: str) -> Iterator[tuple[str, BinaryIO]]:
+    """Yield the files of a zip archive, in its order. Hidden ones, such as those that macOS adds, are left out."""
+    try:
+        archive = zipfile.ZipFile(watched)  # type: ignore[arg-type]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        if watched.error is not None:
+            raise watched.error from None
+        raise UserError(f"{where} is cut off or damaged: {error}; copy it again") from None
+    for member in archive.infolist():
+        hidden = any(step.startswith((".", "__")) for step in member.filename.split("/"))
+        if not member.is_dir() and not hidden:
+            stream = _ZipMember(archive, member, watched, f"{where}, {member.filename},")
+            yield f"{name}/{member.filename}", io.BufferedReader(stream, BUFFER)
+
+
+class _ZipMember(io.RawIOBase):
+    """One file of a zip archive, whose CRC is checked at its end."""
+
+    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, watched: Watched, where: str) -> None:
+        self._watched, self._where, self._given = watched, where, 0
+        self._stream = self._checked(lambda: archive.open(member))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data: bytes = self._checked(lambda: self._stream.read(len(buffer)))
+        buffer[: len(data)] = data
+        self._given += len(data)
+        return len(data)
+
+    def _checked(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except EOFError:
+            raise _cut_off(self._where, "zip", self._given) from None
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, ValueError, RuntimeError) as error:
+            if self._watched.error is not None:
+                raise self._watched.error from None
+            raise _damaged(self._where, "zip", self._given, error) from None
+
+
+def _cut_off(where: str, kind: str, given: int) -> UserError:
+    return UserError(f"{where} is cut off: its {kind} data stop before their end, after {given:,} bytes; copy it again")
+
+
+def _damaged(where: str, kind: str, given: int, error: Exception) -> UserError:
+    return UserError(f"{where} is damaged, or not {kind}, after {given:,} bytes: {error}; copy it again")
