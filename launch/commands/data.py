@@ -52,7 +52,8 @@ def prepare(
     """Train the tokenizer, encode the sources of CONFIG, and write its shards.
 
     Doing it again does nothing; after a failure it goes on with what is missing. The files of the sources are noted
-    when the set is begun, and must stay as they are; --extend takes added ones in, and keeps what is there.
+    when the set is begun, and must stay as they are; --extend takes in added ones, and changed ones of which
+    nothing was read yet, and keeps what is there.
 
     \b
     Examples:

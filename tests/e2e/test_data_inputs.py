@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
+import http.server
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +237,82 @@ def test_a_task_that_began_before_an_extension_does_not_complete_the_set(tmp_pat
     assert everything(tmp_path / "made") == sorted(text for texts in found.values() for text in texts)
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """Serve `in` below the test's directory, and return its address."""
+    (tmp_path / "in").mkdir()
+    handler = functools.partial(Quiet, directory=str(tmp_path / "in"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_files_of_a_server_are_noted_and_compared(tmp_path: Path, served: str) -> None:
+    pytest.importorskip("aiohttp")
+    documents = texts(3, 40)
+    write(tmp_path / "plain.jsonl", documents)
+    content = (tmp_path / "plain.jsonl").read_bytes()
+    packed = tmp_path / "in" / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(content))
+    section = config(tmp_path, f"{served}/a.jsonl.gz", **BYTES)
+    prepare(section, workers=1)
+    assert everything(tmp_path / "made") == sorted(documents)
+    os.utime(packed, (5, 5))
+    with pytest.raises(UserError, match=r"is complete, and its sources have changed .*a\.jsonl\.gz \(.* 1970 .* now\)"):
+        prepare(section, workers=1)
+    packed.write_bytes(gzip.compress(content)[:-200])
+    with pytest.raises(UserError, match=r"source 'docs': http://.*/a\.jsonl\.gz is cut off: its gzip data stop"):
+        prepare(section.model_copy(update={"name": "other"}), workers=1)
+    packed.write_bytes(gzip.compress(content))
+    prepare(section.model_copy(update={"name": "other"}), workers=1)
+    assert everything(tmp_path / "other") == sorted(documents)
+
+
+def test_a_file_that_was_refused_can_be_mended_or_taken_away(tmp_path: Path) -> None:
+    """Before a part is finished without further ado, and then on request, while it was not read for good."""
+    path, found = corpus(tmp_path / "in")
+    section = config(tmp_path, path, **BYTES)
+    for number, words in ((0, "m0.jsonl: line 7 is not JSON"), (2, "m2.jsonl: line 7 is not JSON")):
+        file = tmp_path / "in" / f"m{number}.jsonl"
+        file.write_text(file.read_text() + '{"text": "cut')
+        with pytest.raises(UserError, match=words):
+            prepare(section, workers=1)
+        write(file, [*found[f"m{number}"], "one more"])
+        found[f"m{number}"].append("one more")
+    with pytest.raises(UserError, match=r"the files are not those .* --extend"):
+        prepare(section, workers=1)
+    (tmp_path / "in" / "m3.jsonl").unlink()
+    prepare(section, workers=1, extend=True)
+    assert everything(tmp_path / "made") == sorted(text for n in "012" for text in found[f"m{n}"])
+
+
+def test_a_part_whose_files_were_noted_anew_meanwhile_is_not_recorded(tmp_path: Path) -> None:
+    """Two calls, of which the second finds another file before the first has finished a part."""
+    path, found = corpus(tmp_path / "in", 2)
+    section = config(tmp_path, path, **BYTES)
+
+    class Adding(Progress):
+        """Lets the other call run where the parts are known and nothing is encoded yet."""
+
+        def start(self, parts_done: int, total_parts: int) -> None:
+            super().start(parts_done, total_parts)
+            found["a-new"] = ["new one", "new two"]
+            write(tmp_path / "in" / "a-new.jsonl", found["a-new"])
+            prepare(section, workers=1, task=(0, 3))
+
+    with pytest.raises(UserError, match="files of source 'docs' were changed, and another call has noted the new ones"):
+        prepare(section, workers=1, progress=Adding())
+    prepare(section, workers=1)
+    assert everything(tmp_path / "made") == sorted(text for texts in found.values() for text in texts)
+
+
 def two_at_once(tmp_path: Path, round_: int) -> list[tuple[int, str, DataConfig]]:
     """Start two configurations of one name together; return the exit code and the errors of each."""
     found = []
@@ -241,8 +320,9 @@ def two_at_once(tmp_path: Path, round_: int) -> list[tuple[int, str, DataConfig]
         path = write_files(tmp_path / f"in{fraction}", texts(int(10 * fraction), 40), 2)
         found.append(config(tmp_path / str(round_), path, held_out_fraction=fraction, **BYTES))
     processes = [run_prepare(section, "--workers", "1") for section in found]
-    ends = [(process.communicate(timeout=120)[1].decode(), process.returncode) for process in processes]
-    return [(code, said, section) for (said, code), section in zip(ends, found, strict=True)]
+    codes = [process.wait(timeout=120) for process in processes]
+    said = [process.stderr.read().decode() for process in processes if process.stderr]
+    return list(zip(codes, said, found, strict=True))
 
 
 @pytest.mark.e2e

@@ -6,7 +6,7 @@ set that is extended keeps every shard that it has, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from trainer.config.data import DataConfig, SourceConfig
 from trainer.data.inputs import InputChanges, InputFile, compare
 from trainer.data.manifest import FILE as MANIFEST
 from trainer.data.manifest import Manifest
-from trainer.data.parts import PARTS, Part, in_order
+from trainer.data.parts import PARTS, Part, in_order, part_name
 from trainer.data.sources import cut_into_parts
 from trainer.errors import UserError
 from trainer.run_dir import write_atomically
@@ -59,17 +59,28 @@ class InputList(BaseModel):
         found_changes = {tag: compare(chain.from_iterable(self.parts_of(tag)), files) for tag, files in found.items()}
         return {tag: changes for tag, changes in found_changes.items() if changes}
 
-    def extended(self, config: DataConfig, changes: Mapping[str, InputChanges]) -> InputList:
-        """Return the list with the files that were added as new parts.
+    def extended(self, config: DataConfig, changes: Mapping[str, InputChanges], done: Collection[str]) -> InputList:
+        """Return the list with the files that were added as new parts, and with what changed in parts not yet `done`.
 
-        Raises UserError where something else has changed, and for sources that cannot grow.
+        `done` has the names of the parts that are finished. Raises UserError where a file of one of these was changed
+        or removed, and for sources that cannot grow.
         """
-        new = {}
+        generations, new = [dict(generation) for generation in self.generations], {}
         for source in _all(config):
-            if source.tag in changes:
-                _refuse_to_extend(config, source, changes[source.tag])
-                new[source.tag] = cut_into_parts(source, changes[source.tag].added)
-        return InputList(generations=(*self.generations, new))
+            if change := changes.get(source.tag):
+                _refuse_to_extend(config, source, change)
+                number = 0
+                for generation in generations:
+                    parts = generation.get(source.tag, [])
+                    names = [part_name(source.tag, number + k) for k in range(len(parts))]
+                    number += len(parts)
+                    generation[source.tag] = [
+                        _altered(files, change, source.tag, done=name in done)
+                        for files, name in zip(parts, names, strict=True)
+                    ]
+                if change.added:
+                    new[source.tag] = cut_into_parts(source, change.added)
+        return InputList(generations=(*generations, new) if new else tuple(generations))
 
     def _generation_parts(self, config: DataConfig) -> list[list[Part]]:
         before = dict.fromkeys((source.tag for source in _all(config)), 0)
@@ -90,11 +101,13 @@ def settle_inputs(
 ) -> InputList:
     """Return the files of each part, which the first process to come here writes down; the set's lock must be held.
 
-    `found` are the files that each source has now. `extend` takes those in that were added. Raises UserError, naming
-    what was added, removed and changed, where the files are not those that the preparation began with.
+    `found` are the files that each source has now. While no part is finished, they are what is written down. `extend`
+    takes in what was added, and what was changed before it was read. Raises UserError, naming what was added, removed
+    and changed, where the files are not those that the preparation began with.
     """
     inputs = InputList.read(root)
-    if inputs is None:
+    done = {part.name for part in inputs.parts(config) if part.record(root).exists()} if inputs else set()
+    if inputs is None or not done:
         inputs = InputList.begun(config, found)
         inputs.write(root)
         return inputs
@@ -104,32 +117,50 @@ def settle_inputs(
     if not extend:
         raise UserError(
             f"{config.name}: the files are not those that its preparation in {root} began with ({describe(changes)}). "
-            f"Put them back as they were; take files that were added in with --extend; or prepare a set of another "
-            f"data.name"
+            f"Put them back as they were; take in what was added, and what was changed before it was read, with "
+            f"--extend; or prepare a set of another data.name"
         )
-    inputs = inputs.extended(config, changes)
+    inputs = inputs.extended(config, changes, done)
     if (root / MANIFEST).exists():  # first, or a set could seem complete that lacks the new parts
         Manifest.open(root).model_copy(update={"complete": False}).save(root)
     inputs.write(root)
     return inputs
 
 
+def refuse_other_files(root: Path, part: Part, read: Sequence[InputFile]) -> None:
+    """Raise UserError where a part has other files by now than were read; the set's lock must be held."""
+    inputs = InputList.read(root)
+    parts = inputs.parts_of(part.tag) if inputs else []
+    if part.index >= len(parts) or parts[part.index] != list(read):
+        raise UserError(
+            f"the files of source {part.tag!r} were changed, and another call has noted the new ones since this one "
+            f"began; what was finished is kept, run the same command again"
+        )
+
+
 def _all(config: DataConfig) -> tuple[SourceConfig, ...]:
     return (*config.sources, *config.held_out_sets)
 
 
-def _refuse_to_extend(config: DataConfig, source: SourceConfig, changes: InputChanges) -> None:
-    if changes.removed or changes.changed:
+def _altered(files: list[InputFile], change: InputChanges, tag: str, *, done: bool) -> list[InputFile]:
+    """Return the files of a part as they are now. Raises UserError where they were read already."""
+    now = {then.name: after for then, after in change.changed}
+    removed = {file.name for file in change.removed}
+    if done and any(file.name in now or file.name in removed for file in files):
         raise UserError(
-            f"source {source.tag!r} cannot be extended, because not only files were added ({changes}): "
-            f"put the earlier ones back, or prepare a set of another data.name"
+            f"source {tag!r} cannot be extended, because files of it were changed that were read already ({change}): "
+            f"put those back as they were, or prepare a set of another data.name"
         )
+    return [now.get(file.name, file) for file in files if file.name not in removed]
+
+
+def _refuse_to_extend(config: DataConfig, source: SourceConfig, changes: InputChanges) -> None:
     if source in config.held_out_sets:
         raise UserError(
             f"the held-out set {source.tag!r} cannot be extended ({changes}): the training documents were compared "
             f"with what it had; prepare a set of another data.name"
         )
-    if source.max_bytes:
+    if source.max_bytes and changes.added:
         raise UserError(
             f"source {source.tag!r} cannot be extended ({changes}): its max_bytes is shared out to the parts that it "
             f"has; prepare a set of another data.name"

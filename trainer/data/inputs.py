@@ -18,7 +18,10 @@ from trainer.data import embedded
 from trainer.errors import UserError
 
 # What file systems call the identity of a content, the best first, and else the time of its last change.
-STAMPS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id", "LastModified", "last_modified", "updated", "mtime")
+STAMPS = (
+    "ETag", "etag", "md5Hash", "crc32c", "blob_id", "Content-MD5", "Digest",
+    "LastModified", "last_modified", "Last-Modified", "updated", "mtime",
+)  # fmt: skip
 NAMED = 4  # changes that a message spells out
 EMBEDDED = "embedded"
 

@@ -12,7 +12,9 @@ import numpy as np
 from filelock import FileLock
 
 from trainer.config.data import HELD_OUT, TRAIN, DataConfig
+from trainer.data.claim import set_lock
 from trainer.data.encode import Chunk, Encoders, SplitRule, document_digest
+from trainer.data.input_list import refuse_other_files
 from trainer.data.parts import Part, PartRecord
 from trainer.data.progress import Progress
 from trainer.data.shard_writer import ShardWriter
@@ -38,7 +40,9 @@ class PartWriter:
         with FileLock(self.root / "parts" / f"{part.name}.lock"):
             if not part.record(self.root).exists():
                 record = self._encode(part, source)
-                write_atomically(part.record(self.root), record.model_dump_json(indent=1) + "\n")
+                with set_lock(self.root):
+                    refuse_other_files(self.root, part, source.parts[part.index])
+                    write_atomically(part.record(self.root), record.model_dump_json(indent=1) + "\n")
         self.progress.parts += 1
 
     def _encode(self, part: Part, source: Source) -> PartRecord:

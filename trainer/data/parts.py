@@ -29,10 +29,16 @@ class Part:
 
     @property
     def name(self) -> str:
-        return f"{self.tag}-{self.index:04d}"
+        """The name of its shards and of its record."""
+        return part_name(self.tag, self.index)
 
     def record(self, root: Path) -> Path:
         return root / PARTS / f"{self.name}.json"
+
+
+def part_name(tag: str, index: int) -> str:
+    """Return the name of a part of a source."""
+    return f"{tag}-{index:04d}"
 
 
 class PartRecord(BaseModel):

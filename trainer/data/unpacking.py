@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Protocol
 from trainer.errors import UserError
 
 BUFFER = 1 << 20
+HEAD = 16  # bytes by which the packing shows
 PIECE = 1 << 16  # of compressed data that a decoder gets at a time
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
 # None of these can begin a text: they hold bytes that are not UTF-8, or control characters, or a block's magic number.
@@ -48,7 +49,7 @@ def contents(file: BinaryIO, name: str, where: str) -> Iterator[tuple[str, Binar
     """
     watched = Watched(file)
     buffered = io.BufferedReader(watched, BUFFER)
-    kind = packing(buffered.peek(16)[:16], name)
+    kind = packing(buffered.peek(HEAD), name)
     if kind is None:
         yield name, buffered
     elif kind == "zip":
@@ -90,6 +91,8 @@ class Watched(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         with _Remembered(self):
             data = self._file.read(len(buffer))
+            while data and len(data) < min(HEAD, len(buffer)) and (more := self._file.read(len(buffer) - len(data))):
+                data += more  # or a file could not be told by its beginning
         buffer[: len(data)] = data
         return len(data)
 

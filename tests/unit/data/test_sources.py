@@ -163,7 +163,7 @@ def test_what_is_not_a_file_is_explained(tmp_path: Path) -> None:
             read(SourceConfig(name="s", path=str(tmp_path / path), format="json"))
     lines_in(tmp_path / "packed2.jsonl.gz", "not packed")
     with pytest.raises(UserError, match=r"packed\.jsonl\.gz is empty, and a gzip file never is"):
-        read(SourceConfig(name="s", path=str(tmp_path / "packed*.gz")))
+        read(SourceConfig(name="s", path=str(tmp_path / "packed*.jsonl.gz")))
 
 
 def test_garbage_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
