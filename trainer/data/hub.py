@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config.data import SourceConfig
-from trainer.data.inputs import InputFile, noted
+from trainer.data.inputs import InputFile, look
 from trainer.errors import UserError
 
 QUICK_RETRIES = 3
@@ -90,19 +90,13 @@ def _kind(builder: Any) -> str:
 
 def _files(builder: Any, config: SourceConfig, named: str) -> list[InputFile]:
     """Return the files of the configured split, such as `train` or `train+test`, as they are at the found commit."""
-    from fsspec.core import url_to_fs
-
     found = builder.config.data_files or {}
     names: list[str] = []
     for split in config.split.split("+"):
         if split not in found:
             raise UserError(f"{named}: Bad split: {split}. Available splits: {[str(name) for name in found]}")
         names += [str(name) for name in found[split]]
-    files = []
-    for name in names:
-        system, path = url_to_fs(name, **config.storage)
-        files.append(noted(name, system.info(path)))
-    return files
+    return [look(name, config) for name in names]
 
 
 def _data_files(split: str, names: list[str]) -> Any:

@@ -114,15 +114,19 @@ def embedded_files() -> list[InputFile]:
     return [InputFile(name=EMBEDDED, size=sum(size for _, size in sizes), stamp=stamp)]
 
 
-def look_again(file: InputFile, config: SourceConfig) -> InputFile:
-    """Return a file as it is now. Raises UserError where it is gone, and errors of a remote file system."""
-    if file.name == EMBEDDED:
+def look(name: str, config: SourceConfig, *, again: bool = False) -> InputFile:
+    """Return a file as it is now; with `again`, whatever was remembered of a remote one.
+
+    Raises UserError where it is gone, and errors of a remote file system.
+    """
+    if name == EMBEDDED:
         return embedded_files()[0]
-    if not is_remote_path(file.name):
-        return _look(file.name, config.tag)
-    system, path = _file_system(file.name, config)
-    system.invalidate_cache()
-    return noted(file.name, system.info(path))
+    if not is_remote_path(name):
+        return _look(name, config.tag)
+    system, path = _file_system(name, config)
+    if again:
+        system.invalidate_cache()
+    return _noted(name, system.info(path))
 
 
 def open_file(file: InputFile, config: SourceConfig) -> BinaryIO:
@@ -173,7 +177,7 @@ def _time(nanoseconds: int) -> str:
 def _remote_files(config: SourceConfig) -> list[InputFile]:
     system, path = _file_system(config.path, config)
     if "::" in config.path:
-        return [noted(config.path, system.info(path))]
+        return [_noted(config.path, system.info(path))]
     try:
         infos = [system.info(path)]
     except FileNotFoundError:
@@ -182,7 +186,7 @@ def _remote_files(config: SourceConfig) -> list[InputFile]:
         raise UserError(f"source {config.tag!r}: {config.path} is a directory; say which files in it")
     infos = [info for info in infos if info["type"] == "file"]
     infos = [info if info.get("size") is not None else system.info(info["name"]) for info in infos]
-    return [noted(system.unstrip_protocol(info["name"]), info) for info in infos]
+    return [_noted(system.unstrip_protocol(info["name"]), info) for info in infos]
 
 
 def _file_system(name: str, config: SourceConfig) -> tuple[Any, str]:
@@ -197,8 +201,7 @@ def _file_system(name: str, config: SourceConfig) -> tuple[Any, str]:
     return system, path
 
 
-def noted(name: str, info: dict[str, Any]) -> InputFile:
-    """Return a file as fsspec describes it."""
+def _noted(name: str, info: dict[str, Any]) -> InputFile:
     stamp = next((str(info[key]) for key in STAMPS if info.get(key)), "")
     size = info.get("size")
     return InputFile(name=name, size=None if size is None else int(size), stamp=stamp.strip('"'))

@@ -10,8 +10,9 @@ from itertools import islice, pairwise
 from trainer.config.data import SourceConfig
 from trainer.data import embedded
 from trainer.data.hub import HubDataset, find_dataset
-from trainer.data.inputs import EMBEDDED, InputFile, embedded_files, list_files, look_again, open_file
-from trainer.data.rows import LOOKED_AT, read_rows
+from trainer.data.inputs import EMBEDDED, InputFile, embedded_files, list_files, look, open_file
+from trainer.data.json_rows import LOOKED_AT
+from trainer.data.rows import read_rows
 from trainer.data.steady import steadily
 from trainer.data.tally import Tally
 from trainer.data.unpacking import SUFFIXES as PACKED
@@ -150,7 +151,7 @@ class Source:
             with open_file(file, config) as opened:
                 where = f"source {config.tag!r}: {file.name}"
                 yield from read_rows(opened, file.name, where, kind, config.column, documents_are)
-        now = look_again(file, config)
+        now = look(file.name, config, again=True)
         if file.differs(now):
             raise UserError(
                 f"source {config.tag!r}: {file.name} was changed while it was read ({file.size} bytes of {file.stamp} "

@@ -9,15 +9,14 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Protocol
 
+from trainer.data.damage import BUFFER, HEAD, Watched, cut_off, damaged
+from trainer.data.zip_members import zip_members
 from trainer.errors import UserError
 
-BUFFER = 1 << 20
-HEAD = 16  # bytes by which the packing shows
 PIECE = 1 << 16  # of compressed data that a decoder gets at a time
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
 # None of these can begin a text: they hold bytes that are not UTF-8, or control characters, or a block's magic number.
@@ -53,7 +52,7 @@ def contents(file: BinaryIO, name: str, where: str) -> Iterator[tuple[str, Binar
     if kind is None:
         yield name, buffered
     elif kind == "zip":
-        yield from _members(watched, name, where)
+        yield from zip_members(watched, name, where)
     elif not buffered.peek(1):
         raise UserError(f"{where} is empty, and a {kind} file never is: copy it again")
     elif kind == "zstd":
@@ -73,49 +72,6 @@ def packing(head: bytes, name: str) -> str | None:
 def suffix_packing(name: str) -> str | None:
     """Return what a file is packed with, as its suffix says."""
     return next((kind for suffix, kind in SUFFIXES.items() if name.split("?")[0].lower().endswith(suffix)), None)
-
-
-class Watched(io.RawIOBase):
-    """A file whose own errors are remembered: whatever else goes wrong in a decoder is damage, and stays."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: Exception | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return bool(self._file.seekable())
-
-    def readinto(self, buffer: Any) -> int:
-        with _Remembered(self):
-            data = self._file.read(len(buffer))
-            while data and len(data) < min(HEAD, len(buffer)) and (more := self._file.read(len(buffer) - len(data))):
-                data += more  # or a file could not be told by its beginning
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _Remembered(self):
-            return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-
-class _Remembered:
-    """Notes an error of the file below in its `Watched`, and lets it pass."""
-
-    def __init__(self, watched: Watched) -> None:
-        self.watched = watched
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            self.watched.error = error
 
 
 class _Gzip:
@@ -176,9 +132,9 @@ class _Members(io.RawIOBase):
         try:
             data = decoder.decompress(piece, most)
         except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
-            raise _damaged(self._where, self._kind, self._given, error) from None
+            raise damaged(self._where, self._kind, self._given, error) from None
         if hungry and not (piece or data or decoder.eof):
-            raise _cut_off(self._where, self._kind, self._given)
+            raise cut_off(self._where, self._kind, self._given)
         return data
 
     def _piece(self) -> bytes:
@@ -214,58 +170,8 @@ class _Zstd(io.RawIOBase):
             if self._watched.error is not None:
                 raise self._watched.error from None
             if "Truncated" in str(error):
-                raise _cut_off(self._where, "zstd", self._given) from None
-            raise _damaged(self._where, "zstd", self._given, error) from None
+                raise cut_off(self._where, "zstd", self._given) from None
+            raise damaged(self._where, "zstd", self._given, error) from None
         buffer[: len(data)] = data
         self._given += len(data)
         return len(data)
-
-
-def _members(watched: Watched, name: str, where: str) -> Iterator[tuple[str, BinaryIO]]:
-    """Yield the files of a zip archive, in its order. Hidden ones, such as those that macOS adds, are left out."""
-    try:
-        archive = zipfile.ZipFile(watched)  # type: ignore[arg-type]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        if watched.error is not None:
-            raise watched.error from None
-        raise UserError(f"{where} is cut off or damaged: {error}; copy it again") from None
-    for member in archive.infolist():
-        hidden = any(step.startswith((".", "__")) for step in member.filename.split("/"))
-        if not member.is_dir() and not hidden:
-            stream = _ZipMember(archive, member, watched, f"{where}, {member.filename},")
-            yield f"{name}/{member.filename}", io.BufferedReader(stream, BUFFER)
-
-
-class _ZipMember(io.RawIOBase):
-    """One file of a zip archive, whose CRC is checked at its end."""
-
-    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, watched: Watched, where: str) -> None:
-        self._watched, self._where, self._given = watched, where, 0
-        self._stream = self._checked(lambda: archive.open(member))
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data: bytes = self._checked(lambda: self._stream.read(len(buffer)))
-        buffer[: len(data)] = data
-        self._given += len(data)
-        return len(data)
-
-    def _checked(self, action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except EOFError:
-            raise _cut_off(self._where, "zip", self._given) from None
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, ValueError, RuntimeError) as error:
-            if self._watched.error is not None:
-                raise self._watched.error from None
-            raise _damaged(self._where, "zip", self._given, error) from None
-
-
-def _cut_off(where: str, kind: str, given: int) -> UserError:
-    return UserError(f"{where} is cut off: its {kind} data stop before their end, after {given:,} bytes; copy it again")
-
-
-def _damaged(where: str, kind: str, given: int, error: Exception) -> UserError:
-    return UserError(f"{where} is damaged, or not {kind}, after {given:,} bytes: {error}; copy it again")

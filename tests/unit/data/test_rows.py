@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.rows import LOOKED_AT, read_rows
+from trainer.data.json_rows import LOOKED_AT
+from trainer.data.rows import read_rows
 from trainer.errors import UserError
 
 JSON = st.recursive(

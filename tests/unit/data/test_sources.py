@@ -233,3 +233,12 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None
         change()
         with pytest.raises(UserError, match=r"a\.jsonl was changed while it was read \(\d+ bytes of .* now\)"):
             list(found)
+
+
+def test_a_directory_may_be_given_like_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines_in(tmp_path / "corpus" / "a.jsonl", "one")
+    lines_in(tmp_path / "corpus" / "b.jsonl", "two", "three")
+    source = Source(SourceConfig(path="corpus"))
+    assert [Path(file.name).name for file in source.files] == ["a.jsonl", "b.jsonl"]
+    assert [list(source.documents(part)) for part in range(source.num_parts)] == [["one"], ["two", "three"]]
