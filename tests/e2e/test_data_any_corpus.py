@@ -290,7 +290,7 @@ def test_what_is_prepared_is_what_is_there_or_a_refusal_by_name(tmp_path: Path, 
         return
     try:
         prepared(corpus, config, tasks[:-1])
-        if len(tasks) > 1:
+        if list(tmp_path.glob("made/parts/s*-*.json")):  # until a part is finished, nothing holds the files
             change_between_steps(corpus, config, tasks[-1])
         check(corpus, config, prepared(corpus, config, tasks[-1:]))
     except UserError as error:  # a cut can leave a whole file that is empty

@@ -60,9 +60,10 @@ def _lacks_held_out(config: DataConfig, manifest: Manifest) -> bool:
 def summary(config: DataConfig, manifest: Manifest, root: Path, progress: Progress) -> str:
     """Return the last lines of a preparation: what was dropped or altered, and what there is now."""
     state = "prepared" if manifest.complete else f"{progress.parts} parts of {progress.total_parts} are prepared"
+    ratio = f", {manifest.bytes_per_token(TRAIN):.2f} bytes per token" if manifest.tokens(TRAIN) else ""
     last = (
         f"{config.name}: {state} in {root}: {manifest.tokens(TRAIN) / 1e6:.2f} M training tokens, "
-        f"{manifest.tokens(HELD_OUT) / 1e6:.3f} M held out, {manifest.bytes_per_token(TRAIN):.2f} bytes per token "
+        f"{manifest.tokens(HELD_OUT) / 1e6:.3f} M held out{ratio} "
         f"({progress.text_bytes / 1e6:.1f} MB in {duration(progress.seconds())})"
     )
     return "\n".join([*(account(manifest.report) if manifest.complete else []), last])
