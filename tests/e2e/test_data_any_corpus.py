@@ -64,6 +64,21 @@ def in_two(pack: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     return lambda content: pack(content[: len(content) // 3]) + pack(content[len(content) // 3 :])
 
 
+def unpack_streams(make: Callable[[], Any]) -> Callable[[bytes], bytes]:
+    """Return an unpacker of one stream after another; it ignores no garbage behind the last."""
+
+    def unpack(content: bytes) -> bytes:
+        out = []
+        while content:
+            stream = make()
+            out.append(stream.decompress(content))
+            assert stream.eof, "a stream that does not end"
+            content = stream.unused_data.lstrip(b"\0")
+        return b"".join(out)
+
+    return unpack
+
+
 def unpack_zstd(content: bytes) -> bytes:
     out = []
     while content:
@@ -91,8 +106,8 @@ PACK: dict[str, list[Callable[[bytes], bytes]]] = {
 UNPACK: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.decompress,
-    ".bz2": bz2.decompress,
-    ".xz": lzma.decompress,
+    ".bz2": unpack_streams(bz2.BZ2Decompressor),
+    ".xz": unpack_streams(lzma.LZMADecompressor),
     ".zst": unpack_zstd,
     ".zip": unpack_zip,
 }
