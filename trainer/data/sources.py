@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice, pairwise
+from typing import TypeVar
 
 from trainer.config.data import SourceConfig
 from trainer.data import embedded
@@ -19,6 +20,7 @@ from trainer.data.unpacking import SUFFIXES as PACKED
 from trainer.data.unpacking import suffix_packing
 from trainer.errors import UserError
 
+T = TypeVar("T")
 MOST_PARTS = 256
 SUFFIXES = {"json": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet", ".pq"), "text": (".txt", ".text", ".md")}
 USUAL_RATIO = 3  # of text to its compressed size
@@ -37,6 +39,7 @@ class Source:
         self.config = config
         self.files = self._find()
         self.parts: Sequence[Sequence[InputFile]] = cut_into_parts(config, self.files)
+        self._reading: InputFile | None = None
 
     @property
     def num_parts(self) -> int:
@@ -53,13 +56,7 @@ class Source:
             return embedded_files()
         if kind == "hub":
             return self._hub.files
-        (files,) = steadily(
-            lambda _: iter([list_files(self.config)]),
-            name=self._name,
-            retries=self.config.retries,
-            stall_seconds=self.config.stall_seconds,
-        )
-        return files
+        return self._patiently(lambda: list_files(self.config))
 
     def check(self) -> None:
         """Read the first text. Raises UserError for a source that cannot be read, and for a column without text."""
@@ -94,6 +91,8 @@ class Source:
             if budget is not None:
                 budget -= len(text.encode())
                 if budget < 0:
+                    if (file := self._reading) is not None:  # the others were compared at their ends
+                        self._patiently(lambda: self._refuse_changed(file))
                     return
             yield text
 
@@ -101,29 +100,23 @@ class Source:
         """Return the cap on the text of one part: the source's cap, shared equally."""
         return self.config.max_bytes // self.num_parts if self.config.max_bytes else None
 
-    @property
-    def _name(self) -> str:
-        return f"source {self.config.tag!r} ({self.config.path})"
-
     @cached_property
     def _hub(self) -> HubDataset:
-        # A server may fail or fall silent while the dataset is looked up, just as while its rows are read.
-        (dataset,) = steadily(
-            lambda _: iter([find_dataset(self.config)]),
-            name=self._name,
-            retries=self.config.retries,
-            stall_seconds=self.config.stall_seconds,
-        )
-        return dataset
+        return self._patiently(lambda: find_dataset(self.config))
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Return what an action returns; a server may fail or fall silent in it, just as while rows are read."""
+        (result,) = self._steadily(lambda _: iter([action()]))
+        return result
+
+    def _steadily(self, open_at: Callable[[int], Iterator[T]]) -> Iterator[T]:
+        config = self.config
+        name = f"source {config.tag!r} ({config.path})"
+        return steadily(open_at, name=name, retries=config.retries, stall_seconds=config.stall_seconds)
 
     def _texts(self, part: int) -> Iterator[str | None]:
         whole: dict[str, int] = {}  # rows of the files that were read to their end
-        return steadily(
-            lambda skip: self._rows(part, skip, whole),
-            name=self._name,
-            retries=self.config.retries,
-            stall_seconds=self.config.stall_seconds,
-        )
+        return self._steadily(lambda skip: self._rows(part, skip, whole))
 
     def _rows(self, part: int, skip: int, whole: dict[str, int]) -> Iterator[str | None]:
         """Yield the rows of a part but for the first `skip`, without opening the files that these fill."""
@@ -143,6 +136,7 @@ class Source:
 
     def _file_rows(self, file: InputFile) -> Iterator[str | None]:
         config, kind, documents_are = self.config, source_format(self.config), self.config.documents_are
+        self._reading = file
         if file.name == EMBEDDED:
             yield from (row["text"] for row in embedded.documents())
         else:
@@ -151,11 +145,16 @@ class Source:
             with open_file(file, config) as opened:
                 where = f"source {config.tag!r}: {file.name}"
                 yield from read_rows(opened, file.name, where, kind, config.column, documents_are)
-        now = look(file.name, config, again=True)
+        self._refuse_changed(file)
+
+    def _refuse_changed(self, file: InputFile) -> None:
+        """Raise UserError where a file is not what was noted when the preparation began."""
+        now = look(file.name, self.config, again=True)
         if file.differs(now):
             raise UserError(
-                f"source {config.tag!r}: {file.name} was changed while it was read ({file.size} bytes of {file.stamp} "
-                f"when the preparation began, {now.size} of {now.stamp} now); leave it as it is and start again"
+                f"source {self.config.tag!r}: {file.name} was changed while it was read ({file.size} bytes of "
+                f"{file.stamp} when the preparation began, {now.size} of {now.stamp} now); leave it as it is and run "
+                f"the same command again"
             )
 
 

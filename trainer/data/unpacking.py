@@ -71,7 +71,8 @@ def packing(head: bytes, name: str) -> str | None:
 
 def suffix_packing(name: str) -> str | None:
     """Return what a file is packed with, as its suffix says."""
-    return next((kind for suffix, kind in SUFFIXES.items() if name.split("?")[0].lower().endswith(suffix)), None)
+    path = name.split("?")[0] if "://" in name else name
+    return next((kind for suffix, kind in SUFFIXES.items() if path.lower().endswith(suffix)), None)
 
 
 class _Gzip:
