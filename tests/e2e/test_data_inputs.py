@@ -21,6 +21,7 @@ from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.data import claim
 from trainer.data.input_list import InputList
+from trainer.data.inputs import embedded_files
 from trainer.data.manifest import Manifest
 from trainer.data.prepare import prepare
 from trainer.data.progress import Progress
@@ -111,6 +112,26 @@ def test_a_complete_set_says_what_has_changed_since(tmp_path: Path, change: str)
         ):
             prepare(section, workers=1)
     assert Manifest.open(tmp_path / "made") == before
+
+
+def test_another_python_has_another_embedded_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is added to a complete set by it; but tasks do not mix the two."""
+    source = {"name": "code", "path": "embedded", "max_bytes": "60K"}
+    write(tmp_path / "in" / "a.jsonl", texts(1, 9))
+    other = {"name": "docs", "path": str(tmp_path / "in" / "a.jsonl")}
+    section = config(tmp_path, "", sources=[source, other], **BYTES)
+    prepare(section, workers=1, task=(0, 2))
+    (found,) = embedded_files()
+    later = found.model_copy(update={"stamp": "Python 9.9.9, 0123"})
+    monkeypatch.setattr("trainer.data.sources.embedded_files", lambda: [later])
+    with pytest.raises(UserError, match=r"changed: embedded \(Python 3\..* then, Python 9\.9\.9, 0123 now\)"):
+        prepare(section, workers=1)
+    monkeypatch.undo()
+    prepare(section, workers=1)
+    monkeypatch.setattr("trainer.data.sources.embedded_files", lambda: [later])
+    said = Said()
+    prepare(section, workers=1, progress=said)
+    assert "already prepared in" in said.lines[0] and "changed: embedded" in said.lines[0]
 
 
 def test_a_complete_set_outlives_its_sources(tmp_path: Path) -> None:
