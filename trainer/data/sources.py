@@ -135,7 +135,8 @@ class Source:
             skip = max(0, skip - number)
 
     def _file_rows(self, file: InputFile) -> Iterator[str | None]:
-        config, kind, documents_are = self.config, source_format(self.config), self.config.documents_are
+        config, kind = self.config, source_format(self.config)
+        documents_are: str = config.documents_are
         self._reading = file
         if file.name == EMBEDDED:
             yield from (row["text"] for row in embedded.documents())
