@@ -65,7 +65,6 @@ def open_session(
     record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
-    _tell_sources_left_out(batches, config.model.context_length, record)
     guards = _stand_guard(config, engine, keeper, fence)
     wanted = _evaluation_sets(config, manifest, record)
     session: Session
@@ -141,18 +140,6 @@ def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper, fence: Fence
 
     engine.progress = progress
     return [on_stop_signal(lambda: engine.ask("stop")), watchdog.close]
-
-
-def _tell_sources_left_out(batches: Batches, context_length: int, record: Record) -> None:
-    """Say which sources are not trained on, because none of their sequences is whole."""
-    samples = batches.samples
-    for source, count in zip(samples.sources, samples.pool_samples(context_length), strict=True):
-        if count == 0:
-            tokens = samples.manifest.tokens(f"{samples.split}:{source}")
-            record.event("source_left_out", source=source, tokens=tokens)
-            if record.active:
-                words = f"{source} is not trained on: its {tokens} tokens are fewer than one sequence"
-                print(f"warning: {words}", file=sys.stderr, flush=True)
 
 
 def _evaluation_sets(config: RunConfig, manifest: Manifest, record: Record) -> list[str]:

@@ -82,7 +82,14 @@ def _begin(config: DataConfig, root: Path, sources: list[Source], extend: bool, 
         if not (root / DIRECTORY).exists():  # while a mistake still leaves the directory free
             for source in sources:
                 source.check()
-        return ensure_tokenizer(config, sources[: len(config.sources)], root, progress)
+        trained_on = sources[: len(config.sources)]
+        try:
+            return ensure_tokenizer(config, trained_on, root, progress)
+        except UserError as error:
+            if any(source.gave_text for source in trained_on):
+                raise
+            told = "; ".join(f"{source.config.tag}: {source.last.told()}" for source in trained_on)
+            raise UserError(f"{error} ({told})") from None
 
 
 def my_parts(parts: list[Part], task: tuple[int, int]) -> list[Part]:

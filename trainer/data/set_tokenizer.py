@@ -9,10 +9,8 @@ from trainer.config.data import TRAIN, DataConfig
 from trainer.data.encode import SplitRule
 from trainer.data.progress import Progress
 from trainer.data.sources import Source
-from trainer.data.tally import Tally
 from trainer.data.tokenizer import DIRECTORY, META, Tokenizer, load_tokenizer
 from trainer.data.tokenizer_training import make_tokenizer
-from trainer.errors import UserError
 
 SAMPLED_PARTS = 16
 
@@ -37,22 +35,17 @@ def sample(config: DataConfig, sources: list[Source]) -> Iterator[str]:
     """Yield training documents of all sources by their weights, from parts spread evenly, up to `sample_bytes`."""
     rule = SplitRule(config.held_out_fraction)
     weights = [source.weight or 1.0 for source in config.sources]
-    tallies, given = [Tally() for _ in sources], False
-    for source, weight, tally in zip(sources, weights, tallies, strict=True):
+    for source, weight in zip(sources, weights, strict=True):
         num_parts = min(source.num_parts, SAMPLED_PARTS)
         budget = int(config.tokenizer.sample_bytes * weight / sum(weights) / num_parts)
         for k in range(num_parts):
             left = budget
             cap = source.part_budget()
-            for text in source.documents(k * source.num_parts // num_parts, cap, tally):
-                raw = text.encode()
+            for text in source.documents(k * source.num_parts // num_parts, cap):
+                raw = text.encode("utf-8", errors="replace")
                 if rule(raw) != TRAIN:
                     continue
-                given = True
                 yield raw[:left].decode(errors="ignore")
                 left -= len(raw)
                 if left <= 0:
                     break
-    if not given:
-        told = "; ".join(f"{source.config.tag}: {tally.told()}" for source, tally in zip(sources, tallies, strict=True))
-        raise UserError(f"there is no text to train the tokenizer on ({told}); see to the filters or the files")

@@ -39,6 +39,8 @@ class Source:
         self.config = config
         self.files = self._find()
         self.parts: Sequence[Sequence[InputFile]] = cut_into_parts(config, self.files)
+        self.gave_text = False  # some document of it has passed the filters
+        self.last = Tally()  # of the part that was read last
         self._reading: InputFile | None = None
 
     @property
@@ -69,7 +71,8 @@ class Source:
         stopped. Raises UserError for a file that is not what was noted or cannot be read to its end, for a column that
         is not there, for content that is not text, and for a source that stays silent or broken.
         """
-        config, budget, tally = self.config, max_bytes, tally if tally is not None else Tally()
+        config, budget = self.config, max_bytes
+        tally = self.last = tally if tally is not None else Tally()
         pattern = re.compile(config.matching) if config.matching else None
         for text in self._texts(part):
             tally.rows += 1
@@ -94,6 +97,7 @@ class Source:
                     if (file := self._reading) is not None:  # the others were compared at their ends
                         self._patiently(lambda: self._refuse_changed(file))
                     return
+            self.gave_text = True
             yield text
 
     def part_budget(self) -> int | None:
