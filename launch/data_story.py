@@ -16,6 +16,7 @@ from launch.console import make_console
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.config.load import resolve_base, set_values
+from trainer.data.account import account
 from trainer.data.manifest import FILE, Manifest
 from trainer.errors import UserError
 from trainer.run_dir import EXIT_USER_ERROR
@@ -48,11 +49,12 @@ def find_set(name: str, assignments: tuple[str, ...] = ()) -> tuple[Path, DataCo
     return Path(section.directory), section
 
 
-def run_prepare(section: DataConfig, workers: int | None, task: str | None) -> None:
+def run_prepare(section: DataConfig, workers: int | None, task: str | None, *, extend: bool = False) -> None:
     """Prepare in a process of its own, which may import `datasets`. Its progress comes to this terminal."""
     command = [sys.executable, "-m", "trainer.data.prepare", "--config", "-"]
     command += ["--workers", str(workers)] if workers else []
     command += ["--task", task] if task else []
+    command += ["--extend"] if extend else []
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr)
     assert process.stdin is not None
     process.stdin.write(json.dumps(section.model_dump(mode="json")).encode())
@@ -87,13 +89,8 @@ def print_summary(directory: Path, values: dict[str, Any]) -> None:
                 table.add_row(f"  {source}", *_cells(own))
     console = make_console()
     console.print(table)
-    dropped = {tag: n for tag, r in _by_source(values).items() if (n := r["dropped_because_held_out"])}
-    for tag, count in dropped.items():
-        console.print(f"{tag}: {count} training documents were dropped, because a held-out set has them")
-
-
-def _by_source(values: dict[str, Any]) -> dict[str, Any]:
-    return {tag: r for tag, r in values["report"].items() if isinstance(r, dict) and "documents_read" in r}
+    for line in account(values["report"]):
+        console.print(line, markup=False, highlight=False)
 
 
 def _cells(counts: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from launch.backends import attached
 from launch.backends.local import LocalBackend
 from launch.backends.registry import record
-from launch.backends.submission import follow
+from launch.backends.submission import follow, refuse_other_run
 from launch.backends.warm import available_cores, local_gpus
 from launch.console import make_console
 from launch.data_preparation import resolve
@@ -54,15 +54,6 @@ def train_here(
     write_atomically(run_dir.config, dump(config))
     status = _run(config, run_dir, world)
     _tell(status, run_dir, config_path)
-
-
-def refuse_other_run(run_dir: RunDir, config: RunConfig) -> None:
-    """Raise UserError where the directory holds a run that computes something else."""
-    if run_dir.config.exists() and not _same_run(run_dir, config):
-        raise UserError(
-            f"{run_dir.root} holds another run (its settings differ): give this one another name, such as "
-            f"--set name={config.name}-2, or remove the directory"
-        )
 
 
 def _same_run(run_dir: RunDir, config: RunConfig) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from launch.backends.cluster import ClusterConfig, load_cluster
 from launch.backends.registry import Submitted
 from launch.job import JobSpec
+from trainer.config.differences import differences
 from trainer.config.load import dump, load_run
 from trainer.config.plan import share_out
 from trainer.config.run import RunConfig
@@ -41,11 +42,22 @@ def prepare(config: Path, assignments: tuple[str, ...], cluster: str, runs: Path
 def write_config(submission: Submission, config: RunConfig) -> None:
     """Lay the resolved configuration into the run directory. Raises UserError where another run lives there."""
     run_dir = RunDir(submission.spec.run_dir)
-    if run_dir.config.exists() and load_run(run_dir.config).result_hash() != config.result_hash():
-        raise UserError(f"{run_dir.root} holds another run (its settings differ): add --set name={config.name}-2")
+    refuse_other_run(run_dir, config)
     if run_dir.read_status() is Status.DONE:
         raise UserError(f"this run is done: {run_dir.root}; --set name={config.name}-2 trains it again")
     write_atomically(run_dir.config, dump(config))
+
+
+def refuse_other_run(run_dir: RunDir, config: RunConfig) -> None:
+    """Raise UserError where the directory holds a run that computes something else, naming what differs."""
+    if not run_dir.config.exists():
+        return
+    theirs = load_run(run_dir.config)
+    if theirs.result_hash() != config.result_hash():
+        raise UserError(
+            f"{run_dir.root} holds another run ({differences(theirs.result_values(), config.result_values())}): give "
+            f"this one another name, such as --set name={config.name}-2, or remove the directory"
+        )
 
 
 def follow(row: Submitted, lines: Callable[[], None], stop: Callable[[], None]) -> None:

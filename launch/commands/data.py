@@ -44,11 +44,16 @@ def data() -> None:
 @set_option
 @click.option("--workers", type=click.IntRange(min=1), help="Encoding processes. Default: the cores of this machine.")
 @click.option("--task", metavar="I/N", help="Do every N-th part only, from the I-th: for array jobs.")
+@click.option("--extend", is_flag=True, help="Take in files that were added to the sources since the set was begun.")
 @json_option
-def prepare(config: str, assignments: tuple[str, ...], workers: int | None, task: str | None, as_json: bool) -> None:
+def prepare(
+    config: str, assignments: tuple[str, ...], workers: int | None, task: str | None, extend: bool, as_json: bool
+) -> None:
     """Train the tokenizer, encode the sources of CONFIG, and write its shards.
 
-    Doing it again does nothing; after a failure it goes on with what is missing.
+    Doing it again does nothing; after a failure it goes on with what is missing. The files of the sources are noted
+    when the set is begun, and must stay as they are; --extend takes in added ones, and changed ones of which
+    nothing was read yet, and keeps what is there.
 
     \b
     Examples:
@@ -61,7 +66,7 @@ def prepare(config: str, assignments: tuple[str, ...], workers: int | None, task
     from trainer.data.manifest import Manifest
 
     section = load_data(config, assignments)
-    run_prepare(section, workers, task)
+    run_prepare(section, workers, task, extend=extend)
     if as_json:
         click.echo(json.dumps({"directory": section.directory, **summary(Manifest.open(section.directory))}, indent=2))
 

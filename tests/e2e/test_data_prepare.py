@@ -292,8 +292,12 @@ def test_sets_that_nobody_can_use_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of 4 documents was held out"):
         prepare(config(tmp_path / "a", path, tokenizer={"kind": "bytes"}, held_out_fraction=1e-9), workers=1)
     sources = [{"path": path, "min_chars": 10**6}]
-    with pytest.raises(UserError, match=r"no training document came out of .* \(0 passed the filters\)"):
+    with pytest.raises(
+        UserError, match=r"no training document came out of .* \(0 passed the filters\)\. source: of 4 rows, 4"
+    ):
         prepare(config(tmp_path / "b", path, tokenizer={"kind": "bytes"}, sources=sources), workers=1)
+    with pytest.raises(UserError, match=r"gave no text \(source: of 4 rows, 4 shorter than min_chars\)$"):
+        prepare(config(tmp_path / "c", path, sources=sources), workers=1)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +309,7 @@ def test_sets_that_nobody_can_use_are_refused(tmp_path: Path) -> None:
         ),
         ({"held_out_fraction": 1 - 1e-9}, r"no training document came out of .* \(4 passed the filters\)"),
         ({"sources": [{"name": "docs", "path": "IN", "column": "txt"}]}, "has no column 'txt'"),
-        ({"held_out_sets": [{"name": "more", "path": "IN", "column": "txt"}]}, "source 'more' .* has no column 'txt'"),
+        ({"held_out_sets": [{"name": "more", "path": "IN", "column": "txt"}]}, "source 'more': .* has no column 'txt'"),
     ],
 )
 def test_a_mistake_that_gave_nothing_leaves_the_directory_to_the_corrected_configuration(

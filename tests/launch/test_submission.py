@@ -77,7 +77,7 @@ def test_a_directory_of_another_run_is_left_alone(tmp_path: Path) -> None:
     write_config(wanted, wanted.config)
     write_config(wanted, wanted.config)
     other = prepare(TINY, ("model.vocab_size=512", "seed=1"), "local", tmp_path)
-    with pytest.raises(UserError, match=r"holds another run.*--set name=tiny-2"):
+    with pytest.raises(UserError, match=r"holds another run \(seed: \d+ there, 1 here\): .*--set name=tiny-2"):
         write_config(other, other.config)
     (tmp_path / "tiny" / "status").write_text("done\n")
     with pytest.raises(UserError, match="this run is done"):

@@ -29,7 +29,7 @@ WITHOUT_EFFECT_ON_CONTENT = (
 
 
 class SourceConfig(Section):
-    """One source of documents, read through `datasets` in streaming mode."""
+    """One source of documents, read as a stream."""
 
     name: str | None = Field(None, description="tag of the source in shards and reports; default: made from the path")
     path: str = Field("embedded", description="'embedded', a hub dataset, or files: jsonl, parquet, text, globs, URLs")

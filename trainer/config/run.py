@@ -71,5 +71,8 @@ class RunConfig(Section):
 
     def result_hash(self) -> str:
         """Hash of what determines the result: the same at every layout, on every machine, under every name."""
-        values = self.model_dump(mode="json", exclude=WITHOUT_EFFECT_ON_RESULT)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.result_values(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def result_values(self) -> dict[str, Any]:
+        """Return what determines the result, as plain JSON values."""
+        return self.model_dump(mode="json", exclude=WITHOUT_EFFECT_ON_RESULT)

@@ -176,7 +176,11 @@ def _work(pipe: Connection, tokenizer_directory: str, dtype: str) -> None:
     inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
     threading.Thread(target=_read_into, args=(pipe, inbox), daemon=True).start()
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        codec = Codec(load_tokenizer(tokenizer_directory), dtype)
+        try:
+            codec = Codec(load_tokenizer(tokenizer_directory), dtype)
+        except UserError as error:  # for the parent, which may have given the set up already
+            pipe.send(error)
+            return
         rule = SplitRule(0.0)
         while (message := inbox.get()) is not None:
             if isinstance(message, SplitRule):

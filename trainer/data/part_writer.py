@@ -12,11 +12,14 @@ import numpy as np
 from filelock import FileLock
 
 from trainer.config.data import HELD_OUT, TRAIN, DataConfig
+from trainer.data.claim import set_lock
 from trainer.data.encode import Chunk, Encoders, SplitRule, document_digest
+from trainer.data.input_list import refuse_other_files
 from trainer.data.parts import Part, PartRecord
 from trainer.data.progress import Progress
 from trainer.data.shard_writer import ShardWriter
 from trainer.data.sources import Source
+from trainer.data.tally import Tally
 from trainer.run_dir import write_atomically
 
 CHUNK_BYTES = 1 << 17
@@ -37,7 +40,9 @@ class PartWriter:
         with FileLock(self.root / "parts" / f"{part.name}.lock"):
             if not part.record(self.root).exists():
                 record = self._encode(part, source)
-                write_atomically(part.record(self.root), record.model_dump_json(indent=1) + "\n")
+                with set_lock(self.root):
+                    refuse_other_files(self.root, part, source.parts[part.index])
+                    write_atomically(part.record(self.root), record.model_dump_json(indent=1) + "\n")
         self.progress.parts += 1
 
     def _encode(self, part: Part, source: Source) -> PartRecord:
@@ -48,8 +53,10 @@ class PartWriter:
         )
         rule = SplitRule(1.0) if part.held_out_set else SplitRule(config.held_out_fraction, self._known_digests())
         text_hash, digests, documents, duplicates = hashlib.sha256(), bytearray(), 0, 0
+        tally = Tally()
+        found = source.documents(part.index, source.part_budget(), tally)
         try:
-            for texts, chunk in self.encoders.encode(chunks(source.documents(part.index, source.part_budget())), rule):
+            for texts, chunk in self.encoders.encode(chunks(found), rule):
                 for text in texts:
                     text_hash.update(text)
                     digests += document_digest(text) if part.held_out_set else b""
@@ -64,7 +71,9 @@ class PartWriter:
             held_out_writer.abandon()
         if part.held_out_set:
             part.record(self.root).with_suffix(".digests").write_bytes(digests)
-        return PartRecord(splits=splits, documents=documents, duplicates=duplicates, text_hash=text_hash.hexdigest())
+        return PartRecord(
+            splits=splits, documents=documents, duplicates=duplicates, text_hash=text_hash.hexdigest(), read=tally
+        )
 
     def _known_digests(self) -> frozenset[bytes]:
         """Return the digests of all documents of the extra held-out sets."""
@@ -75,11 +84,11 @@ class PartWriter:
 
 
 def chunks(texts: Iterable[str]) -> Iterator[list[bytes]]:
-    """Group documents, as UTF-8, into pieces of work. Lone surrogates, which UTF-8 cannot hold, become '?'."""
+    """Group documents, as UTF-8, into pieces of work."""
     group: list[bytes] = []
     size = 0
     for text in texts:
-        group.append(text.encode("utf-8", errors="replace"))
+        group.append(text.encode())
         size += len(group[-1]) + 64
         if size >= CHUNK_BYTES:
             yield group

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from trainer.config.data import HELD_OUT, TRAIN, DataConfig
-from trainer.data.manifest import FILE, Manifest, Shard
-from trainer.data.tokenizer import DIRECTORY, Tokenizer
-from trainer.errors import UserError
-from trainer.run_dir import write_atomically
+from trainer.data.manifest import Manifest, Shard
+from trainer.data.tally import Tally
+from trainer.data.tokenizer import Tokenizer
 
 PARTS = "parts"
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -31,15 +24,21 @@ class Part:
     source: int  # index into the sources, or into the held-out sets
     tag: str
     index: int
-    of: int
+    share: float  # of the source that comes before it, among the parts that were listed with it
     held_out_set: bool
 
     @property
     def name(self) -> str:
-        return f"{self.tag}-{self.index:04d}"
+        """The name of its shards and of its record."""
+        return part_name(self.tag, self.index)
 
     def record(self, root: Path) -> Path:
         return root / PARTS / f"{self.name}.json"
+
+
+def part_name(tag: str, index: int) -> str:
+    """Return the name of a part of a source."""
+    return f"{tag}-{index:04d}"
 
 
 class PartRecord(BaseModel):
@@ -51,11 +50,12 @@ class PartRecord(BaseModel):
     documents: int
     duplicates: int  # training documents dropped because a held-out set has them
     text_hash: str  # SHA-256 over the texts as they were read
+    read: Tally = Tally()  # absent in records of earlier versions
 
 
 def in_order(parts: list[Part]) -> list[Part]:
     """Return held-out sets first, then all sources side by side: any prefix of the parts is a fair share of each."""
-    return sorted(parts, key=lambda part: (not part.held_out_set, part.index / part.of, part.source))
+    return sorted(parts, key=lambda part: (not part.held_out_set, part.share, part.source))
 
 
 def finished(root: Path, parts: list[Part]) -> dict[Part, PartRecord]:
@@ -77,6 +77,7 @@ def build_manifest(
     documents: Counter[str] = Counter()
     duplicates: Counter[str] = Counter()
     texts: dict[str, list[str]] = {}
+    read: dict[str, Counter[str]] = {}
     for part in parts[:missing]:
         record = done[part]
         for split, shards in record.splits.items():
@@ -84,8 +85,14 @@ def build_manifest(
         documents[part.tag] += record.documents
         duplicates[part.tag] += record.duplicates
         texts.setdefault(part.tag, []).append(record.text_hash)
+        read.setdefault(part.tag, Counter()).update(record.read.model_dump())
     report = {
-        tag: {"documents_read": documents[tag], "dropped_because_held_out": duplicates[tag], "text_hashes": texts[tag]}
+        tag: {
+            "documents_read": documents[tag],
+            "dropped_because_held_out": duplicates[tag],
+            "read": dict(read[tag]),
+            "text_hashes": texts[tag],
+        }
         for tag in documents
     }
     return Manifest(
@@ -105,64 +112,3 @@ def build_manifest(
 def dtype_for(vocab_size: int) -> Any:
     """Return the narrowest type of a token id."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
-
-
-@contextmanager
-def claimed(root: Path, config: DataConfig) -> Iterator[None]:
-    """Note which configuration this directory belongs to; take the note back where a user's error left nothing else.
-
-    Raises UserError where the directory belongs to another configuration.
-    """
-    refuse_other_set(root, config)
-    note = root / PARTS / CONFIG
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(note, json.dumps(config.content(), indent=1) + "\n")
-    try:
-        yield
-    except UserError:
-        if not any(path.is_file() and path.suffix != ".lock" and path != note for path in root.rglob("*")):
-            note.unlink(missing_ok=True)
-        raise
-
-
-def release(root: Path, done: dict[Part, PartRecord]) -> None:
-    """Remove what a preparation left that gave no training tokens: a corrected configuration can have the directory."""
-    for part, record in done.items():
-        for shard in chain.from_iterable(record.splits.values()):
-            for suffix in (".bin", ".docs", ".xxh"):
-                (root / f"{shard.file}{suffix}").unlink(missing_ok=True)  # where this was interrupted before
-        part.record(root).with_suffix(".digests").unlink(missing_ok=True)
-        part.record(root).unlink()
-    shutil.rmtree(root / DIRECTORY)
-    (root / PARTS / CONFIG).unlink()
-
-
-def refuse_other_set(root: Path, config: DataConfig) -> None:
-    """Raise UserError where the directory belongs to another configuration."""
-    mine, note = config.content(), root / PARTS / CONFIG
-    if (root / FILE).exists():
-        theirs = Manifest.open(root).config
-    elif note.exists():
-        theirs = json.loads(note.read_text(encoding="utf-8"))
-    else:
-        return
-    if theirs != mine:
-        changes = "; ".join(list(_changes("", theirs, mine))[:4])
-        raise UserError(
-            f"{root} holds data of another configuration ({changes}). "
-            f"Give this one another data.name, or remove that directory"
-        )
-
-
-def _changes(key: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted({*old, *new})
-        return [c for n in names for c in _changes(f"{key}.{n}" if key else n, old.get(n), new.get(n))]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [c for i, (a, b) in enumerate(zip(old, new, strict=True)) for c in _changes(f"{key}.{i}", a, b)]
-    return [] if old == new else [f"data.{key}: {_shown(old)} there, {_shown(new)} here"]
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 60 else f"{text[:57]}..."

@@ -15,28 +15,36 @@ import sys
 from pathlib import Path
 
 import yaml
-from filelock import FileLock
 
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
+from trainer.data.claim import claimed, refuse_other_set
 from trainer.data.encode import Encoders, usable_cores
+from trainer.data.input_list import settle_inputs
 from trainer.data.manifest import FILE, Manifest
 from trainer.data.part_writer import PartWriter
-from trainer.data.parts import Part, claimed, dtype_for, finished, in_order, refuse_other_set
+from trainer.data.parts import Part, dtype_for, finished
 from trainer.data.progress import Progress
-from trainer.data.publishing import publish, summary
+from trainer.data.publishing import list_parts, publish, summary
 from trainer.data.set_tokenizer import ensure_tokenizer
-from trainer.data.sources import Source, local_bytes
-from trainer.data.tokenizer import DIRECTORY, check_tokenizer
+from trainer.data.sources import Source, expected_text
+from trainer.data.tokenizer import DIRECTORY, Tokenizer, check_tokenizer
+from trainer.data.up_to_date import is_up_to_date
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 
 
 def prepare(
-    config: DataConfig, *, workers: int | None = None, task: tuple[int, int] = (0, 1), progress: Progress | None = None
+    config: DataConfig,
+    *,
+    workers: int | None = None,
+    task: tuple[int, int] = (0, 1),
+    extend: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Prepare the set of a configuration and return its directory.
 
-    `task` (i, n) does every n-th part only; whichever task finishes the last part completes the set.
+    `task` (i, n) does every n-th part only; whichever task finishes the last part completes the set. `extend` takes
+    files in that were added to the sources since the set was begun, as new parts behind all others.
     Raises UserError for anything that the user can mend; what was finished stays and is not done again.
     """
     if "://" in config.root:
@@ -46,29 +54,42 @@ def prepare(
     if (root / FILE).exists():
         begun = Manifest.open(root)
         check_tokenizer(root, begun.tokenizer_hash)
-        if begun.complete:
-            progress.say(f"{config.name}: already prepared in {root}")
+        if begun.complete and is_up_to_date(config, root, extend=extend, progress=progress):
             return root
     sources = {False: [Source(s) for s in config.sources], True: [Source(s) for s in config.held_out_sets]}
-    parts = list_parts(config, sources)
-    with claimed(root, config), FileLock(root / "parts" / "set.lock"):
-        if not (root / DIRECTORY).exists():  # while a mistake still leaves the directory free
-            for source in (*sources[False], *sources[True]):
-                source.check()
-        tokenizer = ensure_tokenizer(config, sources[False], root, progress)
-    done = finished(root, parts)
-    mine = my_parts(parts, task)
-    progress.total_bytes = expected_bytes(config) if not done and task == (0, 1) else 0
-    progress.start(parts_done=sum(part in done for part in mine), total_parts=len(mine))
+    tokenizer = _begin(config, root, [*sources[False], *sources[True]], extend, progress)
+    mine = my_parts(list_parts(config, root), task)
+    done = finished(root, mine)
+    progress.total_bytes = expected_bytes(sources) if not done and task == (0, 1) else 0
+    progress.start(parts_done=len(done), total_parts=len(mine))
     dtype = dtype_for(tokenizer.vocab_size)
     with Encoders(root / DIRECTORY, dtype, workers or usable_cores()) as encoders:
         writer = PartWriter(config, root, encoders, dtype, progress)
         for part in mine:
             if part not in done:
                 writer.write(part, sources[part.held_out_set][part.source])
-                publish(config, parts, tokenizer, root)
-    progress.say(summary(config, publish(config, parts, tokenizer, root), root, progress))
+                publish(config, tokenizer, root)
+    progress.say(summary(config, publish(config, tokenizer, root), root, progress))
     return root
+
+
+def _begin(config: DataConfig, root: Path, sources: list[Source], extend: bool, progress: Progress) -> Tokenizer:
+    """Claim the directory, settle which files each part has, and return the tokenizer; all under one lock."""
+    with claimed(root, config):
+        inputs = settle_inputs(config, root, {s.config.tag: s.files for s in sources}, extend=extend)
+        for source in sources:
+            source.keep_to(inputs.parts_of(source.config.tag))
+        if not (root / DIRECTORY).exists():  # while a mistake still leaves the directory free
+            for source in sources:
+                source.check()
+        trained_on = sources[: len(config.sources)]
+        try:
+            return ensure_tokenizer(config, trained_on, root, progress)
+        except UserError as error:
+            if any(source.gave_text for source in trained_on):
+                raise
+            told = "; ".join(f"{source.config.tag}: {source.last.told()}" for source in trained_on)
+            raise UserError(f"{error} ({told})") from None
 
 
 def my_parts(parts: list[Part], task: tuple[int, int]) -> list[Part]:
@@ -77,22 +98,10 @@ def my_parts(parts: list[Part], task: tuple[int, int]) -> list[Part]:
     return held_out + [part for part in parts if not part.held_out_set][task[0] :: task[1]]
 
 
-def list_parts(config: DataConfig, sources: dict[bool, list[Source]]) -> list[Part]:
-    """Return all parts of all sources in their final order."""
-    configs = {False: config.sources, True: config.held_out_sets}
-    return in_order(
-        [
-            Part(number, configs[kind][number].tag, index, source.num_parts, kind)
-            for kind, group in sources.items()
-            for number, source in enumerate(group)
-            for index in range(source.num_parts)
-        ]
-    )
-
-
-def expected_bytes(config: DataConfig) -> int:
+def expected_bytes(sources: dict[bool, list[Source]]) -> int:
     """Return about how much text will be read, or 0 where it is not known."""
-    sizes = [source.max_bytes or local_bytes(source) for source in (*config.sources, *config.held_out_sets)]
+    every = [*sources[False], *sources[True]]
+    sizes = [source.config.max_bytes or expected_text(source.config, source.files) for source in every]
     return sum(sizes) if all(sizes) else 0
 
 
@@ -107,11 +116,12 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, help="encoding processes (default: the cores of this process)")
     parser.add_argument("--task", default="0/1", help="i/n: do every n-th part only, beginning with i")
+    parser.add_argument("--extend", action="store_true", help="take in files that were added to the sources")
     arguments = parser.parse_args()
     os.environ["USE_TORCH"] = "0"  # or `datasets` imports it: 160 MB of memory that nothing here needs
     try:
         config = read_config(arguments.config)
-        prepare(config, workers=arguments.workers, task=parse_task(arguments.task))
+        prepare(config, workers=arguments.workers, task=parse_task(arguments.task), extend=arguments.extend)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR_EXIT_CODE)

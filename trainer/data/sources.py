@@ -1,107 +1,199 @@
-"""Sources of documents: every one is read through `datasets` in streaming mode, a part at a time."""
+"""Sources of documents: each is cut into parts of whole files, and a part is read as a stream."""
 
 from __future__ import annotations
 
-import glob
-import random
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice, pairwise
+from typing import TypeVar
 
 from trainer.config.data import SourceConfig
 from trainer.data import embedded
+from trainer.data.hub import HubDataset, find_dataset
+from trainer.data.inputs import EMBEDDED, InputFile, embedded_files, list_files, look, open_file
+from trainer.data.json_rows import LOOKED_AT
+from trainer.data.rows import read_rows
 from trainer.data.steady import steadily
-from trainer.errors import UserError, did_you_mean
+from trainer.data.tally import Tally
+from trainer.data.unpacking import SUFFIXES as PACKED
+from trainer.data.unpacking import suffix_packing
+from trainer.errors import UserError
 
+T = TypeVar("T")
 MOST_PARTS = 256
 SUFFIXES = {"json": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet", ".pq"), "text": (".txt", ".text", ".md")}
 USUAL_RATIO = 3  # of text to its compressed size
-COMPRESSION = (".gz", ".zst", ".bz2", ".xz", ".zip")
-CHUNK_BYTES = 1 << 20  # that `datasets` parses at a time: its 10 MB cost 120 MB more, and no less time
-QUICK_RETRIES = 3
-NOT_ON_THE_HUB = ("DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError")
+REPLACEMENT = "\ufffd"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Source:
-    """An opened source, cut into `num_parts` parts: each is read by itself and always holds the same documents."""
+    """A source, cut into parts: each is read by itself and always holds the same documents.
+
+    Opening looks its files up, and goes on after failures of the network. Raises UserError for a source that is not
+    there.
+    """
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
-        self._dataset = _open(config)
-        files = int(self._dataset.num_shards)
-        wanted = config.parts or (1 if config.max_bytes else min(files, MOST_PARTS))
-        self.num_parts = min(wanted, files)
+        self.files = self._find()
+        self.parts: Sequence[Sequence[InputFile]] = cut_into_parts(config, self.files)
+        self.gave_text = False  # some document of it has passed the filters
+        self.last = Tally()  # of the part that was read last
+        self._reading: InputFile | None = None
+
+    @property
+    def num_parts(self) -> int:
+        """The number of parts."""
+        return len(self.parts)
+
+    def keep_to(self, parts: Sequence[Sequence[InputFile]]) -> None:
+        """Read the files of each part as they were noted when the preparation began."""
+        self.parts = parts
+
+    def _find(self) -> list[InputFile]:
+        kind = source_format(self.config)
+        if kind == "embedded":
+            return embedded_files()
+        if kind == "hub":
+            return self._hub.files
+        return self._patiently(lambda: list_files(self.config))
 
     def check(self) -> None:
-        """Read one row. Raises UserError for a source that cannot be read, and for a column without text."""
-        for row in self._steady_rows(0):
-            self._text(row)
-            return
+        """Read the first text. Raises UserError for a source that cannot be read, and for a column without text."""
+        next((text for text in islice(self._texts(0), LOOKED_AT) if text is not None), None)
 
-    def documents(self, part: int, max_bytes: int | None = None) -> Iterator[str]:
-        """Yield the texts of one part that pass the filter, each cut to its length cap.
+    def documents(self, part: int, max_bytes: int | None = None, tally: Tally | None = None) -> Iterator[str]:
+        """Yield the texts of one part that pass the filter, each cut to its length cap, and count all rows in `tally`.
 
-        Reading goes on after failures of the network, from the document where it stopped. Raises UserError for a
-        column that is not there, for a source that stays silent or broken, and for content that is not text.
+        Every text can be written as UTF-8. Reading goes on after failures of the network, from the document where it
+        stopped. Raises UserError for a file that is not what was noted or cannot be read to its end, for a column that
+        is not there, for content that is not text, and for a source that stays silent or broken.
         """
         config, budget = self.config, max_bytes
+        tally = self.last = tally if tally is not None else Tally()
         pattern = re.compile(config.matching) if config.matching else None
-        for row in self._steady_rows(part):
-            text = self._text(row)
-            if config.max_chars is not None:
+        for text in self._texts(part):
+            tally.rows += 1
+            if text is None:
+                tally.without_text += 1
+                continue
+            if not _encodable(text):
+                tally.surrogates += 1
+                text = _SURROGATE.sub(REPLACEMENT, text)
+            if config.max_chars is not None and len(text) > config.max_chars:
+                tally.cut += 1
                 text = text[: config.max_chars]
-            if len(text) < config.min_chars or (pattern and not pattern.search(text)):
+            if len(text) < config.min_chars:
+                tally.too_short += 1
+                continue
+            if pattern and not pattern.search(text):
+                tally.not_matching += 1
                 continue
             if budget is not None:
-                budget -= len(text.encode("utf-8", errors="replace"))
+                budget -= len(text.encode())
                 if budget < 0:
+                    if (file := self._reading) is not None:  # the others were compared at their ends
+                        self._patiently(lambda: self._refuse_changed(file))
                     return
+            self.gave_text = True
             yield text
 
     def part_budget(self) -> int | None:
         """Return the cap on the text of one part: the source's cap, shared equally."""
         return self.config.max_bytes // self.num_parts if self.config.max_bytes else None
 
-    def _steady_rows(self, part: int) -> Iterator[dict[str, Any]]:
-        return steadily(
-            lambda skip: self._rows(part, skip),
-            name=_named(self.config),
-            retries=self.config.retries,
-            stall_seconds=self.config.stall_seconds,
-        )
+    @cached_property
+    def _hub(self) -> HubDataset:
+        return self._patiently(lambda: find_dataset(self.config))
 
-    def _rows(self, part: int, skip: int) -> Iterator[dict[str, Any]]:
-        dataset = self._dataset
-        if self.num_parts > 1:
-            dataset = dataset.shard(num_shards=self.num_parts, index=part)
-        return iter(dataset.skip(skip) if skip else dataset)
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Return what an action returns; a server may fail or fall silent in it, just as while rows are read."""
+        (result,) = self._steadily(lambda _: iter([action()]))
+        return result
 
-    def _text(self, row: dict[str, Any]) -> str:
-        column = self.config.column
-        if column not in row:
+    def _steadily(self, open_at: Callable[[int], Iterator[T]]) -> Iterator[T]:
+        config = self.config
+        name = f"source {config.tag!r} ({config.path})"
+        return steadily(open_at, name=name, retries=config.retries, stall_seconds=config.stall_seconds)
+
+    def _texts(self, part: int) -> Iterator[str | None]:
+        whole: dict[str, int] = {}  # rows of the files that were read to their end
+        return self._steadily(lambda skip: self._rows(part, skip, whole))
+
+    def _rows(self, part: int, skip: int, whole: dict[str, int]) -> Iterator[str | None]:
+        """Yield the rows of a part but for the first `skip`, without opening the files that these fill."""
+        if source_format(self.config) == "hub" and self._hub.kind == "other":
+            yield from _skipped(self._hub.rows(self.parts[part]), skip)
+            return
+        for file in self.parts[part]:
+            if file.name in whole and whole[file.name] <= skip:
+                skip -= whole[file.name]
+                continue
+            number = 0
+            for number, text in enumerate(self._file_rows(file), 1):
+                if number > skip:
+                    yield text
+            whole[file.name] = number
+            skip = max(0, skip - number)
+
+    def _file_rows(self, file: InputFile) -> Iterator[str | None]:
+        config, kind = self.config, source_format(self.config)
+        documents_are: str = config.documents_are
+        self._reading = file
+        if file.name == EMBEDDED:
+            yield from (row["text"] for row in embedded.documents())
+        else:
+            if kind == "hub":
+                kind, documents_are = self._hub.kind, self._hub.documents_are
+            with open_file(file, config) as opened:
+                where = f"source {config.tag!r}: {file.name}"
+                yield from read_rows(opened, file.name, where, kind, config.column, documents_are)
+        self._refuse_changed(file)
+
+    def _refuse_changed(self, file: InputFile) -> None:
+        """Raise UserError where a file is not what was noted when the preparation began."""
+        now = look(file.name, self.config, again=True)
+        if file.differs(now):
             raise UserError(
-                f"source {self.config.tag!r} ({self.config.path}) has no column {column!r}{did_you_mean(column, row)}"
+                f"source {self.config.tag!r}: {file.name} was changed while it was read ({file.size} bytes of "
+                f"{file.stamp} when the preparation began, {now.size} of {now.stamp} now); leave it as it is and run "
+                f"the same command again"
             )
-        text = row[column]
-        if text is None:
-            return ""
-        if not isinstance(text, str):
-            raise UserError(
-                f"column {column!r} of source {self.config.tag!r} holds {type(text).__name__}, not text; "
-                f"columns with text: {', '.join(k for k, v in row.items() if isinstance(v, str)) or 'none'}"
-            )
-        return text
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _skipped(rows: Iterator[str | None], skip: int) -> Iterator[str | None]:
+    for number, text in enumerate(rows):
+        if number >= skip:
+            yield text
+
+
+def cut_into_parts(config: SourceConfig, files: Sequence[InputFile]) -> list[list[InputFile]]:
+    """Share files out to parts, in their order: as many as configured, by default one a file and at most 256."""
+    wanted = config.parts or (1 if config.max_bytes else min(len(files), MOST_PARTS))
+    count = min(wanted, len(files))
+    size, more = divmod(len(files), count)
+    begins = [size * index + min(index, more) for index in range(count + 1)]
+    return [list(files[begin:end]) for begin, end in pairwise(begins)]
 
 
 def source_format(config: SourceConfig) -> str:
     """Return embedded, hub, json, parquet or text: as configured, or by the suffix of the path."""
-    if config.path == "embedded":
+    if config.path == EMBEDDED:
         return "embedded"
     if config.format != "auto":
         return config.format
-    name = config.path.split("?")[0].lower()
-    for suffix in COMPRESSION:
+    name = config.path.split("?")[0].lower() if "://" in config.path else config.path.lower()
+    for suffix in PACKED:
         name = name.removesuffix(suffix)
     for kind, suffixes in SUFFIXES.items():
         if name.endswith(suffixes):
@@ -111,99 +203,8 @@ def source_format(config: SourceConfig) -> str:
     raise UserError(f"the suffix of {config.path} does not say what it holds; set 'format' to json, parquet or text")
 
 
-def local_bytes(config: SourceConfig) -> int:
-    """Return about how much text the local files of a source hold, or 0 where that is not known."""
-    if source_format(config) not in ("json", "text") or "://" in config.path:
+def expected_text(config: SourceConfig, files: Sequence[InputFile]) -> int:
+    """Return about how many bytes of text some files of a source hold, or 0 where that is not known."""
+    if source_format(config) not in ("json", "text", "embedded") or any(file.size is None for file in files):
         return 0
-    return sum(file.stat().st_size * (USUAL_RATIO if file.suffix in COMPRESSION else 1) for file in local_files(config))
-
-
-def local_files(config: SourceConfig) -> list[Path]:
-    """Return the files of this machine that the path of a source names."""
-    return [Path(name) for name in glob.glob(config.path, recursive=True)]  # noqa: PTH207 - absolute patterns
-
-
-def _refuse_nothing(config: SourceConfig) -> None:
-    """Raise UserError where a path of this machine names no file, or only empty ones."""
-    if "://" in config.path:
-        return
-    files = local_files(config)
-    if not files:
-        raise UserError(f"source {config.tag!r}: there is no file {config.path}")
-    if not any(file.stat().st_size for file in files):
-        raise UserError(f"source {config.tag!r}: {config.path} is empty ({len(files)} file(s) of 0 bytes)")
-
-
-def _open(config: SourceConfig) -> Any:
-    import datasets
-
-    datasets.disable_progress_bars()
-    kind = source_format(config)
-    if kind == "embedded":
-        return datasets.IterableDataset.from_generator(embedded.documents)
-    if kind != "hub":
-        _refuse_nothing(config)
-    _retry_in_our_way(datasets.config)
-    # A server may fail or fall silent while the dataset is opened, just as while its rows are read.
-    (dataset,) = steadily(
-        lambda _: iter([_load(config, kind)]),
-        name=_named(config),
-        retries=config.retries,
-        stall_seconds=config.stall_seconds,
-    )
-    return dataset
-
-
-def _named(config: SourceConfig) -> str:
-    return f"source {config.tag!r} ({config.path})"
-
-
-def _retry_in_our_way(settings: Any) -> None:
-    """Let `datasets` try again a few times where it stopped, at varying moments; pauses that grow are ours.
-
-    Its own are the same each time and for everybody, and take minutes in silence.
-    """
-    for action in ("READ", "OPEN"):
-        setattr(settings, f"STREAMING_{action}_MAX_RETRIES", QUICK_RETRIES)
-    for pause in ("READ_RETRY", "READ_SERVER_UNAVAILABLE_RETRY", "READ_RATE_LIMIT_RETRY", "OPEN_RETRY"):
-        setattr(settings, f"STREAMING_{pause}_INTERVAL", random.uniform(0.5, 1.5))  # noqa: S311
-
-
-def _load(config: SourceConfig, kind: str) -> Any:
-    """Open a dataset. Raises UserError for what is not there, and whatever `datasets` raises."""
-    try:
-        return _load_hub(config) if kind == "hub" else _load_files(config, kind)
-    except ImportError as error:
-        raise UserError(f"{_named(config)} needs a package that is not installed: {error}") from None
-    except StopIteration:  # `datasets` takes the first of no files
-        raise UserError(f"{_named(config)}: there is no such file") from None
-    except Exception as error:
-        if type(error).__name__ in NOT_ON_THE_HUB:
-            raise UserError(
-                f"{_named(config)} is not on the hub, or not for everybody: check the name, and log in (hf auth login, "
-                f"or HF_TOKEN in the environment) where it is private or gated"
-            ) from None
-        raise
-
-
-def _load_hub(config: SourceConfig) -> Any:
-    import datasets
-
-    return datasets.load_dataset(
-        config.path, config.subset, split=config.split, streaming=True, storage_options=config.storage or None
-    )
-
-
-def _load_files(config: SourceConfig, kind: str) -> Any:
-    import datasets
-
-    options: dict[str, Any] = {} if kind == "parquet" else {"chunksize": CHUNK_BYTES}
-    if kind == "text":
-        options |= {
-            "sample_by": {"lines": "line", "paragraphs": "paragraph", "files": "document"}[config.documents_are]
-        }
-    files = {config.split: config.path}
-    storage = config.storage or None
-    return datasets.load_dataset(
-        kind, data_files=files, split=config.split, streaming=True, storage_options=storage, **options
-    )
+    return sum((file.size or 0) * (USUAL_RATIO if suffix_packing(file.name) else 1) for file in files)

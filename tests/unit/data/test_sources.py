@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
+import itertools
 import json
 import lzma
+import os
 from pathlib import Path
 
 import pytest
 
 from trainer.config.data import SourceConfig
 from trainer.data import embedded
+from trainer.data.inputs import InputFile
 from trainer.data.sources import Source, source_format
+from trainer.data.tally import Tally
 from trainer.errors import UserError
 
 pytest.importorskip("datasets")
@@ -107,15 +112,135 @@ def bad(tmp_path: Path, name: str, content: bytes, **options: object) -> SourceC
 def test_bad_input_is_explained(tmp_path: Path) -> None:
     cases = {
         r"no column 'texts' \(did you mean 'text'": bad(tmp_path, "a.jsonl", jsonl(TEXTS), column="texts"),
-        r"column 'n' of source 'mine' holds int, not text; columns with text: text": bad(
+        r"source 'mine': .*b.jsonl: line 1: column 'n' holds a number .*, not text \(.* there: text": bad(
             tmp_path, "b.jsonl", jsonl(TEXTS), column="n"
         ),
-        r"source 'mine' .* cannot be read": bad(tmp_path, "c.jsonl", b'{"text": "a"}\n{"text": broken\n'),
-        r"source .mine. .* is not UTF-8 after \d rows": bad(tmp_path, "d.txt", b"fine\n\nnot \xff\xfe utf-8"),
-        r"source 'mine' .*e.parquet. cannot be read": bad(tmp_path, "e.parquet", b"no parquet"),
+        r"source 'mine': .*c.jsonl: line 2 is not JSON": bad(tmp_path, "c.jsonl", b'{"text": "a"}\n{"text": broken\n'),
+        r"source 'mine': .*d.txt: the last paragraph is not UTF-8 \(0xff at byte 4\)": bad(
+            tmp_path, "d.txt", b"fine\n\nnot \xff\xfe utf-8"
+        ),
+        r"source 'mine': .*e.parquet is cut off or damaged, after 0 rows": bad(tmp_path, "e.parquet", b"no parquet"),
         r"source 'none': there is no file": SourceConfig(name="none", path=str(tmp_path / "none-*.jsonl")),
         r"does not say what it holds": bad(tmp_path, "f.dat", b"?"),
     }
     for words, config in cases.items():
         with pytest.raises(UserError, match=words):
             read(config)
+
+
+def lines_in(path: Path, *texts: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jsonl(list(texts)))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["we[1]rd.jsonl", "what?.jsonl", "star*.jsonl", "two words.jsonl", "[ab].jsonl"])
+def test_a_path_that_is_there_is_taken_as_it_is_written(tmp_path: Path, name: str) -> None:
+    lines_in(tmp_path / "a.jsonl", "not this")
+    lines_in(tmp_path / "star1.jsonl", "not this")
+    assert read(SourceConfig(name="s", path=lines_in(tmp_path / name, "this"))) == ["this"]
+
+
+def test_files_come_in_the_order_of_their_names_each_once(tmp_path: Path) -> None:
+    for name in ("b/2", "b/10", "a/x", "c", ".hidden"):
+        lines_in(tmp_path / f"{name}.jsonl", name)
+    (tmp_path / "dir.jsonl").mkdir()
+    assert read(SourceConfig(name="s", path=str(tmp_path / "**" / "*.jsonl"))) == ["a/x", "b/10", "b/2", "c"]
+
+
+def test_what_is_not_a_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "dangling.jsonl").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "packed.jsonl.gz").touch()
+    for path, words in {
+        "dangling.jsonl": "dangling.jsonl is a link to nowhere, which is not there; mend it or remove it",
+        "dang*.jsonl": "dangling.jsonl is a link to nowhere",
+        "pipe.jsonl": "pipe.jsonl is not a file that can be read twice",
+        "empty.jsonl": r"empty.jsonl is empty \(1 file",
+        "../" + tmp_path.name: r"is a directory; say which files in it, such as .*/\*\.jsonl",
+    }.items():
+        with pytest.raises(UserError, match=f"source 's': .*{words}"):
+            read(SourceConfig(name="s", path=str(tmp_path / path), format="json"))
+    lines_in(tmp_path / "packed2.jsonl.gz", "not packed")
+    with pytest.raises(UserError, match=r"packed\.jsonl\.gz is empty, and a gzip file never is"):
+        read(SourceConfig(name="s", path=str(tmp_path / "packed*.jsonl.gz")))
+
+
+def test_garbage_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause would be seconds; a file that is damaged stays so."""
+    monkeypatch.setattr("trainer.data.steady.pause_after", lambda failures, error: 1 / 0)
+    for suffix in (".gz", ".bz2", ".xz", ".zst", ".zip"):
+        path = tmp_path / f"a.jsonl{suffix}"
+        path.write_bytes(b"<html>404 not found</html>" * 9)
+        with pytest.raises(UserError, match=rf"source 'a': .*a\.jsonl{suffix} is (damaged, or not|cut off)"):
+            read(SourceConfig(name="a", path=str(path), retries=9))
+
+
+def test_everything_that_is_dropped_or_altered_is_counted(tmp_path: Path) -> None:
+    rows = [{"text": t} for t in ("", "short", "a long cat", "a long dog", None, "cat \ud800 cat", "cat" * 9)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": 1}]))
+    source, tally = Source(SourceConfig(path=str(path), min_chars=6, max_chars=12, matching="cat")), Tally()
+    assert list(source.documents(0, tally=tally)) == ["a long cat", "cat \ufffd cat", "cat" * 4]
+    assert tally == Tally(rows=8, without_text=2, too_short=2, not_matching=1, cut=1, surrogates=1)
+    assert tally.told() == (
+        "of 8 rows, 2 without text, 2 shorter than min_chars, 1 without what 'matching' looks for, 1 cut to max_chars, "
+        "1 with lone surrogates, which became U+FFFD"
+    )
+
+
+def test_rows_are_counted_once_and_whole_files_not_opened_again_where_reading_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [[f"{name} {n}" for n in range(90)] for name in ("a", "b", "c")]
+    for name, own in zip("abc", texts, strict=True):
+        lines_in(tmp_path / f"{name}.jsonl", *own)
+    opened: list[str] = []
+    breaks = [("b", 700), ("b", 1500), ("c", 0)]
+
+    class Breaking(io.BytesIO):
+        """A file that breaks once at each of some places."""
+
+        name = ""
+
+        def read(self, size: int | None = -1) -> bytes:
+            for place in breaks:
+                if place[0] == self.name and self.tell() >= place[1]:
+                    breaks.remove(place)
+                    raise ConnectionError("reset by peer")
+            return super().read(500)
+
+    def open_file(file: InputFile, config: SourceConfig) -> Breaking:
+        found = Breaking(Path(file.name).read_bytes())
+        found.name = Path(file.name).stem
+        opened.append(found.name)
+        return found
+
+    monkeypatch.setattr("trainer.data.sources.open_file", open_file)
+    monkeypatch.setattr("trainer.data.steady.pause_after", lambda failures, error: 0.0)
+    source, tally = Source(SourceConfig(name="s", path=str(tmp_path / "*.jsonl"), parts=1)), Tally()
+    assert list(source.documents(0, tally=tally)) == [text for own in texts for text in own]
+    assert tally.rows == 270 and not breaks
+    assert opened == ["a", "b", "b", "b", "c", "c"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    changes = (lambda: path.open("a").write("\n"), lambda: os.utime(path, ns=(0, 7)))
+    for change, cap in itertools.product(changes, (None, 500)):  # a cap ends the reading before the file's end
+        path.write_bytes(jsonl([f"document {n}" for n in range(200)]))
+        found = Source(SourceConfig(path=str(path))).documents(0, cap)
+        next(found)
+        change()
+        with pytest.raises(UserError, match=r"a\.jsonl was changed while it was read \(\d+ bytes of .* now\)"):
+            list(found)
+
+
+def test_a_directory_may_be_given_like_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines_in(tmp_path / "corpus" / "a.jsonl", "one")
+    lines_in(tmp_path / "corpus" / "b.jsonl", "two", "three")
+    source = Source(SourceConfig(path="corpus"))
+    assert [Path(file.name).name for file in source.files] == ["a.jsonl", "b.jsonl"]
+    assert [list(source.documents(part)) for part in range(source.num_parts)] == [["one"], ["two", "three"]]
