@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage, resolve_precision
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
-from trainer.parallel.batch import Batch, LocalBatch, check_distribution, global_weight, local_part
+from trainer.parallel.batch import Batch, LocalBatch, check_distribution, check_ids, global_weight, local_part
 from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.inside_deepspeed import (
     keep_owned_gradients_only,
@@ -97,6 +97,8 @@ class Engine:
         """
         assert len(micro_batches) == self.accumulation, f"{len(micro_batches)} micro-batches, not {self.accumulation}"
         self.progress()
+        for batch in micro_batches:
+            check_ids(batch, self.config.model.vocab_rows)
         if not self._checked:
             check_distribution(micro_batches, self.mesh, self.device)
             self._checked = True
@@ -161,6 +163,7 @@ class Engine:
     def token_losses(self, batch: Batch) -> Tensor:
         """Return the loss of each token (B, T) in float32, without gradients; the same on all ranks of a data rank."""
         self.progress()
+        check_ids(batch, self.config.model.vocab_rows)
         training = self.module.training
         self.module.eval()
         try:
