@@ -17,6 +17,7 @@ from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.config.load import resolve_base, set_values
 from trainer.data.manifest import FILE, Manifest
+from trainer.data.round_trip import RoundTrip
 from trainer.errors import UserError
 from trainer.run_dir import EXIT_USER_ERROR
 
@@ -90,6 +91,9 @@ def print_summary(directory: Path, values: dict[str, Any]) -> None:
     dropped = {tag: n for tag, r in _by_source(values).items() if (n := r["dropped_because_held_out"])}
     for tag, count in dropped.items():
         console.print(f"{tag}: {count} training documents were dropped, because a held-out set has them")
+    for tag, report in _by_source(values).items():
+        if (tried := report.get("round_trip")) and tried["altered"]:
+            console.print(RoundTrip(**tried).sentence(tag), markup=False, highlight=False)
 
 
 def _by_source(values: dict[str, Any]) -> dict[str, Any]:

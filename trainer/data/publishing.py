@@ -10,7 +10,8 @@ from trainer.config.data import HELD_OUT, TRAIN, DataConfig
 from trainer.data.manifest import Manifest
 from trainer.data.parts import Part, build_manifest, finished, release
 from trainer.data.progress import Progress, duration
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.round_trip import altered_share, with_round_trips
+from trainer.data.tokenizer import DIRECTORY, Tokenizer
 from trainer.errors import UserError
 
 
@@ -18,7 +19,7 @@ def publish(config: DataConfig, parts: list[Part], tokenizer: Tokenizer, root: P
     """Write the manifest of what is finished so far, for those who train on it already, and return it."""
     with FileLock(root / "parts" / "set.lock"):
         done = finished(root, parts)
-        manifest = build_manifest(config, parts, done, tokenizer)
+        manifest = with_round_trips(build_manifest(config, parts, done, tokenizer), root / DIRECTORY)
         if manifest.complete:
             if not manifest.splits[TRAIN]:
                 release(root, done)
@@ -48,4 +49,5 @@ def summary(config: DataConfig, manifest: Manifest, root: Path, progress: Progre
         f"{config.name}: {state} in {root}: {manifest.tokens(TRAIN) / 1e6:.2f} M training tokens, "
         f"{manifest.tokens(HELD_OUT) / 1e6:.3f} M held out, {manifest.bytes_per_token(TRAIN):.2f} bytes per token "
         f"({progress.text_bytes / 1e6:.1f} MB in {duration(progress.seconds())})"
+        f"{altered_share(manifest)}"
     )
