@@ -121,7 +121,7 @@ def build_tokenizer(kind: str, model: bytes, eos: str | None = None) -> Tokenize
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Load the tokenizer of a set (or of a tokenizer directory). Raises UserError where there is none or it changed."""
-    path = tokenizer_directory(directory)
+    path = locate_tokenizer(directory)
     meta = read_meta(path)
     try:
         model = (path / meta["file"]).read_bytes() if meta.get("file") else b""
@@ -133,7 +133,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_directory(directory: str | Path) -> Path:
+def locate_tokenizer(directory: str | Path) -> Path:
     """Return where the tokenizer of a set lies; a tokenizer directory is one itself."""
     path = Path(directory)
     return path / DIRECTORY if (path / DIRECTORY / META).exists() else path
