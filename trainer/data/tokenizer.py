@@ -65,7 +65,7 @@ class SentencePiece:
             raise UserError(
                 "this sentencepiece model has no end-of-sentence piece, and documents need an end; train it with one"
             )
-        self.hash = content_hash(model)
+        self.content, self.hash = model, content_hash(model)
 
     def encode(self, text: str) -> list[int]:
         return list(self._processor.encode(text))
