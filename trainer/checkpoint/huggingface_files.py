@@ -122,7 +122,7 @@ def _write_tokenizer(source: Path, target: Path) -> int:
 
 
 def tokenizer_of(checkpoint: Path, manifest: Manifest) -> Path | None:
-    """Return where the tokenizer lies that a checkpoint was trained with: in its run, or with its data. None: unknown."""
+    """Return where the tokenizer of a checkpoint lies: in its run, or with its data. None where neither has it."""
     wanted = manifest.state.get("identity", {}).get("tokenizer")
     run = RunDir(checkpoint.resolve().parent.parent)
     places = [run.root / DIRECTORY]
