@@ -79,9 +79,12 @@ def check_architecture(manifest: Manifest, checkpoint: Path, model: ModelConfig,
     """Raise `UserError` where the checkpoint is of another model.
 
     A warm start of a model with rotary positions may change the context and the base: no parameter depends on them.
+    It may also state the embedding's rows in other words, as imported models do, whose padding is not known.
     """
     mine, theirs = architecture_values(model), manifest.architecture
-    free = ("context_length", "rotary_base") if weights_only and mine["position"] == "rotary" else ()
+    free = ["context_length", "rotary_base"] if weights_only and mine["position"] == "rotary" else []
+    if weights_only and _rows(mine) == _rows(theirs):
+        free += ["vocab_size", "vocab_multiple_of"]
     different = [
         f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
         for key in sorted({*mine, *theirs})
@@ -89,6 +92,11 @@ def check_architecture(manifest: Manifest, checkpoint: Path, model: ModelConfig,
     ]
     if different:
         raise UserError(f"{checkpoint} is of another model: {'; '.join(different)}")
+
+
+def _rows(architecture: Mapping[str, Any]) -> int | None:
+    size, multiple = architecture.get("vocab_size"), architecture.get("vocab_multiple_of", 1)
+    return None if size is None else -(-size // multiple) * multiple
 
 
 def check_optimizer(manifest: Manifest, checkpoint: Path, mine: str) -> None:

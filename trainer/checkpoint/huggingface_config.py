@@ -170,7 +170,7 @@ def _llama(keys: _Keys, *, qwen3: bool) -> dict[str, Any]:
     kv_heads = 32 if qwen3 and "num_key_value_heads" not in keys.stated else H
     width = keys.whole("head_dim", 128 if qwen3 else max(1, D // H))
     if width * H != D:
-        keys.refuse("head_dim", f"is {width}: here {H} heads of hidden_size {D} are {D / H:g} wide")
+        keys.refuse("head_dim", f"is {width}: here num_attention_heads {H} of hidden_size {D} are {D / H:g} wide")
     layers = keys.get("layer_types")
     full = isinstance(layers, list) and len(layers) == L and all(layer == "full_attention" for layer in layers)
     if layers is not None and not (qwen3 and full):
@@ -251,7 +251,7 @@ def config_to_huggingface(config: ModelConfig, layout: str) -> dict[str, Any]:
 
 
 def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < 1e300
+    return type(value) in (int, float) and 0 < value < (2**63 if type(value) is int else 1e300)
 
 
 def _among(value: Any, allowed: tuple[Any, ...]) -> bool:

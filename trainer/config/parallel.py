@@ -99,6 +99,15 @@ def node_warning(degrees: Degrees, ranks_per_node: int) -> str | None:
     )
 
 
+def _rows_hint(rows: int, tensor: int, counts: dict[str, int]) -> str:
+    """Say how an embedding can be split; one with other rows is another model, so checkpoints decide which way."""
+    fits = max(t for t in range(1, tensor) if all(count % t == 0 for count in counts.values()))
+    return (
+        f"in a run that begins, set model.vocab_multiple_of to {tensor} (with another name, if this one was begun); "
+        f"one that goes on from a checkpoint keeps its {rows} rows, so there set parallel.tensor to {fits}"
+    )
+
+
 def check_model_splits(model: ModelConfig, degrees: Degrees) -> None:
     """Raise `UserError` where the model's widths cannot be shared by the tensor and sequence ranks.
 
@@ -119,7 +128,7 @@ def check_model_splits(model: ModelConfig, degrees: Degrees) -> None:
         counts["vocabulary rows"] = model.vocab_rows
     for name, count in counts.items():
         if count % t:
-            hint = f"set model.vocab_multiple_of to {t}" if name == "vocabulary rows" else "change one of them"
+            hint = _rows_hint(count, t, counts) if name == "vocabulary rows" else "change one of them"
             raise UserError(f"{name} {count} is not a multiple of the tensor degree {t}: {hint}")
     if model.context_length % s:
         raise UserError(

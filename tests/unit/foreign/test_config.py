@@ -26,7 +26,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "rope_theta has several values: 7, 10000",
     ),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-    ("llama", {"head_dim": 16}, "head_dim is 16: here 4 heads of hidden_size 32 are 8 wide"),
+    ("llama", {"head_dim": 16}, "head_dim is 16: here num_attention_heads 4 of hidden_size 32 are 8 wide"),
     ("llama", {"sliding_window": 4096}, "sliding_window is 4096, and not known here"),
     ("llama", {"embedding_multiplier": 12.0}, "embedding_multiplier is 12.0, and not known here"),
     ("llama", {"hidden_size": "32"}, "hidden_size is '32', and must be a whole number above 0"),
