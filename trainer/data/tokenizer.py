@@ -55,10 +55,11 @@ class SentencePiece:
 
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:  # its text speaks of its own sources
+        except (RuntimeError, UnicodeDecodeError):  # its text speaks of its own sources, or quotes the damage
             raise UserError("not a sentencepiece model") from None
         if not model or not self._processor.vocab_size():
             raise UserError("not a sentencepiece model: it has no pieces")
+        _refuse_damaged(model)
         self.vocab_size: int = self._processor.vocab_size()  # pieces are numbered without a gap
         self.eos_id: int = self._processor.eos_id()
         if self.eos_id < 0:
@@ -81,6 +82,18 @@ class SentencePiece:
 
     def piece(self, token: int) -> str:
         return str(self._processor.id_to_piece(int(token)))
+
+
+def _refuse_damaged(model: bytes) -> None:
+    """Raise UserError for a model whose pieces are not text: the library reads it, and fails at the first of them."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    try:
+        kinds = {type(piece.piece) for piece in sentencepiece_model_pb2.ModelProto.FromString(model).pieces}
+    except Exception as error:  # protobuf has several implementations, with errors of their own
+        raise UserError(f"the sentencepiece model is damaged: {error}; copy it again") from None
+    if kinds != {str}:
+        raise UserError("the sentencepiece model is damaged: some of its pieces are not text; copy it again")
 
 
 class Bytes:
