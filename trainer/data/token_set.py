@@ -18,7 +18,6 @@ import numpy.typing as npt
 from trainer.data.manifest import Manifest
 from trainer.data.order import Ids
 from trainer.data.shard_reader import Fetch, ShardReader
-from trainer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -102,21 +101,10 @@ class TokenSet:
         """Return samples as inputs and targets in int64, with the numbers of their documents where asked for.
 
         Inputs and targets are two views of the same tokens: one conversion serves both.
-        Raises UserError for a token outside the set's vocabulary: a model has no row for it.
         """
-        gathered = self.gather(sample_ids, context_length)
-        self.check_ids(gathered)
-        tokens = gathered.astype(np.int64)
+        tokens = self.gather(sample_ids, context_length).astype(np.int64)
         numbers = self.documents(sample_ids, context_length) if documents else None
         return Arrays(tokens[:, :-1], tokens[:, 1:], documents=numbers)
-
-    def check_ids(self, tokens: npt.NDArray) -> None:
-        """Raise UserError where a token is outside the set's vocabulary."""
-        if tokens.size and (largest := int(tokens.max())) >= self.manifest.vocab_size:
-            raise UserError(
-                f"split {self.split!r} of {self.manifest.name!r} holds token {largest}, outside the vocabulary of "
-                f"{self.manifest.vocab_size} that its manifest states; remove the set and prepare it again"
-            )
 
     def prefetch(self, sample_ids: Ids, context_length: int) -> None:
         """Begin to fetch the shards of samples that will be read soon, where the set is remote."""

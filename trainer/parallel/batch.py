@@ -65,19 +65,21 @@ def local_part(batch: Batch, mesh: Mesh, device: torch.device) -> LocalBatch:
     )
 
 
-def check_ids(batch: Batch, rows: int) -> None:
-    """Raise UserError where the embedding of so many rows has none for a token.
+def check_ids(batch: Batch, vocab_size: int) -> None:
+    """Raise UserError where a token is outside the model's vocabulary.
 
-    On one rank a lookup would fail by itself. Tensor ranks mask the ids that are not theirs, and each takes an id that
-    nobody has for another's. Only tokens in host memory are checked: reading them back from a GPU would wait for it.
+    On one rank a lookup beyond the embedding's rows fails by itself. Tensor ranks mask the ids that are not theirs, and
+    each takes an id that nobody has for another's. Only tokens in host memory are checked: reading them back from a GPU
+    would wait for it.
     """
     for tokens in (batch.inputs, batch.targets):
         if tokens.device.type == "cpu" and tokens.numel():
             largest = tokens.numpy().view(np.uint64).max()  # what is below 0 is above all others so
-            if largest >= rows:
+            if largest >= vocab_size:
                 raise UserError(
-                    f"a batch holds token {largest.view(np.int64)}, and the model's embedding has {rows} rows: the "
-                    "data were made with another tokenizer; leave model.vocab_size out, or prepare them again"
+                    f"a batch holds token {largest.view(np.int64)}, outside the model's vocabulary of {vocab_size}: "
+                    "the data were made with another tokenizer, or before ids were measured; remove the set, prepare "
+                    "it again, and leave model.vocab_size out"
                 )
 
 

@@ -69,6 +69,8 @@ class Engine:
         if self._sum is not None and zero_stage == 1:
             reduce_by(self._sum.finish, ds.optimizer)
         self._checked = False
+        assert config.model.vocab_size is not None, "the vocabulary is known once the data are prepared"
+        self._vocab_size = config.model.vocab_size
         self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
         self.progress: Callable[[], None] = lambda: None  # called around each step, before each evaluated batch
         self._asked: set[str] = set()
@@ -98,7 +100,7 @@ class Engine:
         assert len(micro_batches) == self.accumulation, f"{len(micro_batches)} micro-batches, not {self.accumulation}"
         self.progress()
         for batch in micro_batches:
-            check_ids(batch, self.config.model.vocab_rows)
+            check_ids(batch, self._vocab_size)
         if not self._checked:
             check_distribution(micro_batches, self.mesh, self.device)
             self._checked = True
@@ -163,7 +165,7 @@ class Engine:
     def token_losses(self, batch: Batch) -> Tensor:
         """Return the loss of each token (B, T) in float32, without gradients; the same on all ranks of a data rank."""
         self.progress()
-        check_ids(batch, self.config.model.vocab_rows)
+        check_ids(batch, self._vocab_size)
         training = self.module.training
         self.module.eval()
         try:

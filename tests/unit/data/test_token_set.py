@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tests.unit.data.builders import EOS, open_train, random_docs, stream, write_set
 from trainer.data import shard_reader as module
 from trainer.data.manifest import BLOCK_BYTES, FORMAT, Manifest
-from trainer.data.packing import PackedSet
 from trainer.data.token_set import TokenSet
 from trainer.errors import UserError
 
@@ -149,12 +148,3 @@ def test_the_hash_names_content_and_order(tmp_path: Path) -> None:
     assert write_set(tmp_path / "2", {"a": docs}).data_hash == one
     assert write_set(tmp_path / "3", {"a": docs[::-1]}).data_hash != one
     assert write_set(tmp_path / "4", {"a": docs}, dtype="uint32").data_hash != one
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_token_outside_the_vocabulary_is_named_when_it_is_read(tmp_path: Path, packed: bool) -> None:
-    """Sets that earlier versions prepared with a counted vocabulary hold such."""
-    write_set(tmp_path, {"a": [[1, 2, 3], [4, 1500, 6, 7], [8, 9]]})
-    samples = PackedSet(open_train(tmp_path), 4) if packed else open_train(tmp_path)
-    with pytest.raises(UserError, match=r"holds token 1500, outside the vocabulary of 1000 .* prepare it again"):
-        samples.arrays(np.arange(samples.num_samples(4)), 4)

@@ -64,6 +64,79 @@ def test_what_is_mapped() -> None:
     assert config_from_huggingface({**BASE["qwen3"], **harmless}) == config_from_huggingface(BASE["qwen3"])
 
 
+PUBLISHED: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "gpt2",
+        {
+            "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+            "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12,
+            "n_layer": 12, "n_positions": 1024, "resid_pdrop": 0.1, "summary_activation": None,
+            "summary_first_dropout": 0.1, "summary_proj_to_labels": True, "summary_type": "cls_index",
+            "summary_use_proj": True, "vocab_size": 50257,
+            "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+        },
+        "",
+    ),
+    (
+        "TinyLlama 1.1B",
+        {
+            "architectures": ["LlamaForCausalLM"], "attention_bias": False, "bos_token_id": 1, "eos_token_id": 2,
+            "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 5632,
+            "max_position_embeddings": 2048, "model_type": "llama", "num_attention_heads": 32,
+            "num_hidden_layers": 22, "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+            "rope_scaling": None, "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            "transformers_version": "4.35.0", "use_cache": True, "vocab_size": 32000,
+        },
+        "",
+    ),
+    (
+        "Llama 3.2 1B",
+        {
+            "attention_bias": False, "attention_dropout": 0.0, "head_dim": 64, "hidden_act": "silu",
+            "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": False,
+            "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": True, "vocab_size": 128256,
+            "rope_scaling": {
+                "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192, "rope_type": "llama3",
+            },
+        },
+        "rope_scaling.rope_type is 'llama3'",
+    ),
+    (
+        "Qwen3 8B",
+        {
+            "attention_bias": False, "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu",
+            "hidden_size": 4096, "intermediate_size": 12288, "max_position_embeddings": 40960,
+            "max_window_layers": 36, "model_type": "qwen3", "num_attention_heads": 32, "num_hidden_layers": 36,
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000,
+            "sliding_window": None, "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 151936,
+        },
+        "",
+    ),
+    (
+        "Qwen3 0.6B",
+        {
+            "head_dim": 128, "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960,
+            "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06, "rope_theta": 1000000, "tie_word_embeddings": True, "vocab_size": 151936,
+        },
+        "head_dim is 128: here num_attention_heads 16 of hidden_size 1024 are 64 wide",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "values", "refused"), PUBLISHED, ids=[name for name, _, _ in PUBLISHED])
+def test_published_configurations(name: str, values: dict[str, Any], refused: str) -> None:
+    if refused:
+        with pytest.raises(UserError) as caught:
+            config_from_huggingface(values)
+        assert refused in str(caught.value)
+    else:
+        assert config_from_huggingface(values).vocab_size == values["vocab_size"]
+
+
 def test_a_model_without_norm_eps_keeps_its_identity() -> None:
     """Names of runs and manifests of checkpoints are made from these values."""
     plain = ModelConfig(d_model=32, n_layers=1, n_heads=4, vocab_size=61)
