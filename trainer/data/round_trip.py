@@ -19,7 +19,7 @@ from trainer.errors import UserError
 from trainer.run_dir import write_atomically
 
 FILE = "round_trip.json"  # beside the tokenizer
-DOCUMENTS, CHARACTERS = 16, 1 << 16  # measured of each sampled part: so many documents, and so much of one
+DOCUMENTS, CHARACTERS = 64, 1 << 17  # measured of each sampled part, at most
 AROUND = 16  # characters shown on each side of a difference
 
 
@@ -50,8 +50,9 @@ class Kept:
         """Yield the texts of a sample of (source, part, text)."""
         for source, part, text in sample:
             kept = self._texts[source, part]
-            if len(kept) < DOCUMENTS:
-                kept.append(text[:CHARACTERS])
+            room = CHARACTERS - sum(map(len, kept)) if len(kept) < DOCUMENTS else 0
+            if room > 0:
+                kept.append(text[:room])
             yield text
 
     def by_source(self) -> dict[str, list[str]]:
