@@ -18,6 +18,7 @@ from trainer.data.prepare import prepare
 from trainer.data.progress import Progress
 from trainer.data.round_trip import around_difference, measure
 from trainer.data.tokenizer import Bytes
+from trainer.errors import UserError
 
 TEXTS = ["the model", "a\ttab", "two\nlines", "Größe", "THE", "12 345", "", " the", "the "]
 
@@ -77,3 +78,23 @@ def test_preparation_says_what_is_lost(tmp_path: Path, kind: str) -> None:
     ) == lossy
     assert (f"the tokenizer alters {n + m} of {n + m} sampled documents" in said.splitlines()[-1]) == lossy
     assert ("alters" in said) == lossy
+
+
+def test_another_end_token_can_be_tried_under_the_same_name(tmp_path: Path) -> None:
+    """What a refusal advises must not be refused because of what the refused attempt left."""
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"the unseen{n}"}) + "\n" for n in range(50)))
+    (tmp_path / "tokenizer.json").write_bytes(files.content(files.word_level()))
+    tokenizer = {"kind": "huggingface", "path": str(tmp_path / "tokenizer.json"), "eos": "<unk>"}
+    values = {
+        "name": "made",
+        "root": str(tmp_path / "data"),
+        "sources": [{"path": str(tmp_path / "a.jsonl")}],
+        "tokenizer": tokenizer,
+        "held_out_fraction": 0.2,
+    }
+    quiet = Progress(out=io.StringIO())
+    with pytest.raises(UserError, match=r"writes 'unseen\d+' as '<unk>', .* name another end token"):
+        prepare(parse_section(DataConfig, values, "test"), workers=1, progress=quiet)
+    values["tokenizer"] = {**tokenizer, "eos": "<eos>"}
+    manifest = Manifest.open(prepare(parse_section(DataConfig, values, "test"), workers=1, progress=quiet))
+    assert manifest.report["a"]["round_trip"]["altered"] == manifest.documents("train")
