@@ -58,7 +58,7 @@ def _of_sentencepiece(tokenizer: Tokenizer) -> Any | None:
             if piece[:cut] in number and piece[cut:] in number
         ]
         merges.sort(key=lambda merge: -merge[0])
-        model = models.BPE(
+        model: models.Model = models.BPE(
             {piece: n for n, (piece, _) in enumerate(pieces)},
             [(left, right) for _, left, right in merges],
             unk_token=pieces[trained.unk_id][0],
