@@ -71,7 +71,7 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
             model = make_model(config.model)
         engine = build_engine(config, model, mesh, lr=1e-3, accumulation=accumulation, device=device)
         batch = Batch(0, micro)
-        tokens = torch.randint(config.model.vocab_rows, (micro, context + 1))
+        tokens = torch.randint(config.model.vocab_size, (micro, context + 1))
         batch.inputs, batch.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         for _ in range(2):
             engine.train_step([batch] * accumulation, 1e-3)

@@ -18,6 +18,7 @@ from trainer.config.data import DataConfig
 from trainer.config.load import resolve_base, set_values
 from trainer.data.account import account
 from trainer.data.manifest import FILE, Manifest
+from trainer.data.round_trip import RoundTrip
 from trainer.errors import UserError
 from trainer.run_dir import EXIT_USER_ERROR
 
@@ -91,6 +92,13 @@ def print_summary(directory: Path, values: dict[str, Any]) -> None:
     console.print(table)
     for line in account(values["report"]):
         console.print(line, markup=False, highlight=False)
+    for tag, report in _by_source(values).items():
+        if (tried := report.get("round_trip")) and tried["altered"]:
+            console.print(RoundTrip(**tried).sentence(tag), markup=False, highlight=False)
+
+
+def _by_source(values: dict[str, Any]) -> dict[str, Any]:
+    return {tag: r for tag, r in values["report"].items() if isinstance(r, dict) and "documents_read" in r}
 
 
 def _cells(counts: dict[str, Any]) -> list[str]:

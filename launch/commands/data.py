@@ -149,8 +149,8 @@ def export_(prepared: str, target: Path, assignments: tuple[str, ...], split: st
     from trainer.data.exchange import export_tokens
 
     directory, _ = find_set(prepared, assignments)
-    tokens = export_tokens(directory, split, target)
-    click.echo(f"{target}: {tokens} tokens of {split}")
+    tokens, dtype = export_tokens(directory, split, target)
+    click.echo(f"{target}: {tokens} tokens of {split}, {dtype}")
 
 
 @data.command("import", short_help="Make a set of token files from elsewhere.")
@@ -175,3 +175,6 @@ def import_(files: tuple[Path, ...], target: Path, tokenizer: Path, held_out_fra
         files, target, tokenizer_directory=tokenizer, held_out_fraction=held_out_fraction, raw_dtype=dtype
     )
     click.echo(f"{target}: {manifest.tokens('train')} training tokens, {manifest.tokens('held_out')} held out")
+    for tag, report in manifest.report.items():
+        if added := report["ends_added"]:
+            click.echo(f"{tag}: {added} documents had no end token, and were given one")

@@ -11,6 +11,7 @@ import torch
 from tests.dist.pool import RankPool
 from tests.dist.runs import VOCAB, MicroBatch, global_batch, micro_batches, tiny
 from trainer.config.run import RunConfig
+from trainer.errors import UserError
 
 
 def open_engine(config: RunConfig) -> Any:
@@ -70,6 +71,31 @@ def feed_wrongly(mistake: str) -> str:
 def test_wrong_feeding_is_found_in_the_first_step(ranks: RankPool, mistake: str, expected: str) -> None:
     for error in ranks.run(4, feed_wrongly, mistake):
         assert expected in error
+
+
+def look_up(config: RunConfig, token: int, where: str, training: bool) -> str:
+    """Return what the engine says to a token that no row of the embedding is for."""
+    engine = open_engine(config)
+    (batch,) = batch_of(engine, 0)
+    getattr(batch, where)[0, 3] = token
+    try:
+        engine.train_step([batch], 1e-3) if training else engine.token_losses(batch)
+    except UserError as error:
+        return str(error)
+    finally:
+        engine.close()
+    return "nothing"
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize(("token", "where", "training"), [(64, "inputs", True), (1797, "targets", False), (-1, "inputs", True)])
+def test_a_token_without_a_row_is_refused_on_any_layout(
+    ranks: RankPool, tensor: int, token: int, where: str, training: bool
+) -> None:
+    """Tensor ranks mask the ids that others hold, so an id that nobody holds would be trained on as zeros."""
+    config = tiny(parallel={"tensor": tensor}, model={"vocab_multiple_of": 48})  # rows beyond the vocabulary are no help
+    answers = ranks.run(tensor, look_up, config, token, where, training)
+    assert all(f"holds token {token}, outside the model's vocabulary of 64" in answer for answer in answers)
 
 
 def largest_tensors(config: RunConfig) -> tuple[int, int]:

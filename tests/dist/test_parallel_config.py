@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.dist.runs import tiny
+from trainer.checkpoint.compatible import architecture_values, check_architecture
+from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.retention import steps_to_delete
 from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage
 from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits, node_warning, resolve_degrees
@@ -68,6 +72,37 @@ def test_a_tensor_group_across_nodes_is_warned_about() -> None:
 def test_models_that_do_not_split(model: dict[str, int], d: Degrees, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         check_model_splits(tiny(model=model).model, d)
+
+
+@pytest.mark.parametrize(("rows", "tensor", "fits"), [(65, 2, 1), (66, 4, 2), (65, 8, 1)])
+def test_what_is_advised_for_an_odd_vocabulary_works(rows: int, tensor: int, fits: int) -> None:
+    """Both ways: other rows in a run that begins, another degree in one whose checkpoints have these."""
+    model = {"n_heads": 8, "vocab_size": rows}
+    with pytest.raises(UserError) as caught:
+        check_model_splits(tiny(model=model).model, Degrees(1, 1, tensor))
+    advised = re.search(r"vocab_multiple_of to (\d+).* parallel\.tensor to (\d+)", str(caught.value))
+    assert advised is not None and int(advised[2]) == fits
+    check_model_splits(tiny(model={**model, "vocab_multiple_of": int(advised[1])}).model, Degrees(1, 1, tensor))
+    check_model_splits(tiny(model=model).model, Degrees(1, 1, int(advised[2])))
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [({"vocab_size": 128}, ""), ({"vocab_size": 100, "vocab_multiple_of": 64}, ""), ({"vocab_size": 100}, "vocab_size is 128")],
+)
+def test_a_warm_start_may_state_the_same_rows_in_other_words(change: dict[str, int], refused: str) -> None:
+    """An imported model says how many rows its embedding has, not how many of them are padding."""
+    there = architecture_values(tiny(model={"vocab_size": 128}).model)
+    manifest = Manifest(step=0, architecture=there, state={}, optimizer={}, parameters={}, files={})
+    model = tiny(model=change).model
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            check_architecture(manifest, Path("x"), model, weights_only=True)
+    else:
+        check_architecture(manifest, Path("x"), model, weights_only=True)
+    if architecture_values(model) != there:
+        with pytest.raises(UserError, match="is of another model"):
+            check_architecture(manifest, Path("x"), model)
 
 
 @given(

@@ -75,10 +75,13 @@ def check_identity(manifest: Manifest, checkpoint: Path, identity: Mapping[str, 
 def check_architecture(manifest: Manifest, checkpoint: Path, model: ModelConfig, *, weights_only: bool = False) -> None:
     """Raise `UserError` where the checkpoint is of another model.
 
-    A warm start may change what no parameter depends on.
+    A warm start may change what no parameter depends on. It may also state the embedding's rows in other words, as
+    imported models do, whose padding is not known.
     """
     mine, theirs = architecture_values(model), manifest.architecture
-    free = model.free_on_warm_start() if weights_only else ()
+    free = [*model.free_on_warm_start()] if weights_only else []
+    if weights_only and _rows(mine) == _rows(theirs):
+        free += ["vocab_size", "vocab_multiple_of"]
     different = [
         f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
         for key in sorted({*mine, *theirs})
@@ -86,6 +89,11 @@ def check_architecture(manifest: Manifest, checkpoint: Path, model: ModelConfig,
     ]
     if different:
         raise UserError(f"{checkpoint} is of another model: {'; '.join(different)}")
+
+
+def _rows(architecture: Mapping[str, Any]) -> int | None:
+    size, multiple = architecture.get("vocab_size"), architecture.get("vocab_multiple_of", 1)
+    return None if size is None else -(-size // multiple) * multiple
 
 
 def check_optimizer(manifest: Manifest, checkpoint: Path, mine: str) -> None:

@@ -8,16 +8,16 @@ One parameter is in memory at a time beyond the result. Nothing is unpickled.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.checkpoint.compatible import architecture_values
+from trainer.checkpoint.huggingface_files import read_huggingface, tokenizer_of, write_huggingface
 from trainer.checkpoint.layouts import from_huggingface, to_huggingface
 from trainer.checkpoint.load import Source
 from trainer.checkpoint.manifest import (
@@ -62,7 +62,12 @@ def consolidate(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[d
     """Return all parameters of a checkpoint, whole, and the architecture they belong to."""
     manifest = read_manifest(checkpoint)
     source = Source(checkpoint, manifest)
-    tensors = {n: source.read_share(n, WEIGHT, Split(shape)).to(dtype) for n, shape in manifest.parameters.items()}
+    tensors = {}
+    for name, shape in manifest.parameters.items():
+        values = source.read_share(name, WEIGHT, Split(shape))
+        tensors[name] = values.to(dtype)
+        if dtype == torch.float16 and tensors[name].isinf().any() and not values.isinf().any():
+            raise UserError(f"{name} has a value of {values.abs().max():g}, beyond fp16's largest: use --dtype bf16")
     return tensors, parse_model(manifest.architecture)
 
 
@@ -73,33 +78,26 @@ def write_safetensors(checkpoint: Path, target: Path, dtype: torch.dtype) -> Non
     save_file(tensors, target, metadata={"format": "pt", "architecture": config.model_dump_json()})
 
 
-def write_huggingface(checkpoint: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write a directory that `transformers` loads."""
+def export_huggingface(checkpoint: Path, target: Path, dtype: torch.dtype) -> None:
+    """Write a directory that `transformers` loads, with the run's tokenizer where it is found."""
     tensors, config = consolidate(checkpoint, dtype)
     if not isinstance(config, TransformerConfig):
         raise UserError(f"no Hugging Face layout is known here for the family {config.family!r}: export safetensors")
-    renamed, values = to_huggingface(tensors, config)
-    target.mkdir(parents=True, exist_ok=True)
-    save_file(renamed, target / "model.safetensors", metadata={"format": "pt"})
-    values = {**values, "dtype": str(dtype).removeprefix("torch.")}
-    write_atomically(target / "config.json", json.dumps(values, indent=2) + "\n")
-
-
-def read_huggingface(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and config.json of a Hugging Face directory; of safetensors files only."""
-    files = sorted(source.glob("*.safetensors"))
-    if not files or not (source / "config.json").exists():
-        raise UserError(f"{source} needs config.json and *.safetensors (pickled .bin files are not read)")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= load_file(file)
-    return tensors, json.loads((source / "config.json").read_text())
+    tokenizer = tokenizer_of(checkpoint, read_manifest(checkpoint))
+    if tokenizer is None:
+        print(f"no tokenizer of {checkpoint} was found; {target} has none, and no end token", file=sys.stderr)
+    write_huggingface(*to_huggingface(tensors, config), target, dtype, tokenizer)
 
 
 def write_checkpoint(source: Path, target: Path) -> Path:
     """Write the weights of a Hugging Face directory as a checkpoint of step 0, for `checkpoint.load: warm_start`."""
-    tensors, config = from_huggingface(*read_huggingface(source))
     checkpoint = target / checkpoint_name(0)
+    if (checkpoint / MANIFEST).exists():
+        raise UserError(f"{checkpoint} is a checkpoint already; choose another directory")
+    try:
+        tensors, config = from_huggingface(*read_huggingface(source))
+    except UserError as error:
+        raise UserError(str(error) if str(source) in str(error) else f"{source}: {error}") from None
     checkpoint.mkdir(parents=True, exist_ok=True)
     path = checkpoint / "rank_00000.safetensors"
     save_file({f"{name}|{WEIGHT}": t.float().flatten().contiguous() for name, t in tensors.items()}, path)
@@ -127,12 +125,17 @@ def main(arguments: list[str] | None = None) -> int:
     a = parser.parse_args(arguments)
     try:
         if a.to == "checkpoint":
+            if a.dtype != "fp32":
+                raise UserError(f"--dtype {a.dtype} has no effect with --to checkpoint, which holds fp32: leave it out")
             print(f"wrote {write_checkpoint(a.source, a.target)}")
             return 0
         checkpoint = find_checkpoint(a.source)
-        write = write_safetensors if a.to == "safetensors" else write_huggingface
+        write = write_safetensors if a.to == "safetensors" else export_huggingface
         write(checkpoint, a.target, DTYPES[a.dtype])
         print(f"wrote {a.target} from {checkpoint}")
+    except (SafetensorError, OSError) as error:
+        print(f"error: {a.target} could not be written: {error}", file=sys.stderr)
+        return USER_ERROR_EXIT_CODE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE

@@ -1,4 +1,4 @@
-"""Hugging Face layouts of the same parameters: names, shapes and the configuration file of `transformers`.
+"""Hugging Face layouts of the same parameters: names and shapes. `huggingface_config.py` has their configuration file.
 
 Two layouts, chosen by the architecture: `llama` (with QK-norm: `qwen3`) for RMSNorm, SwiGLU and rotary positions
 without biases, and `gpt2` for LayerNorm, GELU and learned positions with biases. Rotary pairs are (i, i + K/2) in
@@ -7,11 +7,13 @@ both, so no row moves. Shapes: D d_model, K head width, H query heads, G key/val
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.checkpoint.huggingface_config import GPT2_ACTIVATIONS, config_from_huggingface, config_to_huggingface
 from trainer.errors import UserError
 from trainer.models.transformer.config import TransformerConfig
 
@@ -51,8 +53,9 @@ _GPT2 = {
     "head.weight": "lm_head.weight",
 }
 
-# Our names of the activation of gpt2, and theirs.
-GPT2_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
+_CAUSAL_MASKS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # buffers that old files hold
+_WAVELENGTHS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def layout_of(config: TransformerConfig) -> str:
@@ -61,7 +64,7 @@ def layout_of(config: TransformerConfig) -> str:
     if kind == ("rmsnorm", "swiglu", "rotary", False):
         return "qwen3" if config.qk_norm else "llama"
     same_heads = config.kv_heads == config.n_heads
-    gpt2 = kind in [("layernorm", mlp, "learned", True) for mlp in GPT2_ACTIVATIONS]
+    gpt2 = kind in [("layernorm", mlp, "learned", True) for mlp in GPT2_ACTIVATIONS.values()]
     if gpt2 and config.fused_qkv and same_heads and not config.qk_norm:
         return "gpt2"
     raise UserError(
@@ -76,100 +79,107 @@ def to_huggingface(tensors: Tensors, config: TransformerConfig) -> tuple[Tensors
     layout = layout_of(config)
     if layout == "gpt2":
         renamed = {_gpt2_name(name): (t.t() if _is_conv(name) else t).contiguous() for name, t in tensors.items()}
-        return renamed, _gpt2_config(config)
+        return renamed, config_to_huggingface(config, layout)
     renamed = {_llama_name(name): t.contiguous() for name, t in _separate(tensors, config).items()}
-    return renamed, _llama_config(config, layout)
+    return renamed, config_to_huggingface(config, layout)
 
 
-def from_huggingface(tensors: Tensors, values: dict[str, Any]) -> tuple[Tensors, TransformerConfig]:
-    """Return the parameters under our names and the architecture, from Hugging Face's tensors and config.json."""
+def from_huggingface(tensors: Tensors, values: Any) -> tuple[Tensors, TransformerConfig]:
+    """Return the parameters under our names and the architecture, from Hugging Face's tensors and config.json.
+
+    Raises `UserError` that names the keys, the tensors or the shapes that keep the model from being taken exactly.
+    """
     config = config_from_huggingface(values)
-    if layout_of(config) == "gpt2":
-        # Files written by early versions lack the prefix, and hold causal masks that are no parameters.
-        tensors = {
-            name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": t
-            for name, t in tensors.items()
-        }
-        back = {_gpt2_name(name): name for name in _names(config)}
-        found = {back[name]: t for name, t in tensors.items() if name in back}
-        ours = {name: (t.t() if _is_conv(name) else t).contiguous() for name, t in found.items()}
-    else:
-        back = {
-            _llama_name(name): name for name in _names(config.model_copy(update={"fused_qkv": False}), separate=True)
-        }
-        ours = _join({back[name]: t for name, t in tensors.items() if name in back}, config)
-    if config.tied_embeddings:
-        ours.pop("head.weight", None)
-    missing = sorted(set(_names(config)) - set(ours))
+    layout = layout_of(config)
+    tensors = _without_buffers(tensors, layout)
+    if config.tied_embeddings and "lm_head.weight" in tensors:
+        tensors = _without_tied_head(tensors, "transformer.wte.weight" if layout == "gpt2" else _LLAMA["embed.weight"])
+    _check_tensors(tensors, config, layout)
+    back = {theirs: ours for ours, theirs in _their_names(config, layout).items()}
+    found = {back[name]: t for name, t in tensors.items()}
+    if layout == "gpt2":
+        return {name: (t.t() if _is_conv(name) else t).contiguous() for name, t in found.items()}, config
+    return _join(found, config), config
+
+
+def _without_buffers(tensors: Tensors, layout: str) -> Tensors:
+    """Leave out what is no parameter, and give names of early GPT-2 files, which lack it, their prefix."""
+    if layout == "gpt2":
+        prefixed = ("transformer.", "lm_head.")
+        tensors = {n if n.startswith(prefixed) else f"transformer.{n}": t for n, t in tensors.items()}
+    buffers = _CAUSAL_MASKS if layout == "gpt2" else _WAVELENGTHS
+    return {name: t for name, t in tensors.items() if not buffers.fullmatch(name)}
+
+
+def _without_tied_head(tensors: Tensors, embedding: str) -> Tensors:
+    """Leave out a head that is the embedding. Raises `UserError` where the file has another one."""
+    head = tensors["lm_head.weight"]
+    if embedding in tensors and not torch.equal(head, tensors[embedding]):
+        raise UserError(
+            f"config.json says tie_word_embeddings, and the files hold lm_head.weight beside another {embedding}: "
+            "one of them is wrong; set tie_word_embeddings to false, or remove the head"
+        )
+    return {name: t for name, t in tensors.items() if name != "lm_head.weight"}
+
+
+def _check_tensors(tensors: Tensors, config: TransformerConfig, layout: str) -> None:
+    """Raise `UserError` where the files do not hold exactly the parameters of the architecture."""
+    layers = len({name.split(".")[2] for name in tensors if name.startswith(("model.layers.", "transformer.h."))})
+    if layers != config.n_layers:
+        raise UserError(f"config.json describes {config.n_layers} layers, the files hold {layers}")
+    expected = _their_shapes(config, layout)
+    missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing:
-        raise UserError(f"the Hugging Face files lack {len(missing)} parameters, such as {missing[0]}")
-    return ours, config
+        raise UserError(f"the Hugging Face files lack {_counted(missing)}")
+    if unexpected:
+        raise UserError(f"the Hugging Face files hold {_counted(unexpected)}, for which this architecture has no place")
+    wrong = [
+        f"{name} is {tuple(t.shape)}, config.json asks for {expected[name]}"
+        for name, t in tensors.items()
+        if tuple(t.shape) != expected[name]
+    ]
+    if wrong:
+        raise UserError(f"{len(wrong)} tensors have another shape: {'; '.join(wrong[:3])}")
+    if odd := [f"{name} of {t.dtype}" for name, t in tensors.items() if t.dtype not in _FLOATS]:
+        raise UserError(f"quantized or integer tensors are not converted: {_counted(odd)}")
 
 
-def config_from_huggingface(values: dict[str, Any]) -> TransformerConfig:
-    """Return the architecture that a config.json describes. Raises `UserError` for other model types."""
-    kind = values.get("model_type")
-    if kind == "gpt2":
-        activation = values.get("activation_function", "gelu_new")
-        activations = {theirs: ours for ours, theirs in GPT2_ACTIVATIONS.items()}
-        if activation not in activations:
-            raise UserError(
-                f"activation_function {activation!r} is not known here: gpt2 takes {', '.join(activations)}"
-            )
-        return TransformerConfig(
-            d_model=values["n_embd"], n_layers=values["n_layer"], n_heads=values["n_head"],
-            d_ff=values.get("n_inner") or 4 * values["n_embd"], vocab_size=values["vocab_size"],
-            context_length=values["n_positions"], position="learned", norm="layernorm", bias=True,
-            mlp=activations[activation],
-            tied_embeddings=values.get("tie_word_embeddings", True),
-        )  # fmt: skip
-    if kind in ("llama", "qwen3"):
-        rope = values.get("rope_parameters") or {}
-        return TransformerConfig(
-            d_model=values["hidden_size"], n_layers=values["num_hidden_layers"], n_heads=values["num_attention_heads"],
-            n_kv_heads=values.get("num_key_value_heads"), d_ff=values["intermediate_size"],
-            vocab_size=values["vocab_size"], context_length=values["max_position_embeddings"],
-            rotary_base=values.get("rope_theta") or rope.get("rope_theta", 10_000.0),
-            qk_norm=kind == "qwen3", tied_embeddings=values.get("tie_word_embeddings", False),
-        )  # fmt: skip
-    raise UserError(f"model_type {kind!r} is not known here: convert llama, qwen3 or gpt2")
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} tensors: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
-def _llama_config(config: TransformerConfig, layout: str) -> dict[str, Any]:
-    return {
-        "architectures": ["LlamaForCausalLM" if layout == "llama" else "Qwen3ForCausalLM"],
-        "model_type": layout,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.ff_width,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_rows,
-        "max_position_embeddings": config.context_length,
-        "rope_theta": config.rotary_base,
-        "rms_norm_eps": 1e-6,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": config.tied_embeddings,
-    }
+def _their_names(config: TransformerConfig, layout: str) -> dict[str, str]:
+    """Return the name there of each of our parameters, fused ones taken apart."""
+    if layout == "gpt2":
+        blocks = [f"{name}.{last}" for name in _GPT2_BLOCK for last in ("weight", "bias")]
+        top, renamed = _GPT2, _gpt2_name
+    else:
+        blocks = [
+            name for name in _LLAMA_BLOCK if config.qk_norm or not name.endswith(("q_norm.weight", "k_norm.weight"))
+        ]
+        top, renamed = _LLAMA, _llama_name
+    names = [name for name in top if name != "head.weight" or not config.tied_embeddings]
+    names += [f"blocks.{layer}.{name}" for layer in range(config.n_layers) for name in blocks]
+    return {name: renamed(name) for name in names}
 
 
-def _gpt2_config(config: TransformerConfig) -> dict[str, Any]:
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "n_embd": config.d_model,
-        "n_layer": config.n_layers,
-        "n_head": config.n_heads,
-        "n_inner": config.ff_width,
-        "n_positions": config.context_length,
-        "vocab_size": config.vocab_rows,
-        "activation_function": GPT2_ACTIVATIONS[config.mlp],
-        "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": config.tied_embeddings,
-    }
+def _their_shapes(config: TransformerConfig, layout: str) -> dict[str, tuple[int, ...]]:
+    """Return the shape there of each parameter."""
+    D, K, F, V = config.d_model, config.head_dim, config.ff_width, config.vocab_rows
+    H, G = config.n_heads, config.kv_heads
+    shapes: dict[str, tuple[int, ...]] = {"embed": (V, D), "head": (V, D), "position": (config.context_length, D)}
+    if layout == "gpt2":  # inputs first
+        shapes |= {"attn.qkv": (D, 3 * D), "attn.out": (D, D), "mlp.up": (D, F), "mlp.down": (F, D)}
+    else:
+        shapes |= {"attn.q": (H * K, D), "attn.k": (G * K, D), "attn.v": (G * K, D), "attn.out": (D, H * K)}
+        shapes |= {"mlp.gate": (F, D), "mlp.up": (F, D), "mlp.down": (D, F), "attn.q_norm": (K,), "attn.k_norm": (K,)}
+
+    def shape(name: str) -> tuple[int, ...]:
+        module, _, last = name.rpartition(".")
+        whole = shapes.get(module.split(".", 2)[2] if module.startswith("blocks.") else module, (D,))
+        return whole[-1:] if last == "bias" else whole
+
+    return {theirs: shape(ours) for ours, theirs in _their_names(config, layout).items()}
 
 
 def _llama_name(name: str) -> str:
@@ -224,12 +234,3 @@ def _join(tensors: Tensors, config: TransformerConfig) -> Tensors:
             if all(part in result for part in parts):
                 result[name] = torch.cat([result.pop(part) for part in parts])
     return result
-
-
-def _names(config: TransformerConfig, *, separate: bool = False) -> list[str]:
-    """Return the names of all parameters, with fused matrices taken apart if asked to."""
-    from trainer.models.build import make_model
-
-    with torch.device("meta"):
-        named = dict(make_model(config).named_parameters())
-    return list(_separate({name: p.data for name, p in named.items()}, config) if separate else named)

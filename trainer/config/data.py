@@ -93,6 +93,10 @@ class TokenizerConfig(Section):
             raise ValueError(
                 f"a tokenizer of kind {self.kind!r} has no 'path' (kinds with one: sentencepiece, huggingface)"
             )
+        if self.eos is not None and self.kind != "huggingface":
+            raise ValueError(
+                f"'eos' is for tokenizers of kind 'huggingface'; one of kind {self.kind!r} has its own end"
+            )
         least = 256 + 2 if self.byte_fallback else 3
         if self.kind in ("bpe", "unigram") and not least < self.vocab_size <= 2**20:
             raise ValueError(f"vocab_size must be over {least} (bytes and control tokens) and at most {2**20}")

@@ -5,7 +5,7 @@ Everything here is arithmetic on small integers, so that a wrong layout is refus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -100,6 +100,24 @@ def node_warning(degrees: Degrees, ranks_per_node: int) -> str | None:
     )
 
 
+def _rows_hint(model: ModelConfig, degrees: Degrees) -> str:
+    """Say how an embedding can be split; one with other rows is another model, so checkpoints decide which way."""
+    fits = max(t for t in range(1, degrees.tensor) if model.vocab_rows % t == 0 and _splits(model, degrees, t))
+    return (
+        f"in a run that begins, set model.vocab_multiple_of to {degrees.tensor} (with another name, if this one was "
+        f"begun); one that goes on from a checkpoint keeps its {model.vocab_rows} rows, so there set parallel.tensor "
+        f"to {fits}"
+    )
+
+
+def _splits(model: ModelConfig, degrees: Degrees, tensor: int) -> bool:
+    try:
+        cost_of(model.family).check_splits(model, replace(degrees, tensor=tensor))
+    except UserError:
+        return tensor == 1
+    return True
+
+
 def check_model_splits(model: ModelConfig, degrees: Degrees) -> None:
     """Raise `UserError` where the model's widths cannot be shared by the tensor and sequence ranks.
 
@@ -110,7 +128,7 @@ def check_model_splits(model: ModelConfig, degrees: Degrees) -> None:
     if model.vocab_size is not None and model.vocab_rows % t:
         raise UserError(
             f"vocabulary rows {model.vocab_rows} is not a multiple of the tensor degree {t}: "
-            f"set model.vocab_multiple_of to {t}"
+            f"{_rows_hint(model, degrees)}"
         )
     if model.context_length % s:
         raise UserError(

@@ -65,6 +65,20 @@ class Codec:
         self.itemsize = np.dtype(dtype).itemsize
         self.encode = tokenizer.encoder(self.itemsize)
         self.end = tokenizer.eos_id.to_bytes(self.itemsize, "little")
+        self.eos_id, self.vocab_size = tokenizer.eos_id, tokenizer.vocab_size
+
+    def check(self, tokens: bytes, documents: int) -> None:
+        """Raise UserError where an id is outside the vocabulary, or the end token is not once in each document."""
+        ids = np.frombuffer(tokens, dtype=f"<u{self.itemsize}")
+        if len(ids) and int(ids.max()) >= self.vocab_size:
+            raise UserError(
+                f"the tokenizer gave id {ids.max()}, outside its vocabulary of {self.vocab_size}: its file is damaged"
+            )
+        if (ends := int(np.count_nonzero(ids == self.eos_id))) != documents:
+            raise UserError(
+                f"the tokenizer's end token, id {self.eos_id}, is {ends - documents} times in the text of documents, "
+                "which would end there; name another end token with data.tokenizer.eos"
+            )
 
 
 def encode_chunk(texts: Sequence[bytes], codec: Codec, rule: SplitRule) -> Chunk:
@@ -83,9 +97,11 @@ def encode_chunk(texts: Sequence[bytes], codec: Codec, rule: SplitRule) -> Chunk
 
 def _encode(texts: list[bytes], codec: Codec) -> Encoded:
     encoded = [codec.encode(text) + codec.end for text in texts]
+    tokens = b"".join(encoded)
+    codec.check(tokens, len(texts))
     return Encoded(
-        tokens=b"".join(encoded),
-        lengths=[len(tokens) // codec.itemsize for tokens in encoded],
+        tokens=tokens,
+        lengths=[len(document) // codec.itemsize for document in encoded],
         text_bytes=[len(text) for text in texts],
         words=count_words(texts),
     )

@@ -82,11 +82,17 @@ class Manifest(BaseModel):
         if isinstance(version, int) and version > FORMAT:
             raise UserError(f"{where} has format {version}, this Escala reads up to {FORMAT}; update Escala")
         try:
-            return cls.model_validate(values)
+            manifest = cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{where} is not a manifest: {key}: {first['msg']}; prepare the data again") from None
+        if not 0 <= manifest.eos_id < manifest.vocab_size:
+            raise UserError(
+                f"{where}: the end token, id {manifest.eos_id}, is outside the vocabulary of {manifest.vocab_size}; "
+                "prepare the data again"
+            )
+        return manifest
 
     def shards(self, split: str) -> list[Shard]:
         """Return the shards of a split. `held_out:<source>` is the part of the held-out split from one source."""

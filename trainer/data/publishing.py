@@ -11,7 +11,8 @@ from trainer.data.input_list import InputList
 from trainer.data.manifest import FILE, Manifest
 from trainer.data.parts import Part, build_manifest, finished
 from trainer.data.progress import Progress, duration
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.round_trip import altered_share, with_round_trips
+from trainer.data.tokenizer import DIRECTORY, Tokenizer
 from trainer.errors import UserError
 
 
@@ -20,7 +21,7 @@ def publish(config: DataConfig, tokenizer: Tokenizer, root: Path) -> Manifest:
     with set_lock(root):
         parts = list_parts(config, root)
         done = finished(root, parts)
-        manifest = build_manifest(config, parts, done, tokenizer)
+        manifest = with_round_trips(build_manifest(config, parts, done, tokenizer), root / DIRECTORY)
         if manifest.complete:
             useless = not manifest.splits[TRAIN] or (_lacks_held_out(config, manifest) and not (root / FILE).exists())
             if useless:
@@ -65,5 +66,6 @@ def summary(config: DataConfig, manifest: Manifest, root: Path, progress: Progre
         f"{config.name}: {state} in {root}: {manifest.tokens(TRAIN) / 1e6:.2f} M training tokens, "
         f"{manifest.tokens(HELD_OUT) / 1e6:.3f} M held out{ratio} "
         f"({progress.text_bytes / 1e6:.1f} MB in {duration(progress.seconds())})"
+        f"{altered_share(manifest)}"
     )
     return "\n".join([*(account(manifest.report) if manifest.complete else []), last])

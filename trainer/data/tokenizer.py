@@ -20,11 +20,15 @@ from trainer.run_dir import write_atomically
 
 DIRECTORY = "tokenizer"
 META = "meta.json"
+KINDS = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json", "bytes": None}  # and their models' files
 Encode = Callable[[bytes], bytes]  # UTF-8 text -> ids
 
 
 class Tokenizer(Protocol):
-    """What every tokenizer can do. `encode` never produces `eos_id`; it ends a document in the token set."""
+    """What every tokenizer can do. `encode` never produces `eos_id`; it ends a document in the token set.
+
+    `vocab_size` is the largest id + 1, so that a table of so many rows has one for every id.
+    """
 
     vocab_size: int
     eos_id: int
@@ -51,15 +55,18 @@ class SentencePiece:
 
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:  # its text speaks of its own sources
+        except (RuntimeError, UnicodeDecodeError):  # its text speaks of its own sources, or quotes the damage
             raise UserError("not a sentencepiece model") from None
-        self.vocab_size: int = self._processor.vocab_size()
+        if not model or not self._processor.vocab_size():
+            raise UserError("not a sentencepiece model: it has no pieces")
+        _refuse_damaged(model)
+        self.vocab_size: int = self._processor.vocab_size()  # pieces are numbered without a gap
         self.eos_id: int = self._processor.eos_id()
         if self.eos_id < 0:
             raise UserError(
                 "this sentencepiece model has no end-of-sentence piece, and documents need an end; train it with one"
             )
-        self.hash = content_hash(model)
+        self.content, self.hash = model, content_hash(model)
 
     def encode(self, text: str) -> list[int]:
         return list(self._processor.encode(text))
@@ -75,6 +82,18 @@ class SentencePiece:
 
     def piece(self, token: int) -> str:
         return str(self._processor.id_to_piece(int(token)))
+
+
+def _refuse_damaged(model: bytes) -> None:
+    """Raise UserError for a model whose pieces are not text: the library reads it, and fails at the first of them."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    try:
+        kinds = {type(piece.piece) for piece in sentencepiece_model_pb2.ModelProto.FromString(model).pieces}
+    except Exception as error:  # protobuf has several implementations, with errors of their own
+        raise UserError(f"the sentencepiece model is damaged: {error}; copy it again") from None
+    if kinds != {str}:
+        raise UserError("the sentencepiece model is damaged: some of its pieces are not text; copy it again")
 
 
 class Bytes:
@@ -97,90 +116,70 @@ class Bytes:
         return "<eos>" if token == self.eos_id else repr(bytes([token]))[2:-1]
 
 
-class HuggingFace:
-    """A `tokenizer.json`, read with the `tokenizers` library. No text of a document can become a special token's id."""
-
-    def __init__(self, content: bytes, eos: str | None) -> None:
-        import tokenizers
-
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"not a tokenizer.json: {error}") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True
-        self.vocab_size: int = self._tokenizer.get_vocab_size()
-        self.eos_id = self._find_eos(eos)
-        self.hash = content_hash(content + str(self.eos_id).encode())
-
-    def _find_eos(self, eos: str | None) -> int:
-        usual = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
-        for word in (eos,) if eos is not None else usual:
-            token = self._tokenizer.token_to_id(word)
-            if token is not None:
-                return int(token)
-        asked = repr(eos) if eos is not None else " or ".join(usual)
-        raise UserError(f"the tokenizer has no end-of-document token {asked}; name one with data.tokenizer.eos")
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def encoder(self, itemsize: int) -> Encode:
-        return lambda text: np.array(self.encode(text.decode()), dtype=f"<u{itemsize}").tobytes()
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode([int(token) for token in ids]))
-
-    def piece(self, token: int) -> str:
-        return str(self._tokenizer.id_to_token(int(token)))
-
-
 def content_hash(content: bytes) -> str:
     """Return the hash by which a tokenizer is known."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def build_tokenizer(meta: dict[str, Any], model: bytes) -> Tokenizer:
-    """Return the tokenizer that a meta.json and its model's content describe."""
-    if meta["kind"] == "bytes":
+def build_tokenizer(kind: str, model: bytes, eos: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a kind and its model's content. `eos` names the end token of a Hugging Face tokenizer."""
+    if kind == "bytes":
         return Bytes()
-    if meta["kind"] == "huggingface":
-        return HuggingFace(model, meta.get("eos"))
+    if kind == "huggingface":
+        from trainer.data.huggingface_tokenizer import HuggingFace
+
+        return HuggingFace(model, eos)
     return SentencePiece(model)
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Load the tokenizer of a set (or of a tokenizer directory). Raises UserError where there is none or it changed."""
-    path = Path(directory)
-    path = path / DIRECTORY if (path / DIRECTORY / META).exists() else path
+    path = locate_tokenizer(directory)
+    meta = read_meta(path)
     try:
-        meta = json.loads((path / META).read_text(encoding="utf-8"))
         model = (path / meta["file"]).read_bytes() if meta.get("file") else b""
-    except FileNotFoundError as error:
-        raise UserError(
-            f"no tokenizer in {directory}: {Path(error.filename).name} is missing; prepare the data first"
-        ) from None
-    tokenizer = build_tokenizer(meta, model)
+    except FileNotFoundError:
+        raise UserError(f"no tokenizer in {directory}: {meta['file']} is missing; prepare the data first") from None
+    tokenizer = build_tokenizer(meta["kind"], model, meta.get("eos"))
     if tokenizer.hash != meta["hash"]:
         raise UserError(f"the tokenizer in {path} changed: its hash is {tokenizer.hash}, meta.json says {meta['hash']}")
     return tokenizer
 
 
+def locate_tokenizer(directory: str | Path) -> Path:
+    """Return where the tokenizer of a set lies; a tokenizer directory is one itself."""
+    path = Path(directory)
+    return path / DIRECTORY if (path / DIRECTORY / META).exists() else path
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Return the note of a tokenizer directory. Raises UserError where there is none or it is damaged."""
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no tokenizer in {path}: {META} is missing; prepare the data first") from None
+    except ValueError as error:
+        raise UserError(f"{path / META} is damaged: {error}; copy the tokenizer again") from None
+    known = isinstance(meta, dict) and meta.get("kind") in KINDS and meta.get("file") in KINDS.values()
+    if not known or not isinstance(meta.get("hash"), str):
+        raise UserError(f"{path / META} does not describe a tokenizer; copy the tokenizer again")
+    return dict(meta)
+
+
 def check_tokenizer(directory: str | Path, expected: str) -> None:
     """Raise UserError where the tokenizer in a set is not the one that its tokens were made with. Reads its note."""
-    note = Path(directory) / DIRECTORY / META
-    if note.exists() and (found := json.loads(note.read_text(encoding="utf-8"))["hash"]) != expected:
+    path = Path(directory) / DIRECTORY
+    if (path / META).exists() and (found := read_meta(path)["hash"]) != expected:
         raise UserError(
-            f"the tokenizer in {note.parent} is another one: its hash is {found}, the tokens were made with "
+            f"the tokenizer in {path} is another one: its hash is {found}, the tokens were made with "
             f"{expected}; put that one back, or remove the set and prepare it again"
         )
 
 
 def save_tokenizer(directory: Path, kind: str, model: bytes, eos: str | None = None) -> Tokenizer:
     """Write a tokenizer into a directory, meta.json last, and return it."""
-    tokenizer = build_tokenizer({"kind": kind, "eos": eos}, model)
-    file = {"huggingface": "tokenizer.json", "bytes": None}.get(kind, "tokenizer.model")
+    tokenizer = build_tokenizer(kind, model, eos)
+    file = KINDS[kind]
     directory.mkdir(parents=True, exist_ok=True)
     if file:
         (directory / file).write_bytes(model)

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.errors import UserError
 from trainer.parallel.mesh import Mesh
 
 
@@ -61,6 +63,24 @@ def local_part(batch: Batch, mesh: Mesh, device: torch.device) -> LocalBatch:
         documents=None if batch.documents is None else batch.documents.to(device, non_blocking=True),
         positions=positions,
     )
+
+
+def check_ids(batch: Batch, vocab_size: int) -> None:
+    """Raise UserError where a token is outside the model's vocabulary.
+
+    On one rank a lookup beyond the embedding's rows fails by itself. Tensor ranks mask the ids that are not theirs, and
+    each takes an id that nobody has for another's. Only tokens in host memory are checked: reading them back from a GPU
+    would wait for it.
+    """
+    for tokens in (batch.inputs, batch.targets):
+        if tokens.device.type == "cpu" and tokens.numel():
+            largest = tokens.numpy().view(np.uint64).max()  # what is below 0 is above all others so
+            if largest >= vocab_size:
+                raise UserError(
+                    f"a batch holds token {largest.view(np.int64)}, outside the model's vocabulary of {vocab_size}: "
+                    "the data were made with another tokenizer, or before ids were measured; remove the set, prepare "
+                    "it again, and leave model.vocab_size out"
+                )
 
 
 def global_weight(batches: Sequence[Batch], mesh: Mesh, device: torch.device) -> float | Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainer.config.run import RunConfig
 from trainer.engine.agreement import Agreement
-from trainer.engine.batch import Batch, check_distribution, global_weight, local_part
+from trainer.engine.batch import Batch, check_distribution, check_ids, global_weight, local_part
 from trainer.engine.protocol import Sharded
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.split import Split
@@ -49,6 +49,8 @@ class Engine:
         self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
         self.progress: Callable[[], None] = lambda: None  # called around each step, before each evaluated batch
         self._checked = False
+        assert config.model.vocab_size is not None, "the vocabulary is known once the data are prepared"
+        self._vocab_size = config.model.vocab_size
 
     @property
     def module(self) -> nn.Module:
@@ -68,6 +70,8 @@ class Engine:
         """
         assert len(micro_batches) == self.accumulation, f"{len(micro_batches)} micro-batches, not {self.accumulation}"
         self.progress()
+        for batch in micro_batches:
+            check_ids(batch, self._vocab_size)
         if not self._checked:
             check_distribution(micro_batches, self.mesh, self.device)
             self._checked = True
@@ -111,6 +115,7 @@ class Engine:
     def token_losses(self, batch: Batch) -> Tensor:
         """Return the loss of each token (B, T) in float32, without gradients; the same on all ranks of a data rank."""
         self.progress()
+        check_ids(batch, self._vocab_size)
         training = self.module.training
         self.module.eval()
         try:

@@ -59,6 +59,7 @@ def test_only_what_determines_the_tokens_determines_the_hash() -> None:
             "names no source: 'c'",
         ),
         ({"tokenizer": {"kind": "huggingface"}}, "needs a 'path'"),
+        ({"tokenizer": {"kind": "bytes", "eos": "</s>"}}, "'eos' is for tokenizers of kind 'huggingface'"),
         ({"tokenizer": {"vocab_size": 100}}, "vocab_size must be over 258"),
         ({"tokenizer": {"vocab_size": "2B"}}, "at most 1048576"),
         ({"sources": [{"matching": "("}]}, "not a regular expression"),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainer.config.data import TokenizerConfig
+from trainer.data.encode import Codec, SplitRule, encode_chunk
 from trainer.data.segments import segments_are_independent
 from trainer.data.tokenizer import Bytes, SentencePiece, load_tokenizer, save_tokenizer
 from trainer.data.tokenizer_training import LONGEST_SENTENCE, make_tokenizer, split_sentences, train_sentencepiece
@@ -159,3 +160,42 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tokenizer in"):
         load_tokenizer(tmp_path / "set")
     assert save_tokenizer(tmp_path / "b", "bytes", b"").vocab_size == 257
+
+
+def test_a_damaged_sentencepiece_model_is_refused_or_keeps_to_its_vocabulary(bpe: SentencePiece) -> None:
+    rng, refused = random.Random(0), 0
+    for _ in range(60):
+        content = bytearray(bpe.content)
+        for _ in range(rng.randint(1, 3)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        content = content if rng.random() < 0.7 else content[: rng.randrange(len(content))]
+        try:
+            tokenizer = SentencePiece(bytes(content))
+            chunk = encode_chunk([b"the model </s> <unk> x1"], Codec(tokenizer, "uint16"), SplitRule(0.0))
+            assert chunk.train.lengths == [len(tokenizer.encode("the model </s> <unk> x1")) + 1]
+        except UserError:
+            refused += 1
+    assert 10 < refused < 60
+
+
+def test_control_pieces_in_a_text_are_text() -> None:
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample()),
+        model_writer=model,
+        vocab_size=305,
+        byte_fallback=True,
+        control_symbols=["<ctl>"],
+        user_defined_symbols=["<sep>"],
+        minloglevel=2,
+    )
+    tokenizer = SentencePiece(model.getvalue())
+    ids = tokenizer.encode("the <ctl> model </s><s> of <sep> a")
+    shown = [tokenizer.piece(token) for token in ids]
+    assert "<sep>" in shown and not {"<ctl>", "</s>", "<s>"} & set(shown)
+    with pytest.raises(UserError, match="it has no pieces"):
+        SentencePiece(b"")

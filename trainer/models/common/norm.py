@@ -10,5 +10,5 @@ from trainer.models.transformer.config import TransformerConfig
 def make_norm(config: TransformerConfig, width: int) -> nn.Module:
     """Return the normalisation that the configuration names, over the last dimension."""
     if config.norm == "layernorm":
-        return nn.LayerNorm(width, eps=1e-5, bias=config.bias)
-    return nn.RMSNorm(width, eps=1e-6)
+        return nn.LayerNorm(width, eps=config.epsilon, bias=config.bias)
+    return nn.RMSNorm(width, eps=config.epsilon)

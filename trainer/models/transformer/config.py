@@ -21,6 +21,12 @@ class TransformerConfig(ModelConfig):
     position: Literal["rotary", "learned"] = Field("rotary", description="how places in the sequence are told")
     rotary_base: float = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
     norm: Literal["rmsnorm", "layernorm"] = Field("rmsnorm", description="before attention and MLP, and at the end")
+    norm_eps: float | None = Field(
+        None,
+        gt=0,
+        description="added to the norms' variance; default 1e-6 (rmsnorm) or 1e-5 (layernorm)",
+        exclude_if=lambda value: value is None,  # so that runs and checkpoints without it keep their identity
+    )
     mlp: Literal["swiglu", "gelu", "gelu_tanh"] = Field("swiglu", description="gelu_tanh: the approximation of GPT-2")
     qk_norm: bool = Field(False, description="RMSNorm of queries and keys, for each head")
     bias: bool = Field(False, description="biases in linear layers and LayerNorm")
@@ -61,6 +67,11 @@ class TransformerConfig(ModelConfig):
         if self.d_ff is not None:
             return self.d_ff
         return -(-8 * self.d_model // 48) * 16 if self.mlp == "swiglu" else 4 * self.d_model
+
+    @property
+    def epsilon(self) -> float:
+        """What the norms add to the variance."""
+        return self.norm_eps or {"rmsnorm": 1e-6, "layernorm": 1e-5}[self.norm]
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
