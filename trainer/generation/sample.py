@@ -11,8 +11,8 @@ import torch
 
 from trainer.checkpoint.fragments import WEIGHT
 from trainer.checkpoint.load import Source
-from trainer.checkpoint.manifest import list_checkpoints, read_manifest
-from trainer.config.load import load_run
+from trainer.checkpoint.search import newest_sound
+from trainer.config.load import load_written
 from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
 from trainer.data.opening import open_manifest
@@ -26,17 +26,19 @@ from trainer.run_dir import RunDir
 
 def load_model(run_dir: RunDir, config: RunConfig) -> Transformer:
     """Return the model of a run's newest checkpoint, whole, in one process. Raises UserError where there is none."""
-    found = list_checkpoints(run_dir.checkpoints)
-    if not found:
-        raise UserError(f"{run_dir.root} has no checkpoint to sample from: train it first")
-    manifest = read_manifest(found[0])
-    source = Source(found[0], manifest)
+    found = newest_sound(run_dir.checkpoints)
+    for row in found.passed:
+        print(f"warning: {row.checkpoint} was passed over: {row.problem}", file=sys.stderr)
+    checkpoint, manifest = found.checkpoint, found.manifest
+    if checkpoint is None or manifest is None:
+        raise UserError(f"{run_dir.root} has no {'sound ' if found.passed else ''}checkpoint to sample from: train it")
+    source = Source(checkpoint, manifest)
     with torch.device("meta"):
         model = Transformer(config.model)
     weights = {name: source.read_share(name, WEIGHT, Split(shape)) for name, shape in manifest.parameters.items()}
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if expected != {name: tuple(weight.shape) for name, weight in weights.items()}:
-        raise UserError(f"{found[0]} holds another model than {run_dir.config} describes")
+        raise UserError(f"{checkpoint} holds another model than {run_dir.config} describes")
     missing, _ = model.load_state_dict(weights, strict=False, assign=True)
     assert missing in ([], ["head.weight"]), missing
     if config.model.tied_embeddings:
@@ -85,7 +87,7 @@ def main() -> int:
         run_dir = RunDir(options.run)
         if not run_dir.config.exists():
             raise UserError(f"{run_dir.root} is not a run directory: it has no config.yaml")
-        config = load_run(run_dir.config)
+        config = load_written(run_dir.config)
         config = with_data(config, open_manifest(config.data))
         model = load_model(run_dir, config)
         tokenizer = load_tokenizer(Path(config.data.directory) / "tokenizer")

@@ -43,14 +43,10 @@ def without_compiled_collectives() -> None:
     compatible_ops["deepspeed_shm_comm"] = False
 
 
-def start(config: ParallelConfig, device: torch.device) -> Mesh:
-    """Initialise the world from torchrun's environment and return the mesh.
-
-    Raises `UserError` for degrees that do not fit the world, before any process is waited for.
-    """
+def join_world(timeout_seconds: float, device: torch.device) -> None:
+    """Initialise the world from torchrun's environment, once: ranks can tell one another what they read after this."""
     rank, world, local_rank = world_from_environment()
-    degrees = resolve_degrees(config, world)
-    timeout = timedelta(seconds=config.timeout_seconds)
+    timeout = timedelta(seconds=timeout_seconds)
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     if device.type == "cpu":
         without_compiled_collectives()
@@ -63,4 +59,13 @@ def start(config: ParallelConfig, device: torch.device) -> Mesh:
         else:
             dist.init_process_group(backend, store=HashStore(), rank=rank, world_size=world, timeout=timeout)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def start(config: ParallelConfig, device: torch.device) -> Mesh:
+    """Join the world, where that is not done yet, and return the mesh.
+
+    Raises `UserError` for degrees that do not fit the world, before any process is waited for.
+    """
+    degrees = resolve_degrees(config, world_from_environment()[1])
+    join_world(config.timeout_seconds, device)
     return build_mesh(degrees, config.timeout_seconds)
