@@ -116,6 +116,14 @@ class Ranks:
         while self.alive():
             self.hear(1.0)
 
+    def lose_server(self) -> None:
+        """Kill the server that all ranks were forked from, and have another one for the next attempt."""
+        assert self.pool.server is not None
+        self.pool.server.kill()
+        self.pool.close()  # the kernel ends ranks whose server has gone
+        self.pool.buffer = b""
+        self.running.clear()
+
     def until_rows(self, rows: int, pause: float = 0.02) -> None:
         """Wait until the run has recorded so many rows or has ended."""
         deadline = time.monotonic() + PATIENCE
