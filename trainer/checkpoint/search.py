@@ -121,3 +121,8 @@ def problem_with(checkpoint: Path, problem_of: ProblemOf = bytes_problem) -> str
         return problem_of(checkpoint, read_manifest(checkpoint))
     except UserError as error:
         return str(error)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Return whether a checkpoint can be gone on from as far as its manifest and the sizes of its files tell."""
+    return problem_with(checkpoint, sizes_problem) is None
