@@ -108,12 +108,6 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
     return status
 
 
-def agreed_config(mine: RunConfig, run_dir: RunDir, device: torch.device) -> RunConfig:
-    """Return the configuration that the first rank read: another may have seen the file of an earlier attempt."""
-    values = yaml.safe_load(from_first_rank(lambda: dump(mine), device))
-    return run_from_values(values, str(run_dir.config))
-
-
 def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> Manifest:
     """Return the shards that this run keeps to, the same on every rank though preparation may still be adding some."""
     text = from_first_rank(
@@ -121,6 +115,12 @@ def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> 
         device,
     )
     return Manifest.parse(text, data.directory)
+
+
+def agreed_config(mine: RunConfig, run_dir: RunDir, device: torch.device) -> RunConfig:
+    """Return the configuration that the first rank read: another may have seen the file of an earlier attempt."""
+    values = yaml.safe_load(from_first_rank(lambda: dump(mine), device))
+    return run_from_values(values, str(run_dir.config))
 
 
 def _train(session: Session) -> tuple[Status, str | None]:
