@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.dist.keeper_runs import aside, event, names, run_steps, with_keywords
 from tests.dist.pool import RankPool
 from tests.dist.runs import tiny
-from trainer.checkpoint.manifest import read_manifest
+from trainer.checkpoint.manifest import hash_file, read_manifest
 
 
 def test_retention_keeps_the_newest_and_every_fourth(ranks: RankPool, tmp_path: Path) -> None:
@@ -160,3 +161,16 @@ def test_other_settings_are_said_by_name_and_another_order_is_refused(ranks: Ran
     }  # fmt: skip
     refused = ranks.run(1, with_keywords, tiny(), str(tmp_path), 3, {"settings": {**settings, "seed": 1}})[0]
     assert "was trained with seed 0 there and 1 here: the order of data would not go on" in refused["error"]
+
+
+def test_files_that_name_no_step_can_be_started_from(ranks: RankPool, tmp_path: Path) -> None:
+    """Such as those of format 1, and of an imported model."""
+    ranks.run(1, run_steps, tiny(), str(tmp_path / "first"), 1)
+    checkpoint = tmp_path / "first" / "checkpoints" / "step_000000001"
+    path, manifest = checkpoint / "rank_00000.safetensors", read_manifest(checkpoint)
+    save_file(load_file(path), path)
+    file = replace(manifest.files[path.name], bytes=path.stat().st_size, sha256=hash_file(path))
+    (checkpoint / "manifest.json").write_text(replace(manifest, files={path.name: file}).to_json())
+    config = tiny(checkpoint={"load": "warm_start", "source": str(tmp_path / "first")})
+    result = ranks.run(2, run_steps, config, str(tmp_path / "second"), 1)[0]
+    assert event(result, "warm_started")["checkpoint"] == str(checkpoint)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainer.checkpoint.compatible import check_architecture, check_optimizer
 from trainer.checkpoint.fragments import WEIGHT, Fragment, fragments, moments, prepare_moments, publish_weights
-from trainer.checkpoint.manifest import UNSEALED_FORMAT, Manifest, Share
+from trainer.checkpoint.manifest import Manifest, Share
 from trainer.errors import UserError
 from trainer.parallel.engine import Engine
 from trainer.parallel.first_rank import agreed, by_rank, from_first_rank, to_first_rank
@@ -35,13 +35,13 @@ class Source:
         for file, entry in self.manifest.files.items():
             for name, share in entry.shares.items():
                 self._homes[name].append((file, share))
-        self.steps: set[str] = set()  # that the files which were read name; none in format 1
+        self.steps: set[str] = set()  # that the files which were read name; those of format 1 name none
         self._open = cache(self._open_file)
         self._keys = cache(lambda file: list(self._open(file).keys()))
 
     def _open_file(self, name: str) -> Any:
         file = safe_open(self.checkpoint / name, framework="pt")
-        self.steps.add((file.metadata() or {}).get("step", "unknown"))
+        self.steps |= {step for key, step in (file.metadata() or {}).items() if key == "step"}
         return file
 
     def moments_of(self, name: str) -> list[str]:
@@ -153,9 +153,9 @@ def _agree_on_problem(engine: Engine, problem: str) -> None:
 def _agree_on_step(engine: Engine, source: Source) -> None:
     """Refuse weights of several steps: a rank whose file system is stale may read another file than its peers."""
     manifest, step = source.manifest, str(source.manifest.step)
-    read = source.steps - ({"unknown"} if manifest.format == UNSEALED_FORMAT else set())
+    others = sorted(source.steps - {step})
     digest = hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]
-    holds = f"step {step}, manifest {digest}" + "".join(f", a file of step {other}" for other in sorted(read - {step}))
+    holds = f"step {step}, manifest {digest}" + "".join(f", a file of step {other}" for other in others)
     agreed(
         holds,
         engine.device,
@@ -164,8 +164,8 @@ def _agree_on_step(engine: Engine, source: Source) -> None:
             f"must see {source.checkpoint} alike. Start the run again when they do"
         ),
     )
-    if read - {step}:
-        raise UnreadableError(f"its files are of step {', '.join(sorted(read - {step}))}")
+    if others:
+        raise UnreadableError(f"its files are of step {', '.join(others)}")
 
 
 def _fill(engine: Engine, fragment: Fragment, source: Source, names: list[str]) -> None:
