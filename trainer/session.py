@@ -15,6 +15,7 @@ import torch
 
 from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
+from trainer.checkpoint.settings import settings_of
 from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
 from trainer.data.batches import Batches, held_out
@@ -128,6 +129,8 @@ def _open_keeper(
         else every.steps(tokens_per_step=plan.tokens_per_step, total_steps=plan.steps),
         identity=identity_of(manifest),
         event=record.event,
+        settings=settings_of(config, plan),
+        skip=parse_ranges(config.skip_steps),
     )
 
 

@@ -15,21 +15,23 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import yaml
 
 from trainer import loop
 from trainer.checkpoint.keeper import SaveError
 from trainer.config.data import DataConfig
-from trainer.config.load import load_run
+from trainer.config.load import dump, load_written, run_from_values
 from trainer.config.parallel import node_warning
 from trainer.config.plan import make_plan
 from trainer.config.resolve import with_data
+from trainer.config.run import RunConfig
 from trainer.data.manifest import Manifest
 from trainer.data.opening import open_manifest
 from trainer.data.pinned import pin
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.guard.fence import Fence
 from trainer.parallel.first_rank import from_first_rank
-from trainer.parallel.start import resolve_device, start, world_from_environment
+from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
 from trainer.provenance import provenance
 from trainer.run_dir import (
     EXIT_DIVERGED,
@@ -76,9 +78,11 @@ def _end_badly(error: Exception, run_dir: RunDir, fence: Fence, *, first: bool) 
 def run(run_dir: RunDir, fence: Fence) -> Status:
     """Train as the directory's configuration says, and return how it ended."""
     torch.manual_seed(0)
-    config = load_run(run_dir.config)
+    config = load_written(run_dir.config)
     device = resolve_device(config.device)
     rank, world, _ = world_from_environment()
+    join_world(config.parallel.timeout_seconds, device)
+    config = agreed_config(config, run_dir, device)
     mesh = start(config.parallel, device)
     manifest = agreed_manifest(config.data, run_dir, device)
     config = with_data(config, manifest)
@@ -111,6 +115,12 @@ def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> 
         device,
     )
     return Manifest.parse(text, data.directory)
+
+
+def agreed_config(mine: RunConfig, run_dir: RunDir, device: torch.device) -> RunConfig:
+    """Return the configuration that the first rank read: another may have seen the file of an earlier attempt."""
+    values = yaml.safe_load(from_first_rank(lambda: dump(mine), device))
+    return run_from_values(values, str(run_dir.config))
 
 
 def _train(session: Session) -> tuple[Status, str | None]:

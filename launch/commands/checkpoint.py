@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +14,15 @@ import click
 
 from launch.commands.options import json_option
 from launch.groups import OrderedGroup
-from trainer.checkpoint.manifest import find_problems, list_checkpoints, read_manifest, step_of
+from trainer.checkpoint.manifest import list_checkpoints, read_manifest, step_of
+from trainer.checkpoint.retention import list_set_aside
+from trainer.checkpoint.search import problem_with, root_of
 from trainer.errors import UserError
 
 
 @click.group(cls=OrderedGroup)
 def checkpoint() -> None:
-    """Inspect, verify and convert checkpoints.
+    """Inspect, verify and convert checkpoints, and delete those that were set aside.
 
     \b
     Examples:
@@ -26,6 +30,7 @@ def checkpoint() -> None:
       escala checkpoint verify runs/tiny
       escala checkpoint convert runs/tiny model.safetensors
       escala checkpoint convert runs/tiny exported/ --to huggingface --dtype bf16
+      escala checkpoint clean runs/tiny
     """
 
 
@@ -33,8 +38,7 @@ def _checkpoints(path: Path) -> list[Path]:
     """Return the checkpoints that a path means: itself, or all of a run directory, newest first."""
     if step_of(path) is not None and path.is_dir():
         return [path]
-    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    found = list_checkpoints(root)
+    found = list_checkpoints(root_of(path))
     if not found:
         raise UserError(f"{path} is no checkpoint and holds none")
     return found
@@ -56,16 +60,23 @@ def inspect(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
+        if "problem" in row:
+            click.echo(f"{row['checkpoint']}  damaged: {row['problem']}")
+            continue
         click.echo(
             f"{row['checkpoint']}  step {row['step']:,}  {row['parameters']:,} parameters  {row['bytes']:,} bytes"
         )
         click.echo(f"  written on {row['layout']} in {row['files']} files; optimizer {row['optimizer']}")
         click.echo("  " + "  ".join(f"{name} {value}" for name, value in row["model"].items() if value is not None))
+    _tell_set_aside(path)
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    manifest = read_manifest(path)
-    sizes = [_product(shape) for shape in manifest.parameters.values()]
+    try:
+        manifest = read_manifest(path)
+    except UserError as error:  # one that is damaged does not hide the others
+        return {"checkpoint": str(path), "problem": str(error)}
+    sizes = [math.prod(shape) for shape in manifest.parameters.values()]
     return {
         "checkpoint": str(path),
         "step": manifest.step,
@@ -80,13 +91,6 @@ def _describe(path: Path) -> dict[str, Any]:
     }
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for width in shape:
-        product *= width
-    return product
-
-
 @checkpoint.command(short_help="Read every byte and compare the hashes.")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @json_option
@@ -98,15 +102,47 @@ def verify(path: Path, as_json: bool) -> None:
       escala checkpoint verify runs/tiny
       escala checkpoint verify runs/tiny/checkpoints/step_000000049
     """
-    problems = {str(found): find_problems(found) for found in _checkpoints(path)}
+    problems = {str(found): problem_with(found) for found in _checkpoints(path)}
     if as_json:
-        click.echo(json.dumps(problems, indent=2))
+        click.echo(json.dumps({name: [problem] if problem else [] for name, problem in problems.items()}, indent=2))
     else:
-        for name, found in problems.items():
-            click.echo(f"{name}  {'sound' if not found else '; '.join(found)}")
+        for name, problem in problems.items():
+            click.echo(f"{name}  {problem or 'sound'}")
+        _tell_set_aside(path)
     damaged = [name for name, found in problems.items() if found]
     if damaged:
         raise UserError(f"{len(damaged)} of {len(problems)} checkpoints are damaged; a run passes over them by itself")
+
+
+@checkpoint.command(short_help="Delete what a run set aside.")
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+def clean(path: Path, dry_run: bool) -> None:
+    """Delete the checkpoints that the run in PATH set aside: damaged ones, and those of a course that it left.
+
+    To use one again, move it back into checkpoints/ of a run under its name without the reason.
+
+    \b
+    Examples:
+      escala checkpoint clean runs/tiny --dry-run
+      escala checkpoint clean runs/tiny
+    """
+    found = list_set_aside(root_of(path))
+    total = sum(_bytes_of(directory) for directory in found)
+    for directory in found:
+        if not dry_run:
+            shutil.rmtree(directory)
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {directory}")
+    click.echo(f"{len(found)} checkpoints set aside, {total:,} bytes")
+
+
+def _bytes_of(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def _tell_set_aside(path: Path) -> None:
+    if found := list_set_aside(root_of(path)):
+        click.echo(f"{len(found)} set aside in {found[0].parent}; delete them with: escala checkpoint clean {path}")
 
 
 @checkpoint.command(short_help="Write another format, or read one to start from.")

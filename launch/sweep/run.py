@@ -10,7 +10,7 @@ from launch.job import Backend, JobSpec, JobState, JobStatus
 from launch.sweep.cell import Cell
 from launch.sweep.collect import collect
 from launch.sweep.trunks import from_branch_point
-from trainer.checkpoint.manifest import MANIFEST
+from trainer.checkpoint.search import is_complete
 from trainer.config.load import dump
 from trainer.config.plan import Plan
 from trainer.run_dir import RunDir, Status, read_json_lines, write_atomically
@@ -46,7 +46,7 @@ class CellProgress:
         """
         self.run_dir.root.mkdir(parents=True, exist_ok=True)
         config, point = self.cell.config, self.branch_point
-        if point is not None and (point / MANIFEST).exists():
+        if point is not None and is_complete(point):
             config = from_branch_point(config, point)
         write_atomically(self.run_dir.config, dump(config))
 
@@ -76,7 +76,7 @@ def ready(cells: list[CellProgress], of: list[CellProgress]) -> list[CellProgres
         for p in cells
         if p.cell.branch is None
         or p.cell.branch.trunk in ended
-        or (p.branch_point is not None and (p.branch_point / MANIFEST).exists())
+        or (p.branch_point is not None and is_complete(p.branch_point))
     ]
 
 

@@ -20,6 +20,7 @@ def train_from(
     import torch
 
     from trainer.checkpoint.load import load
+    from trainer.checkpoint.manifest import read_manifest
     from trainer.checkpoint.save import save
     from trainer.models.build import build_model
     from trainer.engine.build import build_engine
@@ -31,7 +32,11 @@ def train_from(
         config, build_model(config.model, config.seed + 1000 * bool(source)), mesh,
         lr=1.0, accumulation=accumulation, device=device,
     )  # fmt: skip
-    state = load(engine, Path(source)) if source else {}
+    state = {}
+    if source:
+        manifest = read_manifest(Path(source))
+        load(engine, Path(source), manifest)
+        state = manifest.state
     curve = []
     for step in range(first, stop):
         batches = micro_batches(global_batch(step), mesh.dp_rank, mesh.dp_size, accumulation)

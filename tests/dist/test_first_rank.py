@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from tests.dist.pool import RankError, RankPool
+from tests.dist.runs import tiny
 from trainer.errors import UserError
-from trainer.parallel.first_rank import from_first_rank
+from trainer.parallel.first_rank import agreed, from_first_rank, to_first_rank
+from trainer.run_dir import RunDir
+
+
+def config_read_at_another_time(root: str) -> float:
+    """Return the learning rate that this rank trains with where the first alone has read the newest config.yaml."""
+    from trainer.train import agreed_config
+
+    mine = tiny(optim={"lr": 3e-3 if dist.get_rank() == 0 else 1e-3})
+    return float(agreed_config(mine, RunDir(Path(root)), torch.device("cpu")).optim.lr)
+
+
+def test_all_train_with_the_configuration_that_the_first_read(ranks: RankPool, tmp_path: Path) -> None:
+    assert ranks.run(2, config_read_at_another_time, str(tmp_path)) == [3e-3, 3e-3]
+
+
+def own_and_others() -> tuple[list[str], str]:
+    rank = dist.get_rank()
+    heard = to_first_rank("" if rank == 1 else f"règle {rank}" * (1 + rank), torch.device("cpu"))
+    try:
+        agreed(str(rank % 2), torch.device("cpu"), lambda clauses: "; ".join(clauses))
+    except UserError as error:
+        return heard, str(error)
+    return heard, ""
+
+
+def test_the_first_hears_all_and_all_hear_who_disagrees(ranks: RankPool) -> None:
+    results = ranks.run(3, own_and_others)
+    assert [heard for heard, _ in results] == [["règle 0", "", "règle 2" * 3], [], []]
+    assert {error for _, error in results} == {"ranks 0, 2: 0; rank 1: 1"}
 
 
 def own_text() -> str:

@@ -1,73 +1,21 @@
-"""Restoring by policy, passing over damaged checkpoints, retention, failed writes, and what ranks agree on."""
+"""Retention, policies, failed writes, and what a run sets aside of its former courses."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from tests.dist.keeper_runs import aside, event, names, run_steps, with_keywords
 from tests.dist.pool import RankPool
-from tests.dist.runs import global_batch, micro_batches, tiny
-from trainer.config.run import RunConfig
-from trainer.errors import UserError
-from trainer.run_dir import RunDir
-
-
-def run_steps(
-    config: RunConfig,
-    root: str,
-    stop: int,
-    *,
-    tokenizer: str = "abc",
-    save_every: int = 1,
-    stop_on_rank: int | None = None,
-    break_step: int | None = None,
-) -> dict[str, Any]:
-    """Restore by the configuration's policy, train to `stop`, save; return what happened on this rank."""
-    import torch
-
-    from trainer.checkpoint.keeper import Keeper
-    from trainer.guard.fence import Fence
-    from trainer.models.build import build_model
-    from trainer.engine.build import build_engine
-    from trainer.parallel.start import start
-
-    device = torch.device("cpu")
-    mesh = start(config.parallel, device)
-    engine = build_engine(config, build_model(config.model, 0), mesh, lr=1.0, accumulation=1, device=device)
-    events: list[dict[str, Any]] = []
-    run_dir = RunDir(Path(root))
-    keeper = Keeper(
-        engine, config.checkpoint, run_dir, fence=Fence(run_dir), keep_every_steps=4, identity={"tokenizer": tokenizer},
-        event=lambda name, **values: events.append({"event": name, **values}),
-    )  # fmt: skip
-    try:
-        step = first = keeper.restore()
-    except UserError as error:
-        return {"error": str(error)}
-    losses = []
-    while step < stop:
-        if step == 2 and mesh.rank == stop_on_rank:
-            engine.agreement.ask("stop")
-        losses.append(engine.train_step(micro_batches(global_batch(step), mesh.dp_rank, mesh.dp_size, 1), 3e-3).loss)
-        step += 1
-        if break_step == step and mesh.rank == 1:
-            blocker = Path(root) / "checkpoints" / f".step_{step:09d}.attempt_0" / "rank_00001.safetensors"
-            blocker.mkdir(parents=True)  # this rank's file cannot be written
-        if step % save_every == 0:
-            keeper.save(step)
-        if engine.agreement.agreed("stop"):
-            break
-    keeper.close()
-    engine.close()
-    return {"first": first, "step": step, "losses": losses, "events": events}
-
-
-def names(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / "checkpoints").iterdir())
+from tests.dist.runs import tiny
+from trainer.checkpoint.manifest import hash_file, read_manifest
 
 
 def test_retention_keeps_the_newest_and_every_fourth(ranks: RankPool, tmp_path: Path) -> None:
@@ -77,49 +25,17 @@ def test_retention_keeps_the_newest_and_every_fourth(ranks: RankPool, tmp_path: 
     assert [event["step"] for event in result["events"] if event["event"] == "saved"] == list(range(1, 8))
 
 
-def flip_a_bit(checkpoint: Path) -> None:
-    path = checkpoint / "rank_00001.safetensors"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def tear(checkpoint: Path) -> None:
-    os.truncate(checkpoint / "rank_00000.safetensors", 1000)
-
-
-def lose_the_manifest(checkpoint: Path) -> None:
-    (checkpoint / "manifest.json").unlink()
-
-
-@pytest.mark.parametrize("damage", [flip_a_bit, tear, lose_the_manifest])
-def test_damaged_newest_is_passed_over_and_the_run_ends_the_same(ranks: RankPool, tmp_path: Path, damage: Any) -> None:
-    config = tiny(parallel={"tensor": 2})
-    whole = ranks.run(2, run_steps, config, str(tmp_path / "whole"), 6)[0]
-    ranks.run(2, run_steps, config, str(tmp_path / "run"), 4)
-    damage(tmp_path / "run" / "checkpoints" / "step_000000004")
-    resumed = ranks.run(2, run_steps, config, str(tmp_path / "run"), 6)[0]
-    assert resumed["first"] == 3
-    assert resumed["losses"] == whole["losses"][3:]
-    passed = [event for event in resumed["events"] if event["event"] == "checkpoint_passed_over"]
-    assert len(passed) == 1 and "step_000000004" in passed[0]["checkpoint"]
-
-
 def test_a_rank_that_cannot_write_costs_the_checkpoint_and_not_the_run(ranks: RankPool, tmp_path: Path) -> None:
     """As with a full disk: the other ranks hear of it, nothing half-written stays, training goes on."""
     config = tiny(checkpoint={"asynchronous": False})  # else a save in flight may clear the obstacle away
-    result = ranks.run(2, _with_keywords, config, str(tmp_path), 5, {"break_step": 3})[0]
+    result = ranks.run(2, with_keywords, config, str(tmp_path), 5, {"break_step": 3})[0]
     assert [e["step"] for e in result["events"] if e["event"] == "checkpoint_failed"] == [3]
     assert [e["step"] for e in result["events"] if e["event"] == "saved"] == [1, 2, 4, 5]
     assert names(tmp_path) == ["step_000000004", "step_000000005"]
 
 
-def _with_keywords(config: RunConfig, root: str, stop: int, keywords: dict[str, Any]) -> dict[str, Any]:
-    return run_steps(config, root, stop, **keywords)
-
-
 def test_all_ranks_stop_where_one_was_asked_to(ranks: RankPool, tmp_path: Path) -> None:
-    results = ranks.run(4, _with_keywords, tiny(parallel={"tensor": 2}), str(tmp_path), 9, {"stop_on_rank": 3})
+    results = ranks.run(4, with_keywords, tiny(parallel={"tensor": 2}), str(tmp_path), 9, {"stop_on_rank": 3})
     assert [result["step"] for result in results] == [3, 3, 3, 3]
 
 
@@ -152,14 +68,109 @@ def test_foreign_checkpoints_are_refused(
     ranks: RankPool, tmp_path: Path, sections: dict[str, Any], tokenizer: str, expected: str
 ) -> None:
     ranks.run(1, run_steps, tiny(), str(tmp_path), 1)
-    refused = ranks.run(1, _with_keywords, tiny(**sections), str(tmp_path), 2, {"tokenizer": tokenizer})[0]
+    refused = ranks.run(1, with_keywords, tiny(**sections), str(tmp_path), 2, {"tokenizer": tokenizer})[0]
     assert expected in refused["error"]
 
 
 def test_other_format_says_what_to_do(ranks: RankPool, tmp_path: Path) -> None:
     ranks.run(1, run_steps, tiny(), str(tmp_path), 1)
-    path = tmp_path / "checkpoints" / "step_000000001" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
+    checkpoint = tmp_path / "checkpoints" / "step_000000001"
+    manifest = replace(read_manifest(checkpoint), format=3)
+    (checkpoint / "manifest.json").write_text(manifest.to_json())
     result = ranks.run(1, run_steps, tiny(), str(tmp_path), 2)[0]  # it must not begin anew, and delete what is there
-    assert "has format 0, this version reads format 1: go on with the version that wrote it" in result["error"]
+    assert "has format 3, this version reads formats 1 and 2: go on with the version that wrote it" in result["error"]
     assert names(tmp_path) == ["step_000000001"]
+
+
+def write_in_format_1(checkpoint: Path) -> None:
+    """Write the manifest as it was before it named a trajectory and had a hash of itself."""
+    path = checkpoint / "manifest.json"
+    values = {**json.loads(path.read_text()), "format": 1}
+    del values["sha256"], values["trajectory"], values["state"]["settings"]
+    path.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def test_checkpoints_of_format_1_go_on(ranks: RankPool, tmp_path: Path) -> None:
+    config = tiny(checkpoint={"keep_last": 2})
+    whole = ranks.run(2, run_steps, config, str(tmp_path / "whole"), 7)[0]
+    ranks.run(2, run_steps, config, str(tmp_path / "run"), 3)
+    for step in (2, 3):
+        write_in_format_1(tmp_path / "run" / "checkpoints" / f"step_{step:09d}")
+    resumed = ranks.run(2, run_steps, config, str(tmp_path / "run"), 4)[0]
+    assert (resumed["first"], names(tmp_path / "run")) == (3, ["step_000000003", "step_000000004"])
+    tail = ranks.run(2, run_steps, config, str(tmp_path / "run"), 7)[0]
+    assert resumed["losses"] + tail["losses"] == whole["losses"][3:]
+    assert not aside(tmp_path / "run")
+
+
+def test_a_damaged_newest_is_no_reason_to_delete_what_is_saved_after_it(ranks: RankPool, tmp_path: Path) -> None:
+    config = tiny(checkpoint={"keep_last": 1})
+    ranks.run(1, with_keywords, config, str(tmp_path), 6, {"save_every": 6})
+    os.truncate(tmp_path / "checkpoints" / "step_000000006" / "rank_00000.safetensors", 1000)
+    begun = ranks.run(1, run_steps, config, str(tmp_path), 2)[0]
+    said = event(begun, "began_anew")
+    assert (begun["first"], said["lost_steps"], said["passed_over"][0]["checkpoint"]) == (0, 6, "step_000000006")
+    assert (names(tmp_path), aside(tmp_path)) == (["step_000000002"], ["step_000000006-damaged"])
+    assert (tmp_path / "latest").read_text() == "step_000000002\n"
+    assert ranks.run(1, run_steps, config, str(tmp_path), 3)[0]["first"] == 2
+
+
+def test_another_start_sets_the_former_checkpoints_aside(ranks: RankPool, tmp_path: Path) -> None:
+    ranks.run(1, run_steps, tiny(), str(tmp_path), 3)
+    anew = ranks.run(1, run_steps, tiny(checkpoint={"load": "never"}), str(tmp_path), 1)[0]
+    assert event(anew, "began_anew")["lost_steps"] == 3
+    assert names(tmp_path) == ["step_000000001"]
+    assert aside(tmp_path) == ["step_000000002-abandoned", "step_000000003-abandoned"]
+    assert ranks.run(1, run_steps, tiny(), str(tmp_path), 2)[0]["first"] == 1  # not 3, of the course that was left
+
+
+def test_an_older_checkpoint_of_another_start_is_set_aside(ranks: RankPool, tmp_path: Path) -> None:
+    """It would be gone on from once the newest is damaged, and the curve would be that of two runs."""
+    ranks.run(1, run_steps, tiny(), str(tmp_path / "other"), 1)
+    ranks.run(1, run_steps, tiny(), str(tmp_path / "run"), 3)
+    copied = tmp_path / "run" / "checkpoints" / "step_000000001"
+    shutil.copytree(tmp_path / "other" / "checkpoints" / "step_000000001", copied)
+    ranks.run(1, run_steps, tiny(), str(tmp_path / "run"), 4)
+    assert aside(tmp_path / "run") == ["step_000000001-abandoned"]
+
+
+def test_a_deleted_newest_is_said(ranks: RankPool, tmp_path: Path) -> None:
+    ranks.run(1, run_steps, tiny(), str(tmp_path), 4)
+    shutil.rmtree(tmp_path / "checkpoints" / "step_000000004")
+    said = event(ranks.run(1, run_steps, tiny(), str(tmp_path), 4)[0], "resumed")
+    assert (said["step"], said["lost_steps"]) == (3, 1)
+    assert "`latest` names it" in said["passed_over"][0]["problem"]
+
+
+def test_steps_to_skip_send_the_run_back_before_them(ranks: RankPool, tmp_path: Path) -> None:
+    ranks.run(1, run_steps, tiny(checkpoint={"keep_last": 4}), str(tmp_path), 4)
+    back = ranks.run(1, with_keywords, tiny(), str(tmp_path), 5, {"skip": ((2, 3),)})[0]
+    assert back["first"] == 2 and event(back, "resumed")["lost_steps"] == 2
+    assert aside(tmp_path) == ["step_000000003-abandoned", "step_000000004-abandoned"]
+    nowhere = ranks.run(1, with_keywords, tiny(), str(tmp_path), 5, {"skip": ((0, 1),)})[0]
+    assert "steps 0:1 cannot be skipped" in nowhere["error"]
+
+
+def test_other_settings_are_said_by_name_and_another_order_is_refused(ranks: RankPool, tmp_path: Path) -> None:
+    settings = {"optim.lr": 3e-3, "optim.weight_decay": 0.1, "seed": 0, "steps": 20, "schedule": {"kind": "constant"}}
+    ranks.run(1, with_keywords, tiny(), str(tmp_path), 1, {"settings": settings})
+    other = {**settings, "optim.lr": 3e-2, "optim.weight_decay": 0.2}
+    result = ranks.run(1, with_keywords, tiny(), str(tmp_path), 2, {"settings": other})[0]
+    assert event(result, "settings_changed")["changed"] == {
+        "optim.lr": {"there": 3e-3, "here": 3e-2}, "optim.weight_decay": {"there": 0.1, "here": 0.2},
+    }  # fmt: skip
+    refused = ranks.run(1, with_keywords, tiny(), str(tmp_path), 3, {"settings": {**settings, "seed": 1}})[0]
+    assert "was trained with seed 0 there and 1 here: the order of data would not go on" in refused["error"]
+
+
+def test_files_that_name_no_step_can_be_started_from(ranks: RankPool, tmp_path: Path) -> None:
+    """Such as those of format 1, and of an imported model."""
+    ranks.run(1, run_steps, tiny(), str(tmp_path / "first"), 1)
+    checkpoint = tmp_path / "first" / "checkpoints" / "step_000000001"
+    path, manifest = checkpoint / "rank_00000.safetensors", read_manifest(checkpoint)
+    save_file(load_file(path), path)
+    file = replace(manifest.files[path.name], bytes=path.stat().st_size, sha256=hash_file(path))
+    (checkpoint / "manifest.json").write_text(replace(manifest, files={path.name: file}).to_json())
+    config = tiny(checkpoint={"load": "warm_start", "source": str(tmp_path / "first")})
+    result = ranks.run(2, run_steps, config, str(tmp_path / "second"), 1)[0]
+    assert event(result, "warm_started")["checkpoint"] == str(checkpoint)

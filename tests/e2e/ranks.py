@@ -71,10 +71,17 @@ class Ranks:
         """Exit codes of the newest attempt's ranks that have ended."""
         return {name: code for name, code in self.exits.items() if name.startswith(f"{self.attempt}/")}
 
-    def start(self, config: RunConfig | None = None, program: tuple[str, ...] = ("-m", "trainer.train")) -> None:
-        """Start the next attempt; `config` may lay it out anew."""
+    def start(
+        self,
+        config: RunConfig | None = None,
+        program: tuple[str, ...] = ("-m", "trainer.train"),
+        *,
+        write_config: bool = True,
+    ) -> None:
+        """Start the next attempt; `config` may lay it out anew. A scheduler starts ranks without writing it."""
         self.attempt += 1
-        write_atomically(self.run_dir.config, dump(config or self.config))
+        if write_config:
+            write_atomically(self.run_dir.config, dump(config or self.config))
         logs = self.run_dir.logs(self.attempt)
         logs.mkdir(parents=True)
         port = str(free_port())
@@ -108,6 +115,14 @@ class Ranks:
             self.pool.signal(name, signal.SIGKILL)
         while self.alive():
             self.hear(1.0)
+
+    def lose_server(self) -> None:
+        """Kill the server that all ranks were forked from, and have another one for the next attempt."""
+        assert self.pool.server is not None
+        self.pool.server.kill()
+        self.pool.close()  # the kernel ends ranks whose server has gone
+        self.pool.buffer = b""
+        self.running.clear()
 
     def until_rows(self, rows: int, pause: float = 0.02) -> None:
         """Wait until the run has recorded so many rows or has ended."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from launch.backends.warm import RankPool
 from launch.cli import main
 from launch.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
+from trainer.checkpoint.manifest import read_manifest
 from trainer.config.load import dump
 from trainer.run_dir import (
     EXIT_FAILED,
@@ -98,10 +99,10 @@ def test_a_full_disk_ends_the_run_aloud_and_room_lets_it_go_on(
 
 def spoil(checkpoint: Path, key: str, value: str) -> None:
     """Have a checkpoint say that it was trained with another tokenizer or on other data."""
-    path = checkpoint / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["state"]["identity" if key == "tokenizer" else "data"][key] = value
-    path.write_text(json.dumps(manifest))
+    manifest = read_manifest(checkpoint)
+    part = "identity" if key == "tokenizer" else "data"
+    state = {**manifest.state, part: {**manifest.state[part], key: value}}
+    (checkpoint / "manifest.json").write_text(replace(manifest, state=state).to_json())
 
 
 def test_foreign_checkpoints_are_refused_before_any_rank_starts(

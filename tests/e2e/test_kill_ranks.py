@@ -1,8 +1,10 @@
-"""Kill random ranks at random moments, saves included, and resume: the run ends as if nothing had happened.
+"""Kill random ranks at random moments and resume: the run ends as if nothing had happened.
 
-As tests: three kills on one layout, and three with another layout after each. The long versions, any time:
+Kills are aimed: at training, at a save, at the deletion of old checkpoints, at the start of an attempt while it
+restores (half of them with the newest checkpoint torn before), and at the server that the ranks were forked from. As
+tests: some kills on one layout, and some with another layout after each. The long versions, any time:
 
-    python -m tests.e2e.test_kill_ranks --kills 50 --seed 1
+    python -m tests.e2e.test_kill_ranks --kills 100 --seed 1
     python -m tests.e2e.test_kill_ranks --kills 50 --seed 1 --layouts tensor
     python -m tests.e2e.test_kill_ranks --kills 50 --seed 1 --layouts mixed
 """
@@ -11,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ import pytest
 from launch.backends.warm import RankPool
 from launch.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration, make_pool
+from trainer.checkpoint.manifest import list_checkpoints
+from trainer.checkpoint.search import problem_with
 
 # Layouts of two ranks that the attempts take in turns.
 LAYOUTS: dict[str, list[dict[str, Any]]] = {
@@ -33,33 +39,61 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
 TOLERANCE = {"data": 0.0, "tensor": 0.0, "mixed": 2e-6}
 
 
-def kill_once(ranks: Ranks, chance: random.Random, layout: dict[str, Any], *, saved: bool = False) -> str:
-    """Start an attempt, kill one rank at a random moment of its training or saving, and wait for the rest.
+MOMENTS = ("training", "saving", "retention", "restoring", "server")
+STARTING = 1.5  # seconds that an attempt takes to restore; a kill at the start comes within them
 
-    With `saved` the moment comes after a first checkpoint, however slow the machine is.
+
+def kill_once(ranks: Ranks, chance: random.Random, layout: dict[str, Any], moment: str, *, saved: bool = False) -> str:
+    """Start an attempt, kill one rank or the server of all at a moment of this kind, and wait for the rest.
+
+    With `saved` the moment comes after a first checkpoint, however slow the machine is. Returns what was done.
     """
+    torn = moment == "restoring" and chance.random() < 0.5 and tear_the_newest(ranks)
     began = len(ranks.events("started"))
     ranks.start(laid_out(ranks, layout))
-    deadline = time.monotonic() + PATIENCE
-    while len(ranks.events("started")) == began and ranks.alive():
-        assert time.monotonic() < deadline, "the attempt did not start"
-        ranks.hear(0.02)
-    while saved and not ranks.run_dir.latest.exists() and ranks.alive() and time.monotonic() < deadline:
-        ranks.hear(0.005)
-    saves = len(ranks.events("saving"))
-    at_save = chance.random() < 0.4
-    if at_save:  # the moment when a save has begun, and a little later
-        while len(ranks.events("saving")) == saves and ranks.alive() and time.monotonic() < deadline:
-            ranks.hear(0.001)
-        time.sleep(chance.random() * 0.02)
+    if moment == "restoring":
+        until(ranks, lambda: False, seconds=chance.random() * STARTING)
+    else:
+        until(ranks, lambda: len(ranks.events("started")) > began)
+        if saved:
+            until(ranks, ranks.run_dir.latest.exists)
+        _await_moment(ranks, chance, moment)
+    ranks.hear(0)
+    if moment == "server":
+        ranks.lose_server()
+    elif ranks.alive():
+        first = f"{ranks.attempt}/0"  # which alone deletes checkpoints
+        victim = first if moment == "retention" and first in ranks.alive() else chance.choice(ranks.alive())
+        ranks.pool.signal(victim, signal.SIGKILL)
+    ranks.end(time.monotonic() + 45)
+    return f"{moment}, the newest checkpoint torn before" if torn else moment
+
+
+def _await_moment(ranks: Ranks, chance: random.Random, moment: str) -> None:
+    """Wait for a moment of the kind: events say when a save begins and when its checkpoint exists."""
+    if moment in ("saving", "retention"):
+        event = "saving" if moment == "saving" else "saved"
+        count = len(ranks.events(event))
+        until(ranks, lambda: len(ranks.events(event)) > count)
+        time.sleep(chance.random() * (0.02 if moment == "saving" else 0.003))
     else:
         ranks.until_rows(ranks.rows() + chance.randrange(12), pause=0.002)
         time.sleep(chance.random() * 0.05)
-    ranks.hear(0)
-    if ranks.alive():
-        ranks.pool.signal(chance.choice(ranks.alive()), signal.SIGKILL)
-    ranks.end(time.monotonic() + 45)
-    return "at a save" if at_save else "while training"
+
+
+def until(ranks: Ranks, happened: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Wait until something has happened, the attempt has ended, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while not happened() and ranks.alive() and time.monotonic() < deadline:
+        ranks.hear(0.001)
+
+
+def tear_the_newest(ranks: Ranks) -> bool:
+    """Cut a file of the newest checkpoint, where an older one is left to go on from."""
+    found = list_checkpoints(ranks.run_dir.checkpoints)
+    if len(found) > 1:
+        os.truncate(found[0] / "rank_00000.safetensors", 1000)
+    return len(found) > 1
 
 
 def laid_out(ranks: Ranks, layout: dict[str, Any]) -> Any:
@@ -80,13 +114,18 @@ def compare_with_uninterrupted(
     expected = whole.finish(laid_out(whole, turns[0]))
     ranks = Ranks(pool, config, root / "killed", 2)
     for number in range(kills):
-        moment = kill_once(ranks, chance, turns[number % len(turns)], saved=number == kills - 1)
-        print(f"kill {number + 1} of {kills} {moment}: {ranks.codes}, {_progress(ranks)}", flush=True)
+        moment = MOMENTS[number % len(MOMENTS)]
+        done = kill_once(ranks, chance, turns[number % len(turns)], moment, saved=number == kills - 1)
+        print(f"kill {number + 1} of {kills}, {done}: {ranks.codes}, {_progress(ranks)}", flush=True)
     rows = ranks.finish(laid_out(ranks, turns[kills % len(turns)]))
     assert [row[:2] for row in rows] == [row[:2] for row in expected], "steps were lost or repeated"
     largest = max(abs(a[2] - b[2]) for a, b in zip(rows, expected, strict=True))
     assert largest <= TOLERANCE[layouts], f"a loss differs by {largest}"
-    return {"kills": kills, "resumed": len(ranks.events("resumed")), "rows": len(rows), "largest difference": largest}
+    left = list_checkpoints(ranks.run_dir.checkpoints)
+    assert len(left) == ranks.config.checkpoint.keep_last and not any(problem_with(path) for path in left)
+    assert not list(ranks.run_dir.checkpoints.glob(".step_*")), "something half-written was left"
+    counts = {name: len(ranks.events(name)) for name in ("resumed", "began_anew", "set_aside")}
+    return {"kills": kills, **counts, "rows": len(rows), "largest difference": largest}
 
 
 def _progress(ranks: Ranks) -> str:
@@ -97,7 +136,7 @@ def _progress(ranks: Ranks) -> str:
 @pytest.mark.e2e
 @pytest.mark.parametrize("layouts", ["data", "mixed"])
 def test_killed_ranks_resume_without_a_trace(tmp_path: Path, rank_pool: RankPool, prepared: Path, layouts: str) -> None:
-    found = compare_with_uninterrupted(tmp_path, rank_pool, prepared, kills=3, seed=0, steps=60, layouts=layouts)
+    found = compare_with_uninterrupted(tmp_path, rank_pool, prepared, kills=5, seed=0, steps=60, layouts=layouts)
     assert found["resumed"] >= 1
 
 

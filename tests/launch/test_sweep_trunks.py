@@ -14,6 +14,7 @@ from launch.sweep.cell import Branch, Cell
 from launch.sweep.cells import cells_of
 from launch.sweep.config import SweepConfig, load_sweep
 from launch.sweep.run import CellProgress, SweepRun
+from tests.checkpoints import small_manifest, write
 from tests.launch.test_sweep_cells import RUN
 from tests.launch.test_sweep_run import Pretend
 from tests.launch.test_sweep_submit import Stub, resume, stub, submit
@@ -72,7 +73,7 @@ def run_sweep(directory: Path, trunk_passes: bool) -> tuple[SweepRun, Pretend, d
             return JobStatus(JobState.FAILED, 1, reason="no memory")
         for other in known.values():
             if cell.branch is None and other.branch is not None:
-                write_atomically(other.branch.checkpoint(directory / "cells") / "manifest.json", "{}")
+                write(other.branch.checkpoint(directory / "cells").parent, small_manifest(other.branch.step))
         run_dir.write_status(Status.DIVERGED)  # ended, and with no result to collect
         return JobStatus(JobState.DONE, 0)
 
@@ -109,7 +110,11 @@ def test_slurm_gets_the_trunks_first_and_the_branches_on_resume(stub: Stub, caps
     assert len(stub.submitted()) == 1
     below = stub.root / "runs" / "s" / "cells"
     assert branch.branch is not None
-    write_atomically(branch.branch.checkpoint(below) / "manifest.json", "{}")
+    point = branch.branch.checkpoint(below)
+    write_atomically(point / "manifest.json", "{}")  # damaged: the trunk will write it again
+    resume(stub)
+    assert len(stub.submitted()) == 1
+    write(point.parent, small_manifest(branch.branch.step))
     resume(stub)
     assert branch.id in stub.submitted()[1] and trunk.id not in stub.submitted()[1]
     config = load_run(RunDir(below / branch.id).config)

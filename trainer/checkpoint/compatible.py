@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.manifest import FormatError, Manifest, list_checkpoints, read_manifest, step_of
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.search import newest_sound, root_of, sizes_problem
 from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
 from trainer.data.manifest import Manifest as DataManifest
@@ -29,35 +30,21 @@ def identity_of(data: DataManifest) -> dict[str, str]:
 def check_start(config: RunConfig, data: DataManifest, own: Path) -> None:
     """Raise `UserError` where the run could not go on from the newest checkpoint that it would find.
 
-    `own` is the run's directory of checkpoints. Reads manifests alone: whether files are sound, ranks find out.
+    `own` is the run's directory of checkpoints. Reads manifests and sizes: whether files are sound, ranks find out.
     """
     source = root_of(Path(config.checkpoint.source)) if config.checkpoint.source else None
     for root in (own, source) if config.checkpoint.load != "never" else ():
-        for checkpoint in _newest_first(root) if root else ():
-            try:
-                manifest = read_manifest(checkpoint)
-            except FormatError:
-                raise
-            except UserError:  # damaged: it will be passed over, aloud
-                continue
-            weights_only = config.checkpoint.load == "warm_start" and root == source
-            check_identity(manifest, checkpoint, identity_of(data), config.model)
-            check_architecture(manifest, checkpoint, config.model, weights_only=weights_only)
-            if not weights_only:
-                check_optimizer(manifest, checkpoint, config.optim.name)
-                check_data(manifest, checkpoint, data)
-            return
-
-
-def root_of(source: Path) -> Path:
-    """Return where to look for checkpoints: a run directory holds them below, a checkpoint is one itself."""
-    if step_of(source) is None and (source / "checkpoints").is_dir():
-        return source / "checkpoints"
-    return source
-
-
-def _newest_first(root: Path) -> list[Path]:
-    return [root] if step_of(root) is not None else list_checkpoints(root)
+        found = newest_sound(root, sizes_problem) if root else None
+        if found is None or found.checkpoint is None or found.manifest is None:
+            continue
+        checkpoint, manifest = found.checkpoint, found.manifest
+        weights_only = config.checkpoint.load == "warm_start" and root == source
+        check_identity(manifest, checkpoint, identity_of(data), config.model)
+        check_architecture(manifest, checkpoint, config.model, weights_only=weights_only)
+        if not weights_only:
+            check_optimizer(manifest, checkpoint, config.optim.name)
+            check_data(manifest, checkpoint, data)
+        return
 
 
 def check_identity(manifest: Manifest, checkpoint: Path, identity: Mapping[str, str], model: ModelConfig) -> None:

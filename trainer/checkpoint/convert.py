@@ -26,12 +26,10 @@ from trainer.checkpoint.manifest import (
     Manifest,
     Share,
     checkpoint_name,
-    find_problems,
     hash_file,
-    latest_valid,
     read_manifest,
-    step_of,
 )
+from trainer.checkpoint.search import newest_sound, root_of
 from trainer.config.model import ModelConfig, parse_model
 from trainer.engine.protocol import WEIGHT
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
@@ -44,18 +42,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def find_checkpoint(source: Path) -> Path:
     """Return the checkpoint that a path means: itself, or the newest sound one of a run directory."""
-    if step_of(source) is not None:
-        problems = find_problems(source)
-        if problems:
-            raise UserError(f"{source} is not sound: {'; '.join(problems)}")
-        return source
-    root = source / "checkpoints" if (source / "checkpoints").is_dir() else source
-    found, passed = latest_valid(root)
-    for sentence in passed:
+    found = newest_sound(root_of(source))
+    sentences = [f"{row.checkpoint} was passed over: {row.problem}" for row in found.passed]
+    if found.checkpoint is None:
+        raise UserError("; ".join([f"{source} holds no sound checkpoint", *sentences]))
+    for sentence in sentences:
         print(sentence, file=sys.stderr)
-    if found is None:
-        raise UserError(f"{source} holds no sound checkpoint")
-    return found
+    return found.checkpoint
 
 
 def consolidate(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], ModelConfig]:

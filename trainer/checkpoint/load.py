@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trainer.checkpoint.compatible import check_architecture, check_optimizer
-from trainer.checkpoint.manifest import Manifest, Share, read_manifest
+from trainer.checkpoint.manifest import Manifest, Share
 from trainer.engine.engine import Engine
 from trainer.engine.protocol import WEIGHT, Fragment
 from trainer.errors import UserError
+from trainer.parallel.first_rank import agreed, by_rank, from_first_rank, to_first_rank
 from trainer.parallel.tensor.split import Split
 
 
@@ -33,8 +35,14 @@ class Source:
         for file, entry in self.manifest.files.items():
             for name, share in entry.shares.items():
                 self._homes[name].append((file, share))
-        self._open = cache(lambda file: safe_open(self.checkpoint / file, framework="pt"))
+        self.steps: set[str] = set()  # that the files which were read name; those of format 1 name none
+        self._open = cache(self._open_file)
         self._keys = cache(lambda file: list(self._open(file).keys()))
+
+    def _open_file(self, name: str) -> Any:
+        file = safe_open(self.checkpoint / name, framework="pt")
+        self.steps |= {step for key, step in (file.metadata() or {}).items() if key == "step"}
+        return file
 
     def moments_of(self, name: str) -> list[str]:
         """Return the optimizer's moments that are stored for a parameter."""
@@ -105,24 +113,59 @@ def _overlaps(stored: Split, wanted: Split) -> Iterator[tuple[int, int, int, int
         source_at += b - a
 
 
-@torch.no_grad()
-def load(engine: Engine, checkpoint: Path, *, weights_only: bool = False) -> dict[str, Any]:
-    """Read a checkpoint into the engine and return the state that was saved with it.
+class UnreadableError(UserError):
+    """A rank could not read what it needs of a checkpoint whose files were sound a moment before."""
 
-    With `weights_only` the optimizer stays fresh (a warm start). Raises `UserError` for another architecture or
-    optimizer, with what differs.
+
+@torch.no_grad()
+def load(engine: Engine, checkpoint: Path, manifest: Manifest, *, weights_only: bool = False) -> None:
+    """Read a checkpoint into the engine. All ranks call it, with one manifest.
+
+    With `weights_only` the optimizer stays fresh (a warm start). Raises, on all ranks alike: `UserError` for another
+    architecture or optimizer, with what differs, and where ranks come to hold weights of different steps;
+    `UnreadableError` where any rank cannot read its part. The engine is then to be loaded again or given up.
     """
-    manifest = read_manifest(checkpoint)
     check_architecture(manifest, checkpoint, engine.config.model, weights_only=weights_only)
     source = Source(checkpoint, manifest)
     if not weights_only:
         check_optimizer(manifest, checkpoint, engine.config.optim.name)
-        scalars = {key: value for key, value in manifest.optimizer.items() if key != "name"}
-        engine.sharded.prepare_moments(source.moments_of, scalars)
-    for fragment in engine.sharded.fragments():
-        _fill(engine, fragment, source, [] if weights_only else source.moments_of(fragment.name))
+    problem = ""
+    try:
+        if not weights_only:
+            scalars = {key: float(value) for key, value in manifest.optimizer.items() if key != "name"}
+            engine.sharded.prepare_moments(source.moments_of, scalars)
+        for fragment in engine.sharded.fragments():
+            _fill(engine, fragment, source, [] if weights_only else source.moments_of(fragment.name))
+    except (OSError, SafetensorError, UserError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    _agree_on_problem(engine, problem)
+    _agree_on_step(engine, source)
     engine.sharded.publish_weights()
-    return manifest.state
+
+
+def _agree_on_problem(engine: Engine, problem: str) -> None:
+    found = to_first_rank(problem, engine.device)
+    said = from_first_rank(lambda: "; ".join(clause for clause in by_rank(found) if clause[-2:] != ": "), engine.device)
+    if said:
+        raise UnreadableError(f"it cannot be read: {said}")
+
+
+def _agree_on_step(engine: Engine, source: Source) -> None:
+    """Refuse weights of several steps: a rank whose file system is stale may read another file than its peers."""
+    manifest, step = source.manifest, str(source.manifest.step)
+    others = sorted(source.steps - {step})
+    digest = hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]
+    holds = f"step {step}, manifest {digest}" + "".join(f", a file of step {other}" for other in others)
+    agreed(
+        holds,
+        engine.device,
+        lambda clauses: (
+            f"ranks would train on weights of different checkpoints ({'; '.join(clauses)}): all ranks "
+            f"must see {source.checkpoint} alike. Start the run again when they do"
+        ),
+    )
+    if others:
+        raise UnreadableError(f"its files are of step {', '.join(others)}")
 
 
 def _fill(engine: Engine, fragment: Fragment, source: Source, names: list[str]) -> None:

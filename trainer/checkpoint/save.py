@@ -6,12 +6,10 @@ deletion of old ones. Killed anywhere, the run has the former checkpoint or the 
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.checkpoint.compatible import architecture_values
-from trainer.checkpoint.manifest import MANIFEST, File, Manifest, Share, checkpoint_name, file_from_json, hash_file
+from trainer.checkpoint.manifest import (
+    MANIFEST,
+    File,
+    Manifest,
+    Share,
+    checkpoint_name,
+    file_from_json,
+    file_to_json,
+    hash_file,
+)
+from trainer.checkpoint.retention import discard, sync
 from trainer.engine.engine import Engine
 from trainer.engine.protocol import WEIGHT
+from trainer.parallel.first_rank import from_first_rank, to_first_rank
 from trainer.run_dir import write_atomically
+
+CPU = torch.device("cpu")
+DONE, FAILED = "+", "-"  # how ranks mark what became of their share
 
 
 @dataclass
@@ -61,7 +73,9 @@ class HostMemory:
 
 
 @torch.no_grad()
-def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any], memory: HostMemory) -> Snapshot:
+def take_snapshot(
+    engine: Engine, step: int, state: Mapping[str, Any], memory: HostMemory, trajectory: str = ""
+) -> Snapshot:
     """Copy what this rank owns to host memory. Training may go on as soon as this returns."""
     tensors: dict[str, Tensor] = {}
     shares: dict[str, Share] = {}
@@ -84,51 +98,35 @@ def take_snapshot(engine: Engine, step: int, state: Mapping[str, Any], memory: H
         parameters={name: split.shape for name, split in engine.splits.items()},
         files={},
         layout=f"{engine.mesh.degrees} x ZeRO {engine.zero_stage}",
+        trajectory=trajectory,
     )
     return Snapshot(step, engine.mesh.rank, tensors, shares, manifest)
 
 
-def write_share(directory: Path, snapshot: Snapshot) -> None:
-    """Write one rank's file and, after it, its entry of the manifest. Both are on disk when this returns."""
+def write_share(directory: Path, snapshot: Snapshot) -> File:
+    """Write one rank's file and return its entry of the manifest. It is on disk when this returns. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"rank_{snapshot.rank:05d}.safetensors"
-    save_file(snapshot.tensors, path)
+    path = directory / rank_file(snapshot.rank)
+    save_file(snapshot.tensors, path, metadata={"step": str(snapshot.step)})
     sync(path)
-    entry = File(path.stat().st_size, hash_file(path), snapshot.shares)
-    write_atomically(directory / f"{path.stem}.json", json.dumps(asdict(entry)))
+    return File(path.stat().st_size, hash_file(path), snapshot.shares)
 
 
-def commit(directory: Path, final: Path, snapshot: Snapshot, world: int) -> None:
-    """Make the checkpoint exist: gather entries, write the manifest last, rename. Called on the first rank alone."""
-    files = {}
-    for rank in range(world):
-        entry = directory / f"rank_{rank:05d}.json"
-        files[f"rank_{rank:05d}.safetensors"] = file_from_json(json.loads(entry.read_text()))
-        entry.unlink()
-    manifest = Manifest(**{**vars(snapshot.manifest), "files": files})
-    write_atomically(directory / MANIFEST, manifest.to_json())
+def rank_file(rank: int) -> str:
+    """Return the name of a rank's file."""
+    return f"rank_{rank:05d}.safetensors"
+
+
+def commit(directory: Path, final: Path, manifest: Manifest) -> None:
+    """Make the checkpoint exist: write the manifest last, then rename. Called on the first rank alone."""
+    text = manifest.to_json()
+    Manifest.from_json(text)  # what no reader would take must fail here, while the checkpoint before is still kept
+    write_atomically(directory / MANIFEST, text)
     sync(directory)
     if final.exists():  # an earlier attempt wrote this step; the new one is at least as sound
         discard(final)
     directory.rename(final)
     sync(final.parent)
-
-
-def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint: it ceases to exist in one step, and its bytes go after that."""
-    gone = checkpoint.with_name(f".{checkpoint.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    checkpoint.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Have the operating system put a file or a directory's entries on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class CheckpointWriter:
@@ -155,6 +153,7 @@ class CheckpointWriter:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if asynchronous else None
         self.pending: Future[None] | None = None
         self.memory = HostMemory()
+        self.trajectory = ""  # of the run: what it restored or began decides it
         # A group of its own, on the host: the writing threads agree while training uses the others.
         self.group = dist.new_group(backend="gloo", timeout=engine.mesh.timeout) if engine.mesh.world > 1 else None
 
@@ -164,7 +163,7 @@ class CheckpointWriter:
         Waits first for the checkpoint before: at most one is in flight, and at most one copy is in memory.
         """
         self.wait()
-        snapshot = take_snapshot(self.engine, step, state, self.memory)
+        snapshot = take_snapshot(self.engine, step, state, self.memory, self.trajectory)
         if self.pool is None:
             self._write(snapshot)
         else:
@@ -184,36 +183,47 @@ class CheckpointWriter:
 
     def _write(self, snapshot: Snapshot) -> None:
         temporary = self.root / f".{checkpoint_name(snapshot.step)}.attempt_{self.attempt}"
-        error = _error_of(lambda: write_share(temporary, snapshot))
-        if self._all_agree(error is None) and snapshot.rank == 0:
-            error = _error_of(lambda: self._commit(temporary, snapshot))
-        if not self._all_agree(error is None):
+        entries = self._gather(_outcome(lambda: file_to_json(write_share(temporary, snapshot))))
+        error = self._first_decides(lambda: self._commit(temporary, snapshot, entries))
+        if error:
             if snapshot.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
-            self.failed(snapshot.step, error or "another rank could not write its share")
+            self.failed(snapshot.step, error)
 
-    def _commit(self, temporary: Path, snapshot: Snapshot) -> None:
+    def _commit(self, temporary: Path, snapshot: Snapshot, entries: list[str]) -> None:
+        failures = [f"rank {rank}: {entry[1:]}" for rank, entry in enumerate(entries) if entry[0] == FAILED]
+        if failures:
+            raise OSError("; ".join(failures))
         if not self.may_commit():
             raise OSError("a newer attempt of this run has started: this one no longer writes")
+        files = {rank_file(rank): file_from_json(entry[1:]) for rank, entry in enumerate(entries)}
         final = self.root / checkpoint_name(snapshot.step)
-        commit(temporary, final, snapshot, self.engine.mesh.world)
+        commit(temporary, final, replace(snapshot.manifest, files=files))
         self.after_commit(final)
 
-    def _all_agree(self, fine: bool) -> bool:
-        if self.group is None:
-            return fine
-        flag = torch.tensor(int(fine))
-        dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=self.group)
-        return bool(flag)
+    def _gather(self, outcome: str) -> list[str]:
+        """Return on the first rank what became of every rank's share."""
+        return [outcome] if self.group is None else to_first_rank(outcome, CPU, self.group)
+
+    def _first_decides(self, action: Callable[[], None]) -> str:
+        """Do something on the first rank, and return on every rank the error that it ended with, or ""."""
+
+        def outcome() -> str:
+            try:
+                action()
+            except Exception as error:  # a full disk must not end the run, and all ranks must hear of it
+                return f"{type(error).__name__}: {error}"
+            return ""
+
+        return outcome() if self.group is None else from_first_rank(outcome, CPU, self.group)
 
 
-def _error_of(action: Callable[[], None]) -> str | None:
-    """Run an action and return its error as text: a full disk must not end the run, and all ranks must hear of it."""
+def _outcome(action: Callable[[], str]) -> str:
+    """Return what an action gives, or its error, marked as such: a full disk must not end the run."""
     try:
-        action()
+        return DONE + action()
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+        return f"{FAILED}{type(error).__name__}: {error}"
 
 
 def save(engine: Engine, root: Path, step: int, state: Mapping[str, Any]) -> Path:

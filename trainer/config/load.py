@@ -7,6 +7,7 @@ from a file and change parts of it: `model: {base: 10M, context_length: 1024}`. 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ def configs_roots() -> list[Path]:
     shipped = Path(__file__).resolve().parents[2] / "configs"  # beside the packages, in a checkout and in a wheel
     own = Path(os.environ.get("ESCALA_CONFIGS", "configs"))
     return [own, shipped] if own.is_dir() and own.resolve() != shipped else [shipped]
+
+
+SEAL = "# Written by Escala. SHA-256 of the lines below: "
 
 
 def config_file(kind: str, name: str, where: str = "") -> Path:
@@ -125,5 +129,25 @@ def load_run(path: Path, assignments: tuple[str, ...] | list[str] = ()) -> RunCo
 
 
 def dump(config: RunConfig) -> str:
-    """Return the resolved configuration as YAML that loads to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """Return the resolved configuration as YAML that loads to an equal one, with its own hash in the first line."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return f"{SEAL}{_hash(text)}\n{text}"
+
+
+def load_written(path: Path) -> RunConfig:
+    """Read a configuration that `dump` wrote, as `load_run` does.
+
+    Raises UserError where a line was changed since. A file without the line of the hash is taken as it is.
+    """
+    config = load_run(path)
+    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    if first.startswith(SEAL) and first.removeprefix(SEAL) != _hash(rest):
+        raise UserError(
+            f"{path} is not as it was written: it is damaged, or was changed by hand. Have it written anew (escala "
+            "train, submit or sweep), or take out its first line to use it as it is"
+        )
+    return config
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

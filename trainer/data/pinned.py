@@ -11,11 +11,21 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from trainer.data.manifest import Manifest
 from trainer.errors import UserError
 from trainer.run_dir import write_atomically
 
 Begin = Literal["complete", "published"]
+
+
+class Note(BaseModel):
+    """What is noted: a hash of the set, and how many shards each split had. What else is there is for people."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    data_hash: str
+    shards: dict[str, int]
 
 
 def pin(note: Path, manifest: Manifest, begin: Begin) -> Manifest:
@@ -38,16 +48,27 @@ def pinned(note: Path, manifest: Manifest) -> Manifest:
     """Return the set as it is noted; as it is now where nothing is noted yet."""
     if not note.exists():
         return manifest
-    values = json.loads(note.read_text(encoding="utf-8"))
-    if values["data_hash"] == manifest.data_hash:
+    noted = _read(note, manifest)
+    if noted.data_hash == manifest.data_hash:
         return manifest
-    known = manifest.prefix(values["shards"])
-    if known.data_hash != values["data_hash"]:
+    known = manifest.prefix(noted.shards)
+    if known.data_hash != noted.data_hash:
         raise UserError(
-            f"this run began with other data: hash {values['data_hash']} in {note}, {known.data_hash} in the set "
+            f"this run began with other data: hash {noted.data_hash} in {note}, {known.data_hash} in the set "
             f"{manifest.name!r} now. Give it those data again, or start a run of another name"
         )
     return known
+
+
+def _read(note: Path, manifest: Manifest) -> Note:
+    try:
+        return Note.model_validate_json(note.read_bytes())
+    except (OSError, ValidationError) as error:
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+        raise UserError(
+            f"{note} says with which data the run began, and is damaged: {problem}. Remove it if the set "
+            f"{manifest.name!r} is still what it was, or start a run of another name"
+        ) from None
 
 
 def _write_once(note: Path, manifest: Manifest) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from trainer.checkpoint.load import Source
-from trainer.checkpoint.manifest import Manifest, list_checkpoints, read_manifest
-from trainer.config.load import load_run
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.search import newest_sound
+from trainer.config.load import load_written
 from trainer.config.run import RunConfig
 from trainer.data.opening import masks_documents
 from trainer.data.run_tokenizer import tokenizer_of_run
@@ -26,11 +27,13 @@ from trainer.run_dir import RunDir
 
 
 def newest_checkpoint(run_dir: RunDir) -> tuple[Path, Manifest]:
-    """Return a run's newest checkpoint and its manifest. Raises UserError where there is none."""
-    found = list_checkpoints(run_dir.checkpoints)
-    if not found:
-        raise UserError(f"{run_dir.root} has no checkpoint to sample from: train it first")
-    return found[0], read_manifest(found[0])
+    """Return a run's newest sound checkpoint and its manifest. Raises UserError where there is none."""
+    found = newest_sound(run_dir.checkpoints)
+    for row in found.passed:
+        print(f"warning: {row.checkpoint} was passed over: {row.problem}", file=sys.stderr)
+    if found.checkpoint is None or found.manifest is None:
+        raise UserError(f"{run_dir.root} has no {'sound ' if found.passed else ''}checkpoint to sample from: train it")
+    return found.checkpoint, found.manifest
 
 
 def load_model(checkpoint: Path, manifest: Manifest, config: RunConfig) -> LanguageModel:
@@ -103,7 +106,7 @@ def until(tokens: list[int], end: int) -> list[int]:
 
 def sampled(run_dir: RunDir, options: argparse.Namespace, decoding: Decoding) -> list[str]:
     """Return the continuations that the command line asks for. Needs the run directory alone, not its data."""
-    config = load_run(run_dir.config)
+    config = load_written(run_dir.config)
     checkpoint, manifest = newest_checkpoint(run_dir)
     expected = manifest.state.get("identity", {}).get("tokenizer")
     tokenizer = tokenizer_of_run(run_dir.tokenizer, config.data, expected)

@@ -29,14 +29,10 @@ def resolve_device(choice: str) -> torch.device:
     return torch.device("cuda", world_from_environment()[2])
 
 
-def start(config: ParallelConfig, device: torch.device) -> Mesh:
-    """Initialise the world from torchrun's environment and return the mesh.
-
-    Raises `UserError` for degrees that do not fit the world, before any process is waited for.
-    """
+def join_world(timeout_seconds: float, device: torch.device) -> None:
+    """Initialise the world from torchrun's environment, once: ranks can tell one another what they read after this."""
     rank, world, local_rank = world_from_environment()
-    degrees = resolve_degrees(config, world)
-    timeout = timedelta(seconds=config.timeout_seconds)
+    timeout = timedelta(seconds=timeout_seconds)
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -46,4 +42,13 @@ def start(config: ParallelConfig, device: torch.device) -> Mesh:
             dist.init_process_group(backend, timeout=timeout)
         else:
             dist.init_process_group(backend, store=HashStore(), rank=rank, world_size=world, timeout=timeout)
+
+
+def start(config: ParallelConfig, device: torch.device) -> Mesh:
+    """Join the world, where that is not done yet, and return the mesh.
+
+    Raises `UserError` for degrees that do not fit the world, before any process is waited for.
+    """
+    degrees = resolve_degrees(config, world_from_environment()[1])
+    join_world(config.timeout_seconds, device)
     return build_mesh(degrees, config.timeout_seconds)
