@@ -49,8 +49,12 @@ def _clause(section: type[Section], key: str, errors: Sequence[Any]) -> str:
     problems = [str(error["msg"]).removeprefix("Value error, ") for error in errors]
     message = " or ".join(dict.fromkeys(problem[0].lower() + problem[1:] for problem in problems))
     given = errors[0].get("input")
-    shown = "" if isinstance(given, dict) else f" (given: {given!r})"
+    shown = "" if isinstance(given, dict) else f" (given: {_short(repr(given))})"
     return f"{key!r}: {message}{shown}" if key else message
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
 def _key(section: type[Section], location: Sequence[int | str]) -> str:

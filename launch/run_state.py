@@ -1,0 +1,108 @@
+"""How a run stands, for whoever asks; and the last word on a run whose ranks ended without one.
+
+A run's status is written by its first rank. One that was killed leaves `running` behind, so readers ask whether the
+process that run.json names still exists, and say `dead` where it does not. They write nothing. Only the launcher that
+ran the ranks writes, once all have ended, what their first rank had no time to say.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+import psutil
+
+from launch.job import JobState, JobStatus
+from trainer.plain_json import DamagedFileError, read_object, rows_of
+from trainer.run_dir import AGREED_EXITS, EXIT_DIVERGED, EXIT_FAILED, EXIT_FENCED, RunDir, Status
+
+WAITING, DEAD = "waiting", "dead"
+CLOCK_SLACK = 10.0  # seconds by which the start of one process may be told differently after the clock was set
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One word for a run, and why where there is more to say."""
+
+    word: str  # a status, `waiting` where nothing was started, `dead` where it says it runs and does not
+    reason: str = ""
+
+
+def state_of(run_dir: RunDir) -> RunState:
+    """Return how a run stands, from its directory and the processes of this machine. Changes nothing."""
+    status = run_dir.read_status()
+    if status is None:
+        damaged = (run_dir.root / "status").exists()
+        return RunState(WAITING, "its status file is damaged: it counts as not started" if damaged else "")
+    if status is Status.FAILED:
+        return RunState(status.value, failure_of(run_dir))
+    if status is Status.DIVERGED:
+        return RunState(status.value, divergence_of(run_dir))
+    if status is Status.RUNNING:
+        return _running(run_dir)
+    return RunState(status.value)
+
+
+def _running(run_dir: RunDir) -> RunState:
+    try:
+        signed = read_object(run_dir.run, "host", "pid")
+        host, pid = str(signed["host"]), int(signed["pid"])
+        started = float(signed.get("process_started") or 0)
+    except (FileNotFoundError, DamagedFileError, TypeError, ValueError):
+        return RunState(Status.RUNNING.value, "run.json does not say where, so whether it still does is not known")
+    if host != socket.gethostname():
+        return RunState(Status.RUNNING.value, f"on {host}")
+    if is_alive(pid, started):
+        return RunState(Status.RUNNING.value)
+    return RunState(DEAD, f"was running, its process {pid} is gone; started again, it goes on from its last checkpoint")
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Return whether this process of this machine runs: a later one with the same number is another one."""
+    try:
+        process = psutil.Process(pid)
+        same = not started or abs(process.create_time() - started) <= CLOCK_SLACK
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def failure_of(run_dir: RunDir) -> str:
+    """Return why a run failed, from its own record."""
+    found = [row["error"] for row in rows_of(run_dir.events, "event", "error") if row["event"] == "failed"]
+    return str(found[-1]) if found else "unknown"
+
+
+def divergence_of(run_dir: RunDir) -> str:
+    """Return how a run diverged, from its own record."""
+    found = [row["error"] for row in rows_of(run_dir.events, "event", "error") if row["event"] == "diverged"]
+    return str(found[-1]) if found and found[-1] else "the loss or the gradient was not a number any more"
+
+
+def rank_code(code: int | None) -> int:
+    """Return the exit code of a launcher for the rank that ended first: that of the table, 1 for a signal or a bug."""
+    return code if code in AGREED_EXITS else EXIT_FAILED
+
+
+def begin_again(run_dir: RunDir) -> None:
+    """Take back how an attempt before ended badly, for a launcher that starts the run again."""
+    if run_dir.read_status() in (Status.FAILED, Status.DIVERGED):
+        run_dir.write_status(Status.PENDING)
+
+
+def write_down(run_dir: RunDir, ended: JobStatus) -> None:
+    """Write how a run's newest attempt ended where its first rank had no time to. For its launcher alone.
+
+    An attempt that was replaced, or asked to stop, is left as it is: the next start goes on.
+    """
+    if ended.state is not JobState.FAILED or ended.exit_code == EXIT_FENCED:
+        return
+    if run_dir.read_status() in (Status.DONE, Status.FAILED, Status.DIVERGED):
+        return  # it said so itself
+    if state_of(run_dir).word == Status.RUNNING.value:
+        return  # a newer attempt has begun since
+    status = Status.DIVERGED if ended.exit_code == EXIT_DIVERGED else Status.FAILED
+    run_dir.record_event(status.value, error=ended.reason)
+    run_dir.write_status(status)
