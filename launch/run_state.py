@@ -44,29 +44,48 @@ def state_of(run_dir: RunDir) -> RunState:
 
 
 def _running(run_dir: RunDir) -> RunState:
+    owner = owner_of(run_dir)
+    if owner is None:
+        return RunState(Status.RUNNING.value, "run.json does not say where, so whether it still does is not known")
+    if not owner.here:
+        return RunState(Status.RUNNING.value, f"on {owner.host}")
+    if owner.alive:
+        return RunState(Status.RUNNING.value)
+    return RunState(DEAD, f"was running, its process {owner.pid} is gone; started again, it goes on")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that trained a run last: its first rank."""
+
+    host: str
+    pid: int
+    started: float  # seconds of the epoch; 0 where it is not known
+
+    @property
+    def here(self) -> bool:
+        return self.host == socket.gethostname()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, as far as this machine can tell: a later process with its number is another one."""
+        try:
+            process = psutil.Process(self.pid)
+            same = not self.started or abs(process.create_time() - self.started) <= CLOCK_SLACK
+            return self.here and same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return self.here
+
+
+def owner_of(run_dir: RunDir) -> Owner | None:
+    """Return who signed run.json; None where nobody did or it is damaged."""
     try:
         signed = read_object(run_dir.run, "host", "pid")
-        host, pid = str(signed["host"]), int(signed["pid"])
-        started = float(signed.get("process_started") or 0)
-    except (FileNotFoundError, DamagedFileError, TypeError, ValueError):
-        return RunState(Status.RUNNING.value, "run.json does not say where, so whether it still does is not known")
-    if host != socket.gethostname():
-        return RunState(Status.RUNNING.value, f"on {host}")
-    if is_alive(pid, started):
-        return RunState(Status.RUNNING.value)
-    return RunState(DEAD, f"was running, its process {pid} is gone; started again, it goes on from its last checkpoint")
-
-
-def is_alive(pid: int, started: float) -> bool:
-    """Return whether this process of this machine runs: a later one with the same number is another one."""
-    try:
-        process = psutil.Process(pid)
-        same = not started or abs(process.create_time() - started) <= CLOCK_SLACK
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
+        return Owner(str(signed["host"]), int(signed["pid"]), float(signed.get("process_started") or 0))
+    except (FileNotFoundError, DamagedFileError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def failure_of(run_dir: RunDir) -> str:
@@ -101,7 +120,8 @@ def write_down(run_dir: RunDir, ended: JobStatus) -> None:
         return
     if run_dir.read_status() in (Status.DONE, Status.FAILED, Status.DIVERGED):
         return  # it said so itself
-    if state_of(run_dir).word == Status.RUNNING.value:
+    owner = owner_of(run_dir)
+    if owner is not None and owner.alive:
         return  # a newer attempt has begun since
     status = Status.DIVERGED if ended.exit_code == EXIT_DIVERGED else Status.FAILED
     run_dir.record_event(status.value, error=ended.reason)

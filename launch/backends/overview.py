@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from launch.backends.cluster import load_cluster, open_backend
 from launch.backends.registry import Submitted, find
 from launch.job import Backend, JobStatus
 from trainer.failure import tail
+from trainer.plain_json import parse_line
 from trainer.run_dir import RunDir
 
 ATTACHED = ("local", "ssh")
@@ -70,5 +70,8 @@ def backend_of(rows: list[Submitted]) -> Backend:
 
 def last_step(run_dir: Path) -> int | None:
     """Return the step of the newest complete line of metrics.jsonl, without reading all of it."""
-    lines = tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]
-    return int(json.loads(lines[-1])["step"]) if lines else None
+    for line in reversed(tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]):
+        row = parse_line(line.encode())
+        if row is not None and isinstance(row.get("step"), int):
+            return int(row["step"])
+    return None

@@ -50,11 +50,12 @@ def from_ledger(
     where: Mapping[str, str] | None = None,
     drop_bad: bool = False,
 ) -> Table:
-    """Build a table from ledger rows (see `launch/sweep/ledger.py`). Diverged runs are left out and named."""
+    """Build a table from ledger rows (see `launch/sweep/ledger.py`). Runs that ended badly are left out by name."""
     if n_convention not in N_CONVENTIONS:
         raise UserError(f"unknown convention of N {n_convention!r}{did_you_mean(n_convention, N_CONVENTIONS)}")
-    numbered = keep_where(list(enumerate(rows, start=1)), where, source)
-    numbered, warnings = _final_points(numbered)
+    numbered, warnings = _without_bad_ends(list(enumerate(rows, start=1)), where, source)
+    numbered, more = _final_points(keep_where(numbered, where, source))
+    warnings += more
     flat = [(number, _flat(row, n_convention, c_convention)) for number, row in numbered]
     table = build_table(
         flat,
@@ -119,15 +120,42 @@ def _recipe(row: Row) -> dict[str, str]:
     }
 
 
-def _final_points(numbered: list[tuple[int, Row]]) -> tuple[list[tuple[int, Row]], list[str]]:
-    """Keep the last point of each cell on the first evaluation set; leave out runs that diverged."""
-    warnings = []
-    diverged = [row["name"] for _, row in numbered if row.get("status", "done") != "done"]
-    if diverged:
-        warnings.append(f"diverged runs are left out: {', '.join(dict.fromkeys(diverged))}")
+def _without_bad_ends(
+    numbered: list[tuple[int, Row]], where: Mapping[str, str] | None, source: str
+) -> tuple[list[tuple[int, Row]], list[str]]:
+    """Leave out runs whose last row says that they diverged or failed, and name them with the reason.
+
+    A run that ended badly first and was started again has a later row. `where` picks what is named, too, except by the
+    evaluation set: who ended badly was evaluated on none.
+    """
+    last = {row["cell"]: row for _, row in numbered}
+    badly = [row for row in last.values() if row.get("status", "done") != "done"]
+    conditions = {column: value for column, value in (where or {}).items() if column != "eval_set"}
+    named = [row for row in badly if all(str(row.get(column)) == value for column, value in conditions.items())]
+    warnings = [
+        f"left out, {word}: " + ", ".join(_ended_text(row) for row in named if row["status"] == word)
+        for word in dict.fromkeys(str(row["status"]) for row in named)
+    ]
     done = [(i, row) for i, row in numbered if row.get("status", "done") == "done"]
     if not done:
-        raise UserError("the ledger has no finished run to fit" + (f"; {warnings[0]}" if warnings else ""))
+        raise UserError(f"{source} has no finished run to fit" + (f"; {'; '.join(warnings)}" if warnings else ""))
+    return done, warnings
+
+
+def _ended_text(row: Row) -> str:
+    """Name a run that ended badly: at which step, its last finite loss, why."""
+    loss = row.get("train_loss")
+    parts = [
+        f"step {row['step']}",
+        *([] if loss is None else [f"last finite loss {loss:.4g}"]),
+        row.get("reason") or "",
+    ]
+    return f"{row['name']} ({', '.join(part for part in parts if part)})"
+
+
+def _final_points(done: list[tuple[int, Row]]) -> tuple[list[tuple[int, Row]], list[str]]:
+    """Keep the last point of each cell on the first evaluation set."""
+    warnings = []
     sets = list(dict.fromkeys(row["eval_set"] for _, row in done))
     if len(sets) > 1:
         warnings.append(f"losses are those on {sets[0]!r}; also there: {', '.join(sets[1:])} (--where eval_set=...)")
