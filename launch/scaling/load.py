@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from launch.scaling.build import build_table, keep_where
+from launch.scaling.endings import chance_in_rows, final_rows, without_bad_ends
 from launch.scaling.mapping import TARGETS, Source, resolve
 from launch.scaling.reading import Row, read_rows
 from launch.scaling.table import N_CONVENTIONS, Table
@@ -36,7 +37,9 @@ def load(
     else:
         numbered = keep_where(list(enumerate(raw.rows, start=1)), where, str(path))
         sources = resolve(mapping or {}, raw.columns, str(path))
+        numbered, bad_ends = without_bad_ends(numbered, sources, where, str(path))
         table = build_table(numbered, sources, str(path), raw.sha256, drop_bad=drop_bad)
+        table = replace(table, warnings=(*bad_ends, *table.warnings))
     return replace(table, warnings=(*raw.warnings, *table.warnings))
 
 
@@ -53,7 +56,7 @@ def from_ledger(
     """Build a table from ledger rows (see `launch/sweep/ledger.py`). Runs that ended badly are left out by name."""
     if n_convention not in N_CONVENTIONS:
         raise UserError(f"unknown convention of N {n_convention!r}{did_you_mean(n_convention, N_CONVENTIONS)}")
-    numbered, warnings = _without_bad_ends(list(enumerate(rows, start=1)), where, source)
+    numbered, warnings = final_rows(list(enumerate(rows, start=1)), where, source)
     numbered, more = _final_points(keep_where(numbered, where, source))
     warnings += more
     flat = [(number, _flat(row, n_convention, c_convention)) for number, row in numbered]
@@ -68,6 +71,7 @@ def from_ledger(
     )
     kept = {int(r) for r in table.row}
     counted = [row for number, row in numbered if number in kept]
+    warnings += chance_in_rows(counted)
     recipe = [_recipe(r) for r in counted]
     return replace(
         table,
@@ -118,39 +122,6 @@ def _recipe(row: Row) -> dict[str, str]:
         "data": str(row["data_hash"])[:16],
         "revision": str(row["git_revision"] or "")[:12],
     }
-
-
-def _without_bad_ends(
-    numbered: list[tuple[int, Row]], where: Mapping[str, str] | None, source: str
-) -> tuple[list[tuple[int, Row]], list[str]]:
-    """Leave out runs whose last row says that they diverged or failed, and name them with the reason.
-
-    A run that ended badly first and was started again has a later row. `where` picks what is named, too, except by the
-    evaluation set: who ended badly was evaluated on none.
-    """
-    last = {row["cell"]: row for _, row in numbered}
-    badly = [row for row in last.values() if row.get("status", "done") != "done"]
-    conditions = {column: value for column, value in (where or {}).items() if column != "eval_set"}
-    named = [row for row in badly if all(str(row.get(column)) == value for column, value in conditions.items())]
-    warnings = [
-        f"left out, {word}: " + ", ".join(_ended_text(row) for row in named if row["status"] == word)
-        for word in dict.fromkeys(str(row["status"]) for row in named)
-    ]
-    done = [(i, row) for i, row in numbered if row.get("status", "done") == "done"]
-    if not done:
-        raise UserError(f"{source} has no finished run to fit" + (f"; {'; '.join(warnings)}" if warnings else ""))
-    return done, warnings
-
-
-def _ended_text(row: Row) -> str:
-    """Name a run that ended badly: at which step, its last finite loss, why."""
-    loss = row.get("train_loss")
-    parts = [
-        f"step {row['step']}",
-        *([] if loss is None else [f"last finite loss {loss:.4g}"]),
-        row.get("reason") or "",
-    ]
-    return f"{row['name']} ({', '.join(part for part in parts if part)})"
 
 
 def _final_points(done: list[tuple[int, Row]]) -> tuple[list[tuple[int, Row]], list[str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from launch.run_state import divergence_of, failure_of
+from launch.scaling.oddities import chance
 from launch.sweep import ledger
 from launch.sweep.ledger import LedgerRow
 from trainer.config.plan import Plan
@@ -98,7 +99,7 @@ def _done_rows(progress: CellProgress) -> list[LedgerRow]:
         if evaluation.loss is None:
             rows.append(_row(progress, result, **values, status="diverged", reason="its evaluation gave no number"))
         else:
-            rows.append(_row(progress, result, **values, reason=ledger.chance(evaluation.loss, vocabulary)))
+            rows.append(_row(progress, result, **values, reason=chance(evaluation.loss, vocabulary)))
     return rows
 
 

@@ -7,7 +7,6 @@ a cell says how it stands: one that diverged or failed, was started again and ca
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,11 +106,3 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def latest(path: Path) -> dict[str, dict[str, Any]]:
     """Return the last row of each cell, which says how it stands."""
     return {row["cell"]: row for row in read(path)}
-
-
-def chance(loss: float | None, vocabulary: int) -> str:
-    """Say that a loss is no better than guessing every token alike; empty where it is, or is not known."""
-    level = math.log(max(2, vocabulary))
-    if loss is None or not loss >= level:
-        return ""
-    return f"no better than chance: loss {loss:.4g}, and ln({vocabulary}) is {level:.4g}"
