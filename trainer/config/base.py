@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trainer.config.secrets import redact
 from trainer.errors import UserError, did_you_mean
 
 
@@ -49,7 +50,7 @@ def _clause(section: type[Section], key: str, errors: Sequence[Any]) -> str:
     problems = [str(error["msg"]).removeprefix("Value error, ") for error in errors]
     message = " or ".join(dict.fromkeys(problem[0].lower() + problem[1:] for problem in problems))
     given = errors[0].get("input")
-    shown = "" if isinstance(given, dict) else f" (given: {_short(repr(given))})"
+    shown = "" if isinstance(given, dict) else f" (given: {_short(redact(repr(given)))})"
     return f"{key!r}: {message}{shown}" if key else message
 
 

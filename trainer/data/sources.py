@@ -190,7 +190,7 @@ def _load_hub(config: SourceConfig) -> Any:
     import datasets
 
     return datasets.load_dataset(
-        config.path, config.subset, split=config.split, streaming=True, storage_options=config.storage or None
+        config.path, config.subset, split=config.split, streaming=True, storage_options=config.storage_options or None
     )
 
 
@@ -203,7 +203,7 @@ def _load_files(config: SourceConfig, kind: str) -> Any:
             "sample_by": {"lines": "line", "paragraphs": "paragraph", "files": "document"}[config.documents_are]
         }
     files = {config.split: config.path}
-    storage = config.storage or None
+    storage = config.storage_options or None
     return datasets.load_dataset(
         kind, data_files=files, split=config.split, streaming=True, storage_options=storage, **options
     )
