@@ -162,7 +162,8 @@ def append_json(path: Path, *rows: dict[str, Any]) -> None:
             while written < len(content):
                 written += out.write(content[written:]) or 0
         except OSError:
-            os.ftruncate(out.fileno(), size)  # a full disk took a part of it
+            with contextlib.suppress(OSError):  # it stays torn then, and the next row begins a new line
+                os.ftruncate(out.fileno(), size)  # a full disk took a part of it
             raise
 
 

@@ -60,7 +60,9 @@ def plan(
         from launch.planner.layouts import layouts
         from launch.planner.table import layouts_table, verified_text
         from launch.planner.verify import verify as dry_run
+        from trainer.config.batch import plan_batch
 
+        plan_batch(run.batch.tokens_per_step, run.model.context_length, 1, None)  # whatever the layout, it must hold
         found = layouts(run, world=world, gpu=gpu, price=gpu_price)
         verified = dry_run(run, found.best.layout, world) if verify else None
         if as_json:
