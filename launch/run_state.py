@@ -100,6 +100,23 @@ def divergence_of(run_dir: RunDir) -> str:
     return str(found[-1]) if found and found[-1] else "the loss or the gradient was not a number any more"
 
 
+def loss_of_progress(run_dir: RunDir) -> str:
+    """Say which checkpoints the newest attempt passed over and how many steps it trains again; "" where none.
+
+    From the newest `resumed` or `began_anew` of events.jsonl (see docs/run-directory.md).
+    """
+    begun = [row for row in rows_of(run_dir.events, "event") if row["event"] in ("resumed", "began_anew")]
+    if not begun:
+        return ""
+    row = begun[-1]
+    passed, lost = row.get("passed_over") or [], row.get("lost_steps") or 0
+    if not passed and not lost:
+        return ""
+    how = "began anew" if row["event"] == "began_anew" else f"went on from step {row.get('step')}"
+    over = ", ".join(f"{one.get('checkpoint')} ({one.get('problem')})" for one in passed if isinstance(one, dict))
+    return f"{how}: {lost} steps are trained again" + (f", passed over {over}" if over else "")
+
+
 def rank_code(code: int | None) -> int:
     """Return the exit code of a launcher for the rank that ended first: that of the table, 1 for a signal or a bug."""
     return code if code in AGREED_EXITS else EXIT_FAILED

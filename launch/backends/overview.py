@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from launch.backends import attached
 from launch.backends.cluster import load_cluster, open_backend
 from launch.backends.registry import Submitted, find
 from launch.job import Backend, JobStatus
+from launch.run_state import loss_of_progress
 from trainer.failure import tail
-from trainer.plain_json import parse_line
 from trainer.run_dir import RunDir
 
 ATTACHED = ("local", "ssh")
@@ -42,7 +43,13 @@ class Row:
             "failed_rank": None if failure is None else failure.rank,
             "failed_host": None if failure is None else failure.host,
             "step": self.step,
+            "loss_of_progress": self.loss_of_progress,
         }
+
+    @property
+    def loss_of_progress(self) -> str:
+        """Which checkpoints were passed over, and how many steps are trained again; empty where nothing was lost."""
+        return loss_of_progress(RunDir(self.submitted.run_dir))
 
 
 def overview(root: Path) -> list[Row]:
@@ -70,8 +77,5 @@ def backend_of(rows: list[Submitted]) -> Backend:
 
 def last_step(run_dir: Path) -> int | None:
     """Return the step of the newest complete line of metrics.jsonl, without reading all of it."""
-    for line in reversed(tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]):
-        row = parse_line(line.encode())
-        if row is not None and isinstance(row.get("step"), int):
-            return int(row["step"])
-    return None
+    lines = tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]
+    return int(json.loads(lines[-1])["step"]) if lines else None

@@ -11,7 +11,7 @@ from launch.backends.cluster import ClusterConfig, load_cluster, open_backend
 from launch.data_preparation import is_prepared
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
-from launch.run_state import state_of
+from launch.run_state import loss_of_progress, state_of
 from launch.runs_root import runs_flag
 from launch.sweep import ledger
 from launch.sweep.cell import Cell
@@ -170,7 +170,7 @@ def _cell_state(cell: Cell, run_dir: RunDir, jobs: dict[RunDir, Any], remark: st
         "loss": row.get("loss"),
         "run_dir": str(run_dir.root),
         "job": job,
-        "reason": reason,
+        "reason": "; ".join(text for text in (reason, loss_of_progress(run_dir)) if text),
     }
 
 

@@ -20,7 +20,7 @@ from launch.sweep.cells import cells_of
 from launch.sweep.config import load_sweep
 from tests.e2e.planted import CURED, EARLY, KILLED, LATE, REFUSED
 from tests.e2e.ranks import configuration
-from trainer.run_dir import EXIT_DIVERGED, EXIT_FAILED, RunDir, Status, write_atomically
+from trainer.run_dir import EXIT_DIVERGED, EXIT_FAILED, EXIT_USER_ERROR, RunDir, Status, write_atomically
 
 pytestmark = pytest.mark.e2e
 GOOD, CHANCE, GONE = (1, 2, 3), 4, 5  # seeds
@@ -119,6 +119,25 @@ def test_every_bad_end_is_named_and_started_again_when_asked_for(
     started = json.loads(text[text.index("{\n") : text.rindex("}") + 1])["started"]
     assert set(started) == {names[seed] for seed in (EARLY, LATE, KILLED, REFUSED)}
     assert {cell["state"] for cell in states(capsys, sweep, runs).values()} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("seed", "code", "status", "said"),
+    [
+        (EARLY, EXIT_DIVERGED, "diverged", "the run diverged (loss nan and gradient norm"),
+        (KILLED, EXIT_FAILED, "failed", "ended with signal SIGKILL"),
+        (REFUSED, EXIT_USER_ERROR, "failed", "the data say nothing of this"),
+    ],
+)
+def test_a_run_ends_with_the_code_of_the_table_and_its_status_says_how(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int, code: int, status: str, said: str
+) -> None:
+    values = yaml.safe_load(sweep.read_text())["run"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**values, "seed": seed}))
+    ended, text = escala(capsys, "train", tmp_path / "run.yaml", "--runs", tmp_path / "runs")
+    assert (ended, said in text) == (code, True), text
+    run_dir = RunDir(tmp_path / "runs" / values["name"])
+    assert run_dir.read_status() == status
 
 
 def test_a_sweep_of_which_cells_only_diverged_says_so_by_its_exit_code(
