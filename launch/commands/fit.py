@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from launch.scaling.objective import Objective
 from launch.scaling.study import study
 from launch.scaling.table import Table
 from launch.scaling.tuning import KNOBS, fit_tuning
+from trainer.plain_json import to_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -145,7 +145,7 @@ def _answer_of_one_law(runs: Table, law: str, bootstrap: int, seed: int, as_json
 
 def _give(answer: dict[str, Any], parts: Sequence[RenderableType], as_json: bool, out: Path | None) -> None:
     """Print an answer as text or JSON, and write its JSON to `out`."""
-    text = json.dumps(answer)
+    text = to_json(answer)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
 from launch.groups import LazyGroup
 from trainer.errors import EndedBadlyError, UserError
+from trainer.plain_json import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,12 +154,14 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
 
     found = sweep_status(config, assignments, runs)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(to_json(found, indent=2))
         return
     for cell in found["cells"]:
         loss = f"loss {cell['loss']:.4f}" if isinstance(cell["loss"], int | float) else ""
         line = f"{cell['id']:<40} {cell['state']:<10} step {cell['step']}/{cell['steps'] or '?'} {loss}"
         click.echo(f"{line} {cell['reason']}".rstrip())
+    if found["ledger_damaged_lines"]:
+        click.echo(f"{found['ledger']}: {found['ledger_damaged_lines']} damaged lines are skipped")
     badly = "".join(f", {found[word]} {word}" for word in ("diverged", "failed", "dead") if found[word])
     click.echo(f"{found['done']} of {len(found['cells'])} cells done{badly}")
 
@@ -178,7 +180,7 @@ def _end(result: Result, as_json: bool, config: Path, assignments: tuple[str, ..
     from launch.sweep.afar import sweep_status
 
     if as_json:
-        click.echo(json.dumps({**sweep_status(config, assignments, runs), **result.to_json()}, indent=2))
+        click.echo(to_json({**sweep_status(config, assignments, runs), **result.to_json()}, indent=2))
     if result.failure:
         raise EndedBadlyError(result.failure, result.exit_code)
 

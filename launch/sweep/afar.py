@@ -34,7 +34,7 @@ from launch.sweep.submit import (
     standing,
 )
 from trainer.errors import UserError
-from trainer.plain_json import DamagedFileError, read_object
+from trainer.plain_json import DamagedFileError, read_lines, read_object
 from trainer.run_dir import RunDir, Status
 
 
@@ -151,6 +151,7 @@ def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict
         **{word: sum(1 for cell in cells if cell["state"] == word) for word in ("done", "diverged", "failed", "dead")},
         "ledger": str(directory / "ledger.jsonl"),
         "ledger_rows": len(rows),
+        "ledger_damaged_lines": read_lines(directory / "ledger.jsonl").damaged,
         "cells": cells,
     }
 

@@ -110,14 +110,22 @@ def _badly(progress: CellProgress, status: Status) -> LedgerRow:
     for event in events:
         found.update({key: value for key, value in event.items() if key in Came.model_fields})
         found["unique_tokens"] = event.get("train_tokens", found.get("unique_tokens", 0))
-    steps = [row for row in rows_of(progress.run_dir.metrics, "kind", "step", "loss") if row["kind"] == "train"]
+    steps = [
+        row
+        for row in rows_of(progress.run_dir.metrics, "kind", "step", "loss")
+        if row["kind"] == "train" and isinstance(row["step"], int)
+    ]
     finite = [row["loss"] for row in steps if row["loss"] is not None]
-    step = max([found.get("step", 0), *(row["step"] for row in steps[-1:])])
-    found.update(step=step, tokens=step * progress.plan.tokens_per_step)
     if found["train_loss"] is None and finite:
         found["train_loss"] = finite[-1]
+    try:
+        came = Came.model_validate(found)
+    except ValidationError:  # a damaged event
+        came = Came()
+    step = max([came.step, *(row["step"] for row in steps[-1:])])
+    came = came.model_copy(update={"step": step, "tokens": step * progress.plan.tokens_per_step})
     reason = BADLY[status](progress.run_dir)
-    return _row(progress, Came(**found), status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
+    return _row(progress, came, status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
 
 
 def _row(progress: CellProgress, came: Came, **more: Any) -> LedgerRow:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from trainer.plain_json import rows_of, to_json
+from trainer.plain_json import read_lines, to_json
 from trainer.run_dir import RunDir, replace_in_place_if_full, utc_now
 from trainer.tracking.journal import Journal
 
@@ -43,7 +43,11 @@ class Record:
         """Drop rows after `step`, which a resumed run is about to write again, so that the curve has each step once."""
         if not self.active or not self.run_dir.metrics.exists():
             return
-        rows = [row for row in rows_of(self.run_dir.metrics, "step") if row["step"] <= step]
+        lines = read_lines(self.run_dir.metrics)
+        sound = [row for row in lines.rows if isinstance(row.get("step"), int)]
+        if damaged := lines.damaged + len(lines.rows) - len(sound):
+            self.event("damaged_rows_dropped", step=step, rows=damaged)
+        rows = [row for row in sound if row["step"] <= step]
         replace_in_place_if_full(self.run_dir.metrics, "".join(to_json(row) + "\n" for row in rows))
 
     def row(self, kind: str, step: int, **values: Any) -> None:
