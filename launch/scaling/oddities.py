@@ -58,10 +58,14 @@ def far_off(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]]
             continue
         limit = max(ODD * robust_sd(off), LEAST)
         for i, by in zip(of[np.abs(off) > limit], off[np.abs(off) > limit], strict=True):
-            side = "above" if by > 0 else "below"
-            loss = columns["loss"][i]
-            named.append(f"{_name(labels, row, int(i))} (loss {loss:.4g}, {abs(math.expm1(by)):.0%} {side} the others)")
+            named.append(f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(by)} the others)")
     return [_warning(f"far off its neighbours: {', '.join(named)}", len(named))] if named else []
+
+
+def _off_text(by: float) -> str:
+    times = math.exp(min(abs(by), 700.0))
+    side = "above" if by > 0 else "below"
+    return f"{times:.3g} times {side}" if times > 3 else f"{abs(math.expm1(by)):.0%} {side}"
 
 
 def _residuals(columns: Mapping[str, Array], of: NDArray[np.int64]) -> Array | None:

@@ -21,6 +21,7 @@ from trainer.run_dir import Status
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 TAIL_BYTES = 8192
+HUGE = 1e9  # a perplexity after a run went wrong has 300 digits
 
 
 def last_step(metrics: Path) -> dict[str, Any] | None:
@@ -150,6 +151,8 @@ def _result_text(progress: CellProgress) -> str:
     """Say what came out: the loss that goes into the ledger, not that of the last batch."""
     try:
         first = read_object(progress.run_dir.result, "evaluations")["evaluations"][0]
-        return f"validation loss {first['loss']:.4f}, perplexity {first['perplexity']:.2f}"
+        perplexity = first["perplexity"]
+        shown = f"{perplexity:.2f}" if perplexity < HUGE else f"{perplexity:.3g}"
+        return f"validation loss {first['loss']:.4f}, perplexity {shown}"
     except (DamagedFileError, FileNotFoundError, LookupError, TypeError, ValueError):
         return "(its result cannot be read)"

@@ -88,10 +88,11 @@ def console_line(row: dict[str, Any]) -> str:
     parts = [f"{row['kind']:<10} step {row['step']:>6}", *([row["eval_set"]] if "eval_set" in row else [])]
     for key, shape in CONSOLE_COLUMNS.items():
         if row.get(key) is not None:
-            parts.append(f"{key} {row[key]:{shape}}")
+            parts.append(f"{key} {row[key]:{shape if abs(row[key]) < HUGE else '.3g'}}")
     return "  ".join(parts)
 
 
+HUGE = 1e9  # a perplexity after a run went wrong has 300 digits
 CONSOLE_COLUMNS = {
     "loss": ".4f",
     "perplexity": ".2f",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from launch.scaling.checks import names_text
@@ -144,7 +145,7 @@ def _draw(figure: Figure, out_dir: Path) -> list[Path]:
     from matplotlib.figure import Figure as Canvas
 
     single = not figure.panels
-    with rc_context(STYLE):
+    with rc_context(STYLE), np.errstate(over="ignore"):  # what is too large for a number is cut off at the edge
         canvases = [Canvas(figsize=SIZE if single else PANEL_SIZE) for _ in figure.panels or [""]]
         for canvas in canvases:
             FigureCanvasAgg(canvas)
