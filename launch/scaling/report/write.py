@@ -78,7 +78,10 @@ def write(
         table = rows
     else:
         table = from_ledger([dict(row) for row in rows], n_convention=n_convention)
-    return render(build(table, title, layout_check, forecasts), Path(out_dir))
+    with np.errstate(
+        over="ignore"
+    ):  # perplexities of runs that went wrong: infinite in tables, beyond the edge in charts
+        return render(build(table, title, layout_check, forecasts), Path(out_dir))
 
 
 def build(table: Table, title: str, layout_check: Curves | None = None, forecasts: Path | None = None) -> Report:
@@ -145,7 +148,7 @@ def _draw(figure: Figure, out_dir: Path) -> list[Path]:
     from matplotlib.figure import Figure as Canvas
 
     single = not figure.panels
-    with rc_context(STYLE), np.errstate(over="ignore"):  # what is too large for a number is cut off at the edge
+    with rc_context(STYLE):
         canvases = [Canvas(figsize=SIZE if single else PANEL_SIZE) for _ in figure.panels or [""]]
         for canvas in canvases:
             FigureCanvasAgg(canvas)
