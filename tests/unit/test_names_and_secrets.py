@@ -82,4 +82,6 @@ def test_values_beside_the_name_of_a_secret_are_not_shown() -> None:
     with pytest.raises(UserError) as refused:
         parse_section(RunConfig, {**RUN, "data": [{"secret": "hunter2"}]}, "run")
     assert "hunter2" not in str(refused.value)
-    assert not [name for name in ("tokens", "keyboard", "tokenizer", "monkey", "keep_at") if looks_secret(name)]
+    assert not [
+        name for name in ("tokens", "keyboard", "tokenizer", "monkey", "keep_at", "key_filename") if looks_secret(name)
+    ]

@@ -19,6 +19,7 @@ SECRET_WORDS = {
     "secret", "secrets", "key", "token", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "sas",
     "auth", "accesskey", "secretkey", "apikey",
 }  # fmt: skip
+PLACES = {"path", "file", "filename", "name"}  # where a secret is, not what it is
 HARMLESS = {"", "anon", "anonymous", "google_default", "cloud", "browser", "cache"}  # ways to sign in, by name
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})\Z")
@@ -27,8 +28,9 @@ _IN_TEXT = re.compile(r"""(['"]?)([\w.-]+)\1(\s*[:=]\s*)('[^']*'|"[^"]*"|[^\s,}\
 
 
 def looks_secret(name: str) -> bool:
-    """Return whether an option of this name holds a secret: `client_secret`, `accountKey`, `token`."""
-    return any(word.lower() in SECRET_WORDS for word in _WORDS.findall(name))
+    """Return whether an option of this name holds a secret: `client_secret`, `accountKey`, `token`, not `key_file`."""
+    words = {word.lower() for word in _WORDS.findall(name)}
+    return bool(words & SECRET_WORDS) and not words & PLACES
 
 
 def redact(text: str) -> str:
