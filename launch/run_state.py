@@ -73,7 +73,7 @@ class Owner:
             process = psutil.Process(self.pid)
             same = not self.started or abs(process.create_time() - self.started) <= CLOCK_SLACK
             return self.here and same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, ValueError, OverflowError):  # the latter two: no number of a process
             return False
         except psutil.AccessDenied:
             return self.here

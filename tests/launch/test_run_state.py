@@ -58,6 +58,8 @@ def test_a_run_whose_process_is_gone_is_dead_and_stays_as_it_is(tmp_path: Path) 
 def test_another_process_with_the_same_number_is_not_the_run(tmp_path: Path) -> None:
     earlier = int(psutil.Process().create_time()) - 3600
     assert state_of(running(tmp_path, pid=os.getpid(), process_started=earlier)).word == DEAD
+    for no_number in (-1, 2**70):
+        assert state_of(running(tmp_path, pid=no_number)).word == DEAD
 
 
 def test_what_cannot_be_known_here_is_said(tmp_path: Path) -> None:
