@@ -6,12 +6,15 @@ that `escala --help` stays fast and no command pays for another one's imports.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from launch.groups import LazyGroup
-from trainer.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
+
+EXIT_BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
 
 # name -> (module:attribute, one line for --help). In the order in which a user meets them.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -66,9 +69,14 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(USER_ERROR_EXIT_CODE)
     except UserError as error:
         click.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(USER_ERROR_EXIT_CODE)
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        click.secho(f"error: {error.filename}: {error.strerror}", fg="red", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read our output has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
+    except OSError as error:
+        if error.errno is None:  # not the system's word, so it is ours
+            raise
+        click.secho(f"error: {os_error_text(error)}", fg="red", err=True)
         sys.exit(USER_ERROR_EXIT_CODE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -111,7 +111,8 @@ class RankFailure:
     message: str  # last line of its traceback, or of its log
 
     def __str__(self) -> str:
-        how = f"signal {self.signal}" if self.signal else f"exit code {self.exit_code}"
+        why = " (the machine ran out of memory, or somebody killed it)" if self.signal == "SIGKILL" else ""
+        how = f"signal {self.signal}{why}" if self.signal else f"exit code {self.exit_code}"
         return f"rank {self.rank} on {self.host} ended with {how}" + (f": {self.message}" if self.message else "")
 
 

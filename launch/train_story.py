@@ -16,21 +16,25 @@ from launch.data_preparation import resolve
 from launch.job import JobSpec, JobState, JobStatus
 from launch.plan_table import run_table
 from launch.planner.expected import matrix_rate, seconds_on_cpu
+from launch.run_state import DEAD, begin_again, divergence_of, rank_code, state_of, write_down
 from trainer.checkpoint.compatible import check_start
 from trainer.config.load import dump, load_run
 from trainer.config.plan import make_plan, share_out
 from trainer.config.run import RunConfig
 from trainer.data.pinned import pinned
-from trainer.errors import UserError
-from trainer.run_dir import RunDir, Status, write_atomically
+from trainer.errors import EndedBadlyError
+from trainer.run_dir import EXIT_DIVERGED, EXIT_PREEMPTED, RunDir, Status, write_atomically
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130  # nothing had been trained yet
 
 
 def train_here(
     config_path: Path, assignments: tuple[str, ...], runs: Path, *, ranks: int | None, dry_run: bool
 ) -> None:
-    """Train one run to its end, printing what its first rank prints. Raises UserError where it failed."""
+    """Train one run to its end, printing what its first rank prints.
+
+    Raises `UserError` before anything is started, and `EndedBadlyError` with the rank's exit code where it failed.
+    """
     console = make_console()
     config = load_run(config_path, assignments)
     gpus = len(local_gpus(os.environ))
@@ -50,8 +54,10 @@ def train_here(
         console.print(f"\nthis run is done: {run_dir.root} (another name trains it again)", highlight=False)
         return
     check_start(config, manifest, run_dir.checkpoints)
+    _tell_former(run_dir)
     run_dir.root.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir.config, dump(config))
+    begin_again(run_dir)
     status = _run(config, run_dir, world)
     _tell(status, run_dir, config_path)
 
@@ -73,16 +79,35 @@ def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:
                 print(line.rstrip("\n"), flush=True)
 
         follow(row, show, lambda: backend.cancel(job))
-        return backend.status([job])[job]
+        ended = backend.status([job])[job]
+    write_down(run_dir, ended)
+    return ended
+
+
+def _tell_former(run_dir: RunDir) -> None:
+    """Say what became of an attempt that still says it runs."""
+    former = state_of(run_dir)
+    if former.word == DEAD:
+        print(f"the attempt before {former.reason}")
+    elif former.word == Status.RUNNING:
+        print(f"warning: {run_dir.root} is being trained by another process{former.reason and ' ' + former.reason}: "
+              "this attempt replaces it", file=sys.stderr)  # fmt: skip
 
 
 def _tell(status: JobStatus, run_dir: RunDir, config_path: Path) -> None:
+    """Say how the run ended, and leave with the code of the table in docs/run-directory.md."""
     if status.state is JobState.DONE:
         print(f"\ndone: {run_dir.root}\n  escala sample {run_dir.root} --prompt 'def '")
     elif status.state in (JobState.PREEMPTED, JobState.CANCELLED):
         print(f"\nstopped: {run_dir.root}\n  escala train {config_path} goes on from its newest checkpoint")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_PREEMPTED if status.exit_code == EXIT_PREEMPTED else EXIT_INTERRUPTED)
     elif run_dir.read_status() is Status.DIVERGED:
-        raise UserError(f"the run diverged, see {run_dir.events}: lower optim.lr, or set guard.non_finite to skip")
+        raise EndedBadlyError(
+            f"the run diverged ({divergence_of(run_dir)}), see {run_dir.events}: lower optim.lr, or set "
+            "guard.non_finite to skip",
+            EXIT_DIVERGED,
+        )
     else:
-        raise UserError(f"the run failed: {status.reason}. Logs: {run_dir.root / 'logs'}")
+        raise EndedBadlyError(
+            f"the run failed: {status.reason}. Logs: {run_dir.root / 'logs'}", rank_code(status.exit_code)
+        )

@@ -94,7 +94,7 @@ def _check_finite(run: Run, outcome: StepOutcome, skipped: int) -> int:
     guard = run.config.guard
     run.record.event("step_skipped", step=run.step, loss=outcome.loss, grad_norm=outcome.grad_norm)
     if guard.non_finite == "stop" or skipped > guard.max_skips:
-        raise DivergedError(f"loss {outcome.loss} and gradient norm {outcome.grad_norm} after step {run.step}")
+        raise DivergedError(f"loss {outcome.loss:.4g} and gradient norm {outcome.grad_norm:.4g} after step {run.step}")
     return skipped
 
 

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 PACKAGES = ("escala", "torch", "deepspeed", "accelerate", "datasets", "sentencepiece", "wandb", "numpy")
 
 
@@ -42,6 +44,7 @@ def provenance() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "process_started": int(psutil.Process().create_time()),  # a later process with this number is another one
         "platform": platform.platform(),
         "git_revision": git_revision(),
         "versions": versions(),

@@ -8,8 +8,10 @@ that are still saving.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
+import io
 import json
 import os
 import runpy
@@ -18,6 +20,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from trainer.run_dir import AGREED_EXITS, EXIT_FAILED, write_atomically
 
@@ -76,8 +79,22 @@ def redirect(log: Path) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (descriptor, 1), (descriptor, 2)):
         os.dup2(source, target)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout, sys.stderr = (_lossy_stream(number) for number in (1, 2))
+
+
+class _Lossy(io.FileIO):
+    """A file that loses what a full disk does not take: a line of a log is no reason to end a run."""
+
+    def write(self, content: Any) -> int:
+        """Write what there is room for, and return the length of all of it."""
+        with contextlib.suppress(OSError):
+            super().write(content)
+        return memoryview(content).nbytes
+
+
+def _lossy_stream(descriptor: int) -> io.TextIOWrapper:
+    binary = io.BufferedWriter(_Lossy(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def die_with(parent: int) -> None:

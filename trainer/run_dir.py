@@ -4,7 +4,7 @@
     plan.json            what was derived from it for this world
     data.json            the shards that the run began with and keeps to
     tokenizer/           a copy of the set's tokenizer
-    run.json             who runs it: attempt, host, git revision, versions, W&B id
+    run.json             who runs it: attempt, host, process, git revision, versions, W&B id
     status               one word, see `Status`
     metrics.jsonl        one line for each logged step and each evaluation
     events.jsonl         what happened: started, resumed, saved, evaluated, preempted, finished, with times
@@ -18,14 +18,17 @@ This module imports neither torch nor `launch`, so both halves use it.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from trainer.plain_json import read_lines, to_json
 
 # Exit codes of a rank and of `torchrun`'s caller. 75 is EX_TEMPFAIL of sysexits.h: try again. 77: a newer attempt has
 # replaced this one.
@@ -96,12 +99,18 @@ class RunDir:
         return self.root / "logs" / str(attempt)
 
     def read_status(self) -> Status | None:
-        """Return the status, or None for a directory in which nothing was started."""
-        path = self.root / "status"
-        return Status(path.read_text().strip()) if path.exists() else None
+        """Return the status, or None where nothing was started, or the file holds no word of a status."""
+        try:
+            return Status((self.root / "status").read_text(encoding="utf-8", errors="replace").strip())
+        except (FileNotFoundError, ValueError):
+            return None
 
     def write_status(self, status: Status) -> None:
-        write_atomically(self.root / "status", status.value + "\n")
+        """Replace the status: the first rank of the newest attempt alone does, and its launcher once all ranks ended.
+
+        A full disk that holds a status already has room for this one.
+        """
+        replace_in_place_if_full(self.root / "status", status.value + "\n")
 
     def record_event(self, event: str, **details: Any) -> None:
         """Append one line to events.jsonl."""
@@ -114,27 +123,65 @@ def utc_now() -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader sees the old or the new text and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace a file in one step, so that a reader sees the old or the new text and nothing between.
+
+    Raises `OSError` that names the file. Nothing is left behind then, and the old text stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8") as out:
+                out.write(text)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
-def append_json(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON line."""
-    with path.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row) + "\n")
+def replace_in_place_if_full(path: Path, text: str) -> None:
+    """Replace a file in one step; where the disk has no room for both, overwrite it. `text` is not much longer."""
+    try:
+        write_atomically(path, text)
+    except OSError:
+        with naming(path), path.open("r+b") as out:
+            out.write(text.encode())
+            out.truncate()
+
+
+def append_json(path: Path, *rows: dict[str, Any]) -> None:
+    """Append JSON lines, all or none: a file without an end of line gets one first, so a torn line swallows no row.
+
+    Raises `OSError` that names the file, which then is as it was before.
+    """
+    with naming(path), path.open("ab+", buffering=0) as out:
+        size = out.seek(0, os.SEEK_END)
+        out.seek(max(0, size - 1))
+        begin = b"" if out.read(1) in (b"", b"\n") else b"\n"
+        content = begin + "".join(to_json(row) + "\n" for row in rows).encode()
+        try:
+            written = 0
+            while written < len(content):
+                written += out.write(content[written:]) or 0
+        except OSError:
+            with contextlib.suppress(OSError):  # it stays torn then, and the next row begins a new line
+                os.ftruncate(out.fileno(), size)  # a full disk took a part of it
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError in the block name this file: that of a write names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the complete lines of a JSON-lines file; a torn last line is left out."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """Yield the rows of a JSON-lines file. Damaged lines and a torn last line are left out (see `read_lines`)."""
+    yield from read_lines(path).rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -32,8 +31,8 @@ from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.parallel.mesh import Mesh
-from trainer.provenance import provenance
-from trainer.run_dir import RunDir, write_atomically
+from trainer.run_dir import RunDir
+from trainer.tracking.identity import wandb_id
 from trainer.tracking.record import Mirror, Record
 from trainer.tracking.throughput import Throughput
 
@@ -205,18 +204,9 @@ def _evaluate(
 def _open_record(config: RunConfig, plan: Plan, run_dir: RunDir, fence: Fence, *, first: bool) -> Record:
     """Open the local record on the first rank, with W&B as its mirror under the id that earlier attempts used."""
     mirrors: tuple[Mirror, ...] = ()
-    if first:
-        identity = _run_identity(run_dir)
-        write_atomically(run_dir.run, json.dumps({**identity, **provenance()}, indent=2) + "\n")
-        if config.tracking.wandb != "disabled":
-            mirrors = (_open_wandb(config, plan, run_dir, identity["wandb_id"]),)
+    if first and config.tracking.wandb != "disabled":
+        mirrors = (_open_wandb(config, plan, run_dir, wandb_id(run_dir)),)
     return Record(run_dir, active=first, mirrors=mirrors, may_write=fence.open)
-
-
-def _run_identity(run_dir: RunDir) -> dict[str, str]:
-    if run_dir.run.exists():
-        return {"wandb_id": json.loads(run_dir.run.read_text())["wandb_id"]}
-    return {"wandb_id": os.urandom(6).hex()}
 
 
 def _open_wandb(config: RunConfig, plan: Plan, run_dir: RunDir, run_id: str) -> Mirror:

@@ -6,7 +6,6 @@ The directory holds config.yaml, written by the launcher. What a run leaves ther
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -22,16 +21,17 @@ from trainer.checkpoint.keeper import SaveError
 from trainer.config.data import DataConfig
 from trainer.config.load import dump, load_written, run_from_values
 from trainer.config.parallel import node_warning
-from trainer.config.plan import make_plan
+from trainer.config.plan import Plan, make_plan
 from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
 from trainer.data.manifest import Manifest
 from trainer.data.opening import open_manifest
 from trainer.data.pinned import pin
-from trainer.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
 from trainer.guard.fence import Fence
 from trainer.parallel.first_rank import from_first_rank
 from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
+from trainer.plain_json import to_json
 from trainer.provenance import provenance
 from trainer.run_dir import (
     EXIT_DIVERGED,
@@ -44,6 +44,7 @@ from trainer.run_dir import (
     write_atomically,
 )
 from trainer.session import Session, open_session
+from trainer.tracking.identity import sign
 
 EXIT_OF = {Status.DONE: EXIT_DONE, Status.PREEMPTED: EXIT_PREEMPTED, Status.DIVERGED: EXIT_DIVERGED}
 
@@ -67,12 +68,20 @@ def _end_badly(error: Exception, run_dir: RunDir, fence: Fence, *, first: bool) 
     if not fence.open():
         print(f"error: {fence.sentence()}", file=sys.stderr)
         return EXIT_FENCED
-    if isinstance(error, UserError | SaveError):
-        print(f"error: {error}", file=sys.stderr)
-    else:
+    said = _sentence(error)
+    if said is None:
         traceback.print_exception(error)
-    _fail(run_dir, first, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+    else:
+        print(f"error: {said}", file=sys.stderr)
+    _fail(run_dir, first, said or f"{type(error).__name__}: {error}")
     return USER_ERROR_EXIT_CODE if isinstance(error, UserError) else EXIT_FAILED
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return what to say of an error of the user's world; None for one that is ours and wants its traceback."""
+    if isinstance(error, UserError | SaveError):
+        return str(error)
+    return os_error_text(error) if isinstance(error, OSError) and error.errno is not None else None
 
 
 def run(run_dir: RunDir, fence: Fence) -> Status:
@@ -90,8 +99,7 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
     if rank == 0:
         if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
             print(f"warning: {warning}", file=sys.stderr, flush=True)
-        run_dir.write_status(Status.RUNNING)
-        write_atomically(run_dir.plan, plan.to_json())
+        _begin(run_dir, plan)
     session = open_session(config, plan, manifest, mesh, device, run_dir, fence)
     session.run.record.event(
         "started",
@@ -106,6 +114,16 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
+
+
+def _begin(run_dir: RunDir, plan: Plan) -> None:
+    """Say who runs, then that it runs. A disk that is full already ends no run whose checkpoints may still fit."""
+    try:
+        sign(run_dir)
+        run_dir.write_status(Status.RUNNING)
+        write_atomically(run_dir.plan, plan.to_json())
+    except OSError as error:
+        print(f"warning: {os_error_text(error)}; training goes on", file=sys.stderr, flush=True)
 
 
 def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> Manifest:
@@ -135,16 +153,23 @@ def _finish(session: Session, status: Status, error: str | None) -> None:
     """Wait for checkpoints in flight, write the result, and tell everybody how it ended: the status comes last."""
     session.close()
     record = session.run.record
-    record.event(status.value, step=session.run.step, error=error)
+    came = result(session) if status is Status.DIVERGED else {"step": session.run.step}
+    record.event(status.value, error=error, **came)
     record.finish(EXIT_OF[status])
-    if record.active:
-        if status is Status.DONE:
-            write_atomically(session.run_dir.result, json.dumps(result(session), indent=2) + "\n")
+    if not record.active:
+        return
+    if status is Status.DONE:  # whatever cannot be written now, the next start writes: the last checkpoint is there
+        write_atomically(session.run_dir.result, to_json(result(session), indent=2) + "\n")
         session.run_dir.write_status(status)
+        return
+    _write_status(session.run_dir, status)
 
 
 def result(session: Session) -> dict[str, object]:
-    """Return the final numbers of a run, from which its row in the ledger is made."""
+    """Return the final numbers of a run, from which its row in the ledger is made.
+
+    `train_loss` is the last one that was finite.
+    """
     run = session.run
     left_out = run.batches.left_out()
     return {
@@ -163,9 +188,21 @@ def result(session: Session) -> dict[str, object]:
 
 
 def _fail(run_dir: RunDir, first: bool, message: str) -> None:
-    if first and run_dir.root.is_dir():
+    if not first or not run_dir.root.is_dir():
+        return
+    try:
         run_dir.record_event("failed", error=message)
-        run_dir.write_status(Status.FAILED)
+    except OSError as failure:
+        print(f"warning: {os_error_text(failure)}", file=sys.stderr)
+    _write_status(run_dir, Status.FAILED)
+
+
+def _write_status(run_dir: RunDir, status: Status) -> None:
+    """Write how the run ended. Where that cannot be written, the exit code says it, and the launcher writes it down."""
+    try:
+        run_dir.write_status(status)
+    except OSError as failure:
+        print(f"warning: {os_error_text(failure)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import psutil
 from launch.backends.logs import attempts, first_failure
 from launch.backends.registry import Submitted
 from launch.job import JobState, JobStatus
+from launch.run_state import CLOCK_SLACK
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status
 
@@ -35,7 +36,7 @@ def owner(job: str) -> psutil.Process | None:
         raise UserError(f"job {job} was started on {host}: ask there")
     try:
         process = psutil.Process(int(pid))
-        return process if int(process.create_time()) == int(started) else None
+        return process if abs(process.create_time() - int(started)) <= CLOCK_SLACK else None
     except psutil.NoSuchProcess:
         return None
 
@@ -46,7 +47,8 @@ def status(row: Submitted) -> JobStatus:
     state = JobState.PENDING if word is None else _STATES.get(word, JobState.RUNNING)
     here = row.job.rsplit(":", 2)[0] == socket.gethostname()
     if not state.final and here and owner(row.job) is None:
-        return JobStatus(JobState.FAILED, reason="the process that ran it is gone; submit it again to go on")
+        was = "was running" if word is Status.RUNNING else "had not begun"
+        return JobStatus(JobState.FAILED, reason=f"dead: it {was} and its process is gone; submit it again to go on")
     if state is JobState.FAILED and (known := attempts(row.run_dir)):
         failure = first_failure(RunDir(row.run_dir).logs(known[-1]))
         return JobStatus(state, failure=failure, reason=str(failure or word))

@@ -11,6 +11,7 @@ from launch.backends import attached
 from launch.backends.cluster import load_cluster, open_backend
 from launch.backends.registry import Submitted, find
 from launch.job import Backend, JobStatus
+from launch.run_state import loss_of_progress
 from trainer.failure import tail
 from trainer.run_dir import RunDir
 
@@ -42,7 +43,13 @@ class Row:
             "failed_rank": None if failure is None else failure.rank,
             "failed_host": None if failure is None else failure.host,
             "step": self.step,
+            "loss_of_progress": self.loss_of_progress,
         }
+
+    @property
+    def loss_of_progress(self) -> str:
+        """Which checkpoints were passed over, and how many steps are trained again; empty where nothing was lost."""
+        return loss_of_progress(RunDir(self.submitted.run_dir))
 
 
 def overview(root: Path) -> list[Row]:

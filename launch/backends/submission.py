@@ -33,8 +33,6 @@ def prepare(config: Path, assignments: tuple[str, ...], cluster: str, runs: Path
     run, where = load_run(config, assignments), load_cluster(cluster)
     share_out(run, where.nodes * where.ranks_per_node, gpu=where.gpu is not None)
     run_dir = runs.resolve() / run.name
-    if Path(run.name).name != run.name or run.name in (".", ".."):
-        raise UserError(f"the run's name {run.name!r} is also its directory's: it cannot contain '/' or be '..'")
     spec = where.job(run.name, ("-m", "trainer.train", "--run-dir", str(run_dir)), run_dir)
     return Submission(run, where, spec)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from launch.scaling.table.mapping import parse_map
 from launch.scaling.table.table import Table
 from launch.scaling.trust.holdout import Chosen, choose_law, held_out
 from launch.scaling.trust.study import study
+from trainer.plain_json import to_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -146,7 +146,7 @@ def _answer_of_one_law(runs: Table, law: str, bootstrap: int, seed: int, as_json
 
 def _give(answer: dict[str, Any], parts: Sequence[RenderableType], as_json: bool, out: Path | None) -> None:
     """Print an answer as text or JSON, and write its JSON to `out`."""
-    text = json.dumps(answer)
+    text = to_json(answer)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     if as_json:

@@ -55,5 +55,6 @@ def _print(rows: list) -> None:
         shown = f"[{colour}]{state}[/]" if colour else state
         step = "" if row.step is None else str(row.step)
         job = row.submitted
-        table.add_row(job.job, job.name, job.cluster, str(job.world_size), shown, step, row.status.reason)
+        told = "; ".join(text for text in (row.status.reason, row.loss_of_progress) if text)
+        table.add_row(job.job, job.name, job.cluster, str(job.world_size), shown, step, told)
     make_console().print(table)

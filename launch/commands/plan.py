@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import click
 
 from launch.commands.options import json_option, set_option
 from trainer.errors import UserError
+from trainer.plain_json import to_json
 
 if TYPE_CHECKING:
     from trainer.config.run import RunConfig
@@ -63,11 +63,13 @@ def plan(
         from launch.planner.layouts import layouts
         from launch.planner.table import layouts_table, verified_text
         from launch.planner.verify import verify as dry_run
+        from trainer.config.batch import plan_batch
 
+        plan_batch(run.batch.tokens_per_step, run.model.context_length, 1, None)  # whatever the layout, it must hold
         found = layouts(run, world=world, gpu=gpu, price=gpu_price)
         verified = dry_run(run, found.best.layout, world) if verify else None
         if as_json:
-            click.echo(json.dumps({**found.to_json(), "verified": verified}, indent=2))
+            click.echo(to_json({**found.to_json(), "verified": verified}, indent=2))
         else:
             found.best  # noqa: B018  (raises, with the closest layout, where none fits)
             make_console().print(layouts_table(found))
@@ -115,7 +117,7 @@ def print_plan(run: RunConfig, train_tokens: int | None, world: int, as_json: bo
     seconds = seconds_on_cpu(run, made, matrix_rate(), ranks=world) if here else None
     if as_json:
         values = {**dataclasses.asdict(made), "world": world, "expected_seconds": seconds}
-        click.echo(json.dumps(values, indent=2))
+        click.echo(to_json(values, indent=2))
     else:
         make_console().print(run_table(made, seconds))
         if not gpus and not here:

@@ -69,7 +69,9 @@ def _attend(backend: object, spec: object, row: object) -> None:
     from launch.backends.ssh import SshBackend
     from launch.backends.submission import follow
     from launch.job import JobSpec, JobState
-    from trainer.errors import UserError
+    from launch.run_state import rank_code, write_down
+    from trainer.errors import EndedBadlyError
+    from trainer.run_dir import RunDir
 
     assert isinstance(backend, LocalBackend | SshBackend) and isinstance(spec, JobSpec) and isinstance(row, Submitted)
 
@@ -81,9 +83,11 @@ def _attend(backend: object, spec: object, row: object) -> None:
         job = backend.submit(spec)
         follow(row, show, lambda: backend.cancel(job))
         status = backend.status([job])[job]
+    write_down(RunDir(spec.run_dir), status)
     if status.state is JobState.DONE:
         click.echo(f"done: {spec.run_dir}")
     elif status.state in (JobState.PREEMPTED, JobState.CANCELLED):
         click.echo(f"stopped and saved: {spec.run_dir}; the same command goes on")
     else:
-        raise UserError(f"{spec.name} failed: {status.reason} (logs in {spec.run_dir / 'logs'})")
+        text = f"{spec.name} failed: {status.reason} (logs in {spec.run_dir / 'logs'})"
+        raise EndedBadlyError(text, rank_code(status.exit_code))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,15 @@ import click
 
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
 from launch.groups import LazyGroup
-from trainer.errors import UserError
+from trainer.errors import EndedBadlyError, UserError
+from trainer.plain_json import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from launch.sweep.story import Result
 
-failed_option = click.option("--failed", is_flag=True, help="Start the cells again that failed before.")
+failed_option = click.option("--failed", is_flag=True, help="Start the cells again that failed or diverged before.")
 at_most_option = click.option("--at-most", type=click.IntRange(min=1), help="Cells that run at a time, of the array.")
 
 COMMANDS = {
@@ -154,13 +154,16 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
 
     found = sweep_status(config, assignments, runs)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(to_json(found, indent=2))
         return
     for cell in found["cells"]:
-        loss = f"loss {cell['loss']:.4f}" if cell["loss"] is not None else ""
+        loss = f"loss {cell['loss']:.4f}" if isinstance(cell["loss"], int | float) else ""
         line = f"{cell['id']:<40} {cell['state']:<10} step {cell['step']}/{cell['steps'] or '?'} {loss}"
         click.echo(f"{line} {cell['reason']}".rstrip())
-    click.echo(f"{found['done']} of {len(found['cells'])} cells done")
+    if found["ledger_damaged_lines"]:
+        click.echo(f"{found['ledger']}: {found['ledger_damaged_lines']} damaged lines are skipped")
+    badly = "".join(f", {found[word]} {word}" for word in ("diverged", "failed", "dead") if found[word])
+    click.echo(f"{found['done']} of {len(found['cells'])} cells done{badly}")
 
 
 def _console(as_json: bool, dry_run: bool = False) -> Console:
@@ -173,13 +176,13 @@ def _console(as_json: bool, dry_run: bool = False) -> Console:
 
 
 def _end(result: Result, as_json: bool, config: Path, assignments: tuple[str, ...], runs: Path) -> None:
-    """Print how the sweep stands for scripts. Raises UserError where cells failed."""
+    """Print how the sweep stands for scripts. Raises EndedBadlyError where cells failed or diverged."""
     from launch.sweep.afar import sweep_status
 
     if as_json:
-        click.echo(json.dumps({**sweep_status(config, assignments, runs), **result.to_json()}, indent=2))
+        click.echo(to_json({**sweep_status(config, assignments, runs), **result.to_json()}, indent=2))
     if result.failure:
-        raise UserError(result.failure)
+        raise EndedBadlyError(result.failure, result.exit_code)
 
 
 class interrupts:  # noqa: N801  (read as a statement: `with interrupts():`)

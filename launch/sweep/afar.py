@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from launch.backends.cluster import ClusterConfig, load_cluster, open_backend
 from launch.data_preparation import is_prepared
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
+from launch.run_state import loss_of_progress, state_of
 from launch.runs_root import runs_flag
 from launch.sweep import ledger
 from launch.sweep.cell import Cell
@@ -21,8 +20,8 @@ from launch.sweep.collect import collect
 from launch.sweep.config import load_sweep
 from launch.sweep.opened import Opened, locked, open_sweep
 from launch.sweep.progress import last_step
-from launch.sweep.run import CellProgress, failure_of, ready
-from launch.sweep.story import Result, failure_text, report, run_sweep
+from launch.sweep.run import CellProgress, ready
+from launch.sweep.story import Result, ending, report, run_sweep
 from launch.sweep.submit import (
     SCHEDULED,
     Standing,
@@ -35,6 +34,7 @@ from launch.sweep.submit import (
     standing,
 )
 from trainer.errors import UserError
+from trainer.plain_json import DamagedFileError, read_lines, read_object
 from trainer.run_dir import RunDir, Status
 
 
@@ -99,9 +99,9 @@ def _go_on(
     opened: Opened, cluster: ClusterConfig, name: str, config: Path, console: Console, *, failed: bool,
     at_most: int | None,
 ) -> Result:  # fmt: skip
-    collect([p.cell for p in opened.cells], opened.directory / "cells", opened.directory / "ledger.jsonl")
     stands = standing(opened.cells)
-    to_do = stands.missing + (stands.failed if failed else [])
+    collect(opened.cells, opened.directory / "ledger.jsonl")
+    to_do = stands.missing + (stands.failed + stands.diverged if failed else [])
     wanted = ready(to_do, opened.cells)
     _tell(stands, console)
     if waiting := len(to_do) - len(wanted):
@@ -117,7 +117,9 @@ def _go_on(
             f"  escala sweep status {again}\n  escala sweep resume {again}   when they have ended", soft_wrap=True
         )
     paths = None if wanted or stands.busy else report(opened, console)
-    return Result(wanted, paths, "" if failed else failure_text(stands.failed, opened, config))
+    if failed:
+        return Result(wanted, paths)
+    return Result(wanted, paths, *ending(stands.failed, stands.diverged, opened, config))
 
 
 def _array(opened: Opened, cells: list[CellProgress], cluster: ClusterConfig, at_most: int | None) -> JobSpec:
@@ -125,38 +127,39 @@ def _array(opened: Opened, cells: list[CellProgress], cluster: ClusterConfig, at
 
 
 def _tell(stands: Standing, console: Console) -> None:
-    words = {"ended": stands.ended, "queued or running": stands.busy, "failed": stands.failed, "to do": stands.missing}
+    words = {"done": stands.done, "queued or running": stands.busy, "failed": stands.failed,
+             "diverged": stands.diverged, "to do": stands.missing}  # fmt: skip
     console.print(", ".join(f"{len(cells)} {word}" for word, cells in words.items() if cells), highlight=False)
-    for progress in stands.failed:
-        console.print(f"  {progress.cell.id} failed: {progress.failure}", highlight=False, markup=False)
+    for progress in (*stands.failed, *stands.diverged):
+        word = "failed" if progress in stands.failed else "diverged"
+        console.print(f"  {progress.cell.id} {word}: {progress.failure}", highlight=False, markup=False)
 
 
 def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict[str, Any]:
-    """Return the state of every cell, from the run directories and the scheduler, and take in what is done."""
+    """Return the state of every cell, from the run directories, the scheduler and the ledger. Changes nothing."""
     sweep = load_sweep(config, assignments)
     directory, known = runs / sweep.name, cells_of(sweep)
     run_dirs = {cell.id: RunDir(directory / "cells" / cell.id) for cell in known}
     jobs = scheduled([d for d in run_dirs.values() if d.read_status() not in (Status.DONE, Status.DIVERGED)])
-    cells = [_cell_state(cell, run_dirs[cell.id], jobs) for cell in known]
-    _take_in(known, directory)
+    rows = list(ledger.read(directory / "ledger.jsonl"))
+    remarks = {row["cell"]: str(row.get("reason", "")) for row in rows if row.get("status") == "done"}
+    cells = [_cell_state(cell, run_dirs[cell.id], jobs, remarks.get(cell.id, "")) for cell in known]
     return {
         "sweep": sweep.name,
         "directory": str(directory),
         "data_prepared": all(is_prepared(cell.config.data) for cell in known),
-        "done": sum(1 for cell in cells if cell["state"] == Status.DONE),
+        **{word: sum(1 for cell in cells if cell["state"] == word) for word in ("done", "diverged", "failed", "dead")},
         "ledger": str(directory / "ledger.jsonl"),
-        "ledger_rows": sum(1 for _ in ledger.read(directory / "ledger.jsonl")),
+        "ledger_rows": len(rows),
+        "ledger_damaged_lines": read_lines(directory / "ledger.jsonl").damaged,
         "cells": cells,
     }
 
 
-def _cell_state(cell: Cell, run_dir: RunDir, jobs: dict[RunDir, Any]) -> dict[str, Any]:
+def _cell_state(cell: Cell, run_dir: RunDir, jobs: dict[RunDir, Any], remark: str) -> dict[str, Any]:
     row = last_step(run_dir.metrics) or {}
-    steps = json.loads(run_dir.plan.read_text())["steps"] if run_dir.plan.exists() else None
-    status = run_dir.read_status()
-    state, reason, job = status.value if status else "waiting", "", None
-    if status is Status.FAILED:
-        reason = failure_of(run_dir)
+    found, job = state_of(run_dir), None
+    state, reason = found.word, found.reason or (remark if found.word == Status.DONE else "")
     if run_dir in jobs:
         submitted, known = jobs[run_dir]
         state, reason, job = known.state.value, known.reason, submitted.job
@@ -164,20 +167,16 @@ def _cell_state(cell: Cell, run_dir: RunDir, jobs: dict[RunDir, Any]) -> dict[st
         "id": cell.id,
         "state": state,
         "step": row.get("step", 0),
-        "steps": steps,
+        "steps": _steps(run_dir),
         "loss": row.get("loss"),
         "run_dir": str(run_dir.root),
         "job": job,
-        "reason": reason,
+        "reason": "; ".join(text for text in (reason, loss_of_progress(run_dir)) if text),
     }
 
 
-def _take_in(cells: list[Cell], directory: Path) -> None:
-    """Append what is done to the ledger, unless another process is at it."""
-    if not directory.is_dir():
-        return
+def _steps(run_dir: RunDir) -> int | None:
     try:
-        with FileLock(directory / ".lock", timeout=0):
-            collect(cells, directory / "cells", directory / "ledger.jsonl")
-    except Timeout:
-        return
+        return int(read_object(run_dir.plan, "steps")["steps"])
+    except (FileNotFoundError, DamagedFileError, TypeError, ValueError):
+        return None

@@ -81,9 +81,19 @@ def _slug(settings: dict[str, Any]) -> str:
 
 
 def _refuse_twins(cells: list[Cell]) -> None:
+    """Raise UserError for two cells that compute the same, be it that two sizes come to one model."""
     seen: dict[str, Cell] = {}
     for cell in cells:
-        key = cell.config.result_hash() + str(cell.check_of)
-        if cell.check_of is None and key in seen:
-            raise UserError(f"two cells are the same run: {seen[key].settings} and {cell.settings}")
+        if cell.check_of is not None:
+            continue
+        model = cell.config.model
+        key = cell.config.model_copy(update={"model": model.model_copy(update={"size": None})}).result_hash()
+        if key in seen:
+            text = f"two cells are the same run: {seen[key].settings} and {cell.settings}"
+            if model.size != (other := seen[key].config.model.size):
+                text += (
+                    f": model.size {other} and {model.size} come to one model, {model.d_model} wide with "
+                    f"{model.n_layers} layers; take one of them out, or give d_model and n_layers"
+                )
+            raise UserError(text)
         seen[key] = cell

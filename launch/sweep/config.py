@@ -17,6 +17,7 @@ from pydantic import Field
 
 from trainer.config.base import Section, parse_section
 from trainer.config.load import read_yaml, set_values
+from trainer.config.names import Name
 from trainer.errors import UserError
 
 
@@ -37,7 +38,7 @@ class FitConfig(Section):
 class SweepConfig(Section):
     """One sweep."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="default: the name of the file")
+    name: Name = Field(description="default: the name of the file")
     ranks: int = Field(1, gt=0, description="ranks of each cell")
     slots: int | None = Field(None, gt=0, description="ranks that run at a time on this machine; default: ranks")
     run: dict[str, Any] | str = Field(description="what all cells share: a run, or its name in configs/run")

@@ -1,12 +1,12 @@
-"""The ledger: one append-only JSON line for each evaluated point of each run.
+"""The ledger: one append-only JSON line for each evaluated point of each run, and one for each run that ended badly.
 
 It is the only thing that laws are fitted to. Nothing parses logs. A row says everything that a fit, a report
-or a reader a year later needs: what was trained, on what, how far, at which cost, and what came out.
+or a reader a year later needs: what was trained, on what, how far, at which cost, and what came out. The last row of
+a cell says how it stands: one that diverged or failed, was started again and came to its end has a later row.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,17 @@ from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer.plain_json import read_lines, to_json
+
 LEDGER_FORMAT = 1
+NO_SET = "none"  # the evaluation set of a run that ended badly
 
 
 class LedgerRow(BaseModel):
-    """One evaluated point. Losses are in nats per token, FLOPs are training FLOPs of the whole run so far."""
+    """One evaluated point, or how a run ended badly, without a loss.
+
+    Losses are in nats per token, FLOPs are training FLOPs of the whole run so far.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,7 +32,8 @@ class LedgerRow(BaseModel):
     cell: str  # hash of everything that determines the result
     name: str  # human name, unique within the sweep
     run_dir: str
-    status: Literal["done", "diverged"] = "done"
+    status: Literal["done", "diverged", "failed"] = "done"
+    reason: str = ""  # why it ended badly, or what is wrong with its result
     config_hash: str
     git_revision: str | None = None
     time: str  # ISO 8601, UTC
@@ -53,12 +60,12 @@ class LedgerRow(BaseModel):
     flops_6nd_total: float  # 6 * params_total * tokens
 
     eval_set: str
-    loss: float
+    loss: float | None
     loss_sem: float | None = None  # standard error of the mean over evaluated sequences
-    perplexity: float
+    perplexity: float | None = None
     bits_per_byte: float | None = None
     loss_by_position: list[float] = []
-    train_loss: float | None = None
+    train_loss: float | None = None  # the last one that was a finite number
 
     lr: float
     schedule: str
@@ -68,14 +75,14 @@ class LedgerRow(BaseModel):
     tokens_per_second: float | None = None
     seconds: float | None = None
     skipped_steps: list[list[int]] = []  # stretches of the data order that were left out by hand
-    tokenizer_hash: str
+    tokenizer_hash: str  # empty where a run failed before it opened its data
     data_hash: str
 
 
 def append(path: Path, rows: list[LedgerRow]) -> None:
     """Append the rows of one run in a single write and force it to disk: a killed sweep loses no finished point."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows)
+    lines = "".join(to_json(row.model_dump()) + "\n" for row in rows)
     with path.open("ab+") as ledger:
         _drop_torn_line(ledger)
         ledger.write(lines.encode())
@@ -92,11 +99,10 @@ def _drop_torn_line(ledger: BinaryIO) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a ledger. A torn last line (the machine died while writing) is skipped."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if not line.endswith("\n"):
-                return
-            yield json.loads(line)
+    """Yield the rows of a ledger. Damaged lines are skipped: the runs that they were made from have them collected."""
+    return (row for row in read_lines(path).rows if {"cell", "eval_set"} <= row.keys())
+
+
+def latest(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the last row of each cell, which says how it stands."""
+    return {row["cell"]: row for row in read(path)}

@@ -1,4 +1,4 @@
-"""What a sweep has still to run: its cells without a row in the ledger, and how to give it one more."""
+"""What a sweep has still to run: its cells without a result in the ledger, and how to give it one more."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class Pending:
 
 
 def pending_cells(path: Path, runs: Path) -> list[Pending]:
-    """Return the cells of a sweep file that its ledger under `runs` does not have. Prepares their data if needed."""
+    """Return the cells of a sweep file of which its ledger under `runs` knows no end. Prepares their data if needed."""
     sweep = load_sweep(path)
-    have = {row["cell"] for row in ledger.read(runs / sweep.name / "ledger.jsonl")}
+    known = ledger.latest(runs / sweep.name / "ledger.jsonl")
+    have = {cell for cell, row in known.items() if row.get("status") != "failed"}
     found = []
     for cell in cells_of(sweep):
         if cell.check_of is None and cell.id not in have:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,10 +16,12 @@ from rich.table import Table
 from launch.job import JobState
 from launch.sweep.run import CellProgress
 from launch.text import count, duration
+from trainer.plain_json import NON_FINITE, DamagedFileError, parse_line, read_object
 from trainer.run_dir import Status
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 TAIL_BYTES = 8192
+HUGE = 1e9  # a perplexity after a run went wrong has 300 digits
 
 
 def last_step(metrics: Path) -> dict[str, Any] | None:
@@ -31,8 +32,8 @@ def last_step(metrics: Path) -> dict[str, Any] | None:
         file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
         lines = file.read().split(b"\n")
     for line in reversed(lines[:-1]):
-        if line.startswith(b'{"kind": "train"'):
-            row: dict[str, Any] = json.loads(line)
+        row = parse_line(line)
+        if row is not None and row.get("kind") == "train" and isinstance(row.get("step"), int) and "loss" in row:
             return row
     return None
 
@@ -91,7 +92,7 @@ class Watcher:
             table.add_column(name, justify="left" if name in ("cell", "state") else "right", no_wrap=True)
         for progress, row in rows:
             state = state_of(progress)
-            values = [f"{row['step']}/{progress.plan.steps}", f"{row['loss']:.4f}"] if row else ["", ""]
+            values = [f"{row['step']}/{progress.plan.steps}", loss_text(row)] if row else ["", ""]
             rate = row.get("tokens_per_second") if row else None
             style = {"running": "bold", "failed": "red", "diverged": "red", "waiting": "dim"}.get(state, "green")
             table.add_row(progress.cell.id, state, *values, f"{rate:,.0f}" if rate else "", style=style)
@@ -136,10 +137,22 @@ def state_of(progress: CellProgress) -> str:
 def _step_text(progress: CellProgress, row: dict[str, Any]) -> str:
     rate = row.get("tokens_per_second")
     speed = f", {count(rate)} tokens/s" if rate else ""
-    return f"step {row['step']}/{progress.plan.steps}, training loss {row['loss']:.4f}{speed}"
+    return f"step {row['step']}/{progress.plan.steps}, training loss {loss_text(row)}{speed}"
+
+
+def loss_text(row: dict[str, Any]) -> str:
+    """Return the loss of a row of metrics, or the word for what it was instead of a number."""
+    if isinstance(row["loss"], int | float):
+        return f"{row['loss']:.4f}"
+    return str((row.get(NON_FINITE) or {}).get("loss", "unknown"))
 
 
 def _result_text(progress: CellProgress) -> str:
     """Say what came out: the loss that goes into the ledger, not that of the last batch."""
-    first = json.loads(progress.run_dir.result.read_text())["evaluations"][0]
-    return f"validation loss {first['loss']:.4f}, perplexity {first['perplexity']:.2f}"
+    try:
+        first = read_object(progress.run_dir.result, "evaluations")["evaluations"][0]
+        perplexity = first["perplexity"]
+        shown = f"{perplexity:.2f}" if perplexity < HUGE else f"{perplexity:.3g}"
+        return f"validation loss {first['loss']:.4f}, perplexity {shown}"
+    except (DamagedFileError, FileNotFoundError, LookupError, TypeError, ValueError):
+        return "(its result cannot be read)"

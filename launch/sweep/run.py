@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.job import Backend, JobSpec, JobState, JobStatus
+from launch.run_state import begin_again, state_of, write_down
 from launch.sweep.cell import Cell
 from launch.sweep.collect import collect
 from launch.sweep.trunks import from_branch_point
 from trainer.checkpoint.search import is_complete
 from trainer.config.load import dump
 from trainer.config.plan import Plan
-from trainer.run_dir import RunDir, Status, read_json_lines, write_atomically
+from trainer.run_dir import RunDir, Status, write_atomically
 
 MOST_STARTS = 3  # of one cell by one invocation, when it was preempted
 
@@ -45,6 +46,7 @@ class CellProgress:
         Without that checkpoint (the trunk ran before it was one) the cell is trained whole: the result is the same.
         """
         self.run_dir.root.mkdir(parents=True, exist_ok=True)
+        begin_again(self.run_dir)
         config, point = self.cell.config, self.branch_point
         if point is not None and is_complete(point):
             config = from_branch_point(config, point)
@@ -52,20 +54,17 @@ class CellProgress:
 
     @property
     def failure(self) -> str:
-        """Return why the run failed, from its own record."""
-        return failure_of(self.run_dir)
+        """Return why the run ended badly, from its own record, or from its backend where it left none."""
+        state = state_of(self.run_dir)
+        if state.word in (Status.FAILED, Status.DIVERGED) or self.status is None:
+            return state.reason
+        return self.status.reason or state.reason
 
     @property
     def ended(self) -> Status | None:
         """Return how the run ended, when running it again would change nothing."""
         status = self.run_dir.read_status()
         return status if status in (Status.DONE, Status.DIVERGED) else None
-
-
-def failure_of(run_dir: RunDir) -> str:
-    """Return why a run failed, from its own record."""
-    events = [row for row in read_json_lines(run_dir.events) if row["event"] == "failed"]
-    return str(events[-1]["error"]) if events else "unknown"
 
 
 def ready(cells: list[CellProgress], of: list[CellProgress]) -> list[CellProgress]:
@@ -90,13 +89,17 @@ class SweepRun:
     job: Callable[[str, tuple[str, ...], Path], JobSpec]  # from a cell's name, command and run directory
     watch: Callable[[list[CellProgress]], None]
     wait: Callable[[float], None]
-    retry: bool = False  # start cells again that failed before
+    retry: bool = False  # start cells again that failed or diverged before
     failed: list[CellProgress] = field(default_factory=list)
     waiting: list[CellProgress] = field(default_factory=list)  # for their trunk; for good where that failed
 
     @property
     def ledger(self) -> Path:
         return self.directory / "ledger.jsonl"
+
+    @property
+    def diverged(self) -> list[CellProgress]:
+        return [p for p in self.cells if p.ended is Status.DIVERGED]
 
     def run(self) -> None:
         """Submit all cells that have not ended, and return when every one has ended or failed.
@@ -105,7 +108,9 @@ class SweepRun:
         """
         self._collect()
         for progress in self.cells:
-            if progress.run_dir.read_status() is Status.FAILED and not self.retry:
+            if self.retry:
+                begin_again(progress.run_dir)
+            if progress.run_dir.read_status() is Status.FAILED:
                 self.failed.append(progress)
             elif progress.ended is None:
                 self.waiting.append(progress)
@@ -142,12 +147,11 @@ class SweepRun:
     def _ended(self, progress: CellProgress, status: JobStatus) -> None:
         if status.state is JobState.PREEMPTED and progress.starts < MOST_STARTS:
             self._submit(progress)
-        elif progress.ended is None:
-            if progress.run_dir.read_status() is not Status.FAILED:  # it had no time to say so itself
-                progress.run_dir.record_event("failed", error=status.reason)
-                progress.run_dir.write_status(Status.FAILED)
-            self.failed.append(progress)
+        else:
+            write_down(progress.run_dir, status)
+            if progress.ended is None:
+                self.failed.append(progress)
         self._collect()
 
     def _collect(self) -> None:
-        collect([p.cell for p in self.cells], self.directory / "cells", self.ledger)
+        collect(self.cells, self.ledger)

@@ -18,6 +18,7 @@ from launch.backends.warm import PRELOAD
 from launch.job import JobSpec
 from launch.plan_table import sweep_table
 from launch.planner.expected import matrix_rate, seconds_on_cpu
+from launch.run_state import DEAD, state_of
 from launch.runs_root import runs_flag
 from launch.scaling.report.console import print_ladder
 from launch.scaling.report.write import ReportPaths, write
@@ -30,16 +31,17 @@ from launch.sweep.run import CellProgress, SweepRun
 from launch.sweep.submit import recorded_cluster, standing
 from launch.text import count, duration
 from trainer.errors import UserError
-from trainer.run_dir import Status
+from trainer.run_dir import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED, Status
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one call did with a sweep. `failure` says which cells failed, why, and how to start them again."""
+    """What one call did with a sweep. `failure` says which cells ended badly, why, and how to start them again."""
 
     started: list[CellProgress] = field(default_factory=list)  # trained here, or sent to a cluster
     report: ReportPaths | None = None
     failure: str = ""
+    exit_code: int = EXIT_DONE
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -79,9 +81,19 @@ def run_sweep(
                 f"wait for them ('escala sweep status {config}{runs_flag(opened.directory.parent)}'), or end them with "
                 "'escala cancel'"
             )
+        _tell_dead(opened.cells, console)
         sweep_run = _train(opened, expected, at_a_time, console, failed, cluster)
         paths = report(opened, console)
-    return Result([p for p in opened.cells if p.starts], paths, failure_text(sweep_run.failed, opened, config))
+    started = [p for p in opened.cells if p.starts]
+    return Result(started, paths, *ending(sweep_run.failed, sweep_run.diverged, opened, config))
+
+
+def _tell_dead(cells: list[CellProgress], console: Console) -> None:
+    """Name the cells that say they run and do not: they are started again."""
+    for progress in cells:
+        state = state_of(progress.run_dir)
+        if state.word == DEAD:
+            console.print(f"{progress.cell.id} {state.reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _total_text(opened: Opened, expected: dict[str, float], at_a_time: int) -> str:
@@ -117,13 +129,15 @@ def _train(
     with backend, Watcher(console, expected, at_a_time) as watcher:
         run = SweepRun(opened.directory, opened.cells, backend, job, watcher.update, backend.wait, retry=failed)
         began = time.monotonic()
-        missing = sum(1 for p in opened.cells if p.ended is None)
         run.run()
-    if missing:
+    started = sum(1 for p in opened.cells if p.starts)
+    if started:
         took = duration(time.monotonic() - began)
-        console.print(f"trained {missing} {'run' if missing == 1 else 'runs'} in {took}\n", highlight=False)
-    else:
+        console.print(f"trained {started} {'run' if started == 1 else 'runs'} in {took}\n", highlight=False)
+    elif not run.failed and not run.diverged:
         console.print("every cell is done: nothing to train\n")
+    else:
+        console.print(f"nothing to train: {len(run.failed)} cells failed and {len(run.diverged)} diverged before\n")
     return run
 
 
@@ -151,12 +165,14 @@ def report(opened: Opened, console: Console) -> ReportPaths | None:
     """Print the table and the law, and write the report, from the ledger alone. Return None where there is no law."""
     sweep, path = opened.sweep, opened.directory / "ledger.jsonl"
     ids = {p.cell.id for p in opened.cells if p.cell.check_of is None}
-    rows = [r for r in ledger.read(path) if r["cell"] in ids and r["eval_set"] == sweep.fit.eval_set]
+    wanted = (sweep.fit.eval_set, ledger.NO_SET)
+    rows = [r for r in ledger.read(path) if r["cell"] in ids and r["eval_set"] in wanted]
+    points = {r["cell"] for r in rows if r.get("status", "done") == "done"}
     checks = check_layouts(opened.cells)
     for line in checks:
         console.print(line["text"], style="green" if line["agrees"] else "red", highlight=False)
-    if len(rows) < 3:
-        console.print(f"{len(rows)} points in the ledger: too few for a law")
+    if len(points) < 3:
+        console.print(f"{len(points)} points in the ledger: too few for a law")
         return None
     curves = next((line["curves"] for line in checks), None)
     try:
@@ -164,7 +180,9 @@ def report(opened: Opened, console: Console) -> ReportPaths | None:
         law = print_ladder(table, console)
         paths = write(table, opened.directory / "report", title=sweep.name, layout_check=curves)
     except UserError as error:  # the runs are trained and in the ledger: a sweep of seeds has no law, and is no failure
-        console.print(f"no law from these {len(rows)} points: {error}\nledger  {path}", highlight=False, soft_wrap=True)
+        console.print(
+            f"no law from these {len(points)} points: {error}\nledger  {path}", highlight=False, soft_wrap=True
+        )
         return None
     named = "" if law is None else f" --law {law}"
     ends = f"\nledger  {path}\nreport  {paths.html}\nnext    escala fit {path}{named} --out fit.json"
@@ -196,13 +214,19 @@ def check_layouts(cells: list[CellProgress]) -> list[dict[str, Any]]:
     return found
 
 
-def failure_text(failed: list[CellProgress], opened: Opened, config: Path) -> str:
-    """Return the reason of each failed cell and how to start them again; empty where none failed."""
-    if not failed:
-        return ""
-    reasons = "; ".join(f"{p.cell.id}: {p.failure}" for p in failed)
+def ending(failed: list[CellProgress], diverged: list[CellProgress], opened: Opened, config: Path) -> tuple[str, int]:
+    """Return which cells ended badly, why, and how to start them again, with the exit code; empty where none did."""
+    if not failed and not diverged:
+        return "", EXIT_DONE
+    named = {"failed": failed, "diverged": diverged}
+    told = [
+        f"{len(cells)} of {len(opened.cells)} cells {word} ({'; '.join(f'{p.cell.id}: {p.failure}' for p in cells)})"
+        for word, cells in named.items()
+        if cells
+    ]
     again = "resume" if recorded_cluster(opened.directory) else "run"
-    return (
-        f"{len(failed)} of {len(opened.cells)} cells failed ({reasons}). Logs are under {opened.directory / 'cells'}; "
+    text = (
+        f"{', '.join(told)}. Logs are under {opened.directory / 'cells'}; "
         f"'escala sweep {again} {config}{runs_flag(opened.directory.parent)} --failed' starts them again"
     )
+    return text, EXIT_FAILED if failed else EXIT_DIVERGED

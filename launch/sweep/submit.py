@@ -16,11 +16,13 @@ from launch.backends.logs import attempts
 from launch.backends.overview import backend_of
 from launch.backends.registry import Submitted
 from launch.data_preparation import is_prepared
-from launch.job import JobSpec, JobState, JobStatus, Task
+from launch.job import JobSpec, JobStatus, Task
+from launch.run_state import write_down
 from launch.sweep.cells import cells_of
 from launch.sweep.config import SweepConfig
 from launch.sweep.run import CellProgress
 from trainer.errors import UserError
+from trainer.plain_json import read_object
 from trainer.run_dir import RunDir, Status, write_atomically
 
 RECORD = "cluster.json"  # in the sweep's directory: where its cells were sent
@@ -31,9 +33,10 @@ SCHEDULED = ("slurm", "kubernetes")  # these keep jobs when this process has gon
 class Standing:
     """How the cells of a sweep stand on its cluster."""
 
-    ended: list[CellProgress]  # done or diverged: never sent again
+    done: list[CellProgress]  # never sent again
     busy: list[CellProgress]  # queued or running
-    failed: list[CellProgress]  # sent again when asked for
+    failed: list[CellProgress]  # sent again when asked for, like the diverged ones
+    diverged: list[CellProgress]
     missing: list[CellProgress]
 
 
@@ -61,7 +64,7 @@ def scheduled(run_dirs: list[RunDir]) -> dict[RunDir, tuple[Submitted, JobStatus
 def standing(cells: list[CellProgress]) -> Standing:
     """Sort the cells by how they stand. What the scheduler alone knows about a failed one is written down."""
     known = scheduled([p.run_dir for p in cells if p.ended is None])
-    found = Standing([], [], [], [])
+    found = Standing([], [], [], [], [])
     for progress in cells:
         if progress.run_dir in known:
             row, progress.status = known[progress.run_dir]
@@ -72,15 +75,14 @@ def standing(cells: list[CellProgress]) -> Standing:
 
 def _kind(progress: CellProgress, found: Standing) -> list[CellProgress]:
     if progress.ended is not None:
-        return found.ended
+        return found.done if progress.ended is Status.DONE else found.diverged
     if progress.status is not None and not progress.status.state.final:
         return found.busy
-    said = progress.run_dir.read_status()
-    if progress.status is not None and progress.status.state is JobState.FAILED and said is not Status.FAILED:
-        progress.run_dir.record_event("failed", error=progress.status.reason)  # it had no time to say so itself
-        progress.run_dir.write_status(Status.FAILED)
-        return found.failed
-    return found.failed if said is Status.FAILED else found.missing
+    if progress.status is not None:
+        write_down(progress.run_dir, progress.status)
+    if progress.ended is not None:
+        return found.diverged
+    return found.failed if progress.run_dir.read_status() is Status.FAILED else found.missing
 
 
 def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_most: int | None) -> None:
@@ -118,13 +120,13 @@ def send(spec: JobSpec, cells: list[CellProgress], cluster: ClusterConfig, name:
     rows: list[Submitted] = registry.record(spec, job, cluster=name, backend=cluster.backend)
     for progress, row in zip(cells, rows, strict=True):
         progress.job = row.job
-        if progress.run_dir.read_status() is Status.FAILED:  # what it said belongs to the attempt before
-            progress.run_dir.write_status(Status.PENDING)
     write_atomically(directory / RECORD, json.dumps({"cluster": name, "job": job}) + "\n")
     return job
 
 
 def recorded_cluster(directory: Path) -> str | None:
     """Return the cluster that a sweep was sent to last, or None for one that runs on this machine."""
-    path = directory / RECORD
-    return str(json.loads(path.read_text())["cluster"]) if path.exists() else None
+    try:
+        return str(read_object(directory / RECORD, "cluster")["cluster"])
+    except FileNotFoundError:
+        return None

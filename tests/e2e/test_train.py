@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.ranks import PATIENCE, configuration
 from trainer.config.load import dump
+from trainer.run_dir import EXIT_PREEMPTED
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ def test_a_run_of_this_machine_is_listed_read_and_cancelled(tmp_path: Path, prep
         said, _ = train.communicate(timeout=PATIENCE)
     finally:
         train.kill()
-    assert train.returncode == 130 and "goes on from its newest checkpoint" in said, said
+    assert train.returncode == EXIT_PREEMPTED and "goes on from its newest checkpoint" in said, said
     (row,) = json.loads(escala("jobs", "--runs", runs, "--json"))
     assert row["state"] == "preempted", "it saved"
     assert (tmp_path / "runs" / name / "latest").exists()

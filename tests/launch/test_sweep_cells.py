@@ -57,6 +57,7 @@ def test_a_layout_check_is_a_second_run_of_its_cell():
         ({"vary": {}, "cells": ()}, "has no cells"),
         ({"vary": {"model.sizes": ["1M"]}}, "unknown key 'model.sizes'"),
         ({"vary": {"model.size": ["12k"], "name": ["a", "b"]}}, "two cells are the same run"),
+        ({"vary": {"model.size": ["3k", "6k"]}}, "model.size 3k and 6k come to one model, 32 wide with"),
         ({"layout_checks": ({"cell": {"model.size": "1M"}, "set": {"parallel.tensor": 2}},)}, "no cell of the sweep"),
         ({"layout_checks": ({"cell": {"model.size": "50k"}, "set": {"seed": 2}},)}, "changes what is computed"),
     ],

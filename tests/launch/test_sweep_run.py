@@ -126,16 +126,64 @@ def test_a_failed_cell_keeps_its_reason_and_waits_to_be_asked_for(tmp_path: Path
     assert not mended.failed
 
 
-def test_a_diverged_cell_is_kept_as_such(tmp_path: Path):
+def test_a_diverged_cell_is_a_row_and_waits_to_be_asked_for(tmp_path: Path):
+    broken = cells()[1].id
+    lost = {"train_loss": 6.5, "step": 3, "tokenizer_hash": "t", "data_hash": "d", "unique_tokens": 99}
+
     def outcome(spec: JobSpec, starts: int) -> JobStatus:
-        RunDir(spec.run_dir).write_status(Status.DIVERGED)
+        if spec.name != broken:
+            return finish(spec)
+        run_dir = RunDir(spec.run_dir)
+        run_dir.record_event("diverged", error="loss nan after step 3", **lost)
+        run_dir.write_status(Status.DIVERGED)
         return JobStatus(JobState.FAILED, 76)
 
     sweep, _ = run(tmp_path, outcome)
-    assert not sweep.failed
-    assert not sweep.ledger.exists()
-    _, backend = run(tmp_path, outcome, retry=True)
-    assert backend.submitted == []
+    assert not sweep.failed and [p.cell.id for p in sweep.diverged] == [broken]
+    (row,) = [row for row in ledger.read(sweep.ledger) if row["cell"] == broken]
+    assert {key: row[key] for key in lost} == lost
+    assert (row["status"], row["loss"], row["reason"]) == ("diverged", None, "loss nan after step 3")
+    assert row["tokens"] == 3 * row["tokens_per_step"] and row["params_total"] > 0
+    before = sweep.ledger.read_bytes()
+    again, backend = run(tmp_path, outcome)
+    assert backend.submitted == [] and again.ledger.read_bytes() == before, "said once"
+    mended, backend = run(tmp_path, lambda spec, _: finish(spec), retry=True)
+    assert backend.submitted == [broken] and not mended.diverged
+    assert ledger.latest(sweep.ledger)[broken]["status"] == "done"
+
+
+def test_a_rank_without_a_last_word_gets_one_from_its_launcher(tmp_path: Path):
+    codes = dict(zip([c.id for c in cells()], (76, -9, 77), strict=True))
+
+    def outcome(spec: JobSpec, starts: int) -> JobStatus:
+        RunDir(spec.run_dir).write_status(Status.RUNNING)
+        return JobStatus(JobState.FAILED, codes[spec.name], reason="ended")
+
+    sweep, _ = run(tmp_path, outcome)
+    said = [p.run_dir.read_status() for p in sweep.cells]
+    assert said == [Status.DIVERGED, Status.FAILED, Status.RUNNING], "one that was replaced is left alone"
+    assert [row["status"] for row in ledger.read(sweep.ledger)] == ["diverged", "failed"]
+
+
+def test_a_damaged_result_is_taken_for_none_and_evaluated_again(tmp_path: Path):
+    sweep, _ = run(tmp_path, lambda spec, _: finish(spec))
+    sweep.ledger.unlink()
+    first, second, _ = sweep.cells
+    first.run_dir.result.write_text('{"step": 10, "evaluations": [{"loss": "x"}]}')
+    second.run_dir.plan.write_text('{"name": 3')
+    again, backend = run(tmp_path, lambda spec, _: finish(spec))
+    assert backend.submitted == [first.cell.id]
+    assert {row["status"] for row in ledger.read(again.ledger)} == {"done"}
+
+
+def test_a_result_no_better_than_chance_is_said_in_its_row(tmp_path: Path):
+    sweep, _ = run(tmp_path, lambda spec, _: finish(spec))
+    assert {row["reason"] for row in ledger.read(sweep.ledger)} == {""}
+    sweep.ledger.unlink()
+    run_dir = sweep.cells[0].run_dir
+    write_atomically(run_dir.result, json.dumps({**RESULT, "evaluations": [{**EVALUATION, "loss": 6.5}]}))
+    run(tmp_path, lambda spec, _: finish(spec))
+    assert "no better than chance: loss 6.5" in ledger.latest(sweep.ledger)[sweep.cells[0].cell.id]["reason"]
 
 
 def test_a_ledger_row_counts_by_every_convention(tmp_path: Path):

@@ -114,7 +114,7 @@ def test_failed_cells_are_listed_and_sent_when_asked_for(stub: Stub, capsys: pyt
     assert failed.read_status() is Status.FAILED
     _, second = stub.submitted()
     assert str(lost.root) in second and str(failed.root) not in second and str(done.root) not in second
-    assert "1 ended, 1 failed, 1 to do" in capsys.readouterr().out
+    assert "1 done, 1 failed, 1 to do" in capsys.readouterr().out
     stub.says(t100_1="OUT_OF_MEMORY", t101_0="RUNNING")
     resume(stub, failed=True)
     third = stub.submitted()[2]
@@ -133,12 +133,12 @@ def test_diverged_cells_are_kept_and_the_report_follows_the_last_cell(
     finish(second)
     third.write_status(Status.DIVERGED)
     stub.says(t100_0="COMPLETED", t100_1="COMPLETED", t100_2="FAILED")
-    resume(stub, failed=True)
+    assert re.search(r"^1 of 3 cells diverged \(.*--failed' starts them again$", resume(stub))
     assert reported == [3] and len(stub.submitted()) == 1
-    assert {row["cell"] for row in ledger.read(stub.root / "runs/s/ledger.jsonl")} == {
-        first.root.name,
-        second.root.name,
-    }
+    rows = ledger.latest(stub.root / "runs/s/ledger.jsonl")
+    assert [rows[d.root.name]["status"] for d in (first, second, third)] == ["done", "done", "diverged"]
+    resume(stub, failed=True)
+    assert third.root.name in stub.submitted()[1] and first.root.name not in stub.submitted()[1]
 
 
 def test_this_machine_does_not_start_what_a_cluster_runs(stub: Stub) -> None:

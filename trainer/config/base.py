@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trainer.config.merging import are_places, lay_over
+from trainer.config.secrets import redact
 from trainer.errors import UserError, did_you_mean
 
 
@@ -69,8 +70,12 @@ def _clause(section: type[Section], key: str, errors: Sequence[Any]) -> str:
     problems = [str(error["msg"]).removeprefix("Value error, ") for error in errors]
     message = " or ".join(dict.fromkeys(problem[0].lower() + problem[1:] for problem in problems))
     given = errors[0].get("input")
-    shown = "" if isinstance(given, dict) else f" (given: {given!r})"
+    shown = "" if isinstance(given, dict) else f" (given: {_short(redact(repr(given)))})"
     return f"{key!r}: {message}{shown}" if key else message
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
 def _key(section: type[Section], location: Sequence[int | str]) -> str:

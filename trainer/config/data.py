@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
+from trainer.config.names import Name, check_name
+from trainer.config.secrets import Location, Options, from_environment
 from trainer.config.span import Count
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -32,7 +34,9 @@ class SourceConfig(Section):
     """One source of documents, read as a stream."""
 
     name: str | None = Field(None, description="tag of the source in shards and reports; default: made from the path")
-    path: str = Field("embedded", description="'embedded', a hub dataset, or files: jsonl, parquet, text, globs, URLs")
+    path: Location = Field(
+        "embedded", description="'embedded', a hub dataset, or files: jsonl, parquet, text, globs, URLs"
+    )
     format: Literal["auto", "hub", "json", "parquet", "text"] = Field("auto", description="auto: by the file's suffix")
     subset: str | None = Field(None, description="configuration of a hub dataset")
     split: str = Field("train", description="split of a hub dataset")
@@ -48,7 +52,7 @@ class SourceConfig(Section):
     parts: int | None = Field(
         None, gt=0, description="pieces that are prepared and restarted independently; default: by file, at most 256"
     )
-    storage: dict[str, Any] = Field({}, description="fsspec options of the path's file system; no secrets here")
+    storage: Options = Field({}, description="fsspec options of the path's file system; secrets as $VARIABLE alone")
     stall_seconds: float = Field(300.0, gt=0, description="a source that is silent for so long is reported and left")
     retries: int = Field(5, ge=0, description="how often reading goes on after a failure, with growing pauses")
 
@@ -61,6 +65,11 @@ class SourceConfig(Section):
             except re.error as error:
                 raise ValueError(f"not a regular expression: {error}") from None
         return pattern
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """The options of the file system with the variables that they name filled in: for use, never for a file."""
+        return from_environment(self.storage)
 
     @property
     def tag(self) -> str:
@@ -121,7 +130,7 @@ class CacheConfig(Section):
 class DataConfig(Section):
     """Sources, tokenizer and shards of one token set."""
 
-    name: str = Field("embedded", description="of the prepared set")
+    name: Name = Field("embedded", description="of the prepared set")
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
     tokenizer: TokenizerConfig = TokenizerConfig()
     held_out_fraction: float = Field(0.01, ge=0, lt=1, description="share of documents for validation, by content hash")
@@ -131,7 +140,9 @@ class DataConfig(Section):
     shard_tokens: Count = Field(
         67_108_864, ge=1024, description="a shard is closed at the first document after so many"
     )
-    root: str = Field("data", description="directory or URL that holds prepared sets; this one lies in <root>/<name>")
+    root: Location = Field(
+        "data", description="directory or URL that holds prepared sets; this one lies in <root>/<name>"
+    )
 
     begin: Literal["complete", "published"] = Field(
         "complete", description="train when all data are prepared, or on what is published while preparation goes on"
@@ -151,7 +162,7 @@ class DataConfig(Section):
     def _consistent(self) -> DataConfig:
         tags = [source.tag for source in (*self.sources, *self.held_out_sets)]
         for tag in (self.name, *tags):
-            if not _NAME.match(tag):
+            if not _NAME.fullmatch(check_name(tag)):
                 raise ValueError(f"a name may have letters, digits, '.', '_' and '-', and {tag!r} has others")
         twice = sorted({tag for tag in tags if tags.count(tag) > 1})
         if twice:

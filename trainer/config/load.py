@@ -56,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no file {path}{_nearby_files(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a directory, a YAML file is needed") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a date that is none, nested without end
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
@@ -96,7 +96,7 @@ def set_values(values: dict[str, Any], assignments: tuple[str, ...] | list[str])
             raise UserError(f"--set {assignment!r}: expected key=value, such as model.n_layers=4")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--set {assignment!r}: the value is not valid YAML") from None
         for part in reversed(key.strip().split(".")):
             value = {part: value}

@@ -15,6 +15,7 @@ from trainer.config.memory import Memory, rank_memory
 from trainer.config.parallel import Degrees, check_model_splits, resolve_degrees
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
+from trainer.plain_json import to_json
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as indented JSON."""
-        return json.dumps({**asdict(self), "world": self.degrees.world}, indent=2) + "\n"
+        return to_json({**asdict(self), "world": self.degrees.world}, indent=2) + "\n"
 
     @property
     def layout(self) -> str:

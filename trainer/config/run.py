@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from trainer.config.base import Section
 from trainer.config.data import DataConfig
 from trainer.config.model import AnyModel
+from trainer.config.names import Name
 from trainer.config.optim import OptimConfig, ScheduleConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.sections import (
@@ -33,7 +34,7 @@ WITHOUT_EFFECT_ON_RESULT: dict[str, Any] = {
 class RunConfig(Section):
     """One run. Length is given in tokens or in steps, not both."""
 
-    name: str = Field("run", description="of the run directory, under --runs")
+    name: Name = Field("run", description="of the run directory, under --runs")
     seed: int = Field(0, ge=0, description="of initial values, data order and dropout")
     model: AnyModel
     data: DataConfig

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 SUFFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+MOST = 10**18  # of anything that is counted: 64-bit integers hold it, and no run comes near
 _NUMBER = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kKMBGT]?)\s*$")
 _SPAN = re.compile(r"^\s*(.+?)\s*(steps?|tokens?|%)\s*$")
 
@@ -18,13 +19,19 @@ def parse_count(text: Any) -> int:
     if isinstance(text, bool):
         raise ValueError("expected a number such as 32768, 20M or 1.5B")
     if isinstance(text, int):
-        return text
+        return _bounded(text)
     match = _NUMBER.match(str(text))
     if match is None:
         raise ValueError("expected a number such as 32768, 20M or 1.5B")
     value = float(match[1].replace("_", "")) * SUFFIXES[match[2]]
-    if value != int(value):
+    if abs(value) <= MOST and value != int(value):
         raise ValueError(f"expected a whole number, not {value}")
+    return _bounded(value)
+
+
+def _bounded(value: float) -> int:
+    if not abs(value) <= MOST:
+        raise ValueError(f"expected a number of at most {MOST:.0e}")
     return int(value)
 
 

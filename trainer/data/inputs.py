@@ -193,7 +193,7 @@ def _file_system(name: str, config: SourceConfig) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
-        system, path = url_to_fs(name, **config.storage)
+        system, path = url_to_fs(name, **config.storage_options)
     except ImportError as error:
         raise UserError(f"source {config.tag!r} ({name}) needs a package that is not installed: {error}") from None
     except ValueError as error:  # an unknown protocol

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from trainer.run_dir import RunDir, append_json, read_json_lines, write_atomically
+from trainer.plain_json import read_lines, to_json
+from trainer.run_dir import RunDir, replace_in_place_if_full, utc_now
+from trainer.tracking.journal import Journal
 
 
 class Mirror(Protocol):
@@ -30,6 +31,7 @@ class Record:
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         self.run_dir, self.mirrors = run_dir, mirrors
+        self._metrics, self._events = Journal(run_dir.metrics), Journal(run_dir.events)
         self._first, self._may_write = active, may_write
 
     @property
@@ -41,26 +43,42 @@ class Record:
         """Drop rows after `step`, which a resumed run is about to write again, so that the curve has each step once."""
         if not self.active or not self.run_dir.metrics.exists():
             return
-        rows = [row for row in read_json_lines(self.run_dir.metrics) if row["step"] <= step]
-        write_atomically(self.run_dir.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        lines = read_lines(self.run_dir.metrics)
+        sound = [row for row in lines.rows if isinstance(row.get("step"), int)]
+        if damaged := lines.damaged + len(lines.rows) - len(sound):
+            self.event("damaged_rows_dropped", step=step, rows=damaged)
+        rows = [row for row in sound if row["step"] <= step]
+        replace_in_place_if_full(self.run_dir.metrics, "".join(to_json(row) + "\n" for row in rows))
 
     def row(self, kind: str, step: int, **values: Any) -> None:
         """Write one row of kind `train` or `evaluation` after `step` steps."""
         if not self.active:
             return
         row = {"kind": kind, "step": step, **values}
-        append_json(self.run_dir.metrics, row)
+        if (news := self._metrics.write(row)) is not None:
+            self.event("records_waited", step=step, text=news)
         for mirror in self.mirrors:
             mirror.log(row)
         print(console_line(row), file=sys.stderr, flush=True)
 
     def event(self, event: str, **details: Any) -> None:
         """Write one line to events.jsonl."""
-        if self.active:
-            self.run_dir.record_event(event, **details)
+        if not self.active:
+            return
+        row = {"time": utc_now(), "event": event, **details}
+        if (news := self._events.write(row)) is not None:
+            self.event("records_waited", text=news)
 
     def finish(self, exit_code: int) -> None:
-        """End the mirrors, each within its own time-out."""
+        """Write what still waits, and end the mirrors, each within its own time-out."""
+        if self.active:
+            for journal in (self._metrics, self._events):
+                if (news := journal.write()) is not None:
+                    self.event("records_waited", text=news)
+                if journal.waiting:
+                    lost = len(journal.waiting) + journal.dropped
+                    print(f"warning: {lost} rows of {journal.path.name} could not be written and are lost",
+                          file=sys.stderr, flush=True)  # fmt: skip
         for mirror in self.mirrors:
             mirror.finish(exit_code)
 
@@ -70,10 +88,11 @@ def console_line(row: dict[str, Any]) -> str:
     parts = [f"{row['kind']:<10} step {row['step']:>6}", *([row["eval_set"]] if "eval_set" in row else [])]
     for key, shape in CONSOLE_COLUMNS.items():
         if row.get(key) is not None:
-            parts.append(f"{key} {row[key]:{shape}}")
+            parts.append(f"{key} {row[key]:{shape if abs(row[key]) < HUGE else '.3g'}}")
     return "  ".join(parts)
 
 
+HUGE = 1e9  # a perplexity after a run went wrong has 300 digits
 CONSOLE_COLUMNS = {
     "loss": ".4f",
     "perplexity": ".2f",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 from launch.scaling.questions.saved_fit import SavedFit
 from launch.scaling.table.table import Table
 from trainer.errors import UserError
-from trainer.run_dir import append_json, read_json_lines
+from trainer.plain_json import read_lines
+from trainer.run_dir import append_json
 
 SAME = 0.02  # relative difference in N and D up to which a run is the forecast one
 
@@ -110,10 +112,16 @@ def append(path: Path, forecast: Forecast) -> None:
 
 
 def read(path: Path) -> Iterator[Forecast]:
-    """Yield the forecasts of a ledger. Raises `UserError` for a line that is not one."""
+    """Yield the forecasts of a ledger; lines that are damaged are skipped, with their number on standard error.
+
+    Raises `UserError` where there is no ledger, and for a line that is no forecast.
+    """
     if not path.exists():
         raise UserError(f"no forecasts: {path} does not exist (make one with `escala forecast`)")
-    for number, row in enumerate(read_json_lines(path), start=1):
+    lines = read_lines(path)
+    if lines.damaged:
+        print(f"warning: {path} has {lines.damaged} damaged lines, which are skipped", file=sys.stderr)
+    for number, row in enumerate(lines.rows, start=1):
         try:
             interval = tuple(row["interval"]) if row["interval"] else None
             yield Forecast(**{**row, "interval": interval})

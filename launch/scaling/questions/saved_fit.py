@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
             centre=Centre(internal["centre"]),
             theta=np.array(internal["theta"]),
             draws=np.array(internal["draws"], float).reshape(-1, size),
-            residual_sd=float(internal["residual_sd"]),
+            residual_sd=math.nan if internal["residual_sd"] is None else float(internal["residual_sd"]),
             status=certificate["status"],
             reasons=tuple(certificate["reasons"]),
             table_sha256=values.get("table", {}).get("sha256", ""),

@@ -32,7 +32,10 @@ def log_x(ax: Any, name: str, y_label: str, shown: Callable[[float], str] | None
 def log_y(ax: Any, shown: Array) -> None:
     """Make the y axis logarithmic too, with plain numbers, around what is to be seen of `shown`: a band may go on."""
     ax.set_yscale("log")
-    low, high = float(np.min(shown)), float(np.max(shown))
+    drawable = shown[np.isfinite(shown) & (shown > 0)]
+    if len(drawable) == 0:
+        return
+    low, high = float(np.min(drawable)), float(np.max(drawable))
     margin = max((high / low) ** ROOM, LEAST_ROOM)
     ax.set_ylim(low / margin, high * margin)
     _number(ax.yaxis, ax.get_ylim(), plain_number)
@@ -41,6 +44,8 @@ def log_y(ax: Any, shown: Array) -> None:
 def _number(axis: Any, limits: tuple[float, float], shown: Callable[[float], str]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
+    if not 0 < limits[0] < limits[1] < math.inf:  # nothing was drawn
+        return
     axis.set_major_locator(FixedLocator(log_ticks(*limits)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
     axis.set_minor_formatter(NullFormatter())

@@ -19,6 +19,7 @@ BLUE, ORANGE, GREEN, RED, GREY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56B4E9", "#F0E442", GREY)
 REACH = 2.0  # how far beyond the largest cell a law is drawn
 BAND_ROOM = 0.3  # nats by which a band is shown beyond the cells and the law
+LAW_ROOM = 3.0  # nats by which a law is shown beyond the cells: one of a few odd cells may rise without end
 OFF = "measured - law (% of loss)"
 
 
@@ -28,10 +29,11 @@ def ladder(ax: Any, fitted: Ladder) -> None:
     values = table.columns[variable]
     grid = np.geomspace(values.min() / 1.3, values.max() * REACH, 160)
     band = fitted.preferred.band(variable, grid)
+    view = table.loss.min() - LAW_ROOM, table.loss.max() + LAW_ROOM
     if band is not None:
-        ax.fill_between(grid, *np.exp(band), color=BLUE, alpha=0.13, lw=0)
+        ax.fill_between(grid, *np.exp(np.clip(band, *view)), color=BLUE, alpha=0.13, lw=0)
     for law, colour, style in zip(fitted.laws, (ORANGE, BLUE), ("--", "-"), strict=False):
-        predicted = np.exp(law.fitted.predict({variable: grid}))
+        predicted = np.exp(np.clip(law.fitted.predict({variable: grid}), *view))
         ax.plot(grid, predicted, style, color=colour, lw=1.7, label=law.fitted.law.formula)
     seen, held = ~fitted.held_out, fitted.held_out
     ax.plot(values[seen], np.exp(table.loss[seen]), "o", color="black", ms=5, label="fitted cells", zorder=5)
@@ -39,7 +41,7 @@ def ladder(ax: Any, fitted: Ladder) -> None:
         look: dict[str, Any] = {"mfc": "white", "mec": RED, "mew": 1.8, "ms": 7, "label": "held out", "zorder": 6}
         ax.plot(values[held], np.exp(table.loss[held]), "o", **look)
     log_x(ax, variable, PERPLEXITY)
-    seen_losses = np.array([*table.loss, *fitted.preferred.fitted.predict({variable: grid})])
+    seen_losses = np.array([*table.loss, *np.clip(fitted.preferred.fitted.predict({variable: grid}), *view)])
     if band is not None:  # as far as it leaves the cells room
         low, high = seen_losses.min() - BAND_ROOM, seen_losses.max() + BAND_ROOM
         seen_losses = np.concatenate([seen_losses, np.clip(band, low, high).ravel()])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from launch.scaling.other.ladder import fit_ladder
@@ -77,7 +78,10 @@ def write(
         table = rows
     else:
         table = from_ledger([dict(row) for row in rows], n_convention=n_convention)
-    return render(build(table, title, layout_check, forecasts), Path(out_dir))
+    with np.errstate(
+        over="ignore"
+    ):  # perplexities of runs that went wrong: infinite in tables, beyond the edge in charts
+        return render(build(table, title, layout_check, forecasts), Path(out_dir))
 
 
 def build(table: Table, title: str, layout_check: Curves | None = None, forecasts: Path | None = None) -> Report:

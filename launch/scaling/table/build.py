@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from launch.scaling.arrays import Array
 from launch.scaling.table.checks import check_labels, check_values, find_repeats, rows_text
 from launch.scaling.table.mapping import LABELS, NUMERIC, PERPLEXITIES, Source, plain_name
+from launch.scaling.table.oddities import far_off, no_better_than_chance
 from launch.scaling.table.reading import Row
 from launch.scaling.table.table import Table
 from launch.scaling.table.units import check_derived, check_flops, check_loss, check_sizes
@@ -76,6 +77,8 @@ def build_table(
     warnings += check_loss(columns, sources["loss"], _perplexity(rows)[good], table.row)
     warnings += check_labels(table.labels, {t: s.column for t, s in sources.items()}, source)
     warnings += find_repeats(columns, table.labels, table.row)
+    warnings += no_better_than_chance(columns, table.labels, table.row)
+    warnings += far_off(columns, table.labels, table.row)
     return replace(table, columns=columns, notes=(*notes, *filled), warnings=tuple(warnings))
 
 

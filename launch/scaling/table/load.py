@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from launch.scaling.table.build import build_table, keep_where
+from launch.scaling.table.endings import chance_in_rows, final_rows, without_bad_ends
 from launch.scaling.table.mapping import TARGETS, Source, resolve
 from launch.scaling.table.reading import Row, read_rows
 from launch.scaling.table.table import N_CONVENTIONS, Table
@@ -36,7 +37,9 @@ def load(
     else:
         numbered = keep_where(list(enumerate(raw.rows, start=1)), where, str(path))
         sources = resolve(mapping or {}, raw.columns, str(path))
+        numbered, bad_ends = without_bad_ends(numbered, sources, where, str(path))
         table = build_table(numbered, sources, str(path), raw.sha256, drop_bad=drop_bad)
+        table = replace(table, warnings=(*bad_ends, *table.warnings))
     return replace(table, warnings=(*raw.warnings, *table.warnings))
 
 
@@ -50,11 +53,12 @@ def from_ledger(
     where: Mapping[str, str] | None = None,
     drop_bad: bool = False,
 ) -> Table:
-    """Build a table from ledger rows (see `launch/sweep/ledger.py`). Diverged runs are left out and named."""
+    """Build a table from ledger rows (see `launch/sweep/ledger.py`). Runs that ended badly are left out by name."""
     if n_convention not in N_CONVENTIONS:
         raise UserError(f"unknown convention of N {n_convention!r}{did_you_mean(n_convention, N_CONVENTIONS)}")
-    numbered = keep_where(list(enumerate(rows, start=1)), where, source)
-    numbered, warnings = _final_points(numbered)
+    numbered, warnings = final_rows(list(enumerate(rows, start=1)), where, source)
+    numbered, more = _final_points(keep_where(numbered, where, source))
+    warnings += more
     flat = [(number, _flat(row, n_convention, c_convention)) for number, row in numbered]
     table = build_table(
         flat,
@@ -67,6 +71,7 @@ def from_ledger(
     )
     kept = {int(r) for r in table.row}
     counted = [row for number, row in numbered if number in kept]
+    warnings += chance_in_rows(counted)
     recipe = [_recipe(r) for r in counted]
     return replace(
         table,
@@ -119,15 +124,9 @@ def _recipe(row: Row) -> dict[str, str]:
     }
 
 
-def _final_points(numbered: list[tuple[int, Row]]) -> tuple[list[tuple[int, Row]], list[str]]:
-    """Keep the last point of each cell on the first evaluation set; leave out runs that diverged."""
+def _final_points(done: list[tuple[int, Row]]) -> tuple[list[tuple[int, Row]], list[str]]:
+    """Keep the last point of each cell on the first evaluation set."""
     warnings = []
-    diverged = [row["name"] for _, row in numbered if row.get("status", "done") != "done"]
-    if diverged:
-        warnings.append(f"diverged runs are left out: {', '.join(dict.fromkeys(diverged))}")
-    done = [(i, row) for i, row in numbered if row.get("status", "done") == "done"]
-    if not done:
-        raise UserError("the ledger has no finished run to fit" + (f"; {warnings[0]}" if warnings else ""))
     sets = list(dict.fromkeys(row["eval_set"] for _, row in done))
     if len(sets) > 1:
         warnings.append(f"losses are those on {sets[0]!r}; also there: {', '.join(sets[1:])} (--where eval_set=...)")

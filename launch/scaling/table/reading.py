@@ -119,11 +119,17 @@ def _json_lines(text: str, path: str) -> tuple[list[Row], list[str]]:
         except json.JSONDecodeError as error:
             if number > len(lines) and rows:  # the machine died while it wrote
                 return rows, [f"left out: line {number}, which is torn: {line[:40]!r}"]
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}); expected one object a line") from None
+            raise UserError(
+                f"{path}, line {number}: not JSON ({error.msg}); expected one object a line{_mend(path)}"
+            ) from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
         rows.append(row)
     return rows, []
+
+
+def _mend(path: str) -> str:
+    return "; remove the line, and `escala sweep run` adds it again" if Path(path).name == "ledger.jsonl" else ""
 
 
 def _read_parquet(content: bytes, path: str) -> tuple[list[Row], list[str]]:

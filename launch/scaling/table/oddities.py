@@ -1,0 +1,98 @@
+"""Runs that are not what they seem, named before a law uses them: no better than chance, far off the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launch.scaling.arrays import Array, robust_sd
+
+FEWEST_LEFT = 3  # degrees of freedom that a surface through the runs must leave before it can call one odd
+ODD, LEAST = 8.0, 0.05  # robust standard deviations, and share of the loss, by which an odd run is off
+ROUNDS = 30  # of reweighting
+
+
+def chance(loss: float | None, vocabulary: float) -> str:
+    """Say that a loss is no better than guessing every token alike; empty where it is better, or not known."""
+    level = math.log(max(2.0, vocabulary))
+    if loss is None or not loss >= level:
+        return ""
+    return f"no better than chance: loss {loss:.4g}, and ln({vocabulary:.0f}) is {level:.4g}"
+
+
+def no_better_than_chance(
+    columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]], row: NDArray[np.int64]
+) -> list[str]:
+    """Name the runs of a table with vocabularies whose loss is at least ln(vocabulary)."""
+    named = []
+    for i, text in enumerate(labels.get("vocab", ())):
+        try:
+            found = chance(float(columns["loss"][i]), float(text))
+        except ValueError:  # a vocabulary by its name
+            continue
+        if found:
+            named.append(f"{_name(labels, row, i)} is {found}")
+    return chance_warning(named)
+
+
+def chance_warning(named: list[str]) -> list[str]:
+    """Return the warning about these runs, none where there are none."""
+    return [_warning("; ".join(named), len(named))] if named else []
+
+
+def far_off(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]], row: NDArray[np.int64]) -> list[str]:
+    """Name the runs whose loss is far off a smooth surface through all of one family.
+
+    The surface is linear in the logarithms of N, D and C, as far as they differ, and quadratic where there are enough
+    runs. It is fitted to the log loss by least absolute deviations, which one odd run does not bend.
+    """
+    groups = labels.get("group", np.full(len(row), ""))
+    named = []
+    for group in dict.fromkeys(groups):
+        of = np.flatnonzero(groups == group)
+        off = _residuals(columns, of)
+        if off is None:
+            continue
+        limit = max(ODD * robust_sd(off), LEAST)
+        for i, by in zip(of[np.abs(off) > limit], off[np.abs(off) > limit], strict=True):
+            named.append(f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(by)} the others)")
+    return [_warning(f"far off its neighbours: {', '.join(named)}", len(named))] if named else []
+
+
+def _off_text(by: float) -> str:
+    times = math.exp(min(abs(by), 700.0))
+    side = "above" if by > 0 else "below"
+    return f"{times:.3g} times {side}" if times > 3 else f"{abs(math.expm1(by)):.0%} {side}"
+
+
+def _residuals(columns: Mapping[str, Array], of: NDArray[np.int64]) -> Array | None:
+    """Return how far each run's log loss is off the surface; None where there are too few runs to tell."""
+    logs = [np.log(columns[name][of]) for name in ("N", "D") if name in columns] or [np.log(columns["C"][of])]
+    scaled = [(x - x.mean()) / x.std() for x in logs if x.std() > 1e-6]
+    linear = [np.ones(len(of)), *scaled]
+    curved = [*linear, *(a * b for i, a in enumerate(scaled) for b in scaled[: i + 1])]
+    terms = next((t for t in (curved, linear) if len(of) - len(t) >= FEWEST_LEFT + len(t)), None)
+    if terms is None and len(of) - len(linear) >= FEWEST_LEFT:
+        terms = linear
+    if terms is None:
+        return None
+    design, target = np.stack(terms, axis=1), np.log(columns["loss"][of])
+    weights = np.ones(len(of))
+    for _ in range(ROUNDS):  # iteratively reweighted least squares
+        root = np.sqrt(weights)
+        answer = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0]
+        residual = target - design @ answer
+        weights = 1 / np.maximum(np.abs(residual), 1e-6)
+    return np.asarray(residual)
+
+
+def _name(labels: Mapping[str, NDArray[np.str_]], row: NDArray[np.int64], i: int) -> str:
+    name = str(labels["name"][i])[:60] if "name" in labels else ""
+    return name or f"row {row[i]}"
+
+
+def _warning(text: str, number: int) -> str:
+    return f"{text}. Laws use {'it' if number == 1 else 'them'} all the same: leave out what is wrong"

@@ -1,0 +1,87 @@
+"""A name never leaves its directory, and a secret never enters a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config.base import parse_section
+from trainer.config.data import SourceConfig
+from trainer.config.load import dump, run_from_values
+from trainer.config.names import check_name
+from trainer.config.run import RunConfig
+from trainer.config.secrets import looks_secret, redact
+from trainer.errors import UserError
+
+RUN = {"model": {"size": "12k", "vocab_size": 64}, "data": {}, "batch": {"tokens_per_step": 2048}, "steps": 3}
+
+
+@given(st.text(max_size=300))
+def test_an_accepted_name_is_one_directory_below_its_parent(name: str) -> None:
+    try:
+        check_name(name)
+    except ValueError as error:
+        assert str(error).startswith("a name ")
+        return
+    below = (Path("/runs") / name).resolve()
+    assert below.parent == Path("/runs") and below.name == name
+    assert name.isprintable() and name[0] not in ".-" and len(name.encode()) <= 150
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "/x", "a/b", "a\\b", "-x", ".x", "x" * 151, "a\nb", "\0"])
+def test_names_that_escape_or_confuse_are_refused_with_the_key(name: str) -> None:
+    with pytest.raises(UserError, match="'name': a name"):
+        parse_section(RunConfig, {**RUN, "name": name}, "run")
+
+
+@pytest.mark.parametrize(
+    ("storage", "key"),
+    [
+        ({"secret": "hunter2"}, "secret"),
+        ({"key": "hunter2"}, "key"),
+        ({"client_kwargs": {"aws_secret_access_key": "hunter2"}}, "client_kwargs.aws_secret_access_key"),
+        ({"accountKey": "hunter2"}, "accountKey"),
+        ({"password": 7312}, "password"),
+        ({"sas_token": "hunter2"}, "sas_token"),
+    ],
+)
+def test_a_secret_in_a_file_is_refused_by_its_option_alone(storage: dict, key: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_section(RunConfig, {**RUN, "data": {"sources": [{"path": "s3://b/x", "storage": storage}]}}, "run")
+    text = str(refused.value)
+    assert f"'{key}' looks like a secret" in text and f": ${key.split('.')[-1].upper()}" in text
+    assert "hunter2" not in text and "7312" not in text
+
+
+def test_a_variable_stands_for_a_secret_everywhere_but_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = {"secret": "$MINIO_SECRET", "token": "anon", "client_kwargs": {"password": "${PASS}", "region": "eu"}}
+    values = {**RUN, "data": {"sources": [{"path": "s3://b/x", "storage": storage}]}}
+    monkeypatch.setenv("MINIO_SECRET", "hunter2")
+    monkeypatch.setenv("PASS", "hunter3")
+    run = run_from_values(values, "run")
+    assert "hunter" not in dump(run) and "hunter" not in repr(run)
+    used = run.data.sources[0].storage_options
+    assert used == {"secret": "hunter2", "token": "anon", "client_kwargs": {"password": "hunter3", "region": "eu"}}
+    monkeypatch.delenv("PASS")
+    with pytest.raises(UserError, match=r"'password' is taken from \$PASS, which is not set"):
+        _ = run.data.sources[0].storage_options
+
+
+def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError) as refused:
+        parse_section(SourceConfig, {"path": "https://me:hunter2@example.org/x.jsonl"}, "run")
+    assert "holds a password" in str(refused.value) and "hunter2" not in str(refused.value)
+
+
+def test_values_beside_the_name_of_a_secret_are_not_shown() -> None:
+    assert redact("[{'path': 'x', 'secret': 'hunter 2', 'size': 3}]") == "[{'path': 'x', 'secret': ***, 'size': 3}]"
+    assert redact("s3://me:hunter2@host/x token=hunter2") == "s3://***@host/x token=***"
+    with pytest.raises(UserError) as refused:
+        parse_section(RunConfig, {**RUN, "data": [{"secret": "hunter2"}]}, "run")
+    assert "hunter2" not in str(refused.value)
+    assert not [
+        name for name in ("tokens", "keyboard", "tokenizer", "monkey", "keep_at", "key_filename") if looks_secret(name)
+    ]
