@@ -12,6 +12,7 @@ import click
 
 from launch.groups import LazyGroup
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.plain_text import plain
 
 # name -> (module:attribute, one line for --help). In the order in which a user meets them.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -65,7 +66,7 @@ def main(args: list[str] | None = None) -> None:
         error.show()
         sys.exit(USER_ERROR_EXIT_CODE)
     except UserError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
+        click.secho(plain(f"error: {error}"), fg="red", err=True)
         sys.exit(USER_ERROR_EXIT_CODE)
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         click.secho(f"error: {error.filename}: {error.strerror}", fg="red", err=True)

@@ -39,6 +39,7 @@ def jobs(runs: Path, failed: bool, running: bool, as_json: bool) -> None:
 
 def _print(rows: list) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from launch.console import make_console
 
@@ -51,8 +52,7 @@ def _print(rows: list) -> None:
     colours = {"done": "green", "failed": "red", "running": "cyan"}
     for row in rows:
         state = row.status.state.value
-        colour = colours.get(state, "")
-        shown = f"[{colour}]{state}[/]" if colour else state
+        shown = Text(state, style=colours.get(state, ""))
         step = "" if row.step is None else str(row.step)
         job = row.submitted
         table.add_row(job.job, job.name, job.cluster, str(job.world_size), shown, step, row.status.reason)

@@ -12,6 +12,7 @@ import click
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
 from launch.groups import LazyGroup
 from trainer.errors import UserError
+from trainer.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,7 +160,7 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
     for cell in found["cells"]:
         loss = f"loss {cell['loss']:.4f}" if cell["loss"] is not None else ""
         line = f"{cell['id']:<40} {cell['state']:<10} step {cell['step']}/{cell['steps'] or '?'} {loss}"
-        click.echo(f"{line} {cell['reason']}".rstrip())
+        click.echo(plain(f"{line} {cell['reason']}".rstrip()))
     click.echo(f"{found['done']} of {len(found['cells'])} cells done")
 
 

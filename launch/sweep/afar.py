@@ -128,7 +128,7 @@ def _tell(stands: Standing, console: Console) -> None:
     words = {"ended": stands.ended, "queued or running": stands.busy, "failed": stands.failed, "to do": stands.missing}
     console.print(", ".join(f"{len(cells)} {word}" for word, cells in words.items() if cells), highlight=False)
     for progress in stands.failed:
-        console.print(f"  {progress.cell.id} failed: {progress.failure}", highlight=False, markup=False)
+        console.print(f"  {progress.cell.id} failed: {progress.failure}", highlight=False)
 
 
 def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict[str, Any]:
