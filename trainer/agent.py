@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,7 +36,8 @@ from typing import Any
 import psutil
 
 from trainer.compile_cache import with_compile_cache
-from trainer.failure import last_error_line, port_was_taken, signal_name, tail
+from trainer.failure import last_error_line, oom_kills, port_was_taken, why_ended
+from trainer.first_failure import Ending, first_failure, torchrun_endings
 from trainer.rank import die_with
 from trainer.run_dir import AGREED_EXITS, EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, RunDir, write_atomically
 
@@ -194,6 +195,8 @@ class Watch:
         self.asked_to_stop = False
         self.ranks_seen = False
         self.fenced = False
+        self.told_at: float | None = None  # by the clock of the wall, as ranks record their ends
+        self.oom_kills = oom_kills()
         self.kill_at: float | None = None
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
@@ -232,6 +235,7 @@ class Watch:
             self.kill_at = self.clock() + self.node.grace
 
     def _send(self, number: int) -> None:
+        self.told_at = self.told_at or time.time()
         for rank in self._ranks():
             with contextlib.suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
@@ -262,51 +266,43 @@ def _report(node: Node, watch: Watch, code: int, own_log: Path) -> int:
     if watch.fenced:
         print(f"attempt {node.attempt} on {socket.gethostname()} was ended: a newer attempt of this run has started")
         return EXIT_FENCED
-    exits = sorted(_exits(node.logs), key=lambda row: row["time"])
-    failed = next((row for row in exits if row["code"] not in AGREED_EXITS), None)
-    agreed = next((row for row in exits if row["code"] in AGREED_EXITS), None)
-    if agreed is not None and (code == 0 or failed is None):
-        if agreed["code"] != EXIT_PREEMPTED:
-            _say_who(node, agreed)
-        return int(agreed["code"])
-    if code == 0:
+    first = first_failure(_endings(node, watch, own_log))
+    if first is None and code == 0:
         return 0
     elsewhere = any(node.logs.glob("failure_*.json"))  # then it was asked to stop because of that
-    if watch.asked_to_stop and failed is None and not elsewhere:
+    stopped = watch.asked_to_stop and not elsewhere
+    if first is not None and (first.code == EXIT_PREEMPTED or (stopped and first.severity > 1)):
         return EXIT_PREEMPTED
-    failed = failed or _killed_rank(own_log)
-    if failed is None:
+    if first is None:
+        if stopped:
+            return EXIT_PREEMPTED
         print(f"torchrun on {socket.gethostname()} ended with code {code}: {last_error_line(own_log)} (see {own_log})")
         return EXIT_PORT_TAKEN if port_was_taken(own_log) else EXIT_FAILED
-    _say_who(node, failed)
-    if port_was_taken(node.logs / f"rank_{failed['rank']}.log"):
+    first.write(node.logs)
+    log = node.logs / f"rank_{first.rank}.log"
+    print(f"{first} (see {log})", flush=True)
+    if port_was_taken(log):
         return EXIT_PORT_TAKEN
-    return int(failed["code"]) if 0 < failed["code"] < EXIT_PREEMPTED else EXIT_FAILED
+    return first.code if first.code in AGREED_EXITS or 0 < first.code < EXIT_PREEMPTED else EXIT_FAILED
 
 
-def _say_who(node: Node, row: dict[str, Any]) -> None:
-    """Record and print the rank that ended first: host, code or signal, and the last line of its traceback."""
-    log = node.logs / f"rank_{row['rank']}.log"
-    name = signal_name(row["code"]) if row["code"] < 0 else None
-    failure = {**row, "signal": name, "message": last_error_line(log)}
-    write_atomically(node.logs / f"failure_{socket.gethostname()}.json", json.dumps(failure) + "\n")
-    how = f"signal {name}" if name else f"exit code {row['code']}"
-    print(f"rank {row['rank']} on {row['host']} ended first, with {how}: {failure['message']} (see {log})", flush=True)
+def _endings(node: Node, watch: Watch, own_log: Path) -> list[Ending]:
+    """Return how the ranks ended: their own records, and what torchrun says of those that could leave none."""
+    recorded = {row["rank"]: Ending(**row) for row in _exits(node.logs)}
+    listed = {ending.rank: ending for ending in torchrun_endings(own_log)}
+    kills = None if watch.oom_kills is None else (oom_kills() or 0) - watch.oom_kills
+    return [
+        replace(
+            ending,
+            told=watch.told_at is not None and ending.time > watch.told_at,
+            message=why_ended(node.logs / f"rank_{ending.rank}.log", ending.code, oom_kills=kills),
+        )
+        for ending in {**listed, **recorded}.values()
+    ]
 
 
 def _exits(logs: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in logs.glob("exit_*.json")]
-
-
-def _killed_rank(own_log: Path) -> dict[str, Any] | None:
-    """Find a rank that a signal ended, which leaves no record of its own: torchrun's summary names it."""
-    text = tail(own_log)
-    _, found, summary = text.rpartition("Root Cause")
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in summary.splitlines())}
-    if not found or "rank" not in fields or "exitcode" not in fields:
-        return None
-    rank, code = int(fields["rank"].split()[0]), int(fields["exitcode"].split()[0])
-    return {"rank": rank, "host": socket.gethostname(), "code": code, "time": time.time()}
 
 
 if __name__ == "__main__":

@@ -17,13 +17,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launch.backends.attached import job_id
 from launch.backends.cold import ProcessPool
-from launch.backends.logs import attempt_logs, follow_logs, next_attempt
+from launch.backends.driven import tell
+from launch.backends.logs import attempt_logs, follow_logs, next_attempt, rank_failure
 from launch.backends.quoting import check_spec, sh
 from launch.backends.warm import PRELOAD, RankPool, available_cores, local_gpus, rank_environment
-from launch.job import JobSpec, JobState, JobStatus, RankFailure
+from launch.job import JobSpec, JobState, JobStatus
 from trainer.errors import UserError
-from trainer.failure import last_error_line, port_was_taken, signal_name
+from trainer.failure import oom_kills, port_was_taken, why_ended
+from trainer.first_failure import Ending, first_failure
 from trainer.run_dir import AGREED_EXITS, EXIT_PREEMPTED
 
 FAILURE_GRACE = 5.0  # seconds between TERM and KILL for the peers of a rank that failed
@@ -41,9 +44,12 @@ class _Job:
     attempt: int = 0
     log_dir: Path = Path()
     running: set[int] = field(default_factory=set)
-    codes: dict[int, int] = field(default_factory=dict)  # rank -> exit code, in the order of their ends
+    endings: list[Ending] = field(default_factory=list)
+    told: bool = False  # its ranks have been asked to end
+    oom_kills: int | None = None  # of this control group, when it started
     kill_at: float | None = None
     limit_at: float | None = None
+    timed_out: bool = False
     cancelled: bool = False
     port_tries: int = 0
     failures: int = 0
@@ -194,9 +200,9 @@ class LocalBackend:
     def _start(self, job: _Job) -> None:
         spec = job.spec
         job.attempt, job.log_dir = next_attempt(spec.run_dir)
-        job.codes, job.kill_at = {}, None
+        job.endings, job.told, job.kill_at, job.oom_kills = [], False, None, oom_kills()
         job.limit_at = None if spec.time_limit is None else self.clock() + 60 * spec.time_limit
-        job.status = JobStatus(JobState.RUNNING)
+        self._say(job, JobStatus(JobState.RUNNING, reason=f"on {socket.gethostname()}"))
         if self.pool is None:
             log = self.log or spec.run_dir / "rank_server.log"
             self.pool = ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload)
@@ -220,7 +226,9 @@ class LocalBackend:
 
     def _rank_ended(self, job: _Job, rank: int, code: int) -> None:
         job.running.discard(rank)
-        job.codes[rank] = code
+        kills = None if job.oom_kills is None else (oom_kills() or 0) - job.oom_kills
+        why = why_ended(job.log_dir / f"rank_{rank}.log", code, oom_kills=kills)
+        job.endings.append(Ending(rank, socket.gethostname(), code, time.time(), why, job.told))
         if code != 0 and job.kill_at is None and job.running:
             if code in AGREED_EXITS:
                 job.kill_at = self.clock() + SAVE_GRACE  # its peers leave by themselves
@@ -231,24 +239,29 @@ class LocalBackend:
 
     def _job_ended(self, job: _Job) -> None:
         job.kill_at = job.limit_at = None
-        first = next(((r, c) for r, c in job.codes.items() if c != 0), None)
+        first = first_failure(job.endings)
+        log = job.log_dir / f"rank_{first.rank}.log" if first else job.log_dir
         if first is None:
-            job.status = JobStatus(JobState.DONE, 0)
-            return
-        rank, code = first
-        log = job.log_dir / f"rank_{rank}.log"
-        if job.cancelled:
-            job.status = JobStatus(JobState.CANCELLED, code, reason="cancelled")
-        elif code == EXIT_PREEMPTED:
-            job.status = JobStatus(JobState.PREEMPTED, code, reason="saved and stopped")
-        elif code not in AGREED_EXITS and self._starts_again(job, log):
+            self._say(job, JobStatus(JobState.DONE, 0))
+        elif job.cancelled:
+            self._say(job, JobStatus(JobState.CANCELLED, first.code, reason="cancelled"))
+        elif first.code == EXIT_PREEMPTED:
+            limit = f" at the time limit of {job.spec.time_limit} min" if job.timed_out else ""
+            self._say(job, JobStatus(JobState.PREEMPTED, first.code, reason=f"saved and stopped{limit}"))
+        elif first.code not in AGREED_EXITS and self._starts_again(job, log):
             self.queue.insert(0, job.identity)
-            job.status = JobStatus(JobState.PENDING, reason=f"attempt {job.attempt} failed: {last_error_line(log)}")
+            self._say(job, JobStatus(JobState.PENDING, reason=f"attempt {job.attempt} failed: {first}"))
         else:
-            failure = RankFailure(
-                rank, socket.gethostname(), code, signal_name(code) if code < 0 else None, last_error_line(log)
-            )
-            job.status = JobStatus(JobState.FAILED, code, failure, str(failure))
+            first.write(job.log_dir)
+            failure = rank_failure(first)
+            why = f"the time limit of {job.spec.time_limit} min is over: " if job.timed_out and first.told else ""
+            self._say(job, JobStatus(JobState.FAILED, first.code, failure, f"{why}{failure}"))
+
+    def _say(self, job: _Job, status: JobStatus) -> None:
+        """Keep how a job stands, here and in its run directory."""
+        job.status = status
+        if job.attempt:  # before that it has no directory, and none is made for what never starts
+            tell(job.spec.run_dir, job_id(), status)
 
     def _starts_again(self, job: _Job, log: Path) -> bool:
         if job.port_tries < PORT_TRIES and port_was_taken(log):
@@ -261,13 +274,14 @@ class LocalBackend:
         assert self.pool is not None, "a job that runs was started through the pool"
         for rank in job.running:
             self.pool.signal(f"{job.identity}/{rank}", signal.SIGTERM)
+        job.told = True
         job.kill_at = self.clock() + grace
 
     def _enforce_times(self) -> None:
         now = self.clock()
         for job in self.jobs.values():
             if job.limit_at is not None and now >= job.limit_at:
-                job.limit_at = None
+                job.limit_at, job.timed_out = None, True
                 self._end_ranks(job, SAVE_GRACE)
             if job.kill_at is not None and now >= job.kill_at and self.pool is not None:
                 job.kill_at = None

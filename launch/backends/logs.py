@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from launch.job import RankFailure
 from trainer.errors import UserError
+from trainer.failure import signal_name
+from trainer.first_failure import Ending, recorded_failure
 from trainer.run_dir import RunDir
 
 
@@ -100,9 +101,12 @@ def _shown(ranks: list[int]) -> str:
 
 
 def first_failure(log_dir: Path) -> RankFailure | None:
-    """Return the failure that the agents of an attempt recorded first, or None."""
-    rows = [json.loads(path.read_text()) for path in log_dir.glob("failure_*.json")]
-    if not rows:
-        return None
-    row = min(rows, key=lambda row: float(row["time"]))
-    return RankFailure(row["rank"], row["host"], row["code"], row["signal"], row["message"])
+    """Return the failure that began it, of those that were recorded in an attempt's directory, or None."""
+    found = recorded_failure(log_dir)
+    return None if found is None else rank_failure(found)
+
+
+def rank_failure(ending: Ending) -> RankFailure:
+    """Return a rank's end as a job's status holds it."""
+    name = signal_name(ending.code) if ending.code < 0 else None
+    return RankFailure(ending.rank, ending.host, ending.code, name, ending.message)

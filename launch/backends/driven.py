@@ -1,0 +1,36 @@
+"""How a job stands that a process of ours drives (local, ssh): a file in its run directory, for other processes.
+
+The ranks cannot say it: one that is killed writes nothing, and of a lost host or a job that never began only the driver
+knows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from launch.job import JobState, JobStatus, RankFailure
+from trainer.run_dir import utc_now, write_atomically
+
+FILE = "driver.json"
+
+
+def tell(run_dir: Path, driver: str, status: JobStatus) -> None:
+    """Write how the job stands. `driver` is the id of the process that says so. A full disk is no reason to end it."""
+    row = {"driver": driver, "time": utc_now(), **asdict(status)}
+    try:
+        write_atomically(run_dir / FILE, json.dumps(row, indent=2) + "\n")
+    except OSError as error:
+        print(f"warning: how the job stands is not recorded: {run_dir / FILE}: {error.strerror}", file=sys.stderr)
+
+
+def told(run_dir: Path) -> tuple[str, JobStatus] | None:
+    """Return who drove the newest job of a run directory and how it stood; None where nobody said or it is damaged."""
+    try:
+        row = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
+        failure = None if row["failure"] is None else RankFailure(**row["failure"])
+        return row["driver"], JobStatus(JobState(row["state"]), row["exit_code"], failure, row["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
