@@ -12,6 +12,7 @@ from pydantic import Field
 from launch.job import Backend, JobSpec, Mount, Requeue, Task
 from trainer.config.base import Section, parse_section
 from trainer.config.load import configs_root, read_yaml
+from trainer.config.time_limit import TimeLimit
 from trainer.errors import UserError, did_you_mean
 
 
@@ -43,7 +44,7 @@ class ClusterConfig(Section):
     secrets: tuple[str, ...] = Field(
         (), description="names of variables that are handed on from your shell, never written"
     )
-    time_limit: int | None = Field(None, gt=0, description="minutes")
+    time_limit: TimeLimit | None = Field(None, description="minutes, or 12h, 12:00:00, 1-12:00:00")
     requeue: RequeueConfig = RequeueConfig()
     container: str | None = Field(None, description="image")
     mounts: tuple[MountConfig, ...] = ()

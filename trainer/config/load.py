@@ -16,6 +16,7 @@ import yaml
 
 from trainer.config.base import parse_section
 from trainer.config.run import RunConfig
+from trainer.config.yaml_text import parse_yaml
 from trainer.errors import UserError, did_you_mean
 
 NAMED_SECTIONS = ("model", "data")
@@ -39,7 +40,7 @@ def configs_root() -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises UserError with the line where the file cannot be read."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}{_nearby_files(path)}") from None
     except IsADirectoryError:
@@ -96,7 +97,7 @@ def set_values(values: dict[str, Any], assignments: tuple[str, ...] | list[str])
         if not equals or not key.strip():
             raise UserError(f"--set {assignment!r}: expected key=value, such as model.n_layers=4")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except yaml.YAMLError:
             raise UserError(f"--set {assignment!r}: the value is not valid YAML") from None
         for part in reversed(key.strip().split(".")):
