@@ -73,7 +73,24 @@ class ClusterConfig(Section):
 
     @property
     def work_directory(self) -> Path:
-        return Path(self.directory).resolve() if self.directory == "." else Path(self.directory)
+        """Return where ranks start. Over SSH a `~` stays: it is another home on each host."""
+        return Path(self.directory).resolve() if self.directory == "." else Path(self._at_home(self.directory))
+
+    @property
+    def interpreter(self) -> str:
+        """Return the Python of the nodes."""
+        return self._at_home(self.python)
+
+    def _at_home(self, path: str) -> str:
+        """Open a `~` where the nodes have the homes of this machine. Raises UserError where there is no such home."""
+        if not path.startswith("~") or self.backend == "ssh":
+            return path
+        if self.backend == "kubernetes":
+            raise UserError(f"{path!r}: a container has no home of yours: write the whole path")
+        try:
+            return str(Path(path).expanduser())
+        except RuntimeError:
+            raise UserError(f"{path!r}: there is no such home on this machine: write the whole path") from None
 
 
 LOCAL = ClusterConfig()
@@ -93,20 +110,20 @@ def open_backend(cluster: ClusterConfig) -> Backend:
     if cluster.backend == "slurm":
         from launch.backends.slurm import SlurmBackend
 
-        return SlurmBackend(python=cluster.python, directory=cluster.work_directory)
+        return SlurmBackend(python=cluster.interpreter, directory=cluster.work_directory)
     if cluster.backend == "ssh":
         from launch.backends.ssh import SshBackend
 
-        return SshBackend(python=cluster.python, directory=cluster.work_directory, secrets=cluster.secrets)
+        return SshBackend(python=cluster.interpreter, directory=cluster.work_directory, secrets=cluster.secrets)
     if cluster.backend == "kubernetes":
         from launch.backends.kubernetes import KubernetesBackend
 
         return KubernetesBackend(
-            python=cluster.python,
+            python=cluster.interpreter,
             directory=str(cluster.work_directory),
             secrets=cluster.secrets,
             namespace=str(cluster.options.get("namespace", "default")),
         )
     from launch.backends.local import LocalBackend
 
-    return LocalBackend(cluster.nodes * cluster.ranks_per_node)
+    return LocalBackend(cluster.nodes * cluster.ranks_per_node, python=cluster.interpreter)

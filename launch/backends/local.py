@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -100,6 +101,10 @@ class LocalBackend:
             raise UserError(
                 f"job {spec.name!r} needs {spec.world_size} ranks ({spec.nodes} nodes x {spec.ranks_per_node}), "
                 f"but there are {self.slots} slots; ask for fewer ranks or give more slots"
+            )
+        if spec.directory is not None and not spec.directory.is_dir():
+            raise UserError(
+                f"job {spec.name!r}: there is no directory {spec.directory} on {socket.gethostname()}: set `directory`"
             )
         unknown = [other for other in spec.after if other not in self.jobs]
         if unknown:
@@ -205,7 +210,7 @@ class LocalBackend:
         self._say(job, JobStatus(JobState.RUNNING, reason=f"on {socket.gethostname()}"))
         if self.pool is None:
             log = self.log or spec.run_dir / "rank_server.log"
-            self.pool = ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload)
+            self.pool = self._open_pool(log)
         taken = {device for other in self.jobs.values() if other.running for device in other.devices}
         job.devices = tuple(device for device in self.gpus if device not in taken)[: spec.world_size]
         job.running = set(range(spec.world_size))
@@ -223,6 +228,11 @@ class LocalBackend:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
             log = job.log_dir / f"rank_{rank}.log"
             self.pool.fork(f"{job.identity}/{rank}", spec.command, environment, spec.directory or Path.cwd(), log)
+
+    def _open_pool(self, log: Path) -> RankPool | ProcessPool:
+        if shutil.which(self.python) is None:
+            raise UserError(f"there is no interpreter {self.python} on {socket.gethostname()}: set `python`")
+        return ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload, self.python)
 
     def _rank_ended(self, job: _Job, rank: int, code: int) -> None:
         job.running.discard(rank)

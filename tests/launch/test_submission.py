@@ -55,6 +55,21 @@ def test_a_bad_cluster_file_is_refused(tmp_path: Path, text: str, message: str) 
         load_cluster(cluster(tmp_path, text))
 
 
+def test_a_home_is_opened_where_nodes_have_the_homes_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for kind, home in (("slurm", "/home/me"), ("local", "/home/me"), ("ssh", "~")):
+        found = load_cluster(cluster(tmp_path, f"backend: {kind}\npython: ~/venv/bin/python\ndirectory: ~/work\n"))
+        assert (found.interpreter, str(found.work_directory)) == (f"{home}/venv/bin/python", f"{home}/work")
+    for text, message in (
+        ("backend: slurm\npython: ~nobody-here/p\n", "there is no such home"),
+        ("backend: kubernetes\npython: ~/p\n", "a container has no home of yours"),
+    ):
+        with pytest.raises(UserError, match=message):
+            _ = load_cluster(cluster(tmp_path, text)).interpreter
+
+
 def test_an_unknown_cluster_names_those_that_exist() -> None:
     with pytest.raises(UserError, match=r"there is no cluster 'slrm' in .*did you mean 'slurm'\?"):
         load_cluster("slrm")
