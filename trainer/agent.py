@@ -291,14 +291,13 @@ def _endings(node: Node, watch: Watch, own_log: Path) -> list[Ending]:
     recorded = {row["rank"]: Ending(**row) for row in _exits(node.logs)}
     listed = {ending.rank: ending for ending in torchrun_endings(own_log)}
     kills = None if watch.oom_kills is None else (oom_kills() or 0) - watch.oom_kills
-    return [
-        replace(
-            ending,
-            told=watch.told_at is not None and ending.time > watch.told_at,
-            message=why_ended(node.logs / f"rank_{ending.rank}.log", ending.code, oom_kills=kills),
-        )
-        for ending in {**listed, **recorded}.values()
-    ]
+    found = []
+    for ending in {**listed, **recorded}.values():
+        told = watch.told_at is not None and ending.time > watch.told_at
+        log = node.logs / f"rank_{ending.rank}.log"
+        why = why_ended(log, ending.code, oom_kills=kills, told=told)
+        found.append(replace(ending, told=told, message=why))
+    return found
 
 
 def _exits(logs: Path) -> list[dict[str, Any]]:

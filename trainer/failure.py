@@ -18,6 +18,7 @@ _CPP_ERROR = re.compile(r"^what\(\):\s+(.+)$")  # why C++ aborted, such as NCCL'
 _RANK_PREFIX = re.compile(r"^\[rank\d+\]: ")  # torch puts it in front of tracebacks
 _PORT_TAKEN = re.compile(r"EADDRINUSE|[Aa]ddress already in use")
 _KILLED = "killed from outside, often for want of memory (then the kernel's log, `dmesg`, says so)"
+_STAYED = "killed, for it was asked to end and did not"
 _OUT_OF_MEMORY = "out of memory: the kernel killed it"
 
 
@@ -37,15 +38,18 @@ def error_line(text: str) -> str:
     return (named or lines or [""])[-1][:500]
 
 
-def why_ended(log: Path, code: int, *, oom_kills: int | None = None) -> str:
+def why_ended(log: Path, code: int, *, oom_kills: int | None = None, told: bool = False) -> str:
     """Return what the end of a rank's log says, and for a rank that was killed, which logs nothing, what that means.
 
     `oom_kills` is how many processes the kernel has ended for want of memory while the rank ran, where it is known.
+    `told` is whether the rank had been asked to end.
     """
     line = last_error_line(log)
     if signal_name(code) != "SIGKILL":
         return line
-    return (_OUT_OF_MEMORY if oom_kills else _KILLED) + (f"; its last line: {line}" if line else "")
+    return (_OUT_OF_MEMORY if oom_kills else _STAYED if told else _KILLED) + (
+        f"; its last line: {line}" if line else ""
+    )
 
 
 def tail(log: Path, size: int = TAIL_BYTES) -> str:

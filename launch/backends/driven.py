@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from launch.job import JobState, JobStatus, RankFailure
+from trainer.errors import UserError
 from trainer.run_dir import utc_now, write_atomically
 
 FILE = "driver.json"
@@ -24,6 +27,17 @@ def tell(run_dir: Path, driver: str, status: JobStatus) -> None:
         write_atomically(run_dir / FILE, json.dumps(row, indent=2) + "\n")
     except OSError as error:
         print(f"warning: how the job stands is not recorded: {run_dir / FILE}: {error.strerror}", file=sys.stderr)
+
+
+@contextmanager
+def telling_refusals(run_dir: Path, driver: str) -> Iterator[None]:
+    """Have a UserError in the block told to other processes too, where the run has a directory already."""
+    try:
+        yield
+    except UserError as error:
+        if run_dir.is_dir():
+            tell(run_dir, driver, JobStatus(JobState.FAILED, reason=str(error)))
+        raise
 
 
 def told(run_dir: Path) -> tuple[str, JobStatus] | None:

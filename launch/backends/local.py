@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from launch.backends.attached import job_id
 from launch.backends.cold import ProcessPool
@@ -88,8 +89,14 @@ class LocalBackend:
         self.pool: RankPool | ProcessPool | None = None
 
     def rehearse(self, spec: JobSpec) -> None:
-        """Raise UserError where the job cannot be rendered."""
+        """Raise UserError where the job cannot be rendered, or its directory or interpreter are not here."""
         self.render(spec)
+        if spec.directory is not None and not spec.directory.is_dir():
+            raise UserError(
+                f"job {spec.name!r}: there is no directory {spec.directory} on {socket.gethostname()}: set `directory`"
+            )
+        if shutil.which(self.python) is None:
+            raise UserError(f"there is no interpreter {self.python} on {socket.gethostname()}: set `python`")
 
     def submit(self, spec: JobSpec) -> str:
         """Queue a job and start it if there is room. Raises UserError when it can never fit."""
@@ -102,10 +109,7 @@ class LocalBackend:
                 f"job {spec.name!r} needs {spec.world_size} ranks ({spec.nodes} nodes x {spec.ranks_per_node}), "
                 f"but there are {self.slots} slots; ask for fewer ranks or give more slots"
             )
-        if spec.directory is not None and not spec.directory.is_dir():
-            raise UserError(
-                f"job {spec.name!r}: there is no directory {spec.directory} on {socket.gethostname()}: set `directory`"
-            )
+        self.rehearse(spec)
         unknown = [other for other in spec.after if other not in self.jobs]
         if unknown:
             raise UserError(f"job {spec.name!r} waits for {', '.join(unknown)}, which this backend does not know")
@@ -128,7 +132,7 @@ class LocalBackend:
         if self.pool is None:
             time.sleep(until)
         else:
-            while events := self.pool.events(until):
+            while events := self._events(until):
                 for event in events:
                     if "exited" in event:
                         identity, _, rank = event["exited"].rpartition("/")
@@ -229,15 +233,25 @@ class LocalBackend:
             log = job.log_dir / f"rank_{rank}.log"
             self.pool.fork(f"{job.identity}/{rank}", spec.command, environment, spec.directory or Path.cwd(), log)
 
+    def _events(self, seconds: float) -> list[dict[str, Any]]:
+        """Return what has happened to ranks. Raises UserError where their server ended, and all jobs with it."""
+        assert self.pool is not None
+        try:
+            return self.pool.events(seconds)
+        except UserError as error:
+            for job in self.jobs.values():
+                if job.running:
+                    job.running.clear()
+                    self._say(job, JobStatus(JobState.FAILED, reason=f"on {socket.gethostname()}: {error}"))
+            raise
+
     def _open_pool(self, log: Path) -> RankPool | ProcessPool:
-        if shutil.which(self.python) is None:
-            raise UserError(f"there is no interpreter {self.python} on {socket.gethostname()}: set `python`")
         return ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload, self.python)
 
     def _rank_ended(self, job: _Job, rank: int, code: int) -> None:
         job.running.discard(rank)
         kills = None if job.oom_kills is None else (oom_kills() or 0) - job.oom_kills
-        why = why_ended(job.log_dir / f"rank_{rank}.log", code, oom_kills=kills)
+        why = why_ended(job.log_dir / f"rank_{rank}.log", code, oom_kills=kills, told=job.told)
         job.endings.append(Ending(rank, socket.gethostname(), code, time.time(), why, job.told))
         if code != 0 and job.kill_at is None and job.running:
             if code in AGREED_EXITS:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from launch.job import RankFailure
+from launch.backends.driven import told
+from launch.job import JobState, RankFailure
 from trainer.errors import UserError
 from trainer.failure import signal_name
 from trainer.first_failure import Ending, recorded_failure
@@ -37,7 +38,9 @@ def newest_logs(run_dir: Path) -> Path:
     """Return the log directory of the newest attempt. Raises UserError when nothing was started."""
     known = attempts(run_dir)
     if not known:
-        raise UserError(f"no logs under {run_dir}: nothing was started there yet")
+        driver = told(run_dir)
+        why = driver[1].reason if driver is not None and driver[1].state.final else ""
+        raise UserError(f"no logs under {run_dir}: {why or 'nothing was started there yet'}")
     return RunDir(run_dir).logs(known[-1])
 
 
@@ -48,15 +51,18 @@ def rank_logs(log_dir: Path) -> dict[int, Path]:
 
 
 def attempt_logs(log_dir: Path, rank: int | None) -> Iterator[str]:
-    """Yield the lines of one rank, or of all ranks with `[rank] ` in front."""
+    """Yield the lines of one rank, or of all ranks with `[rank] ` in front; of a failed attempt also why it failed."""
     files = rank_logs(log_dir)
-    if rank is not None and rank not in files:
+    if not files:
+        yield from _agent_logs(log_dir)
+    elif rank is not None and rank not in files:
         raise UserError(f"no log of rank {rank} in {log_dir} (there are {len(files)} ranks: {_shown(list(files))})")
     for number, path in files.items():
         if rank in (None, number):
             with path.open(encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     yield _labelled(line.rstrip("\n"), number, rank)
+    yield from verdict(log_dir)
 
 
 def follow_logs(
@@ -79,8 +85,30 @@ def follow_logs(
                 yield from (_labelled(line, number, rank) for line in lines)
         yield from said()
         if last_round:
+            yield from verdict(log_dir())
             return
         pause()
+
+
+def verdict(log_dir: Path) -> list[str]:
+    """Return one line that says why an attempt failed, and where; nothing where it did not or nobody knows."""
+    failure = first_failure(log_dir)
+    if failure is not None:
+        return [f"failed: {failure}"]
+    run_dir = log_dir.parent.parent
+    driver = told(run_dir)
+    newest = driver is not None and log_dir.name == str(attempts(run_dir)[-1])
+    if driver is None or not newest or driver[1].state is not JobState.FAILED:
+        return []
+    return [f"failed: {driver[1].reason}"]
+
+
+def _agent_logs(log_dir: Path) -> Iterator[str]:
+    """Yield what torchrun printed on each host, where no rank came so far as to have a log."""
+    for path in sorted(log_dir.glob("torchrun_*.log")):
+        host = path.stem.removeprefix("torchrun_").rpartition("_")[0]
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            yield f"[{host}] {line}"
 
 
 def _new_lines(path: Path, offset: int, *, whole: bool) -> tuple[list[str], int]:

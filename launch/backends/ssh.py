@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.backends.attached import job_id
-from launch.backends.driven import tell
+from launch.backends.driven import tell, telling_refusals
 from launch.backends.logs import attempt_logs, first_failure, follow_logs, newest_logs, next_attempt
 from launch.backends.quoting import check_spec
 from launch.backends.ssh_connect import connect, copy_code, start_order
@@ -76,9 +76,10 @@ class SshBackend:
     def rehearse(self, spec: JobSpec) -> None:
         """Reach every host, check that they share the run directory, and hang up. Raises UserError."""
         job = self._new_job(spec)
-        self._copy_code(job)
-        for node in self._connect(job):
-            node.hang_up()
+        with telling_refusals(spec.run_dir, job_id()):
+            self._copy_code(job)
+            for node in self._connect(job):
+                node.hang_up()
 
     def submit(self, spec: JobSpec) -> str:
         """Reach every host, check that they share the run directory, and start. Raises UserError, nothing started."""
@@ -86,8 +87,9 @@ class SshBackend:
         if any(not other.status.state.final for other in self.jobs.values()):
             self._say(job, JobStatus(JobState.PENDING, reason="waits until the hosts are free"))
         else:
-            self._copy_code(job)
-            self._start(job)
+            with telling_refusals(spec.run_dir, job_id()):
+                self._copy_code(job)
+                self._start(job)
         self.jobs[job.identity] = job
         return job.identity
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.backends.logs import attempts, first_failure
 from launch.job import Backend, JobSpec, JobState, JobStatus
 from launch.sweep.cell import Cell
 from launch.sweep.collect import collect
@@ -64,11 +63,7 @@ class CellProgress:
 
 
 def failure_of(run_dir: RunDir) -> str:
-    """Return why a run failed: the rank that began it where that is recorded, else what its first rank said."""
-    known = attempts(run_dir.root)
-    failure = first_failure(run_dir.logs(known[-1])) if known else None
-    if failure is not None:
-        return str(failure)
+    """Return why a run failed, from its own record."""
     events = [row for row in read_json_lines(run_dir.events) if row["event"] == "failed"]
     return str(events[-1]["error"]) if events else "unknown"
 
