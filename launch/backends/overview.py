@@ -10,6 +10,7 @@ from typing import Any
 
 from launch.backends import attached
 from launch.backends.cluster import load_cluster, open_backend, read_cluster
+from launch.backends.ended import by_record
 from launch.backends.registry import Damaged, Submitted, find_all, records
 from launch.job import Backend, JobState, JobStatus
 from trainer.errors import UserError
@@ -64,7 +65,9 @@ def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
     statuses: dict[Path, JobStatus] = {}
     groups: dict[object, list[Submitted]] = {}
     for row in rows:
-        if row.backend in ATTACHED:
+        if row.backend not in ATTACHED and (ended := by_record(row.run_dir)) is not None:
+            statuses[row.run_dir] = ended
+        elif row.backend in ATTACHED:
             try:
                 statuses[row.run_dir] = attached.status(row)
             except (UserError, OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch.backends.batch_output import attempts_of, batch_output, lines_of, reason_in
+from launch.backends.ended import by_record
 from launch.backends.logs import attempt_logs, first_failure, follow_logs, newest_logs
 from launch.backends.process import Call, call
 from launch.backends.quoting import label
@@ -168,15 +169,11 @@ class SlurmBackend:
     def _ended(self, job: str) -> JobStatus | None:
         """Return how a job's runs ended for good, by their own record, or None while one has not."""
         known = self.known.get(job)
-        words = [RunDir(run_dir).read_status() for run_dir in known.run_dirs] if known else [None]
-        if any(word not in (Status.DONE, Status.DIVERGED) for word in words):
+        states = [by_record(run_dir) for run_dir in known.run_dirs] if known else []
+        ended = [state for state in states if state is not None]
+        if not ended or len(ended) < len(states):
             return None
-        states = [JobStatus(JobState.DONE, 0) if w is Status.DONE else self._diverged() for w in words]
-        return array_status(states) if len(states) > 1 else states[0]
-
-    @staticmethod
-    def _diverged() -> JobStatus:
-        return JobStatus(JobState.FAILED, reason="diverged: the loss is not a number any more")
+        return array_status(ended) if len(ended) > 1 else ended[0]
 
     def _elsewhere(self, job: str) -> JobStatus | None:
         site = self._identity(job).site

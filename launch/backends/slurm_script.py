@@ -72,8 +72,9 @@ _OURS_BY = {
     "clusters": "SLURM_CLUSTERS in your shell",
 }
 _KEY = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
-# One task of a node would be bound to one core, and all its ranks with it.
-SRUN_OPTIONS = ("--kill-on-bad-exit=0", "--export=ALL", "--cpu-bind=none")
+# One task of a node would be bound to one core, and all its ranks with it. A node whose agent neither comes nor ends
+# must not hold the job when the others have left.
+SRUN_OPTIONS = ("--kill-on-bad-exit=0", "--wait=300", "--export=ALL", "--cpu-bind=none")
 MOST_STARTS = 3  # of one submission from one checkpoint
 
 
@@ -146,6 +147,7 @@ def render_script(
         redirect=None if plain else spec.run_dir,
         submitted_by=shlex.join(["sbatch", "--parsable", export_option(options.inherit_environment, secrets)]),
         most_starts=MOST_STARTS,
+        setup_lines=[line for entry in options.setup for line in entry.split("\n")],
         srun_options=shlex.join(
             ["--kill-on-bad-exit=0", "--export=ALL", "--cpu-bind=none", *_container(spec, options)]
         ),

@@ -32,7 +32,7 @@ unset SLURM_EXPORT_ENV # srun would start ranks without what was exported above
 # How often this submission began at which checkpoint: what does not advance is not repeated for ever.
 starts=$run_dir/logs/starts
 [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || rm -f -- "$starts" "$run_dir/logs/timeouts"
-saved() { cat -- "$run_dir/latest" 2>/dev/null || echo "the first step"; }
+saved() { echo "$(cat -- "$run_dir/latest" 2>/dev/null || echo "the first step")"; }
 began_here() { grep -cxF -- "$(saved)" "$starts"; }
 saved >>"$starts"
 give_up() {

@@ -34,7 +34,9 @@ cd -- /shared/escala || exit 2
 mkdir -p -- "$run_dir/logs" || exit 2
 
 # The user's lines, under a shell's usual rules: unset variables are empty, as conda and modules expect.
-trap 'code=$?; echo "setup failed with code $code: $BASH_COMMAND" >&2; exit "$code"' ERR
+setup=('module load cuda')
+trap 'code=$?; echo "setup failed with code $code: ${setup[LINENO - before_setup]:-$BASH_COMMAND}" >&2; exit "$code"' ERR
+before_setup=$((LINENO + 1))
 module load cuda
 trap - ERR
 set +e
@@ -44,7 +46,7 @@ unset SLURM_EXPORT_ENV # srun would start ranks without what was exported above
 # How often this submission began at which checkpoint: what does not advance is not repeated for ever.
 starts=$run_dir/logs/starts
 [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || rm -f -- "$starts" "$run_dir/logs/timeouts"
-saved() { cat -- "$run_dir/latest" 2>/dev/null || echo "the first step"; }
+saved() { echo "$(cat -- "$run_dir/latest" 2>/dev/null || echo "the first step")"; }
 began_here() { grep -cxF -- "$(saved)" "$starts"; }
 saved >>"$starts"
 give_up() {
