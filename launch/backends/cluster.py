@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,9 @@ class ClusterConfig(Section):
         (), description="names of variables that are handed on from your shell, never written"
     )
     time_limit: TimeLimit | None = Field(None, description="minutes, or 12h, 12:00:00, 1-12:00:00")
+    interface: str | None = Field(
+        None, description="network on which nodes meet, such as ib0; by default one on which all reach the first node"
+    )
     requeue: RequeueConfig = RequeueConfig()
     container: str | None = Field(None, description="image")
     mounts: tuple[MountConfig, ...] = ()
@@ -58,10 +62,11 @@ class ClusterConfig(Section):
             run_dir=run_dir,
             nodes=self.nodes,
             ranks_per_node=self.ranks_per_node,
-            environment=self.environment,
+            environment=self.environment | ({"ESCALA_INTERFACE": self.interface} if self.interface else {}),
             directory=self.work_directory,
             time_limit=self.time_limit,
             requeue=Requeue(self.requeue.on_timeout, self.requeue.on_failure),
+            gpu=self.gpu,
             container=self.container,
             mounts=tuple(Mount(Path(m.source), Path(m.target), m.read_only) for m in self.mounts),
             extras=self.options,
@@ -96,13 +101,28 @@ class ClusterConfig(Section):
 LOCAL = ClusterConfig()
 
 
+def cluster_file(name: str) -> Path:
+    """Return where a cluster is described: a name means configs/cluster, anything else is a YAML file."""
+    return Path(name).absolute() if name.endswith((".yaml", ".yml")) else configs_root() / "cluster" / f"{name}.yaml"
+
+
 def load_cluster(name: str) -> ClusterConfig:
     """Read a cluster by its name in configs/cluster, or from a YAML file. Raises UserError."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else configs_root() / "cluster" / f"{name}.yaml"
+    path = cluster_file(name)
     if not path.exists():
         known = [p.stem for p in path.parent.glob("*.yaml")]
         raise UserError(f"there is no cluster {name!r} in {path.parent}{did_you_mean(path.stem, known)}")
     return parse_section(ClusterConfig, read_yaml(path), str(path))
+
+
+def read_cluster(settings: Mapping[str, Any], where: str) -> ClusterConfig:
+    """Return a cluster from the settings that a record kept. Raises UserError."""
+    return parse_section(ClusterConfig, dict(settings), where)
+
+
+def lasting_name(name: str) -> str:
+    """Return a cluster's name as a record keeps it: a file by its whole path, whatever the directory is later."""
+    return str(cluster_file(name)) if name.endswith((".yaml", ".yml")) else name
 
 
 def open_backend(cluster: ClusterConfig) -> Backend:
@@ -110,7 +130,7 @@ def open_backend(cluster: ClusterConfig) -> Backend:
     if cluster.backend == "slurm":
         from launch.backends.slurm import SlurmBackend
 
-        return SlurmBackend(python=cluster.interpreter, directory=cluster.work_directory)
+        return SlurmBackend(python=cluster.interpreter, directory=cluster.work_directory, secrets=cluster.secrets)
     if cluster.backend == "ssh":
         from launch.backends.ssh import SshBackend
 
