@@ -22,6 +22,7 @@ from launch.backends.attached import job_id
 from launch.backends.driven import tell, telling_refusals
 from launch.backends.logs import attempt_logs, first_failure, follow_logs, newest_logs, next_attempt
 from launch.backends.quoting import check_spec
+from launch.backends.slurm_environment import check_secrets
 from launch.backends.ssh_connect import connect, copy_code, start_order
 from launch.backends.ssh_hosts import Host, SshOptions, hosts_for, ssh_command
 from launch.backends.ssh_node import Node, remote_command
@@ -142,7 +143,7 @@ class SshBackend:
             there = host.directory or self._directory(spec)
             command = remote_command(host.python or self.python, there)
             rendezvous = f"{options.rendezvous_host or '<address of the first host>'}:<port>"
-            order = start_order(spec, there, index, 1, rendezvous, "<id>")
+            order = start_order(spec, there, index, 1, rendezvous, "<id>", [h.name for h in hosts])
             lines.append(shlex.join([*ssh_command(host, options), command]))
             lines.append("  <<< " + json.dumps({**order, "environment": dict(spec.environment)}))
         if self.secrets:
@@ -180,6 +181,7 @@ class SshBackend:
             )
         if spec.after:
             raise UserError(f"job {spec.name!r}: over SSH no job waits for another; submit it when that is done")
+        check_secrets(self.secrets, self.environment)
         hosts, options = hosts_for(spec)
         return _Job(f"ssh-{len(self.jobs)}", spec, hosts, options)
 
@@ -199,9 +201,10 @@ class SshBackend:
         attempt, _ = next_attempt(job.spec.run_dir)
         address = job.options.rendezvous_host or str((nodes[0].hello or {})["address"])
         rendezvous = f"{address}:{random.randint(20000, 39999)}"  # noqa: S311 - spreads ports, guards nothing
-        handed_on = {name: self.environment[name] for name in self.secrets if name in self.environment}
+        handed_on = {name: self.environment[name] for name in self.secrets}
+        names = [node.host.name for node in nodes]
         for index, node in enumerate(nodes):
-            order = start_order(job.spec, node.directory, index, attempt, rendezvous, job.identity)
+            order = start_order(job.spec, node.directory, index, attempt, rendezvous, job.identity, names)
             node.send({**order, "environment": {**job.spec.environment, **handed_on}})
         job.nodes, job.lost, job.stop_by = nodes, None, None
         self._say(job, JobStatus(JobState.RUNNING, reason=f"on {', '.join(h.name for h in job.hosts)}"))

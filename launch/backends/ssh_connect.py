@@ -6,6 +6,7 @@ import queue
 import secrets
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,19 @@ def _explain(node: Node) -> str:
 
 
 def start_order(
-    spec: JobSpec, directory: Path | str, index: int, attempt: int, rendezvous: str, identity: str
+    spec: JobSpec,
+    directory: Path | str,
+    index: int,
+    attempt: int,
+    rendezvous: str,
+    identity: str,
+    names: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the order that starts the agent of node `index`; the first node hosts the meeting."""
+    """Return the order that starts the agent of node `index` of `names`; the first node hosts the meeting."""
     words: list[object] = ["--run-dir", spec.run_dir, "--attempt", attempt, "--nodes", spec.nodes]
     words += ["--ranks", spec.ranks_per_node, "--restarts", spec.requeue.on_failure]
     words += ["--rendezvous", rendezvous, "--id", f"{identity}.{attempt}"]
-    words += [*(["--host"] if index == 0 else []), "--", *spec.command]
+    words += ["--names", ",".join(names), *(["--host"] if index == 0 else []), "--", *spec.command]
     return {"start": [str(word) for word in words], "directory": str(directory)}
 
 

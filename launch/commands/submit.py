@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @runs_option
 @click.option("--after", multiple=True, metavar="RUN", help="Start when this run is done (Slurm): a name or an id.")
 @click.option("--replace", is_flag=True, help="End the job that has this run now.")
+@click.option("--detach", is_flag=True, help="On SSH hosts or this machine: go on without this terminal.")
 @json_option
 def submit(
     config: Path,
@@ -29,13 +30,14 @@ def submit(
     runs: Path,
     after: tuple[str, ...],
     replace: bool,
+    detach: bool,
     as_json: bool,
 ) -> None:
     """Submit the run CONFIG to a cluster. Submitted again, it goes on where it stopped.
 
     A run that waits or runs already is refused, and so is one of which nobody can tell, unless you say --replace.
     On Slurm and Kubernetes this returns at once. On SSH hosts and on this machine it stays, shows what rank 0 prints,
-    and Ctrl-C lets the ranks save before they end.
+    and Ctrl-C lets the ranks save before they end; with --detach a process of its own does that.
 
     \b
     Examples:
@@ -69,6 +71,8 @@ def submit(
     kind = wanted.cluster.backend
     if as_json and kind not in ("slurm", "kubernetes"):
         raise UserError(f"--json has no effect on {kind}: this process runs the job itself, to its end")
+    if detach and kind not in ("local", "ssh"):
+        raise UserError(f"--detach has no effect on {kind}: its scheduler runs the job in any case")
     if not replace:
         check_free(wanted.spec.run_dir)
     spec = with_changes(wanted.spec, after=jobs_before(runs, after, wanted.cluster))
@@ -79,6 +83,9 @@ def submit(
     gpu = wanted.cluster.gpu is not None
     make_plan(run, world=wanted.spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))
     write_config(wanted, run)
+    if detach:
+        _detach(config, cluster, assignments, runs, replace, spec.run_dir)
+        return
     if replace and (said := replace_job(spec.run_dir)):
         click.echo(said, err=as_json)
     if kind in ("slurm", "kubernetes"):
@@ -94,6 +101,21 @@ def submit(
         return
     (row,) = record_submission(spec, attached.job_id(), lasting_name(cluster), wanted.cluster, backend)
     _attend(backend, spec, row)
+
+
+def _detach(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path, replace: bool, run_dir: Path) -> None:
+    """Have the same submission made by a process that outlives this terminal."""
+    import sys
+
+    from launch.backends.detached import LOG, detach
+    from launch.runs_root import runs_flag
+
+    words = ["submit", str(config), "--cluster", cluster, "--runs", str(runs)]
+    words += [word for text in assignments for word in ("--set", text)] + (["--replace"] if replace else [])
+    job = detach([sys.executable, "-m", "launch", *words], run_dir)
+    click.echo(f"driven by {job}, which writes to {run_dir / LOG}")
+    place = runs_flag(runs)
+    click.echo(f"  escala logs -f {run_dir.name}{place}\n  escala cancel {run_dir.name}{place}")
 
 
 def begin_again(run_dir: RunDir) -> None:
