@@ -59,6 +59,19 @@ def record_submission(
     return registry.record(spec, job, cluster=name, backend=cluster.backend, identity=identity, settings=settings)
 
 
+def rehearse(backend: Backend, spec: JobSpec, name: str, cluster: ClusterConfig) -> None:
+    """Have a cluster judge a job. Raises UserError where it refuses.
+
+    Hosts over SSH have no queue that would know of it: there the refusal is recorded, for `escala jobs` to tell.
+    """
+    try:
+        backend.rehearse(spec)
+    except UserError:
+        if cluster.backend == "ssh" and spec.run_dir.is_dir() and registry.read(spec.run_dir) is None:
+            record_submission(spec, attached.job_id(), name, cluster, backend)
+        raise
+
+
 def check_free(run_dir: Path) -> registry.Submitted | None:
     """Raise UserError where a job of this run waits or runs, or may. Return the record of the last job, if any.
 

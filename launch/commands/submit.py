@@ -57,6 +57,7 @@ def submit(
         jobs_before,
         prepare,
         record_submission,
+        rehearse,
         replace_job,
         write_config,
     )
@@ -78,7 +79,7 @@ def submit(
     spec = with_changes(wanted.spec, after=jobs_before(runs, after, wanted.cluster))
     backend = open_backend(wanted.cluster)
     warn(spec, kind)
-    backend.rehearse(spec)  # what the cluster refuses is said before the data are prepared
+    rehearse(backend, spec, lasting_name(cluster), wanted.cluster)  # what is refused is said before data are prepared
     run, manifest = resolve(wanted.config)
     gpu = wanted.cluster.gpu is not None
     make_plan(run, world=wanted.spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))

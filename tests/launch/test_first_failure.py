@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -206,3 +207,32 @@ def test_kills_of_a_control_group_are_counted(tmp_path: Path, own: str, file: st
 def test_all_orders_of_two_hosts_agree() -> None:
     rows = [Ending(0, "a", 1, 1.0, CONSEQUENCES[0]), Ending(1, "a", 1, 1.0, CONSEQUENCES[1]), Ending(2, "b", 2, 3.0)]
     assert {first_failure(order).rank for order in itertools.permutations(rows)} == {2}  # type: ignore[union-attr]
+
+
+MEMORY = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.mark.skipif(not os.access(MEMORY / "cgroup.procs", os.W_OK), reason="no control group of memory to write to")
+def test_a_rank_that_the_kernel_ended_for_want_of_memory_is_told_apart(tmp_path: Path) -> None:
+    group = MEMORY / f"escala-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(900 << 20))
+        words = ["-m", "trainer.agent", "--run-dir", str(tmp_path), "--rendezvous", "127.0.0.1:0", "--"]
+        program = [str(RANK.with_name("planted.py")), "oom", "0", str(tmp_path)]
+        agent = subprocess.Popen(
+            [sys.executable, *words, *program],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            preexec_fn=lambda: (group / "cgroup.procs").write_text("0"),
+        )
+        said, _ = agent.communicate(timeout=180)
+    finally:
+        for _ in range(100):
+            with contextlib.suppress(OSError):  # its last process is being taken down
+                group.rmdir()
+                break
+            time.sleep(0.1)
+    assert "signal SIGKILL: out of memory: the kernel killed it" in said

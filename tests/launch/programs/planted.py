@@ -31,7 +31,7 @@ def fail() -> None:
     if how == "raise":
         raise RuntimeError(f"rank {rank} was told to fail [/x]")
     if how in ("kill", "oom"):
-        if how == "oom":  # the test has put this process into a group with little memory
+        if how == "oom":  # the test has put this machine's ranks into a group with little memory
             blocks = []
             while True:
                 blocks.append(bytearray(b"x" * 10_000_000))
