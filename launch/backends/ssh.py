@@ -294,7 +294,8 @@ class SshBackend:
             self._start(job)
         except UserError as error:
             if job.give_up_at is None or now > job.give_up_at:
-                self._say(job, JobStatus(JobState.FAILED, reason=str(error)))
+                before = "" if job.lost is None else f"{job.lost}; it did not come back: "
+                self._say(job, JobStatus(JobState.FAILED, reason=f"{before}{error}"))
             return
         if job.give_up_at is not None:
             job.said.append("all hosts are back: the run goes on from its newest checkpoint")

@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ATTEND = Path(__file__).with_name("attend.py")
 PROGRAM = ROOT / "tests" / "launch" / "programs" / "planted.py"
 TINY = ROOT / "configs" / "run" / "tiny.yaml"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 SHARED: dict[str, Any] = {
     "nodes": 2,
     "python": sys.executable,
@@ -39,6 +38,10 @@ AFTER_START = [
 ]
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
 def cluster_file(tmp_path: Path, **values: object) -> Path:
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump({**SHARED, **values}))
@@ -46,9 +49,9 @@ def cluster_file(tmp_path: Path, **values: object) -> Path:
 
 
 def ssh_cluster(tmp_path: Path, network: Hosts, **options: object) -> Path:
-    environment = {**SHARED["environment"], "GLOO_SOCKET_IFNAME": "eth0"}
+    variables = {**SHARED["environment"], "GLOO_SOCKET_IFNAME": "eth0"}
     return cluster_file(
-        tmp_path, backend="ssh", environment=environment, options={"hosts": network.names, "lost_after": 6, **options}
+        tmp_path, backend="ssh", environment=variables, options={"hosts": network.names, "lost_after": 6, **options}
     )
 
 
@@ -56,13 +59,13 @@ def attend(tmp_path: Path, file: Path, before: tuple[str, ...], *command: str) -
     order = {"cluster": str(file), "run_dir": str(tmp_path / "runs" / "a"), "command": command}
     words = [*before, sys.executable, str(ATTEND), json.dumps(order)]
     return subprocess.Popen(
-        words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
 def escala(before: tuple[str, ...], *words: str) -> str:
     command = [*before, sys.executable, "-m", "launch", *words]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 
