@@ -72,10 +72,18 @@ def first_failure(endings: Iterable[Ending]) -> Ending | None:
 
 
 def recorded_failure(logs: Path) -> Ending | None:
-    """Return the first of the failures that machines have left in an attempt's log directory, or None."""
-    known = Ending.__dataclass_fields__
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in logs.glob("failure_*.json")]
-    return first_failure(Ending(**{name: value for name, value in row.items() if name in known}) for row in rows)
+    """Return the first of the failures that machines have left in an attempt's log directory, or None.
+
+    A record that cannot be read, such as an empty one of a full disk, hides no other.
+    """
+    known, found = Ending.__dataclass_fields__, []
+    for path in logs.glob("failure_*.json"):
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            found.append(Ending(**{name: value for name, value in row.items() if name in known}))
+        except (OSError, ValueError, TypeError, AttributeError):
+            continue
+    return first_failure(found)
 
 
 def torchrun_endings(own_log: Path) -> list[Ending]:

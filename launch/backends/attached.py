@@ -43,15 +43,16 @@ def owner(job: str) -> psutil.Process | None:
 
 def status(row: Submitted) -> JobStatus:
     """Return what the process that drives the run says, and where it said nothing, what the run directory says."""
-    driver, said = told(row.run_dir) or ("", None)
+    last = told(row.run_dir)
+    said = last.status if last is not None and last.driver == row.job else None
     here = row.job.rsplit(":", 2)[0] == socket.gethostname()
     gone = here and owner(row.job) is None
-    if said is not None and driver == row.job and (said.state.final or not gone):
+    if said is not None and (said.state.final or not gone):
         return said
     word = RunDir(row.run_dir).read_status()
     state = JobState.PENDING if word is None else _STATES.get(word, JobState.RUNNING)
     if not state.final and gone:
-        before = f" (it said last: {said.reason})" if said is not None and said.reason and driver == row.job else ""
+        before = f" (it said last: {said.reason})" if said is not None and said.reason else ""
         return JobStatus(JobState.FAILED, reason=f"the process that ran it is gone; submit it again to go on{before}")
     if state is JobState.FAILED and (known := attempts(row.run_dir)):
         failure = first_failure(RunDir(row.run_dir).logs(known[-1]))

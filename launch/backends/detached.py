@@ -36,7 +36,7 @@ def detach(command: Sequence[str], run_dir: Path) -> str:
     while True:
         ended = driver.poll() is not None  # asked first: what it told before its end is still read
         known = told(run_dir)
-        if known is not None and known[0] == job and not (ended and driver.returncode != 0):
+        if known is not None and known.driver == job and not (ended and driver.returncode != 0):
             return job
         if ended and driver.returncode != 0:
             why = last_error_line(log).removeprefix("error: ")

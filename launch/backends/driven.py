@@ -10,10 +10,11 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launch.job import JobState, JobStatus, RankFailure
+from trainer.agent import newest_attempt
 from trainer.errors import UserError
 from trainer.run_dir import utc_now, write_atomically
 
@@ -22,7 +23,7 @@ FILE = "driver.json"
 
 def tell(run_dir: Path, driver: str, status: JobStatus) -> None:
     """Write how the job stands. `driver` is the id of the process that says so. A full disk is no reason to end it."""
-    row = {"driver": driver, "time": utc_now(), **asdict(status)}
+    row = {"driver": driver, "attempt": newest_attempt(run_dir), "time": utc_now(), **asdict(status)}
     try:
         write_atomically(run_dir / FILE, json.dumps(row, indent=2) + "\n")
     except OSError as error:
@@ -40,11 +41,21 @@ def telling_refusals(run_dir: Path, driver: str) -> Iterator[None]:
         raise
 
 
-def told(run_dir: Path) -> tuple[str, JobStatus] | None:
-    """Return who drove the newest job of a run directory and how it stood; None where nobody said or it is damaged."""
+@dataclass(frozen=True)
+class Told:
+    """What a driver said last."""
+
+    driver: str  # the id of its process
+    attempt: int  # of the run, at that time
+    status: JobStatus
+
+
+def told(run_dir: Path) -> Told | None:
+    """Return what the last driver of a run said; None where nobody did or the file is damaged."""
     try:
         row = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
         failure = None if row["failure"] is None else RankFailure(**row["failure"])
-        return row["driver"], JobStatus(JobState(row["state"]), row["exit_code"], failure, row["reason"])
+        status = JobStatus(JobState(row["state"]), row["exit_code"], failure, row["reason"])
+        return Told(str(row["driver"]), int(row["attempt"]), status)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from launch.backends.driven import told
+from launch.backends.registry import read
 from launch.job import JobState, RankFailure
 from trainer.errors import UserError
 from trainer.failure import signal_name
@@ -38,9 +39,7 @@ def newest_logs(run_dir: Path) -> Path:
     """Return the log directory of the newest attempt. Raises UserError when nothing was started."""
     known = attempts(run_dir)
     if not known:
-        driver = told(run_dir)
-        why = driver[1].reason if driver is not None and driver[1].state.final else ""
-        raise UserError(f"no logs under {run_dir}: {why or 'nothing was started there yet'}")
+        raise UserError(f"no logs under {run_dir}: {_driver_reason(run_dir, 0) or 'nothing was started there yet'}")
     return RunDir(run_dir).logs(known[-1])
 
 
@@ -92,15 +91,17 @@ def follow_logs(
 
 def verdict(log_dir: Path) -> list[str]:
     """Return one line that says why an attempt failed, and where; nothing where it did not or nobody knows."""
-    failure = first_failure(log_dir)
-    if failure is not None:
-        return [f"failed: {failure}"]
-    run_dir = log_dir.parent.parent
-    driver = told(run_dir)
-    newest = driver is not None and log_dir.name == str(attempts(run_dir)[-1])
-    if driver is None or not newest or driver[1].state is not JobState.FAILED:
-        return []
-    return [f"failed: {driver[1].reason}"]
+    attempt = int(log_dir.name) if log_dir.name.isdigit() else 0
+    why = _driver_reason(log_dir.parent.parent, attempt) or first_failure(log_dir)
+    return [f"failed: {why}"] if why else []
+
+
+def _driver_reason(run_dir: Path, attempt: int) -> str:
+    """Return why an attempt failed as its driver said it; "" where none did, or the run has another job since."""
+    last, row = told(run_dir), read(run_dir)
+    if last is None or last.attempt != attempt or last.status.state is not JobState.FAILED:
+        return ""
+    return last.status.reason if row is None or row.job == last.driver else ""
 
 
 def _agent_logs(log_dir: Path) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from launch.commands.options import json_option
+from trainer.plain_text import plain
 
 
 @click.command()
@@ -38,4 +39,4 @@ def clusters(names: tuple[str, ...], as_json: bool) -> None:
         size = "" if row["nodes"] is None else f"{row['nodes']} x {row['ranks_per_node']} ranks"
         word = "answers" if row["answers"] else "no answer"
         line = f"{Path(str(row['name'])).name:<{wide}}  {row['backend'] or '':<10}  {size:<16}  {word}: {row['said']}"
-        click.echo(line)
+        click.echo(plain(line))

@@ -11,6 +11,8 @@ import click
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
 
 if TYPE_CHECKING:
+    from launch.backends.submission import Submission
+    from launch.job import Backend, JobSpec
     from trainer.run_dir import RunDir
 
 
@@ -63,10 +65,8 @@ def submit(
     )
     from launch.backends.warnings import warn
     from launch.data_preparation import resolve
-    from launch.runs_root import runs_flag
     from trainer.config.plan import make_plan
     from trainer.errors import UserError
-    from trainer.run_dir import RunDir
 
     wanted = prepare(config, assignments, cluster, runs)
     kind = wanted.cluster.backend
@@ -90,18 +90,28 @@ def submit(
     if replace and (said := replace_job(spec.run_dir)):
         click.echo(said, err=as_json)
     if kind in ("slurm", "kubernetes"):
-        job = backend.submit(spec)
-        (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
-        begin_again(RunDir(spec.run_dir))
-        if as_json:
-            click.echo(json.dumps(row.to_json()))
-            return
-        click.echo(f"submitted {run.name} as {kind} job {job}: {wanted.spec.run_dir}")
-        place = runs_flag(runs)
-        click.echo(f"  escala logs -f {job}{place}\n  escala jobs{place}\n  escala cancel {job}{place}")
+        _queue(backend, spec, wanted, cluster, runs, as_json)
         return
     (row,) = record_submission(spec, attached.job_id(), lasting_name(cluster), wanted.cluster, backend)
     _attend(backend, spec, row)
+
+
+def _queue(backend: Backend, spec: JobSpec, wanted: Submission, cluster: str, runs: Path, as_json: bool) -> None:
+    """Hand a job to a scheduler, record it, and say how to ask for it."""
+    from launch.backends.cluster import lasting_name
+    from launch.backends.submission import record_submission
+    from launch.runs_root import runs_flag
+    from trainer.run_dir import RunDir
+
+    job = backend.submit(spec)
+    (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
+    begin_again(RunDir(spec.run_dir))
+    if as_json:
+        click.echo(json.dumps(row.to_json()))
+        return
+    click.echo(f"submitted {spec.name} as {wanted.cluster.backend} job {job}: {spec.run_dir}")
+    place = runs_flag(runs)
+    click.echo(f"  escala logs -f {job}{place}\n  escala jobs{place}\n  escala cancel {job}{place}")
 
 
 def _detach(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path, replace: bool, run_dir: Path) -> None:

@@ -50,7 +50,7 @@ def steps(run_dir: Path, rank: int) -> list[int]:
 def stands(run_dir: Path) -> JobState | None:
     """How the driver says that the job stands, as `escala jobs` reads it."""
     known = told(run_dir)
-    return None if known is None else known[1].state
+    return None if known is None else known.status.state
 
 
 def test_two_hosts_meet_and_finish(hosts: Hosts, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_cut_cable_is_reported_and_the_run_goes_on_when_it_is_back(hosts: Host
         assert "h2 was lost" in said
         wait_until(lambda: stands(run_dir) == JobState.PENDING, 60, "the driver to wait for the host")
         known = told(run_dir)
-        assert known is not None and known[1].reason.startswith("h2 was lost: "), "other processes hear of it"
+        assert known is not None and known.status.reason.startswith("h2 was lost: "), "other processes hear of it"
         assert time.monotonic() - began < 20, "named within lost_after and one round of polling"
         wait_until(lambda: not hosts.processes("h2", str(COUNTER)), 120, "the stranded ranks to end")
     finally:

@@ -85,6 +85,8 @@ def test_the_failures_of_two_hosts_are_weighed_too(tmp_path: Path) -> None:
     rows = [Ending(1, "b", 1, 1.0, CONSEQUENCES[0]), Ending(0, "a", -9, 2.0, "killed")]
     for row in rows:
         (tmp_path / f"failure_{row.host}.json").write_text(json.dumps({**row.__dict__, "signal": None}))
+    for number, damaged in enumerate(("", "[]", "{}", '{"rank": 1}')):
+        (tmp_path / f"failure_damaged{number}.json").write_text(damaged)
     found = first_of(tmp_path)
     assert found is not None and (found.rank, found.host, found.signal) == (0, "a", "SIGKILL")
 

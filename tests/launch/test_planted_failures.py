@@ -11,11 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from launch.backends import attached, registry
+from launch.backends.cluster import load_cluster, open_backend
 from launch.backends.local import LocalBackend
+from launch.backends.warm import RankPool
 from launch.cli import escala
 from launch.job import JobSpec
 from tests.launch.planted import AFTER_START, Planted, name_of
-from tests.launch.test_local import finish
+from tests.launch.test_local import finish, until_log
 from trainer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,3 +70,63 @@ def test_a_failure_of_a_rank_is_named(backend: LocalBackend, tmp_path: Path, pla
     finish(backend, job)
     rank = 1 - planted.victim if planted.how == "timeout" else planted.victim
     check(tmp_path / "runs", planted.how, planted.cause, f"rank {rank} on {HOST}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("python: /nowhere/python", f"there is no interpreter /nowhere/python on {HOST}"),
+        ("directory: /nowhere", f"there is no directory /nowhere on {HOST}"),
+    ],
+)
+def test_what_is_not_here_is_refused_before_anything_starts(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"backend: local\n{text}\n")
+    cluster = load_cluster(str(tmp_path / "c.yaml"))
+    with pytest.raises(UserError, match=message):
+        open_backend(cluster).rehearse(cluster.job("a", ("x",), tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+
+
+STAY = """
+import signal, sys, time
+if sys.argv[1] == "stay":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("stay", "signal SIGKILL: killed, for it was asked to end and did not"),
+        ("go", "signal SIGTERM"),
+    ],
+)
+def test_a_time_limit_is_the_reason_of_what_it_ends(tmp_path: Path, how: str, cause: str) -> None:
+    (tmp_path / "stay.py").write_text(STAY)
+    now = [0.0]
+    with LocalBackend(1, preload=(), clock=lambda: now[0]) as backend:
+        spec = JobSpec("a", (str(tmp_path / "stay.py"), how), tmp_path / "runs" / "a", time_limit=1)
+        job = backend.submit(spec)
+        registry.record(spec, attached.job_id(), cluster="local", backend="local")
+        until_log(backend, job, "ready", 1)
+        now[0] = 61.0  # the limit
+        backend.wait(0.1)
+        now[0] = 200.0  # the time to save
+        finish(backend, job)
+    check(tmp_path / "runs", "a", cause, f"the time limit of 1 min is over: rank 0 on {HOST}")
+
+
+def test_the_end_of_the_rank_server_is_told_to_others(tmp_path: Path) -> None:
+    (tmp_path / "stay.py").write_text(STAY)
+    with LocalBackend(1, preload=()) as backend:
+        spec = JobSpec("a", (str(tmp_path / "stay.py"), "go"), tmp_path / "runs" / "a")
+        job = backend.submit(spec)
+        registry.record(spec, attached.job_id(), cluster="local", backend="local")
+        until_log(backend, job, "ready", 1)
+        assert isinstance(backend.pool, RankPool) and backend.pool.server is not None
+        backend.pool.server.kill()
+        with pytest.raises(UserError, match="the rank server ended"):
+            finish(backend, job)
+    check(tmp_path / "runs", "a", "the rank server ended", f"on {HOST}")
