@@ -100,7 +100,7 @@ class SlurmBackend:
         listed = self.queue.listed(asked)
         if missing := [job for job in asked if not self._rows(job, listed)]:
             accounted = self.queue.accounted(missing)
-            listed |= {i: row for job in missing for i, row in _members(job, accounted).items() if i not in listed}
+            listed |= {i: row for job in missing for i, row in self._rows(job, accounted).items()}
         for job in asked:
             rows = self._rows(job, listed)
             found[job] = self._detailed(job, _collect(job, rows)) if rows else self._gone(job, listed)

@@ -209,6 +209,19 @@ def test_an_answer_without_an_id_is_looked_up_by_name(tmp_path: Path) -> None:
         backend({**answers, "squeue": ""}).submit(spec)
 
 
+def test_accounting_knows_a_job_whose_id_is_taken(tmp_path: Path) -> None:
+    account = f"5|COMPLETED|0:0|None|n1|{MINE.user}|tiny\n"
+    one = backend({"squeue": row(name="other"), "sacct": account, "scontrol show config": CONFIG})
+    one.adopt("5", (tmp_path,), MINE)
+    assert one.status(["5"])["5"].state is D
+
+
+def test_a_job_that_a_site_renames_is_not_called_lost(tmp_path: Path) -> None:
+    renamed = {"sbatch": "12\n", "scontrol -o show": "JobId=12 JobName=lab_x", "scontrol show config": CONFIG}
+    with pytest.raises(UserError, match="Do not submit again"):
+        backend({**renamed, "squeue": ""}).submit(JobSpec("x", ("-m", "y"), tmp_path / "x", time_limit=60))
+
+
 def test_an_array_above_the_limit_is_divided(tmp_path: Path) -> None:
     """MaxArraySize is 4 here: 10 tasks are three arrays, one behind the other where a cap holds for all."""
     tasks = tuple(Task(f"t{i}", ("-m", "x"), tmp_path / f"t{i}") for i in range(10))
