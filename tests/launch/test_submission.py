@@ -133,6 +133,8 @@ def test_one_bad_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monke
     submit("here", attached.job_id(), cluster="local", backend="local")
     (runs / "here" / "status").write_text("running\n")
     (runs / "here" / "metrics.jsonl").write_bytes(b"\0" * 50 + b"\n")
+    submit("torn", "4", cluster="lab", settings={"backend": "slurm"})
+    (runs / "torn" / "status").write_text("\0\0")
     (runs / "empty").mkdir()
     (runs / "empty" / "job.json").write_text("")
     rows = {row.submitted.name: row for row in overview(runs)}
