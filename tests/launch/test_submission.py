@@ -144,6 +144,7 @@ def test_one_bad_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monke
         "done": "done",
         "here": "running",
         "empty": "unknown",
+        "torn": "unknown",
     }
     assert "there is no cluster" in rows["gone"].status.reason
     assert "Unable to contact slurm controller" in rows["away"].status.reason
