@@ -43,6 +43,7 @@ D, F, P, R, C, E = (
         ("1|FAILED|256|None|n1|", F, 1, ""),  # squeue gives a wait status
         ("1|FAILED|19200|None|n1|", E, 75, ""),
         ("1|CANCELLED|9|None|n1|", C, -9, "cancelled"),
+        ("1|CANCELLED|0|DependencyNeverSatisfied||", C, 0, "cancelled (DependencyNeverSatisfied)"),
     ],
 )
 def test_rows(row: str, state: JobState, code: int | None, reason: str) -> None:
