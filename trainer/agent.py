@@ -38,7 +38,8 @@ import psutil
 from trainer.compile_cache import with_compile_cache
 from trainer.failure import last_error_line, oom_kills, port_was_taken, why_ended
 from trainer.first_failure import Ending, first_failure, torchrun_endings
-from trainer.gathering import EXIT_PORT_TAKEN, gather
+from trainer.gathering import EXIT_PORT_TAKEN as EXIT_PORT_TAKEN
+from trainer.gathering import gather
 from trainer.meeting import Meeting, Party
 from trainer.rank import die_with
 from trainer.run_dir import AGREED_EXITS, EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, RunDir, write_atomically

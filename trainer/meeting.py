@@ -14,8 +14,8 @@ import json
 import os
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,9 +182,11 @@ def _come(party: Party, check: Callable[[], None]) -> Meeting:
     while True:
         for line, address, others in _find(party, tried):
             with contextlib.closing(line):
-                known = [address, *(a for a in others if a != address)]
-                found = [a for a in known if a == address or _probe(party, a)]
-                line.send({"id": party.identity, "peer": uuid.uuid4().hex, "name": party.me, "reached": found})
+                others = [a for a in others if a != address]
+                with ThreadPoolExecutor(8) as pool:  # an address that drops what it gets costs seconds
+                    reached = list(pool.map(lambda a: _probe(party, a), others))
+                found = [address, *(a for a, one in zip(others, reached, strict=True) if one)]
+                line.send({"id": party.identity, "name": party.me, "reached": found})
                 answer = _answer(line, party, began, check)
                 if answer is not None:
                     local = address_towards(answer, party.port)

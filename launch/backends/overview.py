@@ -65,20 +65,19 @@ def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
     statuses: dict[Path, JobStatus] = {}
     groups: dict[object, list[Submitted]] = {}
     for row in rows:
-        if row.backend not in ATTACHED and (ended := by_record(row.run_dir)) is not None:
-            statuses[row.run_dir] = ended
-        elif row.backend in ATTACHED:
-            try:
-                statuses[row.run_dir] = attached.status(row)
-            except (UserError, OSError, ValueError) as error:
-                statuses[row.run_dir] = _unknown(error)
+        try:
+            known = attached.status(row) if row.backend in ATTACHED else by_record(row.run_dir)
+        except (UserError, OSError, ValueError) as error:  # somebody else's directory, a damaged file
+            known = _unknown(error)
+        if known is not None:
+            statuses[row.run_dir] = known
         else:
             groups.setdefault((row.backend, row.cluster, json.dumps(row.settings)), []).append(row)
     for group in groups.values():
         try:
             found = backend_of(group).status([row.job for row in group])
             statuses |= {row.run_dir: found[row.job] for row in group}
-        except (UserError, OSError) as error:
+        except (UserError, OSError, ValueError) as error:
             statuses |= {row.run_dir: _unknown(error) for row in group}
     return statuses
 
@@ -111,8 +110,8 @@ def backend_of(rows: Sequence[Submitted]) -> Backend:
 
 def last_step(run_dir: Path) -> int | None:
     """Return the step of the newest complete line of metrics.jsonl, without reading all of it."""
-    lines = tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]
     try:
+        lines = tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]
         return int(json.loads(lines[-1])["step"]) if lines else None
-    except (ValueError, TypeError, KeyError):  # zeros after a crash of the machine: no reason to hide the run
+    except (OSError, ValueError, TypeError, KeyError):  # unreadable, or zeros after a crash: no reason to hide it
         return None

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from launch.backends.batch_output import attempts_of, batch_output, lines_of, reason_in
 from launch.backends.ended import by_record
-from launch.backends.logs import attempt_logs, first_failure, follow_logs, newest_logs
+from launch.backends.logs import attempt_logs, first_failure, newest_logs
 from launch.backends.process import Call, call
 from launch.backends.quoting import label
+from launch.backends.slurm_follow import Following
 from launch.backends.slurm_queue import AT_A_TIME, SlurmQueue, user_name
 from launch.backends.slurm_states import Listed, array_status
 from launch.backends.slurm_submit import SlurmSubmission
@@ -99,7 +100,7 @@ class SlurmBackend:
         listed = self.queue.listed(asked)
         if missing := [job for job in asked if not self._rows(job, listed)]:
             accounted = self.queue.accounted(missing)
-            listed |= {i: row for job in missing for i, row in _members(job, accounted).items() if i not in listed}
+            listed |= {i: row for job in missing for i, row in self._rows(job, accounted).items()}
         for job in asked:
             rows = self._rows(job, listed)
             found[job] = self._detailed(job, _collect(job, rows)) if rows else self._gone(job, listed)
@@ -110,10 +111,10 @@ class SlurmBackend:
 
         Followed, a job that waits is waited for, and a controller that does not answer for a while is asked again.
         """
-        run_dir = self._run_dir(job)
+        run_dir, output = self._run_dir(job), self._identity(job).output
         if follow:
-            return self._follow(job, run_dir, rank)
-        path = batch_output(job, run_dir, self._identity(job).output)
+            return Following(job, run_dir, output, lambda: self.status([job])[job], self.pause).lines(rank)
+        path = batch_output(job, run_dir, output)
         if attempts_of(run_dir, job) or path is None:
             return attempt_logs(newest_logs(run_dir), rank)
         return lines_of(path)  # it never came to its ranks
@@ -130,41 +131,6 @@ class SlurmBackend:
                 raise UserError(f"job {job} is {status.state.value}{said}. Nothing was cancelled")
         for start in range(0, len(jobs), AT_A_TIME):
             self.queue.ask("scancel", *jobs[start : start + AT_A_TIME])
-
-    def _follow(self, job: str, run_dir: Path, rank: int | None) -> Iterator[str]:
-        notes: list[str] = []
-        last = JobStatus(JobState.PENDING)
-
-        def ended() -> bool:
-            nonlocal last
-            try:
-                status = self.status([job])[job]
-            except UserError as error:
-                status = JobStatus(JobState.UNKNOWN, reason=str(error))
-            if (status.state, status.reason) != (last.state, last.reason) and not status.state.final:
-                notes.append(f"job {job} is {status.state.value}" + (f": {status.reason}" if status.reason else ""))
-            last = status
-            return status.state.final
-
-        def said() -> list[str]:
-            told = list(notes)
-            notes.clear()
-            return told
-
-        over = ended()
-        while not over and not attempts_of(run_dir, job):
-            yield from said()
-            self.pause(2.0)
-            over = ended()
-        if own := attempts_of(run_dir, job):
-            newest = RunDir(run_dir).logs
-            yield from follow_logs(
-                lambda: newest((attempts_of(run_dir, job) or own)[-1]), rank, ended, lambda: self.pause(2.0), said
-            )
-        elif path := batch_output(job, run_dir, self._identity(job).output):
-            yield from lines_of(path)
-        if last.state is not JobState.DONE:
-            yield f"job {job} is {last.state.value}" + (f": {last.reason}" if last.reason else "")
 
     def _ended(self, job: str) -> JobStatus | None:
         """Return how a job's runs ended for good, by their own record, or None while one has not."""

@@ -68,6 +68,8 @@ def _status(_: str, state: str, exit_code: str, reason: str, nodes: str = "") ->
     if known is JobState.RUNNING:
         return JobStatus(known, reason=f"on {nodes}" if nodes else "")
     words = "" if word in ("COMPLETED", "FAILED") else word.lower().replace("_", " ")
+    if said.startswith("Dependency"):  # the job that it waited for failed
+        words = f"{words} ({said})".strip()
     return JobStatus(known, code, reason=words or ("" if said == "NonZeroExitCode" else said))
 
 

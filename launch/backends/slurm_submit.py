@@ -106,7 +106,7 @@ class SlurmSubmission:
         ours = [job for job, its in known.items() if its == name] or [job for job, its in known.items() if its == ""]
         if ours:
             return ours[-1]
-        if len(found) == 1:
+        if len(found) == 1 and known[found[0]] is None:
             # A controller that dies right after it answered may have lost the job (seen with 22.05).
             raise UserError(f"sbatch gave the id {found[0]}, but the controller does not know it: submit again")
         listed = self.queue.ask("squeue", "--noheader", "--me", f"--name={name}", "--Format=ArrayJobID:|,STDOUT:|")

@@ -101,7 +101,10 @@ def replace_job(run_dir: Path) -> str:
     if row is None or status is None or status.state not in (JobState.PENDING, JobState.RUNNING):
         return ""
     if row.backend in ATTACHED:
-        attached.cancel(row)
+        try:
+            attached.cancel(row)
+        except UserError as error:  # started on another machine: the new attempt ends what is left of it
+            return f"{row.name} is not ended from here ({error})"
     else:
         backend_of([row]).cancel(row.job)
     return f"ended {row.backend} job {row.job}, which had this run"

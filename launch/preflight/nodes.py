@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from launch.backends.cluster import ClusterConfig
 from launch.backends.process import call
+from launch.backends.slurm_environment import client_environment
 from launch.backends.slurm_script import slurm_options
 from launch.backends.ssh_hosts import hosts_for, ssh_command
 from launch.backends.ssh_node import remote_command
@@ -49,9 +51,10 @@ def _ask_slurm(cluster: ClusterConfig, spec: JobSpec, words: list[str]) -> tuple
     options = slurm_options(spec).model_dump(include=set(PLACE), exclude_none=True)
     place = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     shape = [f"--nodes={spec.nodes}", "--ntasks-per-node=1", "--time=5", f"--chdir={cluster.work_directory}"]
-    command = ["srun", *place, *shape, "--job-name=escala-preflight", cluster.interpreter, *words]
+    command = ["srun", "--export=ALL", *place, *shape, "--job-name=escala-preflight", cluster.interpreter, *words]
     try:
-        return _reports(call(command, timeout=SLURM_WAIT_SECONDS)), []
+        # Not as a step of a job that this shell may run in.
+        return _reports(call(command, timeout=SLURM_WAIT_SECONDS, env=client_environment(os.environ))), []
     except UserError as error:
         return [], [str(error)]
 

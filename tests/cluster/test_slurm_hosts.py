@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from launch.backends import process, registry
-from launch.backends.overview import overview
 from launch.backends.slurm import SlurmBackend
 from launch.job import JobSpec, JobState
 from tests.cluster import slurm_hosts
@@ -150,14 +149,15 @@ def test_users_clusters_and_ids_are_told_apart(
         other = counter(runs, "other", 3000, nodes=1)
         (later,) = submitted(backend, other)
         assert later.job == row.job, "the id is used again"
-        states = {r.submitted.name: r for r in overview_on(one, runs)}
-        assert states["other"].status.state in (JobState.PENDING, JobState.RUNNING)
-        assert states["shared"].status.state.final and "is now that of other" in states["shared"].status.reason
-        done = one.login(sys.executable, "-m", "launch", "cancel", "shared", "--runs", str(runs), cwd=ROOT)
+        listed = json.loads(escala(one, "jobs", "--runs", str(runs), "--json").stdout)
+        states = {r["name"]: (r["state"], r["reason"]) for r in listed}
+        assert states["other"][0] in ("pending", "running"), states
+        assert states["shared"][0] == "cancelled" and "is now that of other" in states["shared"][1], states
+        done = escala(one, "cancel", "shared", "--runs", str(runs))
         assert done.returncode == 2 and "Nothing was cancelled" in done.stderr
         assert not backend.status([later.job])[later.job].state.final, "the other run goes on"
         one.end_controller()
-        away = one.login(sys.executable, "-m", "launch", "jobs", "--runs", str(runs), "--json", cwd=ROOT)
+        away = escala(one, "jobs", "--runs", str(runs), "--json")
         assert away.returncode == 0, away.stderr
         assert {r["state"] for r in json.loads(away.stdout)} == {"unknown"}
     finally:
@@ -170,20 +170,9 @@ def submitted(backend: SlurmBackend, spec: JobSpec) -> list[registry.Submitted]:
     return registry.record(spec, job, cluster="lab", backend="slurm", identity=backend.identity(job), settings=settings)
 
 
-def overview_on(one: SlurmHosts, runs: Path) -> list:
-    """Return the overview with Slurm's programs of the login node."""
-    directory = one.root / "bin"
-    directory.mkdir(exist_ok=True)
-    for name in ("squeue", "scontrol", "sacct"):
-        words = " ".join(one.hosts.command("h1", name))
-        (directory / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-        (directory / name).chmod(0o755)
-    former = os.environ["PATH"]
-    os.environ["PATH"] = f"{directory}:{former}"
-    try:
-        return overview(runs)
-    finally:
-        os.environ["PATH"] = former
+def escala(one: SlurmHosts, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `escala` on the login node."""
+    return one.login(sys.executable, "-m", "launch", *words, cwd=ROOT)
 
 
 def test_an_array_above_the_limit_and_a_run_that_waits_for_another(

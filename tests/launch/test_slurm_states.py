@@ -43,6 +43,7 @@ D, F, P, R, C, E = (
         ("1|FAILED|256|None|n1|", F, 1, ""),  # squeue gives a wait status
         ("1|FAILED|19200|None|n1|", E, 75, ""),
         ("1|CANCELLED|9|None|n1|", C, -9, "cancelled"),
+        ("1|CANCELLED|0|DependencyNeverSatisfied||", C, 0, "cancelled (DependencyNeverSatisfied)"),
     ],
 )
 def test_rows(row: str, state: JobState, code: int | None, reason: str) -> None:
@@ -209,6 +210,19 @@ def test_an_answer_without_an_id_is_looked_up_by_name(tmp_path: Path) -> None:
         backend({**answers, "squeue": ""}).submit(spec)
 
 
+def test_accounting_knows_a_job_whose_id_is_taken(tmp_path: Path) -> None:
+    account = f"5|COMPLETED|0:0|None|n1|{MINE.user}|tiny\n"
+    one = backend({"squeue": row(name="other"), "sacct": account, "scontrol show config": CONFIG})
+    one.adopt("5", (tmp_path,), MINE)
+    assert one.status(["5"])["5"].state is D
+
+
+def test_a_job_that_a_site_renames_is_not_called_lost(tmp_path: Path) -> None:
+    renamed = {"sbatch": "12\n", "scontrol -o show": "JobId=12 JobName=lab_x", "scontrol show config": CONFIG}
+    with pytest.raises(UserError, match="Do not submit again"):
+        backend({**renamed, "squeue": ""}).submit(JobSpec("x", ("-m", "y"), tmp_path / "x", time_limit=60))
+
+
 def test_an_array_above_the_limit_is_divided(tmp_path: Path) -> None:
     """MaxArraySize is 4 here: 10 tasks are three arrays, one behind the other where a cap holds for all."""
     tasks = tuple(Task(f"t{i}", ("-m", "x"), tmp_path / f"t{i}") for i in range(10))
@@ -304,3 +318,76 @@ def test_nothing_of_an_outer_job_reaches_a_new_one() -> None:
     assert job_environment(outer, {"partition"}) == {**kept, "SBATCH_ACCOUNT": "lab"}
     alone = {"CUDA_VISIBLE_DEVICES": "0", "PATH": "/bin"}
     assert job_environment(alone, ()) == alone, "a choice of the user's own"
+
+
+def told(state: str, reason: str = "None") -> str:
+    return f"5|{state}|0|{reason}|n1|{MINE.user}|tiny|/runs/tiny/slurm-5.out|\n"
+
+
+def following(run_dir: Path, answers: list[tuple[str | CallError, str]]) -> list[str]:
+    """Return what `logs -f` shows while squeue gives these answers; before each, the batch script does one thing."""
+    remaining = iter(answers)
+
+    def pretended(argv: list[str], **_: object) -> str:
+        if argv[0] == "scontrol":
+            return CONFIG
+        answer, does = next(remaining)
+        if does.startswith("attempt"):
+            logs = run_dir / "logs" / does[-1]
+            logs.mkdir(parents=True)
+            (logs / "job").write_text("5\n")
+            (logs / "rank_0.log").write_text(f"attempt {does[-1]} begins\n")
+        elif does:
+            (run_dir / "slurm-5.out").write_text(f"{does}\nsrun: error: n1: task 0: Exited with exit code 2\n")
+        if isinstance(answer, CallError):
+            raise answer
+        return answer
+
+    one = SlurmBackend(python="python3", directory=Path("/x"), call=pretended, pause=lambda seconds: None)
+    one.adopt("5", (run_dir,), MINE)
+    return list(one.logs("5", rank=0, follow=True))
+
+
+AWAY = CallError("squeue failed with code 1: Unable to contact slurm controller", "Unable to contact slurm controller")
+
+
+def test_following_begins_before_the_job_and_outlives_a_silent_controller(tmp_path: Path) -> None:
+    """What an earlier job of the run printed is not shown again."""
+    (tmp_path / "logs" / "1").mkdir(parents=True)
+    (tmp_path / "logs" / "1" / "rank_0.log").write_text("an older job\n")
+    (tmp_path / "logs" / "1" / "job").write_text("4\n")
+    waits = told("PENDING", "Priority")
+    answers = [
+        (waits, ""),
+        (AWAY, ""),
+        (waits, ""),
+        (told("RUNNING"), "attempt 2"),
+        (AWAY, ""),
+        (told("COMPLETED"), ""),
+    ]
+    shown = following(tmp_path, answers)  # type: ignore[arg-type]
+    away = "job 5 is unknown: squeue failed with code 1: Unable to contact slurm controller"
+    pending = "job 5 is pending: Priority"
+    assert shown == [pending, away, pending, "attempt 2 begins", "job 5 is running: on n1", away]
+
+
+def test_following_a_job_that_ends_before_its_ranks_shows_why(tmp_path: Path) -> None:
+    error = "slurmstepd-n1: error: execve(): /no/python: No such file or directory"
+    shown = following(tmp_path, [(told("PENDING", "Priority"), ""), (told("FAILED").replace("|0|", "|512|"), error)])
+    assert shown[0] == "job 5 is pending: Priority" and error in shown[1:3]
+    assert shown[-1] == f"job 5 is failed: {error} (see {tmp_path}/slurm-5.out)"
+    one = backend({"squeue": told("FAILED").replace("|0|", "|512|"), "scontrol": CONFIG})
+    one.adopt("5", (tmp_path,), MINE)
+    assert next(iter(one.logs("5"))) == error
+    status = one.status(["5"])["5"]
+    assert (status.state, status.exit_code) == (F, 2) and status.reason == f"{error} (see {tmp_path}/slurm-5.out)"
+
+
+def test_who_is_waited_for_is_told_while_it_runs(tmp_path: Path) -> None:
+    logs = tmp_path / "logs" / "1"
+    logs.mkdir(parents=True)
+    (logs / "job").write_text("5\n")
+    (logs / "waiting.json").write_text('{"missing": "h3"}\n')
+    one = backend({"squeue": told("RUNNING"), "scontrol": CONFIG})
+    one.adopt("5", (tmp_path,), MINE)
+    assert one.status(["5"])["5"].reason == "on n1, waits for h3"

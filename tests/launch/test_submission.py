@@ -148,6 +148,8 @@ def test_one_bad_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monke
     submit("here", attached.job_id(), cluster="local", backend="local")
     (runs / "here" / "status").write_text("running\n")
     (runs / "here" / "metrics.jsonl").write_bytes(b"\0" * 50 + b"\n")
+    submit("torn", "4", cluster="lab", settings={"backend": "slurm"})
+    (runs / "torn" / "status").write_text("\0\0")
     (runs / "empty").mkdir()
     (runs / "empty" / "job.json").write_text("")
     rows = {row.submitted.name: row for row in overview(runs)}
@@ -157,6 +159,7 @@ def test_one_bad_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monke
         "done": "done",
         "here": "running",
         "empty": "unknown",
+        "torn": "unknown",
     }
     assert "there is no cluster" in rows["gone"].status.reason
     assert "Unable to contact slurm controller" in rows["away"].status.reason
