@@ -50,9 +50,12 @@ class Ending:
         return int(is_consequence(self.message))
 
     def write(self, logs: Path) -> None:
-        """Leave `failure_<host>.json` in an attempt's log directory: the rank that this machine blames."""
+        """Leave `failure_<host>_<rank>.json` in an attempt's log directory: the rank that this machine blames.
+
+        Agents of several nodes on one host, as in containers, blame different ranks: none overwrites the other.
+        """
         row = {**asdict(self), "signal": signal_name(self.code) if self.code < 0 else None}
-        write_atomically(logs / f"failure_{socket.gethostname()}.json", json.dumps(row) + "\n")
+        write_atomically(logs / f"failure_{socket.gethostname()}_{self.rank}.json", json.dumps(row) + "\n")
 
     def __str__(self) -> str:
         name = signal_name(self.code) if self.code < 0 else None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from launch.backends.batch_output import attempts_of, batch_output, lines_of, reason_in
 from launch.backends.ended import by_record
-from launch.backends.logs import attempt_logs, first_failure, newest_logs
+from launch.backends.logs import attempt_logs, first_failure, newest_logs, rank_logs
 from launch.backends.process import Call, call
 from launch.backends.quoting import label
 from launch.backends.slurm_follow import Following
@@ -115,7 +115,7 @@ class SlurmBackend:
         if follow:
             return Following(job, run_dir, output, lambda: self.status([job])[job], self.pause).lines(rank)
         path = batch_output(job, run_dir, output)
-        if attempts_of(run_dir, job) or path is None:
+        if path is None or (attempts_of(run_dir, job) and rank_logs(newest_logs(run_dir))):
             return attempt_logs(newest_logs(run_dir), rank)
         return lines_of(path)  # it never came to its ranks
 
