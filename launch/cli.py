@@ -13,6 +13,7 @@ import click
 
 from launch.groups import LazyGroup
 from trainer.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
+from trainer.plain_text import plain
 
 EXIT_BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("launch.commands.jobs:jobs", "List submitted runs and how they stand."),
     "logs": ("launch.commands.logs:logs", "Print or follow what the ranks of a run print."),
     "cancel": ("launch.commands.cancel:cancel", "End jobs."),
+    "clusters": ("launch.commands.clusters:clusters", "List configured clusters, and say which answer."),
     "preflight": ("launch.commands.preflight:preflight", "Check every node of a cluster before the first job."),
     "doctor": ("launch.commands.doctor:doctor", "Describe this environment, for bug reports."),
     "keys": ("launch.commands.keys:keys", "Print what a configuration file can say: keys, values, defaults."),
@@ -68,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
         error.show()
         sys.exit(USER_ERROR_EXIT_CODE)
     except UserError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
+        click.secho(plain(f"error: {error}"), fg="red", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever read our output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,7 +78,7 @@ def main(args: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno is None:  # not the system's word, so it is ours
             raise
-        click.secho(f"error: {os_error_text(error)}", fg="red", err=True)
+        click.secho(plain(f"error: {os_error_text(error)}"), fg="red", err=True)
         sys.exit(USER_ERROR_EXIT_CODE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

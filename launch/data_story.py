@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from launch.console import make_console
@@ -84,7 +85,7 @@ def print_summary(directory: Path, values: dict[str, Any]) -> None:
     for column in ("shards", "documents", "tokens", "MB of text", "bytes/token"):
         table.add_column(column, justify="right")
     for split, counts in values["splits"].items():
-        table.add_row(f"[bold]{split}[/]", *_cells(counts))
+        table.add_row(Text(split, style="bold"), *_cells(counts))
         if len(counts["sources"]) > 1:
             for source, own in counts["sources"].items():
                 table.add_row(f"  {source}", *_cells(own))
@@ -141,7 +142,7 @@ def print_samples(texts: list[dict[str, Any]]) -> None:
     console = make_console()
     for sample in texts:
         console.rule(f"{sample['source']}, token {sample['token']:,}", align="left")
-        console.print(sample["text"], markup=False, highlight=False)
+        console.print(sample["text"], highlight=False)
 
 
 def verify_with_progress(directory: Path) -> tuple[list[str], int]:

@@ -61,6 +61,7 @@ class JobSpec:
     array_cap: int | None = None  # at most so many tasks of the array at a time
     after: tuple[str, ...] = ()  # ids of jobs that must be done first
     requeue: Requeue = Requeue()
+    gpu: str | None = None  # what each rank trains on; None: the processor
     container: str | None = None  # image
     mounts: tuple[Mount, ...] = ()
     extras: Mapping[str, Any] = field(default_factory=lambda: NO_SETTINGS)  # options of one backend, by their names
@@ -92,25 +93,38 @@ class JobState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    UNKNOWN = "unknown"  # nobody who was asked can tell: no reason to act
     PREEMPTED = "preempted"  # saved and stopped; submitting it again goes on
     CANCELLED = "cancelled"
 
     @property
     def final(self) -> bool:
-        return self not in (JobState.PENDING, JobState.RUNNING)
+        return self not in (JobState.PENDING, JobState.RUNNING, JobState.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class JobIdentity:
+    """What tells a job from another one that gets its id later, or on another cluster. "" where it is not known."""
+
+    site: str = ""  # the scheduler's own name of the cluster
+    user: str = ""  # who submitted it
+    name: str = ""  # as the scheduler shows it
+    output: str = ""  # directory of the batch script's output
 
 
 @dataclass(frozen=True)
 class RankFailure:
     """The rank that failed first, and why. The others of the job were ended because of it."""
 
-    rank: int
+    rank: int  # -1: the node itself failed, before its ranks
     host: str
     exit_code: int | None
     signal: str | None
     message: str  # last line of its traceback, or of its log
 
     def __str__(self) -> str:
+        if self.rank < 0:
+            return f"{self.host}: {self.message}"
         why = " (the machine ran out of memory, or somebody killed it)" if self.signal == "SIGKILL" else ""
         how = f"signal {self.signal}{why}" if self.signal else f"exit code {self.exit_code}"
         return f"rank {self.rank} on {self.host} ended with {how}" + (f": {self.message}" if self.message else "")

@@ -7,6 +7,7 @@ The same line is started once on every node; PROGRAM is `-m MODULE ARGS` or a fi
 - SIGUSR1 and SIGTERM reach every rank, which may save before it goes; TERM turns into KILL after a grace time.
 - Ranks leave in agreement (saved, diverged, user error) without being restarted, and the agent leaves with their code.
 - The first failing rank is reported by host, rank, code or signal, and the last line of its traceback.
+- Nodes meet at an address that all of them have reached; who does not come is named.
 - A rendezvous port that another program holds is told apart (exit code 98), so that the caller tries the next.
 - When the agent of another node has reported a failure, the ranks here end too, instead of waiting for a time-out.
 - When a newer attempt of the run has started, this one is a leftover: its ranks are killed before they can write
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,11 +36,14 @@ from typing import Any
 import psutil
 
 from trainer.compile_cache import with_compile_cache
-from trainer.failure import last_error_line, port_was_taken, signal_name, tail
+from trainer.failure import last_error_line, oom_kills, port_was_taken, why_ended
+from trainer.first_failure import Ending, first_failure, torchrun_endings
+from trainer.gathering import EXIT_PORT_TAKEN as EXIT_PORT_TAKEN
+from trainer.gathering import gather
+from trainer.meeting import Meeting, Party
 from trainer.rank import die_with
 from trainer.run_dir import AGREED_EXITS, EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, RunDir, write_atomically
 
-EXIT_PORT_TAKEN = errno.EADDRINUSE
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the run directory
 PEER_GRACE = 10.0  # for ranks whose peers on another node have failed
@@ -61,6 +64,8 @@ class Node:
     grace: float
     join_timeout: int
     command: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    interface: str | None = None
 
     @property
     def logs(self) -> Path:
@@ -71,12 +76,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run this node's share of a job and return its exit code."""
     node = _parse(arguments)
     node.logs.mkdir(parents=True, exist_ok=True)
+    found = find_the_others(node)
+    if isinstance(found, int):
+        return found
     own_log = node.logs / f"torchrun_{socket.gethostname()}_{os.getpid()}.log"
     me = os.getpid()
     with own_log.open("ab") as log:
         torchrun = subprocess.Popen(
-            torchrun_command(node),
-            env=node_environment(node, dict(os.environ)),
+            torchrun_command(node, found),
+            env=node_environment(node, dict(os.environ), found),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -108,6 +116,12 @@ def _parse(arguments: list[str] | None) -> Node:
     parser.add_argument("--restarts", type=int, default=0, help="how often failed ranks are started again in place")
     parser.add_argument("--grace", type=float, default=60.0, help="seconds that ranks get to save after SIGTERM")
     parser.add_argument("--join-timeout", type=int, default=600, help="seconds to wait for the other nodes")
+    parser.add_argument("--names", default="", help="A,B,...: all nodes as people know them, to say which is missing")
+    parser.add_argument(
+        "--interface",
+        default=os.environ.get("ESCALA_INTERFACE"),
+        help="network interface on which nodes meet, such as ib0; default: $ESCALA_INTERFACE, else one that all reach",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- PROGRAM ARGS of one rank")
     a = parser.parse_args(arguments)
     command = tuple(a.command[1:] if a.command[:1] == ["--"] else a.command)
@@ -115,8 +129,11 @@ def _parse(arguments: list[str] | None) -> Node:
         parser.error("the program of a rank is missing: ... -- -m trainer.train --run-dir DIR")
     host = a.host or a.nodes == 1 or "0" in (os.environ.get("SLURM_NODEID"), os.environ.get("JOB_COMPLETION_INDEX"))
     attempt = a.attempt or agree_on_attempt(a.run_dir, a.id, host, a.join_timeout)
+    names = tuple(name for name in a.names.split(",") if name)
     return Node(
-        a.run_dir, attempt, a.nodes, a.ranks, a.rendezvous, a.id, host, a.restarts, a.grace, a.join_timeout, command
+        *(a.run_dir, attempt, a.nodes, a.ranks, a.rendezvous, a.id, host, a.restarts, a.grace, a.join_timeout, command),
+        names=names,
+        interface=a.interface or None,
     )
 
 
@@ -142,28 +159,47 @@ def agree_on_attempt(run_dir: Path, identity: str, host: bool, timeout: float) -
     raise SystemExit(f"the first node did not begin within {timeout:.0f} s: does {run_dir} lie on a shared filesystem?")
 
 
-def torchrun_command(node: Node) -> list[str]:
-    """Return the `torchrun` command line of this node."""
+def find_the_others(node: Node) -> Meeting | int:
+    """Return where the nodes meet, or the exit code where they do not."""
     host, _, port = node.rendezvous.rpartition(":")
+    hint = host.strip("[]")
+    party = Party(
+        *(node.nodes, node.is_host, node.identity, hint, int(port), node.logs, float(node.join_timeout)),
+        names=node.names,
+        interface=node.interface,
+    )
+    return gather(party, lambda: newest_attempt(node.run_dir) > node.attempt)
+
+
+def torchrun_command(node: Node, meeting: Meeting) -> list[str]:
+    """Return the `torchrun` command line of this node."""
+    port = node.rendezvous.rpartition(":")[2]
+    address = f"[{meeting.address}]" if ":" in meeting.address else meeting.address
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         f"--nnodes={node.nodes}",
         f"--nproc-per-node={node.ranks}",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={node.rendezvous}",
+        f"--rdzv-endpoint={address}:{port}",
         f"--rdzv-id={node.identity}",
         f"--rdzv-conf=is_host={int(node.is_host)},join_timeout={node.join_timeout},timeout={node.join_timeout}",
-        f"--local-addr={address_towards(host.strip('[]'), int(port))}",
+        f"--local-addr={meeting.local}",
         f"--max-restarts={node.restarts}",
         *("-m", "trainer.rank", *node.command),
     ]
 
 
-def node_environment(node: Node, base: dict[str, str]) -> dict[str, str]:
+def node_environment(node: Node, base: dict[str, str], meeting: Meeting) -> dict[str, str]:
     """Return what the ranks inherit."""
+    network = {}
+    if meeting.interface is not None and "GLOO_SOCKET_IFNAME" not in base:
+        network["GLOO_SOCKET_IFNAME"] = meeting.interface  # gloo would take the address that the host's own name has
+    if node.interface is not None:
+        network |= {"GLOO_SOCKET_IFNAME": node.interface, "NCCL_SOCKET_IFNAME": node.interface}
     return {
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // node.ranks)),
         **with_compile_cache(base),
+        **network,
         "ESCALA_LOGS": str(node.logs),
         "ESCALA_ATTEMPT": str(node.attempt),
         "PYTHONUNBUFFERED": "1",
@@ -172,14 +208,6 @@ def node_environment(node: Node, base: dict[str, str]) -> dict[str, str]:
         # Schedulers signal torchrun too, which then gives its ranks only so long to save.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(node.grace)),
     }
-
-
-def address_towards(host: str, port: int) -> str:
-    """Return this machine's address on the way to a host, which its peers can reach it by. Sends nothing."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect(address)
-        return str(probe.getsockname()[0])
 
 
 class Watch:
@@ -194,6 +222,8 @@ class Watch:
         self.asked_to_stop = False
         self.ranks_seen = False
         self.fenced = False
+        self.told_at: float | None = None  # by the clock of the wall, as ranks record their ends
+        self.oom_kills = oom_kills()
         self.kill_at: float | None = None
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
@@ -232,6 +262,7 @@ class Watch:
             self.kill_at = self.clock() + self.node.grace
 
     def _send(self, number: int) -> None:
+        self.told_at = self.told_at or time.time()
         for rank in self._ranks():
             with contextlib.suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
@@ -262,51 +293,42 @@ def _report(node: Node, watch: Watch, code: int, own_log: Path) -> int:
     if watch.fenced:
         print(f"attempt {node.attempt} on {socket.gethostname()} was ended: a newer attempt of this run has started")
         return EXIT_FENCED
-    exits = sorted(_exits(node.logs), key=lambda row: row["time"])
-    failed = next((row for row in exits if row["code"] not in AGREED_EXITS), None)
-    agreed = next((row for row in exits if row["code"] in AGREED_EXITS), None)
-    if agreed is not None and (code == 0 or failed is None):
-        if agreed["code"] != EXIT_PREEMPTED:
-            _say_who(node, agreed)
-        return int(agreed["code"])
-    if code == 0:
+    first = first_failure(_endings(node, watch, own_log))
+    if first is None and code == 0:
         return 0
     elsewhere = any(node.logs.glob("failure_*.json"))  # then it was asked to stop because of that
-    if watch.asked_to_stop and failed is None and not elsewhere:
+    stopped = watch.asked_to_stop and not elsewhere
+    if first is not None and (first.code == EXIT_PREEMPTED or (stopped and first.severity > 1)):
         return EXIT_PREEMPTED
-    failed = failed or _killed_rank(own_log)
-    if failed is None:
+    if first is None:
+        if stopped:
+            return EXIT_PREEMPTED
         print(f"torchrun on {socket.gethostname()} ended with code {code}: {last_error_line(own_log)} (see {own_log})")
         return EXIT_PORT_TAKEN if port_was_taken(own_log) else EXIT_FAILED
-    _say_who(node, failed)
-    if port_was_taken(node.logs / f"rank_{failed['rank']}.log"):
+    first.write(node.logs)
+    log = node.logs / f"rank_{first.rank}.log"
+    print(f"{first} (see {log})", flush=True)
+    if port_was_taken(log):
         return EXIT_PORT_TAKEN
-    return int(failed["code"]) if 0 < failed["code"] < EXIT_PREEMPTED else EXIT_FAILED
+    return first.code if first.code in AGREED_EXITS or 0 < first.code < EXIT_PREEMPTED else EXIT_FAILED
 
 
-def _say_who(node: Node, row: dict[str, Any]) -> None:
-    """Record and print the rank that ended first: host, code or signal, and the last line of its traceback."""
-    log = node.logs / f"rank_{row['rank']}.log"
-    name = signal_name(row["code"]) if row["code"] < 0 else None
-    failure = {**row, "signal": name, "message": last_error_line(log)}
-    write_atomically(node.logs / f"failure_{socket.gethostname()}.json", json.dumps(failure) + "\n")
-    how = f"signal {name}" if name else f"exit code {row['code']}"
-    print(f"rank {row['rank']} on {row['host']} ended first, with {how}: {failure['message']} (see {log})", flush=True)
+def _endings(node: Node, watch: Watch, own_log: Path) -> list[Ending]:
+    """Return how the ranks ended: their own records, and what torchrun says of those that could leave none."""
+    recorded = {row["rank"]: Ending(**row) for row in _exits(node.logs)}
+    listed = {ending.rank: ending for ending in torchrun_endings(own_log)}
+    kills = None if watch.oom_kills is None else (oom_kills() or 0) - watch.oom_kills
+    found = []
+    for ending in {**listed, **recorded}.values():
+        told = watch.told_at is not None and ending.time > watch.told_at
+        log = node.logs / f"rank_{ending.rank}.log"
+        why = why_ended(log, ending.code, oom_kills=kills, told=told)
+        found.append(replace(ending, told=told, message=why))
+    return found
 
 
 def _exits(logs: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in logs.glob("exit_*.json")]
-
-
-def _killed_rank(own_log: Path) -> dict[str, Any] | None:
-    """Find a rank that a signal ended, which leaves no record of its own: torchrun's summary names it."""
-    text = tail(own_log)
-    _, found, summary = text.rpartition("Root Cause")
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in summary.splitlines())}
-    if not found or "rank" not in fields or "exitcode" not in fields:
-        return None
-    rank, code = int(fields["rank"].split()[0]), int(fields["exitcode"].split()[0])
-    return {"rank": rank, "host": socket.gethostname(), "code": code, "time": time.time()}
 
 
 if __name__ == "__main__":

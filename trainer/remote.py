@@ -2,11 +2,13 @@
 
 The driver speaks on standard input, one JSON object a line; an empty line is a sign of life.
 
-    {"see": FILE, "lost_after": SECONDS}               is this file, which the driver just wrote, visible here?
+    {"see": FILE, "lost_after": SECONDS, "driver": ID, "run": DIR, "exclusive": BOOL}
+        is this file, which the driver just wrote, visible here, and is the host free?
     {"start": [ARGS of trainer.agent], "environment": {...}, "directory": DIR}
     {"signal": 15}                                     passed on to the ranks; 9 ends them at once
 
-It answers on standard output: {"hello": HOST, "sees": BOOL, "address": IP}, {"said": TEXT}, {"end": CODE}, and an empty
+It answers on standard output, in lines that begin with MARK, for a login shell may print there too:
+{"hello": HOST, "sees": BOOL, "address": IP, "busy": WHO}, {"said": TEXT}, {"end": CODE}, and an empty
 line every two seconds. When the driver is silent for too long, or its end of the connection closes, every rank ends.
 """
 
@@ -24,10 +26,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trainer.host_claim import HostClaim
 from trainer.rank import die_with
+from trainer.run_dir import EXIT_USER_ERROR
 
+MARK = b"escala> "
 BEAT_SECONDS = 2.0
 ORPHAN_GRACE = 10.0  # between TERM and KILL once nobody listens
+SEE_SECONDS = 3.0  # what a network filesystem may take to show a new file
 
 
 def main() -> int:
@@ -46,13 +52,19 @@ class Remote:
         self.heard = self.sent = time.monotonic()
         self.lost_after = 60.0  # until the driver says otherwise
         self.kill_at: float | None = None
+        self.claim = HostClaim()
         self.selector = selectors.DefaultSelector()
 
     def serve(self) -> int:
+        """Serve until the agent has ended or the driver is gone."""
+        os.write(1, b"\n")  # ends what a login shell printed without a newline
         self.selector.register(0, selectors.EVENT_READ, 0)
         while True:
             for key, _ in self.selector.select(0.2):
-                self._read(key.fd, key.data)
+                if key.data is None:
+                    self.claim.answer()
+                else:
+                    self._read(key.fd, key.data)
             now = time.monotonic()
             if now - self.sent > BEAT_SECONDS:
                 self._say(None)
@@ -83,9 +95,7 @@ class Remote:
 
     def _obey(self, order: dict[str, Any]) -> None:
         if "see" in order:
-            address = os.environ.get("SSH_CONNECTION", "- - 127.0.0.1 -").split()[2]
-            sees, self.lost_after = Path(order["see"]).exists(), order["lost_after"]
-            self._say({"hello": socket.gethostname(), "sees": sees, "address": address})
+            self._greet(order)
         elif "start" in order:
             self._start(order)
         elif "signal" in order and self.agent is not None:
@@ -94,17 +104,36 @@ class Remote:
             else:
                 self.agent.send_signal(order["signal"])
 
+    def _greet(self, order: dict[str, Any]) -> None:
+        busy = None
+        if order["exclusive"]:
+            busy = self.claim.take({"driver": order["driver"], "run": order["run"]})
+            if self.claim.socket is not None:
+                self.selector.register(self.claim.socket, selectors.EVENT_READ, None)
+        deadline = time.monotonic() + SEE_SECONDS
+        while not (sees := Path(order["see"]).exists()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        address = os.environ.get("SSH_CONNECTION", "- - 127.0.0.1 -").split()[2]
+        self.lost_after = order["lost_after"]
+        self._say({"hello": socket.gethostname(), "sees": sees, "address": address, "busy": busy})
+
     def _start(self, order: dict[str, Any]) -> None:
         me = os.getpid()
-        self.agent = subprocess.Popen(
-            [sys.executable, "-u", "-m", "trainer.agent", *order["start"]],
-            env={**os.environ, **order["environment"]},
-            cwd=order["directory"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: die_with(me),
-        )
+        directory = Path(order["directory"]).expanduser()
+        try:
+            self.agent = subprocess.Popen(
+                [sys.executable, "-u", "-m", "trainer.agent", *order["start"]],
+                env={**os.environ, **order["environment"]},
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                preexec_fn=lambda: die_with(me),
+            )
+        except OSError as error:
+            self._say({"said": f"error: the ranks cannot be started in {directory}: {error.strerror}"})
+            self._say({"end": EXIT_USER_ERROR})
+            return
         assert self.agent.stdout is not None
         self.selector.register(self.agent.stdout, selectors.EVENT_READ, 1)
 
@@ -123,7 +152,7 @@ class Remote:
 
     def _say(self, message: dict[str, Any] | None) -> None:
         self.sent = time.monotonic()
-        line = b"\n" if message is None else json.dumps(message).encode() + b"\n"
+        line = MARK + b"\n" if message is None else MARK + json.dumps(message).encode() + b"\n"
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(1, line)
 

@@ -8,6 +8,7 @@ import socket
 
 import psutil
 
+from launch.backends.driven import told
 from launch.backends.logs import attempts, first_failure
 from launch.backends.registry import Submitted
 from launch.job import JobState, JobStatus
@@ -42,13 +43,20 @@ def owner(job: str) -> psutil.Process | None:
 
 
 def status(row: Submitted) -> JobStatus:
-    """Return what the run directory says, and whether anybody still works on it."""
+    """Return what the process that drives the run says, and where it said nothing, what the run directory says."""
+    last = told(row.run_dir)
+    said = last.status if last is not None and last.driver == row.job else None
+    here = row.job.rsplit(":", 2)[0] == socket.gethostname()
+    gone = here and owner(row.job) is None
+    if said is not None and (said.state.final or not gone):
+        return said
     word = RunDir(row.run_dir).read_status()
     state = JobState.PENDING if word is None else _STATES.get(word, JobState.RUNNING)
-    here = row.job.rsplit(":", 2)[0] == socket.gethostname()
-    if not state.final and here and owner(row.job) is None:
+    if not state.final and gone:
         was = "was running" if word is Status.RUNNING else "had not begun"
-        return JobStatus(JobState.FAILED, reason=f"dead: it {was} and its process is gone; submit it again to go on")
+        before = f" (it said last: {said.reason})" if said is not None and said.reason else ""
+        reason = f"dead: it {was} and its process is gone; submit it again to go on{before}"
+        return JobStatus(JobState.FAILED, reason=reason)
     if state is JobState.FAILED and (known := attempts(row.run_dir)):
         failure = first_failure(RunDir(row.run_dir).logs(known[-1]))
         return JobStatus(state, failure=failure, reason=str(failure or word))

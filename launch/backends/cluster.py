@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from pydantic import Field
 from launch.job import Backend, JobSpec, Mount, Requeue, Task
 from trainer.config.base import Section, parse_section
 from trainer.config.load import config_file, read_yaml
+from trainer.config.time_limit import TimeLimit
+from trainer.errors import UserError
 
 
 class RequeueConfig(Section):
@@ -42,7 +45,10 @@ class ClusterConfig(Section):
     secrets: tuple[str, ...] = Field(
         (), description="names of variables that are handed on from your shell, never written"
     )
-    time_limit: int | None = Field(None, gt=0, description="minutes")
+    time_limit: TimeLimit | None = Field(None, description="minutes, or 12h, 12:00:00, 1-12:00:00")
+    interface: str | None = Field(
+        None, description="network on which nodes meet, such as ib0; by default one on which all reach the first node"
+    )
     requeue: RequeueConfig = RequeueConfig()
     container: str | None = Field(None, description="image")
     mounts: tuple[MountConfig, ...] = ()
@@ -56,10 +62,11 @@ class ClusterConfig(Section):
             run_dir=run_dir,
             nodes=self.nodes,
             ranks_per_node=self.ranks_per_node,
-            environment=self.environment,
+            environment=self.environment | ({"ESCALA_INTERFACE": self.interface} if self.interface else {}),
             directory=self.work_directory,
             time_limit=self.time_limit,
             requeue=Requeue(self.requeue.on_timeout, self.requeue.on_failure),
+            gpu=self.gpu,
             container=self.container,
             mounts=tuple(Mount(Path(m.source), Path(m.target), m.read_only) for m in self.mounts),
             extras=self.options,
@@ -71,16 +78,48 @@ class ClusterConfig(Section):
 
     @property
     def work_directory(self) -> Path:
-        return Path(self.directory).resolve() if self.directory == "." else Path(self.directory)
+        """Return where ranks start. Over SSH a `~` stays: it is another home on each host."""
+        return Path(self.directory).resolve() if self.directory == "." else Path(self._at_home(self.directory))
+
+    @property
+    def interpreter(self) -> str:
+        """Return the Python of the nodes."""
+        return self._at_home(self.python)
+
+    def _at_home(self, path: str) -> str:
+        """Open a `~` where the nodes have the homes of this machine. Raises UserError where there is no such home."""
+        if not path.startswith("~") or self.backend == "ssh":
+            return path
+        if self.backend == "kubernetes":
+            raise UserError(f"{path!r}: a container has no home of yours: write the whole path")
+        try:
+            return str(Path(path).expanduser())
+        except RuntimeError:
+            raise UserError(f"{path!r}: there is no such home on this machine: write the whole path") from None
 
 
 LOCAL = ClusterConfig()
 
 
+def cluster_file(name: str) -> Path:
+    """Return the absolute path of the file that a name in configs/cluster, or a path, stands for. Raises UserError."""
+    return config_file("cluster", name).absolute()
+
+
 def load_cluster(name: str) -> ClusterConfig:
     """Read a cluster by its name in configs/cluster, or from a YAML file. Raises UserError."""
-    path = config_file("cluster", name)
+    path = cluster_file(name)
     return parse_section(ClusterConfig, read_yaml(path), str(path))
+
+
+def read_cluster(settings: Mapping[str, Any], where: str) -> ClusterConfig:
+    """Return a cluster from the settings that a record kept. Raises UserError."""
+    return parse_section(ClusterConfig, dict(settings), where)
+
+
+def lasting_name(name: str) -> str:
+    """Return a cluster's name as a record keeps it: a file by its whole path, whatever the directory is later."""
+    return str(cluster_file(name)) if name.endswith((".yaml", ".yml")) else name
 
 
 def open_backend(cluster: ClusterConfig) -> Backend:
@@ -88,20 +127,20 @@ def open_backend(cluster: ClusterConfig) -> Backend:
     if cluster.backend == "slurm":
         from launch.backends.slurm import SlurmBackend
 
-        return SlurmBackend(python=cluster.python, directory=cluster.work_directory)
+        return SlurmBackend(python=cluster.interpreter, directory=cluster.work_directory, secrets=cluster.secrets)
     if cluster.backend == "ssh":
         from launch.backends.ssh import SshBackend
 
-        return SshBackend(python=cluster.python, directory=cluster.work_directory, secrets=cluster.secrets)
+        return SshBackend(python=cluster.interpreter, directory=cluster.work_directory, secrets=cluster.secrets)
     if cluster.backend == "kubernetes":
         from launch.backends.kubernetes import KubernetesBackend
 
         return KubernetesBackend(
-            python=cluster.python,
+            python=cluster.interpreter,
             directory=str(cluster.work_directory),
             secrets=cluster.secrets,
             namespace=str(cluster.options.get("namespace", "default")),
         )
     from launch.backends.local import LocalBackend
 
-    return LocalBackend(cluster.nodes * cluster.ranks_per_node)
+    return LocalBackend(cluster.nodes * cluster.ranks_per_node, python=cluster.interpreter)

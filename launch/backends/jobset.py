@@ -1,8 +1,8 @@
 """A job as a Kubernetes JobSet (jobset.x-k8s.io/v1alpha2): plain data, written as YAML.
 
 One indexed Job with a pod for each node, a headless service by which pods find the first one, and these rules:
-a disrupted pod or a saved one restarts the set without counting, a user error or a diverged run ends it, any other
-failure restarts it as often as the requeue policy allows.
+a disrupted pod or a saved one restarts the set without counting, and so does a time limit where the requeue policy
+lets it go on; a user error or a diverged run ends it; any other failure restarts it as often as the policy allows.
 """
 
 from __future__ import annotations
@@ -10,50 +10,18 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from pydantic import Field
 
+from launch.backends.kubernetes_options import KubernetesOptions, kubernetes_options
 from launch.backends.quoting import check_spec, dns_label
 from launch.job import JobSpec, Task
-from trainer.config.base import Section, parse_section
 from trainer.errors import UserError
 from trainer.run_dir import AGREED_EXITS, EXIT_PREEMPTED
 
 PORT = 29400
 API = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
 LABEL = "jobset.sigs.k8s.io"
-
-
-class KubernetesOptions(Section):
-    """What a cluster asks of its jobs."""
-
-    namespace: str = "default"
-    secret: str | None = Field(None, description="name of the Secret that holds the variables listed under `secrets`")
-    volume_claim: str | None = Field(None, description="shared PersistentVolumeClaim for run directories")
-    volume_path: str = Field("/runs", description="where it is mounted")
-    gpu_resource: str = "nvidia.com/gpu"
-    gpus_per_node: int | None = Field(None, ge=0, description="default: one for each rank")
-    cpus: str | None = None
-    memory: str | None = None
-    shared_memory: str = Field("16Gi", description="size of /dev/shm, which ranks talk through")
-    service_account: str | None = None
-    node_selector: dict[str, str] = Field({})
-    priority_class: str | None = None
-    queue: str | None = Field(None, description="Kueue's local queue")
-    grace_seconds: int = Field(120, gt=0, description="between SIGTERM and SIGKILL: time to save")
-
-
-def kubernetes_options(spec: JobSpec) -> KubernetesOptions:
-    """Read a spec's extras and refuse what Kubernetes cannot do. Raises UserError."""
-    options = parse_section(KubernetesOptions, dict(spec.extras), "kubernetes")
-    if spec.container is None:
-        raise UserError(f"job {spec.name!r}: Kubernetes runs images; name one as `container` in the cluster file")
-    if spec.after:
-        raise UserError(f"job {spec.name!r}: Kubernetes has no dependencies between jobs; submit it when they are done")
-    if spec.array_cap is not None and options.queue is None:
-        raise UserError(
-            f"job {spec.name!r}: Kubernetes has no cap on an array by itself; name a Kueue `queue` with a quota"
-        )
-    return options
+OURS = {"app.kubernetes.io/name": "escala"}
+RUN_DIR = "escala/run-dir"  # annotation: whose JobSet it is
 
 
 def manifests(spec: JobSpec, *, python: str, directory: str, secrets: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -85,24 +53,27 @@ def _job_set(
     directory: str,
     secrets: tuple[str, ...],
 ) -> dict[str, Any]:
-    labels = {"app.kubernetes.io/name": "escala", "escala/job": name}
+    labels = {**options.labels, **OURS, "escala/job": name}
     if options.queue is not None:
         labels["kueue.x-k8s.io/queue-name"] = options.queue
-    pod = _pod(spec, task, name, options, python, directory, secrets)
-    return {
-        "apiVersion": f"{API[0]}/{API[1]}",
-        "kind": "JobSet",
-        "metadata": {"name": name, "namespace": options.namespace, "labels": labels},
-        "spec": {
-            "network": {"enableDNSHostnames": True, "subdomain": name},
-            "failurePolicy": _failure_policy(spec),
-            "replicatedJobs": [{"name": "node", "replicas": 1, "template": {"spec": _job(spec, pod)}}],
-        },
+    template: dict[str, Any] = {"spec": _pod(spec, task, name, options, python, directory, secrets)}
+    if options.labels or options.annotations:
+        template["metadata"] = {"labels": dict(options.labels), "annotations": dict(options.annotations)}
+    body: dict[str, Any] = {
+        "network": {"enableDNSHostnames": True, "subdomain": name},
+        "failurePolicy": _failure_policy(spec),
+        "replicatedJobs": [{"name": "node", "replicas": 1, "template": {"spec": _job(spec, template)}}],
     }
+    if options.ttl_seconds is not None:
+        body["ttlSecondsAfterFinished"] = options.ttl_seconds
+    annotations = {**options.annotations, RUN_DIR: str(task.run_dir)}
+    metadata = {"name": name, "namespace": options.namespace, "labels": labels, "annotations": annotations}
+    return {"apiVersion": f"{API[0]}/{API[1]}", "kind": "JobSet", "metadata": metadata, "spec": body}
 
 
 def _failure_policy(spec: JobSpec) -> dict[str, Any]:
     saved = f"exit code {EXIT_PREEMPTED}"
+    at_limit = "RestartJobSetAndIgnoreMaxRestarts" if spec.requeue.on_timeout else "FailJobSet"
     return {
         "maxRestarts": spec.requeue.on_failure,
         "rules": [
@@ -113,11 +84,12 @@ def _failure_policy(spec: JobSpec) -> dict[str, Any]:
                 "onJobFailureMessagePatterns": ["DisruptionTarget", saved],
             },
             {"name": "agreed", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+            {"name": "timelimit", "action": at_limit, "onJobFailureReasons": ["DeadlineExceeded"]},
         ],
     }
 
 
-def _job(spec: JobSpec, pod: dict[str, Any]) -> dict[str, Any]:
+def _job(spec: JobSpec, template: dict[str, Any]) -> dict[str, Any]:
     agreed = sorted(AGREED_EXITS)
     job: dict[str, Any] = {
         "parallelism": spec.nodes,
@@ -130,7 +102,7 @@ def _job(spec: JobSpec, pod: dict[str, Any]) -> dict[str, Any]:
                 {"action": "FailJob", "onExitCodes": {"containerName": "trainer", "operator": "In", "values": agreed}},
             ]
         },
-        "template": {"spec": pod},
+        "template": template,
     }
     if spec.time_limit is not None:
         job["activeDeadlineSeconds"] = 60 * spec.time_limit
@@ -164,6 +136,10 @@ def _pod(
         "containers": [container],
         "volumes": volumes,
     }
+    if options.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in options.image_pull_secrets]
+    if options.tolerations:
+        pod["tolerations"] = [toleration.manifest() for toleration in options.tolerations]
     if options.service_account is not None:
         pod["serviceAccountName"] = options.service_account
     if options.node_selector:
@@ -199,8 +175,9 @@ def _environment(spec: JobSpec, options: KubernetesOptions, secrets: tuple[str, 
 
 
 def _resources(spec: JobSpec, options: KubernetesOptions) -> dict[str, Any]:
-    gpus = spec.ranks_per_node if options.gpus_per_node is None else options.gpus_per_node
-    limits: dict[str, Any] = {options.gpu_resource: gpus} if gpus else {}
+    default = 0 if spec.gpu is None else spec.ranks_per_node
+    gpus = default if options.gpus_per_node is None else options.gpus_per_node
+    limits: dict[str, Any] = ({options.gpu_resource: gpus} if gpus else {}) | dict(options.extra_resources)
     requests = {name: value for name, value in (("cpu", options.cpus), ("memory", options.memory)) if value}
     return {key: value for key, value in (("limits", limits), ("requests", requests)) if value}
 

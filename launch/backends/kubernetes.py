@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.backends.jobset import API, manifests, render_manifests
-from launch.backends.logs import attempt_logs, newest_logs
+from launch.backends.ended import by_record
+from launch.backends.jobset import API, RUN_DIR, manifests, render_manifests
+from launch.backends.kubernetes_ends import LABEL as SET_LABEL
+from launch.backends.kubernetes_ends import explained, set_status, waiting
+from launch.backends.logs import attempt_logs, attempts, first_failure, newest_logs
 from launch.backends.slurm_states import array_status
 from launch.job import JobSpec, JobState, JobStatus
 from trainer.errors import UserError
+from trainer.run_dir import RunDir
 
-_TERMINAL = {"Completed": JobState.DONE, "Failed": JobState.FAILED}
+JOBS, PODS = ("batch", "v1", "jobs"), ("", "v1", "pods")
+REMOVAL_SECONDS = 120
 
 
 class KubernetesBackend:
@@ -46,11 +52,21 @@ class KubernetesBackend:
 
     def rehearse(self, spec: JobSpec) -> None:
         """Have the API server judge the JobSets and keep none. Raises UserError."""
-        self._create(self._manifests(spec), dry_run="All")
+        documents = self._manifests(spec)
+        for document in documents:
+            if self._finished_before(document):  # its name is free at submission, not yet
+                document["metadata"]["name"] += "-again"
+        self._create(documents, dry_run="All")
 
     def submit(self, spec: JobSpec) -> str:
-        """Create the JobSets. The id of an array is its names, joined by commas."""
+        """Create the JobSets. The id of an array is its names, joined by commas.
+
+        A finished JobSet of the same run makes room: its pods' output is in the run directory.
+        """
         documents = self._manifests(spec)
+        for document in documents:
+            if self._finished_before(document):
+                self._remove(document["metadata"]["name"])
         self._create(documents)
         job = ",".join(document["metadata"]["name"] for document in documents)
         self.adopt(job, tuple(task.run_dir for task in spec.tasks))
@@ -65,9 +81,80 @@ class KubernetesBackend:
         custom, _ = self.clients()
         with _explained("list the JobSets"):
             answer = custom.list_namespaced_custom_object(*API[:2], self.namespace, API[2])
-        found = {item["metadata"]["name"]: _status(item) for item in answer["items"]}
-        gone = JobStatus(JobState.CANCELLED, reason="there is no such JobSet any more")
-        return {job: _joined([found.get(name, gone) for name in job.split(",")]) for job in ids}
+        found = {item["metadata"]["name"]: set_status(item) for item in answer["items"]}
+        wanted = {name for job in ids for name in job.split(",")}
+        known = {name: self._explained(name, status) for name, status in found.items() if name in wanted}
+        return {job: _joined([known.get(name) or self._gone(job) for name in job.split(",")]) for job in ids}
+
+    def _gone(self, job: str) -> JobStatus:
+        """Say how a job ended whose JobSet was removed, by its time to live or by hand."""
+        ended = [by_record(run_dir) for run_dir in self.run_dirs.get(job, ())]
+        if len(ended) == 1 and ended[0] is not None:
+            return ended[0]
+        return JobStatus(JobState.CANCELLED, reason="there is no such JobSet any more")
+
+    def _explained(self, name: str, status: JobStatus) -> JobStatus:
+        """Add what is only asked about the few jobs that failed or do not start: their Jobs, pods and logs."""
+        if status.state is JobState.PENDING:
+            why = waiting(self._pods(name))
+            return JobStatus(status.state, reason=why or status.reason)
+        if status.state is not JobState.FAILED:
+            return status
+        found = explained(status, self._objects(*JOBS, name), self._pods(name))
+        run_dirs = next((dirs for job, dirs in self.run_dirs.items() if job == name), ())
+        known = attempts(run_dirs[0]) if run_dirs else []
+        failure = first_failure(RunDir(run_dirs[0]).logs(known[-1])) if known else None
+        if failure is None or found.state is not JobState.FAILED:
+            return found
+        return JobStatus(found.state, failure.exit_code, failure, str(failure))
+
+    def _pods(self, name: str) -> list[dict[str, Any]]:
+        return self._objects(*PODS, name)
+
+    def _objects(self, group: str, version: str, kind: str, name: str) -> list[dict[str, Any]]:
+        """Return the Jobs or pods of one JobSet as the API gives them."""
+        custom, core = self.clients()
+        words = {"label_selector": f"{SET_LABEL}={name}"}
+        with _explained(f"list the {kind} of {name}"):
+            if not group:
+                answer = core.list_namespaced_pod(self.namespace, **words, _preload_content=False)
+                return list(json.loads(answer.data)["items"])
+            return list(custom.list_namespaced_custom_object(group, version, self.namespace, kind, **words)["items"])
+
+    def _finished_before(self, document: dict[str, Any]) -> bool:
+        """Return whether a finished JobSet of this run has the name. Raises UserError where another one has it."""
+        custom, _ = self.clients()
+        name, run_dir = document["metadata"]["name"], document["metadata"]["annotations"][RUN_DIR]
+        try:
+            item = custom.get_namespaced_custom_object(*API[:2], self.namespace, API[2], name)
+        except Exception as error:
+            if getattr(error, "status", None) == 404:
+                return False
+            with _explained(f"look for {name}"):
+                raise
+        owner = (item["metadata"].get("annotations") or {}).get(RUN_DIR)
+        if not set_status(item).state.final:
+            raise UserError(f"JobSet {name} of {owner or 'another program'} runs: cancel it, or name the run otherwise")
+        if owner != run_dir:
+            raise UserError(
+                f"a finished JobSet {name} of {owner or 'another program'} exists: name this run otherwise, or "
+                f"remove it with `kubectl -n {self.namespace} delete jobset {name}`"
+            )
+        return True
+
+    def _remove(self, name: str) -> None:
+        """Delete a finished JobSet and wait until its name is free."""
+        self.cancel(name)
+        custom, _ = self.clients()
+        for _ in range(REMOVAL_SECONDS):
+            try:
+                custom.get_namespaced_custom_object(*API[:2], self.namespace, API[2], name)
+            except Exception as error:
+                if getattr(error, "status", None) == 404:
+                    return
+                raise
+            self.pause(1.0)
+        raise UserError(f"the finished JobSet {name} is still being removed after {REMOVAL_SECONDS} s: submit it again")
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
         """Yield rank logs where the run directory is visible here, else what the agents print in their pods."""
@@ -78,7 +165,7 @@ class KubernetesBackend:
         _, core = self.clients()
         for name in job.split(","):
             with _explained(f"list the pods of {name}"):
-                pods = core.list_namespaced_pod(self.namespace, label_selector=f"jobset.sigs.k8s.io/jobset-name={name}")
+                pods = core.list_namespaced_pod(self.namespace, label_selector=f"{SET_LABEL}={name}")
             for pod in pods.items:
                 text = core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="trainer")
                 yield from (f"[{pod.metadata.name}] {line}" for line in text.splitlines())
@@ -145,19 +232,6 @@ class _explained:  # noqa: N801  (read as a statement: `with _explained(...):`)
         else:
             return
         raise UserError(f"Kubernetes did not {self.what}: {hint} (status {status})") from None
-
-
-def _status(item: dict[str, Any]) -> JobStatus:
-    status = item.get("status") or {}
-    terminal = _TERMINAL.get(status.get("terminalState", ""))
-    restarts = status.get("restarts", 0)
-    if terminal is not None:
-        reasons = [c.get("message", "") for c in status.get("conditions", []) if c.get("status") == "True"]
-        return JobStatus(terminal, 0 if terminal is JobState.DONE else None, reason="; ".join(filter(None, reasons)))
-    jobs = status.get("replicatedJobsStatus") or []
-    active = any(job.get("active", 0) for job in jobs)
-    reason = f"restarted {restarts} times" if restarts else ""
-    return JobStatus(JobState.RUNNING if active else JobState.PENDING, reason=reason)
 
 
 def _joined(statuses: list[JobStatus]) -> JobStatus:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -16,14 +17,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from launch.backends.attached import job_id
 from launch.backends.cold import ProcessPool
-from launch.backends.logs import attempt_logs, follow_logs, next_attempt
+from launch.backends.driven import tell
+from launch.backends.logs import attempt_logs, follow_logs, next_attempt, rank_failure
 from launch.backends.quoting import check_spec, sh
 from launch.backends.warm import PRELOAD, RankPool, available_cores, local_gpus, rank_environment
-from launch.job import JobSpec, JobState, JobStatus, RankFailure
+from launch.job import JobSpec, JobState, JobStatus
 from trainer.errors import UserError
-from trainer.failure import last_error_line, port_was_taken, signal_name
+from trainer.failure import oom_kills, port_was_taken, why_ended
+from trainer.first_failure import Ending, first_failure
 from trainer.run_dir import AGREED_EXITS, EXIT_PREEMPTED
 
 FAILURE_GRACE = 5.0  # seconds between TERM and KILL for the peers of a rank that failed
@@ -41,9 +46,12 @@ class _Job:
     attempt: int = 0
     log_dir: Path = Path()
     running: set[int] = field(default_factory=set)
-    codes: dict[int, int] = field(default_factory=dict)  # rank -> exit code, in the order of their ends
+    endings: list[Ending] = field(default_factory=list)
+    told: bool = False  # its ranks have been asked to end
+    oom_kills: int | None = None  # of this control group, when it started
     kill_at: float | None = None
     limit_at: float | None = None
+    timed_out: bool = False
     cancelled: bool = False
     port_tries: int = 0
     failures: int = 0
@@ -81,8 +89,14 @@ class LocalBackend:
         self.pool: RankPool | ProcessPool | None = None
 
     def rehearse(self, spec: JobSpec) -> None:
-        """Raise UserError where the job cannot be rendered."""
+        """Raise UserError where the job cannot be rendered, or its directory or interpreter are not here."""
         self.render(spec)
+        if spec.directory is not None and not spec.directory.is_dir():
+            raise UserError(
+                f"job {spec.name!r}: there is no directory {spec.directory} on {socket.gethostname()}: set `directory`"
+            )
+        if shutil.which(self.python) is None:
+            raise UserError(f"there is no interpreter {self.python} on {socket.gethostname()}: set `python`")
 
     def submit(self, spec: JobSpec) -> str:
         """Queue a job and start it if there is room. Raises UserError when it can never fit."""
@@ -95,6 +109,7 @@ class LocalBackend:
                 f"job {spec.name!r} needs {spec.world_size} ranks ({spec.nodes} nodes x {spec.ranks_per_node}), "
                 f"but there are {self.slots} slots; ask for fewer ranks or give more slots"
             )
+        self.rehearse(spec)
         unknown = [other for other in spec.after if other not in self.jobs]
         if unknown:
             raise UserError(f"job {spec.name!r} waits for {', '.join(unknown)}, which this backend does not know")
@@ -117,7 +132,7 @@ class LocalBackend:
         if self.pool is None:
             time.sleep(until)
         else:
-            while events := self.pool.events(until):
+            while events := self._events(until):
                 for event in events:
                     if "exited" in event:
                         identity, _, rank = event["exited"].rpartition("/")
@@ -194,12 +209,12 @@ class LocalBackend:
     def _start(self, job: _Job) -> None:
         spec = job.spec
         job.attempt, job.log_dir = next_attempt(spec.run_dir)
-        job.codes, job.kill_at = {}, None
+        job.endings, job.told, job.kill_at, job.oom_kills = [], False, None, oom_kills()
         job.limit_at = None if spec.time_limit is None else self.clock() + 60 * spec.time_limit
-        job.status = JobStatus(JobState.RUNNING)
+        self._say(job, JobStatus(JobState.RUNNING, reason=f"on {socket.gethostname()}"))
         if self.pool is None:
             log = self.log or spec.run_dir / "rank_server.log"
-            self.pool = ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload)
+            self.pool = self._open_pool(log)
         taken = {device for other in self.jobs.values() if other.running for device in other.devices}
         job.devices = tuple(device for device in self.gpus if device not in taken)[: spec.world_size]
         job.running = set(range(spec.world_size))
@@ -218,9 +233,26 @@ class LocalBackend:
             log = job.log_dir / f"rank_{rank}.log"
             self.pool.fork(f"{job.identity}/{rank}", spec.command, environment, spec.directory or Path.cwd(), log)
 
+    def _events(self, seconds: float) -> list[dict[str, Any]]:
+        """Return what has happened to ranks. Raises UserError where their server ended, and all jobs with it."""
+        assert self.pool is not None
+        try:
+            return self.pool.events(seconds)
+        except UserError as error:
+            for job in self.jobs.values():
+                if job.running:
+                    job.running.clear()
+                    self._say(job, JobStatus(JobState.FAILED, reason=f"on {socket.gethostname()}: {error}"))
+            raise
+
+    def _open_pool(self, log: Path) -> RankPool | ProcessPool:
+        return ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload, self.python)
+
     def _rank_ended(self, job: _Job, rank: int, code: int) -> None:
         job.running.discard(rank)
-        job.codes[rank] = code
+        kills = None if job.oom_kills is None else (oom_kills() or 0) - job.oom_kills
+        why = why_ended(job.log_dir / f"rank_{rank}.log", code, oom_kills=kills, told=job.told)
+        job.endings.append(Ending(rank, socket.gethostname(), code, time.time(), why, job.told))
         if code != 0 and job.kill_at is None and job.running:
             if code in AGREED_EXITS:
                 job.kill_at = self.clock() + SAVE_GRACE  # its peers leave by themselves
@@ -231,24 +263,29 @@ class LocalBackend:
 
     def _job_ended(self, job: _Job) -> None:
         job.kill_at = job.limit_at = None
-        first = next(((r, c) for r, c in job.codes.items() if c != 0), None)
+        first = first_failure(job.endings)
+        log = job.log_dir / f"rank_{first.rank}.log" if first else job.log_dir
         if first is None:
-            job.status = JobStatus(JobState.DONE, 0)
-            return
-        rank, code = first
-        log = job.log_dir / f"rank_{rank}.log"
-        if job.cancelled:
-            job.status = JobStatus(JobState.CANCELLED, code, reason="cancelled")
-        elif code == EXIT_PREEMPTED:
-            job.status = JobStatus(JobState.PREEMPTED, code, reason="saved and stopped")
-        elif code not in AGREED_EXITS and self._starts_again(job, log):
+            self._say(job, JobStatus(JobState.DONE, 0))
+        elif job.cancelled:
+            self._say(job, JobStatus(JobState.CANCELLED, first.code, reason="cancelled"))
+        elif first.code == EXIT_PREEMPTED:
+            limit = f" at the time limit of {job.spec.time_limit} min" if job.timed_out else ""
+            self._say(job, JobStatus(JobState.PREEMPTED, first.code, reason=f"saved and stopped{limit}"))
+        elif first.code not in AGREED_EXITS and self._starts_again(job, log):
             self.queue.insert(0, job.identity)
-            job.status = JobStatus(JobState.PENDING, reason=f"attempt {job.attempt} failed: {last_error_line(log)}")
+            self._say(job, JobStatus(JobState.PENDING, reason=f"attempt {job.attempt} failed: {first}"))
         else:
-            failure = RankFailure(
-                rank, socket.gethostname(), code, signal_name(code) if code < 0 else None, last_error_line(log)
-            )
-            job.status = JobStatus(JobState.FAILED, code, failure, str(failure))
+            first.write(job.log_dir)
+            failure = rank_failure(first)
+            why = f"the time limit of {job.spec.time_limit} min is over: " if job.timed_out and first.told else ""
+            self._say(job, JobStatus(JobState.FAILED, first.code, failure, f"{why}{failure}"))
+
+    def _say(self, job: _Job, status: JobStatus) -> None:
+        """Keep how a job stands, here and in its run directory."""
+        job.status = status
+        if job.attempt:  # before that it has no directory, and none is made for what never starts
+            tell(job.spec.run_dir, job_id(), status)
 
     def _starts_again(self, job: _Job, log: Path) -> bool:
         if job.port_tries < PORT_TRIES and port_was_taken(log):
@@ -261,13 +298,14 @@ class LocalBackend:
         assert self.pool is not None, "a job that runs was started through the pool"
         for rank in job.running:
             self.pool.signal(f"{job.identity}/{rank}", signal.SIGTERM)
+        job.told = True
         job.kill_at = self.clock() + grace
 
     def _enforce_times(self) -> None:
         now = self.clock()
         for job in self.jobs.values():
             if job.limit_at is not None and now >= job.limit_at:
-                job.limit_at = None
+                job.limit_at, job.timed_out = None, True
                 self._end_ranks(job, SAVE_GRACE)
             if job.kill_at is not None and now >= job.kill_at and self.pool is not None:
                 job.kill_at = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from launch.job import RankFailure
+from launch.backends.driven import told
+from launch.backends.registry import read
+from launch.job import JobState, RankFailure
 from trainer.errors import UserError
+from trainer.failure import signal_name
+from trainer.first_failure import Ending, recorded_failure
 from trainer.run_dir import RunDir
 
 
@@ -36,7 +39,7 @@ def newest_logs(run_dir: Path) -> Path:
     """Return the log directory of the newest attempt. Raises UserError when nothing was started."""
     known = attempts(run_dir)
     if not known:
-        raise UserError(f"no logs under {run_dir}: nothing was started there yet")
+        raise UserError(f"no logs under {run_dir}: {_driver_reason(run_dir, 0) or 'nothing was started there yet'}")
     return RunDir(run_dir).logs(known[-1])
 
 
@@ -47,15 +50,18 @@ def rank_logs(log_dir: Path) -> dict[int, Path]:
 
 
 def attempt_logs(log_dir: Path, rank: int | None) -> Iterator[str]:
-    """Yield the lines of one rank, or of all ranks with `[rank] ` in front."""
+    """Yield the lines of one rank, or of all ranks with `[rank] ` in front; of a failed attempt also why it failed."""
     files = rank_logs(log_dir)
-    if rank is not None and rank not in files:
+    if not files:
+        yield from _agent_logs(log_dir)
+    elif rank is not None and rank not in files:
         raise UserError(f"no log of rank {rank} in {log_dir} (there are {len(files)} ranks: {_shown(list(files))})")
     for number, path in files.items():
         if rank in (None, number):
             with path.open(encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     yield _labelled(line.rstrip("\n"), number, rank)
+    yield from verdict(log_dir)
 
 
 def follow_logs(
@@ -78,8 +84,32 @@ def follow_logs(
                 yield from (_labelled(line, number, rank) for line in lines)
         yield from said()
         if last_round:
+            yield from verdict(log_dir())
             return
         pause()
+
+
+def verdict(log_dir: Path) -> list[str]:
+    """Return one line that says why an attempt failed, and where; nothing where it did not or nobody knows."""
+    attempt = int(log_dir.name) if log_dir.name.isdigit() else 0
+    why = _driver_reason(log_dir.parent.parent, attempt) or first_failure(log_dir)
+    return [f"failed: {why}"] if why else []
+
+
+def _driver_reason(run_dir: Path, attempt: int) -> str:
+    """Return why an attempt failed as its driver said it; "" where none did, or the run has another job since."""
+    last, row = told(run_dir), read(run_dir)
+    if last is None or last.attempt != attempt or last.status.state is not JobState.FAILED:
+        return ""
+    return last.status.reason if row is None or row.job == last.driver else ""
+
+
+def _agent_logs(log_dir: Path) -> Iterator[str]:
+    """Yield what torchrun printed on each host, where no rank came so far as to have a log."""
+    for path in sorted(log_dir.glob("torchrun_*.log")):
+        host = path.stem.removeprefix("torchrun_").rpartition("_")[0]
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            yield f"[{host}] {line}"
 
 
 def _new_lines(path: Path, offset: int, *, whole: bool) -> tuple[list[str], int]:
@@ -100,9 +130,12 @@ def _shown(ranks: list[int]) -> str:
 
 
 def first_failure(log_dir: Path) -> RankFailure | None:
-    """Return the failure that the agents of an attempt recorded first, or None."""
-    rows = [json.loads(path.read_text()) for path in log_dir.glob("failure_*.json")]
-    if not rows:
-        return None
-    row = min(rows, key=lambda row: float(row["time"]))
-    return RankFailure(row["rank"], row["host"], row["code"], row["signal"], row["message"])
+    """Return the failure that began it, of those that were recorded in an attempt's directory, or None."""
+    found = recorded_failure(log_dir)
+    return None if found is None else rank_failure(found)
+
+
+def rank_failure(ending: Ending) -> RankFailure:
+    """Return a rank's end as a job's status holds it."""
+    name = signal_name(ending.code) if ending.code < 0 else None
+    return RankFailure(ending.rank, ending.host, ending.code, name, ending.message)

@@ -1,17 +1,20 @@
-"""All submitted runs under a directory with their status: one question to each scheduler, however many jobs."""
+"""Submitted runs with their status: one question to each scheduler, however many jobs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.backends import attached
-from launch.backends.cluster import load_cluster, open_backend
-from launch.backends.registry import Submitted, find
-from launch.job import Backend, JobStatus
+from launch.backends.cluster import load_cluster, open_backend, read_cluster
+from launch.backends.ended import by_record
+from launch.backends.registry import Damaged, Submitted, find_all, records
+from launch.job import Backend, JobState, JobStatus
 from launch.run_state import loss_of_progress
+from trainer.errors import UserError
 from trainer.failure import tail
 from trainer.run_dir import RunDir
 
@@ -52,30 +55,70 @@ class Row:
         return loss_of_progress(RunDir(self.submitted.run_dir))
 
 
-def overview(root: Path) -> list[Row]:
-    """Return every submitted run at or below `root`, newest first. Raises UserError when a scheduler is away."""
-    rows = list(find(root))
-    statuses = {id(row): attached.status(row) for row in rows if row.backend in ATTACHED}
-    scheduled = [row for row in rows if row.backend not in ATTACHED]
-    for cluster in {row.cluster for row in scheduled}:
-        mine = [row for row in scheduled if row.cluster == cluster]
-        backend = backend_of(mine)
-        found = backend.status([row.job for row in mine])
-        statuses.update({id(row): found[row.job] for row in mine})
-    return [Row(row, statuses[id(row)], last_step(row.run_dir)) for row in rows]
+def overview(root: Path, words: Sequence[str] = ()) -> list[Row]:
+    """Return every submitted run at or below `root`, newest first, or those that names, ids or directories mean.
+
+    A run whose scheduler does not answer, or whose record is damaged, is among them and says so.
+    """
+    found = records(root) if not words else list(dict.fromkeys(r for word in words for r in find_all(root, word)))
+    rows = [row for row in found if isinstance(row, Submitted)]
+    statuses = statuses_of(rows)
+    shown = [Row(row, statuses[row.run_dir], last_step(row.run_dir)) for row in rows]
+    return [*shown, *(_damaged(row) for row in found if isinstance(row, Damaged))]
 
 
-def backend_of(rows: list[Submitted]) -> Backend:
-    """Return the backend of runs of one cluster; it knows their directories."""
-    backend = open_backend(load_cluster(rows[0].cluster))
+def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
+    """Return the status of each run by its directory: unknown, with the reason, where nobody can be asked."""
+    statuses: dict[Path, JobStatus] = {}
+    groups: dict[object, list[Submitted]] = {}
+    for row in rows:
+        try:
+            known = attached.status(row) if row.backend in ATTACHED else by_record(row.run_dir)
+        except (UserError, OSError, ValueError) as error:  # somebody else's directory, a damaged file
+            known = _unknown(error)
+        if known is not None:
+            statuses[row.run_dir] = known
+        else:
+            groups.setdefault((row.backend, row.cluster, json.dumps(row.settings)), []).append(row)
+    for group in groups.values():
+        try:
+            found = backend_of(group).status([row.job for row in group])
+            statuses |= {row.run_dir: found[row.job] for row in group}
+        except (UserError, OSError, ValueError) as error:
+            statuses |= {row.run_dir: _unknown(error) for row in group}
+    return statuses
+
+
+def _unknown(error: Exception) -> JobStatus:
+    return JobStatus(JobState.UNKNOWN, reason=f"cannot be asked: {error}")
+
+
+def _damaged(row: Damaged) -> Row:
+    place = row.path.parent
+    return Row(Submitted("?", place.name, "?", "?", place, 0, ""), JobStatus(JobState.UNKNOWN, reason=row.reason), None)
+
+
+def backend_of(rows: Sequence[Submitted]) -> Backend:
+    """Return the backend of runs of one cluster, as its file was when they were submitted; it knows their directories.
+
+    Raises UserError where the record has no settings and the cluster file is gone.
+    """
+    settings = rows[0].settings
+    cluster = load_cluster(rows[0].cluster) if settings is None else read_cluster(settings, rows[0].cluster)
+    backend = open_backend(cluster)
     adopt = getattr(backend, "adopt", None)
-    if adopt is not None:
-        for row in rows:
+    for row in rows:
+        if row.backend == "slurm":
+            adopt(row.job, (row.run_dir,), row.identity)  # type: ignore[misc]
+        elif adopt is not None:
             adopt(row.job, (row.run_dir,))
     return backend
 
 
 def last_step(run_dir: Path) -> int | None:
     """Return the step of the newest complete line of metrics.jsonl, without reading all of it."""
-    lines = tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]
-    return int(json.loads(lines[-1])["step"]) if lines else None
+    try:
+        lines = tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]
+        return int(json.loads(lines[-1])["step"]) if lines else None
+    except (OSError, ValueError, TypeError, KeyError):  # unreadable, or zeros after a crash: no reason to hide it
+        return None

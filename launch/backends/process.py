@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trainer.errors import UserError
 
@@ -20,14 +20,32 @@ class CallError(UserError):
         self.text = text
 
 
-def call(argv: Sequence[str], *, stdin: str | None = None, timeout: float = TIMEOUT_SECONDS) -> str:
-    """Run a program and return its standard output. Raises UserError when it is missing, slow or fails."""
+def call(
+    argv: Sequence[str],
+    *,
+    stdin: str | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Run a program and return its standard output. `env` replaces this process's environment.
+
+    Raises UserError when it is missing, slow or fails.
+    """
     if shutil.which(argv[0]) is None:
         raise UserError(
             f"{argv[0]} is not installed or not on PATH on this machine: run this on a login node that has it"
         )
     try:
-        done = subprocess.run(list(argv), input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            list(argv),
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            check=False,
+            env=env,
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"{argv[0]} gave no answer within {timeout:.0f} s: is its controller up?") from None
     if done.returncode != 0:

@@ -43,6 +43,14 @@ def directive(option: str, value: object) -> str:
     return text
 
 
+def quoted_directive(option: str, value: object) -> str:
+    """Return any line of text as the value of an `#SBATCH` line, in the quotes that sbatch itself reads."""
+    text = str(value)
+    if not text or not text.isprintable():
+        raise UserError(f"{option}: {text!r} must be one line of printable text")
+    return text if _WORD.match(text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def is_plain_path(path: Path) -> bool:
     """Tell whether a path may stand in a directive: no blanks, no quotes, no pattern characters."""
     return re.fullmatch(r"[A-Za-z0-9_./+-]+", str(path)) is not None

@@ -1,13 +1,16 @@
-"""What Slurm says about jobs, read from `squeue` and `sacct`. Pure: text in, `JobStatus` out."""
+"""What Slurm says about jobs, read from `squeue` and `sacct`. Pure: text in, rows out."""
 
 from __future__ import annotations
 
-from launch.job import JobState, JobStatus
+from dataclasses import dataclass
+
+from launch.job import JobIdentity, JobState, JobStatus
 from trainer.run_dir import EXIT_PREEMPTED
 
-# `%i` of an array's member is 123_4. The widths are suffixes: a bar never appears in these fields.
-SQUEUE_FIELDS = "JobArrayID:|,State:|,exit_code:|,Reason:|,NodeList:|"
-SACCT_FIELDS = "JobID,State,ExitCode,Reason,NodeList"
+# JobArrayID of an array's task is 123_4. A suffix of "|" prints a field without a width. What a user chose comes last:
+# a bar in another job's name or path shifts nothing that is read before it.
+SQUEUE_FIELDS = "JobArrayID:|,State:|,exit_code:|,Reason:|,NodeList:|,UserName:|,Name:|,STDOUT:|"
+SACCT_FIELDS = "JobID,State,ExitCode,Reason,NodeList,User,JobName"
 
 _STATES = {
     **dict.fromkeys(
@@ -26,17 +29,34 @@ _STATES = {
 }
 
 
-def parse_rows(text: str) -> dict[str, JobStatus]:
-    """Read lines `id|state|exit code|reason|nodes|`. A job that is listed twice keeps its last line."""
+@dataclass(frozen=True)
+class Listed:
+    """One job as Slurm lists it. `stdout` is "" where the program that was asked does not tell."""
+
+    status: JobStatus
+    user: str = ""
+    name: str = ""
+    stdout: str = ""
+
+    def is_job_of(self, identity: JobIdentity) -> bool:
+        """Tell whether this is the job that was submitted, or another one that got its id later."""
+        told = ((self.user, identity.user), (self.name, identity.name))
+        if any(now and then and now != then for now, then in told):
+            return False
+        return not (self.stdout and identity.output and self.stdout.rpartition("/")[0] not in ("/dev", identity.output))
+
+
+def parse_rows(text: str) -> dict[str, Listed]:
+    """Read lines `id|state|exit code|reason|nodes|user|name|stdout`. A job that is listed twice keeps its last line."""
     found = {}
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|")]
-        if len(fields) >= 4 and fields[0]:
-            found[fields[0]] = _status(*fields[:5])
+        if len(fields) >= 4 and fields[0] and fields[1]:
+            found[fields[0]] = Listed(_status(*fields[:5]), *fields[5:8])
     return found
 
 
-def _status(identity: str, state: str, exit_code: str, reason: str, nodes: str = "") -> JobStatus:
+def _status(_: str, state: str, exit_code: str, reason: str, nodes: str = "") -> JobStatus:
     word = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
     known = _STATES.get(word, JobState.RUNNING)
     code = _exit_code(exit_code)
@@ -48,6 +68,8 @@ def _status(identity: str, state: str, exit_code: str, reason: str, nodes: str =
     if known is JobState.RUNNING:
         return JobStatus(known, reason=f"on {nodes}" if nodes else "")
     words = "" if word in ("COMPLETED", "FAILED") else word.lower().replace("_", " ")
+    if said.startswith("Dependency"):  # the job that it waited for failed
+        words = f"{words} ({said})".strip()
     return JobStatus(known, code, reason=words or ("" if said == "NonZeroExitCode" else said))
 
 

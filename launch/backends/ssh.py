@@ -18,14 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.backends.attached import job_id
+from launch.backends.driven import tell, telling_refusals
 from launch.backends.logs import attempt_logs, first_failure, follow_logs, newest_logs, next_attempt
 from launch.backends.quoting import check_spec
+from launch.backends.slurm_environment import check_secrets
 from launch.backends.ssh_connect import connect, copy_code, start_order
 from launch.backends.ssh_hosts import Host, SshOptions, hosts_for, ssh_command
 from launch.backends.ssh_node import Node, remote_command
 from launch.job import JobSpec, JobState, JobStatus
 from trainer.agent import EXIT_PORT_TAKEN
 from trainer.errors import UserError
+from trainer.failure import error_line
 from trainer.run_dir import AGREED_EXITS, EXIT_PREEMPTED
 
 RETRY_SECONDS = 5.0
@@ -73,16 +77,20 @@ class SshBackend:
     def rehearse(self, spec: JobSpec) -> None:
         """Reach every host, check that they share the run directory, and hang up. Raises UserError."""
         job = self._new_job(spec)
-        self._copy_code(job)
-        for node in self._connect(job):
-            node.hang_up()
+        with telling_refusals(spec.run_dir, job_id()):
+            self._copy_code(job)
+            for node in self._connect(job):
+                node.hang_up()
 
     def submit(self, spec: JobSpec) -> str:
         """Reach every host, check that they share the run directory, and start. Raises UserError, nothing started."""
         job = self._new_job(spec)
-        if not any(not other.status.state.final for other in self.jobs.values()):
-            self._copy_code(job)
-            self._start(job)
+        if any(not other.status.state.final for other in self.jobs.values()):
+            self._say(job, JobStatus(JobState.PENDING, reason="waits until the hosts are free"))
+        else:
+            with telling_refusals(spec.run_dir, job_id()):
+                self._copy_code(job)
+                self._start(job)
         self.jobs[job.identity] = job
         return job.identity
 
@@ -124,7 +132,7 @@ class SshBackend:
         if found.nodes:
             self._stop(found, signal.SIGTERM, STOP_GRACE)
         elif not found.status.state.final:
-            found.status = JobStatus(JobState.CANCELLED, reason="cancelled")
+            self._say(found, JobStatus(JobState.CANCELLED, reason="cancelled"))
 
     def render(self, spec: JobSpec) -> str:
         """Return the ssh command of each node and the order that it is sent."""
@@ -132,9 +140,10 @@ class SshBackend:
         hosts, options = hosts_for(spec)
         lines = []
         for index, host in enumerate(hosts):
-            command = remote_command(self.python, self.directory)
+            there = host.directory or self._directory(spec)
+            command = remote_command(host.python or self.python, there)
             rendezvous = f"{options.rendezvous_host or '<address of the first host>'}:<port>"
-            order = start_order(spec, self.directory, index, 1, rendezvous, "<id>")
+            order = start_order(spec, there, index, 1, rendezvous, "<id>", [h.name for h in hosts])
             lines.append(shlex.join([*ssh_command(host, options), command]))
             lines.append("  <<< " + json.dumps({**order, "environment": dict(spec.environment)}))
         if self.secrets:
@@ -170,15 +179,21 @@ class SshBackend:
             raise UserError(
                 f"job {spec.name!r}: over SSH the {len(spec.array)} tasks of an array are submitted one by one"
             )
+        if spec.after:
+            raise UserError(f"job {spec.name!r}: over SSH no job waits for another; submit it when that is done")
+        check_secrets(self.secrets, self.environment)
         hosts, options = hosts_for(spec)
         return _Job(f"ssh-{len(self.jobs)}", spec, hosts, options)
 
     def _copy_code(self, job: _Job) -> None:
         if job.options.sync:
-            copy_code(job.hosts, job.options, self.directory)
+            copy_code(job.hosts, job.options, self._directory(job.spec))
+
+    def _directory(self, spec: JobSpec) -> Path:
+        return spec.directory or self.directory
 
     def _connect(self, job: _Job) -> list[Node]:
-        return connect(job.hosts, job.options, self.python, self.directory, job.spec.run_dir, self.inbox)
+        return connect(job.hosts, job.options, self.python, self._directory(job.spec), job.spec.run_dir, self.inbox)
 
     def _start(self, job: _Job) -> None:
         """Connect, claim the next attempt, and start the agents."""
@@ -186,12 +201,19 @@ class SshBackend:
         attempt, _ = next_attempt(job.spec.run_dir)
         address = job.options.rendezvous_host or str((nodes[0].hello or {})["address"])
         rendezvous = f"{address}:{random.randint(20000, 39999)}"  # noqa: S311 - spreads ports, guards nothing
-        handed_on = {name: self.environment[name] for name in self.secrets if name in self.environment}
+        handed_on = {name: self.environment[name] for name in self.secrets}
+        names = [node.host.name for node in nodes]
         for index, node in enumerate(nodes):
-            order = start_order(job.spec, self.directory, index, attempt, rendezvous, job.identity)
+            order = start_order(job.spec, node.directory, index, attempt, rendezvous, job.identity, names)
             node.send({**order, "environment": {**job.spec.environment, **handed_on}})
         job.nodes, job.lost, job.stop_by = nodes, None, None
-        job.status = JobStatus(JobState.RUNNING, reason=f"on {', '.join(h.name for h in job.hosts)}")
+        self._say(job, JobStatus(JobState.RUNNING, reason=f"on {', '.join(h.name for h in job.hosts)}"))
+
+    def _say(self, job: _Job, status: JobStatus) -> None:
+        """Keep how a job stands, here and in its run directory."""
+        job.status = status
+        if job.spec.run_dir.is_dir():
+            tell(job.spec.run_dir, job_id(), status)
 
     def _hear(self, node: Node, message: dict[str, Any] | None) -> None:
         job = next((job for job in self.jobs.values() if node in job.nodes), None)
@@ -202,6 +224,7 @@ class SshBackend:
             if node.code is None:
                 self._lost(job, node, node.why_closed())
         elif "said" in message:
+            node.said.append(message["said"])
             job.said.append(f"{node.host.name}: {message['said']}")
         elif "end" in message:
             node.code = message["end"]
@@ -215,8 +238,9 @@ class SshBackend:
         node.closed = True
         node.kill()
         if job.lost is None and not job.cancelled:
-            job.lost = node.host.name
-            job.said.append(f"{node.host.name} was lost: {why}; the other hosts stop, the run goes on when it is back")
+            job.lost = f"{node.host.name} was lost: {why}"
+            job.said.append(f"{job.lost}; the other hosts stop, the run goes on when it is back")
+            self._say(job, JobStatus(JobState.RUNNING, reason=f"{job.lost}; the other hosts stop"))
         self._stop(job, signal.SIGTERM, FAILURE_GRACE)
 
     def _stop(self, job: _Job, number: int | None, grace: float) -> None:
@@ -240,30 +264,27 @@ class SshBackend:
 
     def _ended(self, job: _Job) -> None:
         codes = [node.code for node in job.nodes if node.code is not None]
-        for node in job.nodes:
+        nodes, job.nodes, job.stop_by = job.nodes, [], None
+        for node in nodes:
             node.hang_up()
-        job.nodes, job.stop_by = [], None
         bad = [code for code in codes if code not in (0, LOST)]
         if job.cancelled:
-            job.status = JobStatus(JobState.CANCELLED, bad[0] if bad else None, reason="cancelled")
+            self._say(job, JobStatus(JobState.CANCELLED, bad[0] if bad else None, reason="cancelled"))
         elif job.lost is not None:
             minutes = job.options.reconnect_minutes
             job.give_up_at = time.monotonic() + 60 * minutes
-            job.status = JobStatus(
-                JobState.PENDING, reason=f"{job.lost} was lost; waiting up to {minutes:g} min for it"
-            )
+            self._say(job, JobStatus(JobState.PENDING, reason=f"{job.lost}; waiting up to {minutes:g} min for it"))
         elif not bad:
-            job.status = JobStatus(JobState.DONE, 0)
+            self._say(job, JobStatus(JobState.DONE, 0))
         elif EXIT_PORT_TAKEN in bad and job.port_tries < PORT_TRIES:
             job.port_tries += 1
-            job.status = JobStatus(JobState.PENDING, reason="its port was taken: trying another")
+            self._say(job, JobStatus(JobState.PENDING, reason="its port was taken: trying another"))
         elif EXIT_PREEMPTED in bad and AGREED_EXITS.issuperset(bad):  # a failure anywhere is not a save
-            job.status = JobStatus(JobState.PREEMPTED, EXIT_PREEMPTED, reason="saved and stopped")
+            self._say(job, JobStatus(JobState.PREEMPTED, EXIT_PREEMPTED, reason="saved and stopped"))
         else:
             failure = first_failure(newest_logs(job.spec.run_dir))
-            job.status = JobStatus(
-                JobState.FAILED, bad[0], failure, str(failure or f"an agent left with code {bad[0]}")
-            )
+            code = bad[0] if failure is None or failure.exit_code is None else failure.exit_code
+            self._say(job, JobStatus(JobState.FAILED, code, failure, str(failure or _before_ranks(nodes))))
 
     def _start_when_possible(self, job: _Job, now: float) -> None:
         if now < job.retry_at or any(other.nodes for other in self.jobs.values()):
@@ -273,8 +294,17 @@ class SshBackend:
             self._start(job)
         except UserError as error:
             if job.give_up_at is None or now > job.give_up_at:
-                job.status = JobStatus(JobState.FAILED, reason=str(error))
+                before = "" if job.lost is None else f"{job.lost}; it did not come back: "
+                self._say(job, JobStatus(JobState.FAILED, reason=f"{before}{error}"))
             return
         if job.give_up_at is not None:
             job.said.append("all hosts are back: the run goes on from its newest checkpoint")
             job.give_up_at = None
+
+
+def _before_ranks(nodes: list[Node]) -> str:
+    """Say which host failed, and how, where no rank has left a record."""
+    node = next((node for node in nodes if node.code not in (0, LOST) and node.said), None)
+    node = node or next(node for node in nodes if node.code not in (0, LOST))
+    said = error_line("\n".join(node.said))
+    return f"{node.host.name}: its agent left with code {node.code}" + (f": {said}" if said else "")

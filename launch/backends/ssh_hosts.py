@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -16,6 +16,7 @@ from trainer.errors import UserError
 _HOST = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?\Z"
 )
+LEAST_PORT, SSH_PORT = 1024, 22
 _LINE = re.compile(r"(?P<host>\S+)(?:\s+slots\s*=\s*(?P<slots>\d+))?\s*\Z")
 
 
@@ -27,12 +28,23 @@ class Host:
     user: str | None = None
     port: int | None = None
     slots: int | None = None
+    python: str | None = None  # instead of the cluster's
+    directory: str | None = None
+
+
+class HostConfig(Section):
+    """A machine that differs from the others."""
+
+    host: str = Field(description="`[user@]host[:port]`")
+    python: str | None = Field(None, description="the interpreter there, instead of the cluster's")
+    directory: str | None = Field(None, description="where ranks start there, instead of the cluster's")
+    slots: int | None = Field(None, gt=0, description="how many ranks it takes")
 
 
 class SshOptions(Section):
     """How the machines are reached."""
 
-    hosts: tuple[str, ...] = Field((), description="each `[user@]host[:port]`")
+    hosts: tuple[str | HostConfig, ...] = Field((), description="each `[user@]host[:port]`, or a mapping with `host`")
     hostfile: str | None = Field(None, description="lines `host slots=8`, as DeepSpeed and MPI read them")
     user: str | None = None
     port: int | None = Field(None, gt=0, lt=65536)
@@ -42,6 +54,7 @@ class SshOptions(Section):
     lost_after: float = Field(15.0, ge=5, description="seconds without a sign of life before a host counts as lost")
     reconnect_minutes: float = Field(30.0, ge=0, description="how long to wait for a lost host before giving up")
     sync: bool = Field(False, description="copy the work directory to every host with rsync before the start")
+    exclusive: bool = Field(True, description="refuse a host on which another driver of any user runs ranks")
 
 
 def parse_host(text: str, where: str, slots: int | None = None) -> Host:
@@ -53,7 +66,10 @@ def parse_host(text: str, where: str, slots: int | None = None) -> Host:
 
 
 def parse_hostfile(text: str, where: str) -> list[Host]:
-    """Read `host slots=N` lines; `#` begins a comment. Raises UserError with the number of the line."""
+    """Read `host slots=N` lines; `#` begins a comment. Raises UserError with the number of the line.
+
+    `host:8` is a port here and the number of slots to MPICH: what can only be slots is refused.
+    """
     hosts = []
     for number, line in enumerate(text.split("\n"), 1):
         words = line.partition("#")[0].strip()
@@ -63,7 +79,13 @@ def parse_hostfile(text: str, where: str) -> list[Host]:
         if match is None:
             raise UserError(f"{where}, line {number}: {words!r}: expected `host` or `host slots=8`")
         slots = None if match["slots"] is None else int(match["slots"])
-        hosts.append(parse_host(match["host"], f"{where}, line {number}", slots))
+        host = parse_host(match["host"], f"{where}, line {number}", slots)
+        if host.port is not None and host.port < LEAST_PORT and host.port != SSH_PORT and slots is None:
+            raise UserError(
+                f"{where}, line {number}: {words!r} names port {host.port}: write `{host.name} slots={host.port}` for "
+                f"slots; for that port give `slots=` too"
+            )
+        hosts.append(host)
     return hosts
 
 
@@ -77,12 +99,19 @@ def hosts_of(options: SshOptions) -> list[Host]:
             raise UserError(f"ssh: there is no hostfile {path}")
         hosts = parse_hostfile(path.read_text(encoding="utf-8"), str(path))
     else:
-        hosts = [parse_host(text, "ssh.hosts") for text in options.hosts]
+        hosts = [_host_of(entry) for entry in options.hosts]
     names = [(h.name, h.port) for h in hosts]
     twice = next((h for h in hosts if names.count((h.name, h.port)) > 1), None)
     if twice is not None:
         raise UserError(f"ssh: {twice.name} is listed twice; give more ranks per node instead")
-    return [Host(h.name, h.user or options.user, h.port or options.port, h.slots) for h in hosts]
+    return [replace(h, user=h.user or options.user, port=h.port or options.port) for h in hosts]
+
+
+def _host_of(entry: str | HostConfig) -> Host:
+    if isinstance(entry, str):
+        return parse_host(entry, "ssh.hosts")
+    host = parse_host(entry.host, "ssh.hosts", entry.slots)
+    return replace(host, python=entry.python, directory=entry.directory)
 
 
 def hosts_for(spec: JobSpec) -> tuple[list[Host], SshOptions]:

@@ -6,16 +6,22 @@ import contextlib
 import json
 import os
 import queue
+import re
 import shlex
 import subprocess
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 from launch.backends.ssh_hosts import Host, SshOptions, ssh_command
+from trainer.plain_text import plain
+from trainer.remote import MARK
 
 BEAT_SECONDS = 2.0
+REMOTE = ("-u", "-m", "trainer.remote")
+_HOME = re.compile(r"~(?:[a-z_][a-z0-9_-]*)?(?:/|\Z)")
 
 
 class Node:
@@ -23,12 +29,13 @@ class Node:
 
     def __init__(self, host: Host, options: SshOptions, *, python: str, directory: Path) -> None:
         self.host = host
+        self.directory = host.directory or str(directory)
         self.heard = time.monotonic()
         self.hello: dict[str, Any] | None = None
         self.code: int | None = None  # the agent's exit code, once it has ended
         self.closed = False  # the connection has ended
         self.process = subprocess.Popen(
-            [*ssh_command(host, options), remote_command(python, directory)],
+            [*ssh_command(host, options), remote_command(host.python or python, self.directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -36,6 +43,8 @@ class Node:
         )
         self.lock = threading.Lock()
         self.stderr = b""
+        self.printed = b""  # by the login shell, before Escala began to speak
+        self.said: deque[str] = deque(maxlen=50)  # the newest lines of the agent
 
     def listen(self, inbox: queue.Queue[tuple[Node, dict[str, Any] | None]]) -> None:
         """Start hearing the node, and showing it that this end is alive."""
@@ -59,7 +68,8 @@ class Node:
 
     def why_closed(self) -> str:
         """Return what ssh said, without its own noise."""
-        lines = [line for line in self.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [line for line in plain(self.stderr.decode("utf-8", "replace")).splitlines() if line.strip()]
+        lines = lines or [line for line in plain(self.printed.decode("utf-8", "replace")).splitlines() if line.strip()]
         return lines[-1].strip() if lines else f"the connection ended (code {self.process.poll()})"
 
     def _write(self, data: bytes) -> None:
@@ -75,9 +85,12 @@ class Node:
     def _read(self, inbox: queue.Queue[tuple[Node, dict[str, Any] | None]]) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.heard = time.monotonic()
-            if line.startswith(b"{"):
-                inbox.put((self, json.loads(line)))
+            if line.startswith(MARK):
+                self.heard = time.monotonic()
+                if text := line[len(MARK) :].strip():
+                    inbox.put((self, json.loads(text)))
+            else:
+                self.printed = (self.printed + line)[-4096:]
         self.process.wait()
         inbox.put((self, None))
 
@@ -87,6 +100,12 @@ class Node:
             self.stderr = (self.stderr + line)[-4096:]
 
 
-def remote_command(python: str, directory: Path) -> str:
+def remote_command(python: str, directory: Path | str, words: tuple[str, ...] = REMOTE) -> str:
     """Return the one line that the node's login shell reads; everything else travels as data."""
-    return f"cd -- {shlex.quote(str(directory))} && exec {shlex.join([python, '-u', '-m', 'trainer.remote'])}"
+    return f"cd -- {shell_path(str(directory))} && exec {shell_path(python)} {shlex.join(words)}"
+
+
+def shell_path(path: str) -> str:
+    """Quote a path for a POSIX shell, but for `~` or `~user` at its beginning, which stands for a home over there."""
+    home = _HOME.match(path)
+    return home[0] + (shlex.quote(path[home.end() :]) if path[home.end() :] else "") if home else shlex.quote(path)

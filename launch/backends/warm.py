@@ -27,10 +27,17 @@ SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM
 class RankPool:
     """A rank server as a child of this process. It starts with the first rank and ends with `close`."""
 
-    def __init__(self, environment: Mapping[str, str], log: Path, preload: Sequence[str] = PRELOAD) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        log: Path,
+        preload: Sequence[str] = PRELOAD,
+        python: str = sys.executable,
+    ) -> None:
         self.environment = dict(environment)
         self.log = log
         self.preload = tuple(preload)
+        self.python = python
         self.server: subprocess.Popen[bytes] | None = None
         self.socket: socket.socket | None = None
         self.buffer = b""
@@ -41,7 +48,7 @@ class RankPool:
             return
         ours, theirs = socket.socketpair()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "trainer.rank_server", "--socket-fd", str(theirs.fileno()), *self.preload]
+        command = [self.python, "-m", "trainer.rank_server", "--socket-fd", str(theirs.fileno()), *self.preload]
         with theirs, self.log.open("ab") as log:
             self.server = subprocess.Popen(
                 command,

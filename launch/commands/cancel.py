@@ -3,30 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from launch.commands.options import runs_option
+
+if TYPE_CHECKING:
+    from launch.backends.registry import Submitted
 
 
 @click.command()
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @runs_option
 def cancel(jobs: tuple[str, ...], runs: Path) -> None:
-    """End each JOB (an id, a name, or a run directory) and all its processes. Its checkpoints stay.
+    """End each JOB and all its processes: an id, a name, a run directory, or a sweep by its name or its array's id.
+
+    Checkpoints stay. Of a sweep, the cells that wait or run are ended. A job is ended only when the scheduler's job of
+    that id is still the one that was submitted.
 
     \b
     Examples:
       escala cancel 1234
       escala cancel runs/tiny
+      escala cancel quickstart --runs /shared/runs
     """
     from launch.backends import attached
-    from launch.backends.overview import ATTACHED, backend_of
-    from launch.backends.registry import find_one
+    from launch.backends.overview import ATTACHED, backend_of, statuses_of
+    from launch.backends.registry import find_all
+    from launch.job import JobState
+    from trainer.errors import UserError
 
-    for row in [find_one(runs, job) for job in jobs]:
-        if row.backend in ATTACHED:
-            attached.cancel(row)
-        else:
-            backend_of([row]).cancel(row.job)
-        click.echo(f"cancelled {row.name} ({row.job})")
+    problems = []
+    for word in jobs:
+        rows = find_all(runs, word)
+        if len(rows) > 1:  # of a sweep, what has ended is no mistake
+            states = statuses_of(rows)
+            live = [row for row in rows if states[row.run_dir].state in (JobState.PENDING, JobState.RUNNING)]
+            rows = live or rows[:1]
+        for group in groups(rows):
+            try:
+                if group[0].backend in ATTACHED:
+                    attached.cancel(group[0])
+                elif group[0].backend == "slurm":
+                    backend_of(group).cancel_all([row.job for row in group])  # type: ignore[attr-defined]
+                else:
+                    backend_of(group).cancel(group[0].job)
+            except UserError as error:
+                problems.append(f"{group[0].name}: {error}" if len(group) == 1 else str(error))
+                continue
+            for row in group:
+                click.echo(f"cancelled {row.name} ({row.job})")
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def groups(rows: list[Submitted]) -> list[list[Submitted]]:
+    """Put together what one order of a scheduler ends: a sweep of a thousand cells is not asked for cell by cell."""
+    found: dict[object, list[Submitted]] = {}
+    for row in rows:
+        key = (row.cluster, str(row.settings)) if row.backend == "slurm" else row.run_dir
+        found.setdefault(key, []).append(row)
+    return list(found.values())

@@ -22,6 +22,7 @@ from launch.sweep.design_add import Addition, add_cells
 from launch.sweep.design_file import add_to_sweep, describe, write_sweep
 from launch.text import count, flops_text
 from trainer.errors import UserError
+from trainer.plain_text import plain
 
 EPILOG = """\b
 Examples:
@@ -92,7 +93,7 @@ def design(
         runs = load(table, parse_map(mapping), "body")  # as a sweep file's sizes are counted
         runs.require(("N", "D"), "design")
         for warning in runs.warnings:
-            click.secho(f"warning: {warning}", fg="yellow", err=True)
+            click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
         limit = flops or float(10 * np.max(6 * runs.N * runs.D))
         added = add_cells(
             runs.N, runs.D, add, question, smallest=smallest, largest=largest, most_expensive=limit, goal=goal
@@ -168,7 +169,7 @@ def _show(designs: list[Design], source: str, target: float) -> None:
     console.print(grid_text(Grid(header, rows, caption), f"Designs; the cells below are those of {designs[0].name}"))
     for d in designs:
         if d.why_not:
-            console.print(f"[yellow]{d.name}: {d.why_not}[/yellow]")
+            console.print(f"{d.name}: {d.why_not}", style="yellow", highlight=False)
     best = designs[0]
     cells = [[count(c.N), count(c.D), f"{c.D / c.N:.3g}", flops_text(c.cost, 3), c.trunk] for c in best.cells]
     header = ["N", "D", "D/N", "FLOPs added", "trunk"]

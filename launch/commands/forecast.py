@@ -21,6 +21,7 @@ from launch.scaling.table.mapping import parse_map
 from launch.sweep.pending import pending_cells
 from launch.text import count
 from trainer.errors import UserError
+from trainer.plain_text import plain
 from trainer.run_dir import utc_now
 
 LEDGER = Path("forecasts.jsonl")
@@ -75,9 +76,9 @@ def forecast(
     for one in made:
         append(ledger, one)
     for reason in fit.reasons:
-        click.secho(f"warning: the fit is {fit.status}: {reason}", fg="yellow", err=True)
+        click.secho(plain(f"warning: the fit is {fit.status}: {reason}"), fg="yellow", err=True)
     for doubt in fit.doubts:
-        click.secho(f"doubt: {doubt}", fg="yellow", err=True)
+        click.secho(plain(f"doubt: {doubt}"), fg="yellow", err=True)
     if as_json:
         click.echo(json.dumps(asdict(made[0]) if sweep_path is None else [asdict(one) for one in made]))
         return
@@ -136,6 +137,6 @@ def score(
         errors = np.mean([abs(s.error) for s in scores])
         click.echo(f"{sum(known)} of {len(known)} inside their interval; mean error {errors:.2%}")
     for warning in runs.warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
     for f in waiting:
         click.echo(f"{f.name or f.id}: no run yet (N {f.N:.3g}, D {f.D:.3g})" if f.N and f.D else f"{f.id}: no run yet")

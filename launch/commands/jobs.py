@@ -11,22 +11,27 @@ from launch.commands.options import json_option, runs_option
 
 
 @click.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
 @runs_option
 @click.option("--failed", is_flag=True, help="Only those that failed.")
 @click.option("--running", is_flag=True, help="Only those that run or wait.")
 @json_option
-def jobs(runs: Path, failed: bool, running: bool, as_json: bool) -> None:
+def jobs(jobs: tuple[str, ...], runs: Path, failed: bool, running: bool, as_json: bool) -> None:
     """List submitted runs, newest first: job, state, step, and for failed ones the rank and the reason.
+
+    Each JOB is an id, a name, a directory, or a sweep by its name or its array's id; all without any. What cannot be
+    asked, because its scheduler is away or its record damaged, is listed as unknown.
 
     \b
     Examples:
       escala jobs
+      escala jobs quickstart
       escala jobs --failed --json | jq -r '.[].run_dir'
     """
     from launch.backends.overview import overview
     from launch.job import JobState
 
-    rows = overview(runs)
+    rows = overview(runs, jobs)
     if failed:
         rows = [row for row in rows if row.status.state is JobState.FAILED]
     if running:
@@ -39,6 +44,7 @@ def jobs(runs: Path, failed: bool, running: bool, as_json: bool) -> None:
 
 def _print(rows: list) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from launch.console import make_console
 
@@ -51,8 +57,7 @@ def _print(rows: list) -> None:
     colours = {"done": "green", "failed": "red", "running": "cyan"}
     for row in rows:
         state = row.status.state.value
-        colour = colours.get(state, "")
-        shown = f"[{colour}]{state}[/]" if colour else state
+        shown = Text(state, style=colours.get(state, ""))
         step = "" if row.step is None else str(row.step)
         job = row.submitted
         told = "; ".join(text for text in (row.status.reason, row.loss_of_progress) if text)

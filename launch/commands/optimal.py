@@ -29,6 +29,7 @@ from trainer.config.counting import count_flops, count_parameters
 from trainer.config.load import run_from_values
 from trainer.config.model import ModelConfig
 from trainer.errors import UserError
+from trainer.plain_text import plain
 
 EPILOG = """\b
 Examples:
@@ -165,7 +166,7 @@ def _print_model(
         f"{exact / (6 * N * run['tokens']):.2f} times 6 N D"
     )
     for warning in warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
 
 
 def _far_off(decision: Decision, fit: SavedFit, config: ModelConfig) -> list[str]:
@@ -235,7 +236,7 @@ def _print(decision: Decision, fit: SavedFit) -> None:
             f"  acting on this fit wastes {decision.wasted.value:.1%} of the budget (median), 95 %: up to {most:.1%}"
         )
     for warning in decision.warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
 
 
 def _interval(estimate: Estimate, style: str) -> str:

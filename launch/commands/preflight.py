@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from launch.commands.options import json_option, runs_option
+from trainer.plain_text import plain
 
 if TYPE_CHECKING:
     from launch.backends.cluster import ClusterConfig
@@ -96,11 +97,11 @@ def _all_reduce(where: ClusterConfig, spec: JobSpec, scratch: Path) -> Check:
 
 def _print(checks: list[Check], problems: list[str]) -> None:
     for problem in problems:
-        click.secho(problem, fg="yellow", err=True)
+        click.secho(plain(problem), fg="yellow", err=True)
     colours = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
     width = max(len(check.name) for check in checks)
     for check in checks:
         level = click.style(f"{check.level.value:<4}", fg=colours[check.level.value])
-        click.echo(f"{level}  {check.name:<{width}}  {check.detail}")
+        click.echo(f"{level}  {check.name:<{width}}  {plain(check.detail)}")
         if check.fix:
-            click.echo(f"      {'':<{width}}  fix: {check.fix}")
+            click.echo(f"      {'':<{width}}  fix: {plain(check.fix)}")

@@ -24,6 +24,8 @@ def render(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path)
     """
     from launch.backends.cluster import open_backend
     from launch.backends.submission import prepare
+    from launch.backends.warnings import warn
 
     wanted = prepare(config, assignments, cluster, runs)
+    warn(wanted.spec, wanted.cluster.backend)
     click.echo(open_backend(wanted.cluster).render(wanted.spec), nl=False)

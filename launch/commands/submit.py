@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
+
+if TYPE_CHECKING:
+    from launch.backends.submission import Submission
+    from launch.job import Backend, JobSpec
+    from trainer.run_dir import RunDir
 
 
 @click.command()
@@ -15,12 +21,25 @@ from launch.commands.options import cluster_option, json_option, runs_option, se
 @cluster_option
 @set_option
 @runs_option
+@click.option("--after", multiple=True, metavar="RUN", help="Start when this run is done (Slurm): a name or an id.")
+@click.option("--replace", is_flag=True, help="End the job that has this run now.")
+@click.option("--detach", is_flag=True, help="On SSH hosts or this machine: go on without this terminal.")
 @json_option
-def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path, as_json: bool) -> None:
+def submit(
+    config: Path,
+    cluster: str,
+    assignments: tuple[str, ...],
+    runs: Path,
+    after: tuple[str, ...],
+    replace: bool,
+    detach: bool,
+    as_json: bool,
+) -> None:
     """Submit the run CONFIG to a cluster. Submitted again, it goes on where it stopped.
 
+    A run that waits or runs already is refused, and so is one of which nobody can tell, unless you say --replace.
     On Slurm and Kubernetes this returns at once. On SSH hosts and on this machine it stays, shows what rank 0 prints,
-    and Ctrl-C lets the ranks save before they end.
+    and Ctrl-C lets the ranks save before they end; with --detach a process of its own does that.
 
     \b
     Examples:
@@ -28,13 +47,24 @@ def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path,
       escala submit configs/run/tiny.yaml --cluster slurm --runs /shared/runs
       escala submit configs/run/tiny.yaml --cluster slurm --runs /shared/runs --json | jq -r .job
       escala submit configs/run/tiny.yaml --cluster ssh --set tokens=20M
+      escala submit finetune.yaml --cluster slurm --runs /shared/runs --after tiny
       escala logs -f tiny
     """
-    from launch.backends import attached, registry
-    from launch.backends.cluster import open_backend
-    from launch.backends.submission import prepare, write_config
+    from dataclasses import replace as with_changes
+
+    from launch.backends import attached
+    from launch.backends.cluster import lasting_name, open_backend
+    from launch.backends.submission import (
+        check_free,
+        jobs_before,
+        prepare,
+        record_submission,
+        rehearse,
+        replace_job,
+        write_config,
+    )
+    from launch.backends.warnings import warn
     from launch.data_preparation import resolve
-    from launch.runs_root import runs_flag
     from trainer.config.plan import make_plan
     from trainer.errors import UserError
 
@@ -42,24 +72,69 @@ def submit(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path,
     kind = wanted.cluster.backend
     if as_json and kind not in ("slurm", "kubernetes"):
         raise UserError(f"--json has no effect on {kind}: this process runs the job itself, to its end")
+    if detach and kind not in ("local", "ssh"):
+        raise UserError(f"--detach has no effect on {kind}: its scheduler runs the job in any case")
+    if not replace:
+        check_free(wanted.spec.run_dir)
+    spec = with_changes(wanted.spec, after=jobs_before(runs, after, wanted.cluster))
     backend = open_backend(wanted.cluster)
-    backend.rehearse(wanted.spec)  # what the cluster refuses is said before the data are prepared
+    warn(spec, kind)
+    rehearse(backend, spec, lasting_name(cluster), wanted.cluster)  # what is refused is said before data are prepared
     run, manifest = resolve(wanted.config)
     gpu = wanted.cluster.gpu is not None
     make_plan(run, world=wanted.spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))
     write_config(wanted, run)
-    if kind in ("slurm", "kubernetes"):
-        job = backend.submit(wanted.spec)
-        (row,) = registry.record(wanted.spec, job, cluster=cluster, backend=kind)
-        if as_json:
-            click.echo(json.dumps(row.to_json()))
-            return
-        click.echo(f"submitted {run.name} as {kind} job {job}: {wanted.spec.run_dir}")
-        place = runs_flag(runs)
-        click.echo(f"  escala logs -f {job}{place}\n  escala jobs{place}\n  escala cancel {job}{place}")
+    if detach:
+        _detach(config, cluster, assignments, runs, replace, spec.run_dir)
         return
-    (row,) = registry.record(wanted.spec, attached.job_id(), cluster=cluster, backend=kind)
-    _attend(backend, wanted.spec, row)
+    if replace and (said := replace_job(spec.run_dir)):
+        click.echo(said, err=as_json)
+    if kind in ("slurm", "kubernetes"):
+        _queue(backend, spec, wanted, cluster, runs, as_json)
+        return
+    (row,) = record_submission(spec, attached.job_id(), lasting_name(cluster), wanted.cluster, backend)
+    _attend(backend, spec, row)
+
+
+def _queue(backend: Backend, spec: JobSpec, wanted: Submission, cluster: str, runs: Path, as_json: bool) -> None:
+    """Hand a job to a scheduler, record it, and say how to ask for it."""
+    from launch.backends.cluster import lasting_name
+    from launch.backends.submission import record_submission
+    from launch.runs_root import runs_flag
+    from trainer.run_dir import RunDir
+
+    job = backend.submit(spec)
+    (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
+    begin_again(RunDir(spec.run_dir))
+    if as_json:
+        click.echo(json.dumps(row.to_json()))
+        return
+    click.echo(f"submitted {spec.name} as {wanted.cluster.backend} job {job}: {spec.run_dir}")
+    place = runs_flag(runs)
+    click.echo(f"  escala logs -f {job}{place}\n  escala jobs{place}\n  escala cancel {job}{place}")
+
+
+def _detach(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path, replace: bool, run_dir: Path) -> None:
+    """Have the same submission made by a process that outlives this terminal."""
+    import sys
+
+    from launch.backends.detached import LOG, detach
+    from launch.runs_root import runs_flag
+
+    words = ["submit", str(config), "--cluster", cluster, "--runs", str(runs)]
+    words += [word for text in assignments for word in ("--set", text)] + (["--replace"] if replace else [])
+    job = detach([sys.executable, "-m", "launch", *words], run_dir)
+    click.echo(f"driven by {job}, which writes to {run_dir / LOG}")
+    place = runs_flag(runs)
+    click.echo(f"  escala logs -f {run_dir.name}{place}\n  escala cancel {run_dir.name}{place}")
+
+
+def begin_again(run_dir: RunDir) -> None:
+    """Take back what an earlier attempt wrote as its end: this one is queued."""
+    from trainer.run_dir import Status
+
+    if run_dir.read_status() is not None:
+        run_dir.write_status(Status.PENDING)
 
 
 def _attend(backend: object, spec: object, row: object) -> None:

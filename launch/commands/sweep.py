@@ -12,6 +12,7 @@ from launch.commands.options import cluster_option, json_option, runs_option, se
 from launch.groups import LazyGroup
 from trainer.errors import EndedBadlyError, UserError
 from trainer.plain_json import to_json
+from trainer.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,7 +160,7 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
     for cell in found["cells"]:
         loss = f"loss {cell['loss']:.4f}" if isinstance(cell["loss"], int | float) else ""
         line = f"{cell['id']:<40} {cell['state']:<10} step {cell['step']}/{cell['steps'] or '?'} {loss}"
-        click.echo(f"{line} {cell['reason']}".rstrip())
+        click.echo(plain(f"{line} {cell['reason']}".rstrip()))
     if found["ledger_damaged_lines"]:
         click.echo(f"{found['ledger']}: {found['ledger_damaged_lines']} damaged lines are skipped")
     badly = "".join(f", {found[word]} {word}" for word in ("diverged", "failed", "dead") if found[word])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,12 +13,15 @@ from typing import Any
 
 from launch.backends.cluster import ClusterConfig
 from launch.backends.process import call
+from launch.backends.slurm_environment import client_environment
 from launch.backends.slurm_script import slurm_options
 from launch.backends.ssh_hosts import hosts_for, ssh_command
+from launch.backends.ssh_node import remote_command
 from launch.job import JobSpec
 from trainer.errors import UserError
 
 NODE_SECONDS = 90.0
+REPORT = '{"host"'
 SLURM_WAIT_SECONDS = 300.0
 PLACE = ("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "gpus_per_node", "gres")
 
@@ -28,12 +31,17 @@ def ask(cluster: ClusterConfig, spec: JobSpec, meet: Path) -> tuple[list[dict[st
     words = ["-m", "trainer.node_check", "--meet", str(meet), "--nodes", str(spec.nodes)]
     if cluster.backend == "local":
         # Several nodes of the local backend are one machine: it is asked once for each.
-        commands = [[cluster.python, *words]] * spec.nodes
+        commands = [[cluster.interpreter, *words]] * spec.nodes
         return _gather(commands)
     if cluster.backend == "ssh":
         hosts, options = hosts_for(spec)
-        remote = f"cd -- {shlex.quote(str(cluster.work_directory))} && exec {shlex.join([cluster.python, *words])}"
-        return _gather([[*ssh_command(host, options), remote] for host in hosts])
+        python, directory = cluster.interpreter, cluster.work_directory
+        return _gather(
+            [
+                [*ssh_command(h, options), remote_command(h.python or python, h.directory or directory, tuple(words))]
+                for h in hosts
+            ]
+        )
     if cluster.backend == "slurm":
         return _ask_slurm(cluster, spec, words)
     raise UserError("preflight runs on local, ssh and slurm clusters; for Kubernetes submit a small run instead")
@@ -43,9 +51,10 @@ def _ask_slurm(cluster: ClusterConfig, spec: JobSpec, words: list[str]) -> tuple
     options = slurm_options(spec).model_dump(include=set(PLACE), exclude_none=True)
     place = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     shape = [f"--nodes={spec.nodes}", "--ntasks-per-node=1", "--time=5", f"--chdir={cluster.work_directory}"]
-    command = ["srun", *place, *shape, "--job-name=escala-preflight", cluster.python, *words]
+    command = ["srun", "--export=ALL", *place, *shape, "--job-name=escala-preflight", cluster.interpreter, *words]
     try:
-        return _reports(call(command, timeout=SLURM_WAIT_SECONDS)), []
+        # Not as a step of a job that this shell may run in.
+        return _reports(call(command, timeout=SLURM_WAIT_SECONDS, env=client_environment(os.environ))), []
     except UserError as error:
         return [], [str(error)]
 
@@ -68,4 +77,6 @@ def _one(command: list[str]) -> tuple[list[dict[str, Any]], str]:
 
 
 def _reports(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.startswith('{"host"')]
+    """Read the nodes' lines among what login shells print, which may end without a newline."""
+    lines = [line[line.index(REPORT) :] for line in text.splitlines() if REPORT in line]
+    return [json.loads(line) for line in lines]

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.backends import registry
-from launch.backends.cluster import ClusterConfig, open_backend
+from launch.backends.cluster import ClusterConfig, lasting_name, open_backend
 from launch.backends.logs import attempts
-from launch.backends.overview import backend_of
+from launch.backends.overview import statuses_of
 from launch.backends.registry import Submitted
+from launch.backends.submission import record_submission
 from launch.data_preparation import is_prepared
 from launch.job import JobSpec, JobStatus, Task
 from launch.run_state import write_down
@@ -57,8 +58,8 @@ def scheduled(run_dirs: list[RunDir]) -> dict[RunDir, tuple[Submitted, JobStatus
     rows = {d: row for d in run_dirs if (row := registry.read(d.root)) and row.backend in SCHEDULED}
     if not rows:
         return {}
-    found = backend_of(list(rows.values())).status([row.job for row in rows.values()])
-    return {run_dir: (row, found[row.job]) for run_dir, row in rows.items()}
+    found = statuses_of(list(rows.values()))
+    return {run_dir: (row, found[row.run_dir]) for run_dir, row in rows.items()}
 
 
 def standing(cells: list[CellProgress]) -> Standing:
@@ -116,11 +117,15 @@ def send(spec: JobSpec, cells: list[CellProgress], cluster: ClusterConfig, name:
     """Lay out the cells' directories, submit the array, and record where every cell went. Return the job's id."""
     for progress in cells:
         progress.lay_out()
-    job = open_backend(cluster).submit(spec)
-    rows: list[Submitted] = registry.record(spec, job, cluster=name, backend=cluster.backend)
+    backend = open_backend(cluster)
+    job = backend.submit(spec)
+    kept = lasting_name(name)
+    rows = record_submission(spec, job, kept, cluster, backend)
     for progress, row in zip(cells, rows, strict=True):
         progress.job = row.job
-    write_atomically(directory / RECORD, json.dumps({"cluster": name, "job": job}) + "\n")
+        if progress.run_dir.read_status() is Status.FAILED:  # what it said belongs to the attempt before
+            progress.run_dir.write_status(Status.PENDING)
+    write_atomically(directory / RECORD, json.dumps({"cluster": kept, "job": job}) + "\n")
     return job
 
 

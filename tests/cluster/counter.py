@@ -24,6 +24,7 @@ while step < steps:
         done.write(f"{step}\n")
     if stop:
         saved.write_text(str(step))
+        (run_dir / "latest").write_text(f"step_{step}")
         print(f"rank {rank} saved {step} on signal {stop[0]}", flush=True)
         sys.exit(75)
 print(f"rank {rank} done", flush=True)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.backends.driven import told
+from launch.job import JobState
 from tests.cluster.hosts import Hosts
 from tests.cluster.slurm import wait_until
 
@@ -43,6 +45,12 @@ def ended(driver: subprocess.Popen[str], seconds: float = 300) -> tuple[str, dic
 def steps(run_dir: Path, rank: int) -> list[int]:
     path = run_dir / f"done_{rank}"
     return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def stands(run_dir: Path) -> JobState | None:
+    """How the driver says that the job stands, as `escala jobs` reads it."""
+    known = told(run_dir)
+    return None if known is None else known.status.state
 
 
 def test_two_hosts_meet_and_finish(hosts: Hosts, tmp_path: Path) -> None:
@@ -80,6 +88,9 @@ def test_a_cut_cable_is_reported_and_the_run_goes_on_when_it_is_back(hosts: Host
             if "was lost" in line:
                 break
         assert "h2 was lost" in said
+        wait_until(lambda: stands(run_dir) == JobState.PENDING, 60, "the driver to wait for the host")
+        known = told(run_dir)
+        assert known is not None and known.status.reason.startswith("h2 was lost: "), "other processes hear of it"
         assert time.monotonic() - began < 20, "named within lost_after and one round of polling"
         wait_until(lambda: not hosts.processes("h2", str(COUNTER)), 120, "the stranded ranks to end")
     finally:
@@ -131,3 +142,68 @@ def test_a_filesystem_that_is_not_shared_is_named(hosts: Hosts, tmp_path: Path) 
     """/dev/shm is each host's own."""
     _, status = ended(drive(hosts, Path("/dev/shm") / tmp_path.name, str(RANK), "ok"), 240)
     assert "h2 cannot see /dev/shm" in status["error"]
+
+
+def test_a_host_has_one_driver_at_a_time_unless_it_is_shared(hosts: Hosts, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    driver = drive(hosts, first, str(COUNTER), str(first), "3000", "0.1", lost_after=6)
+    try:
+        wait_until(lambda: len(steps(first, 0)) > 3, 240, "the first steps")
+        out, refused = ended(drive(hosts, second, str(RANK), "ok"))
+        assert refused["error"].startswith(f"h1 is busy with {first}, driven by h1:"), out
+        assert not (second / "logs").exists(), "nothing was started"
+        out, status = ended(drive(hosts, second, str(RANK), "ok", exclusive=False))
+        assert status["state"] == "done", out
+    finally:
+        (pid,) = (pid for pid, line in hosts.processes("h1", str(DRIVER)).items() if line.startswith(sys.executable))
+        os.kill(pid, signal.SIGKILL)
+        driver.wait(60)
+    wait_until(lambda: not hosts.processes("h2", "trainer."), 120, "the end of the first")
+    out, status = ended(drive(hosts, second, str(RANK), "ok"))
+    assert status["state"] == "done", f"a claim ends with its process: {out}"
+
+
+def test_each_host_may_have_its_own_interpreter_and_directory(hosts: Hosts, tmp_path: Path) -> None:
+    wrapped, there = tmp_path / "other python", tmp_path / "other place"
+    wrapped.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} WHICH=other exec {sys.executable} "$@"\n')
+    wrapped.chmod(0o755)
+    there.mkdir()
+    program = tmp_path / "where.py"
+    program.write_text("import os; print(os.environ.get('WHICH', 'usual'), os.getcwd())")
+    listed = ["h1", {"host": "h2", "python": str(wrapped), "directory": str(there)}]
+    out, status = ended(drive(hosts, tmp_path / "run", str(program), hosts=listed))
+    assert status["state"] == "done", out
+    assert sorted(line[4:] for line in out.splitlines() if line.startswith("[")) == [f"other {there}", f"usual {ROOT}"]
+
+
+def test_a_login_shell_may_print(hosts: Hosts, tmp_path: Path) -> None:
+    key, config = tmp_path / "noisy", tmp_path / "ssh_config"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    noise = r"""printf 'Welcome to {"here"}\n{"hello": 1}\n> '; exec sh -c "$SSH_ORIGINAL_COMMAND" """.strip()
+    escaped = noise.replace('"', '\\"')
+    allowed = hosts.root / "ssh" / "authorized_keys"
+    before = allowed.read_text()
+    allowed.write_text(f'{before}command="{escaped}" {key.with_suffix(".pub").read_text()}')
+    config.write_text(f"Host *\n  IdentitiesOnly yes\n  IdentityFile {key}\n")
+    try:
+        out, status = ended(drive(hosts, tmp_path / "run", str(RANK), "ok", key=str(key), ssh_config=str(config)))
+    finally:
+        allowed.write_text(before)
+    assert status.get("state") == "done", out
+
+
+@pytest.mark.parametrize(
+    ("python", "directory", "message"),
+    [
+        ("/nowhere/python", str(ROOT), "/nowhere/python"),
+        (sys.executable, "/nowhere", "/nowhere"),
+        ("~/nowhere/python", str(ROOT), "/root/nowhere/python"),
+    ],
+)
+def test_a_wrong_interpreter_or_directory_is_named_with_its_host(
+    hosts: Hosts, tmp_path: Path, python: str, directory: str, message: str
+) -> None:
+    listed = [{"host": "h1", "python": python, "directory": directory}, "h2"]
+    out, status = ended(drive(hosts, tmp_path / "run", str(RANK), "ok", hosts=listed), 240)
+    assert status["error"].startswith("h1 is reached, but cannot start Escala"), out
+    assert message in status["error"]

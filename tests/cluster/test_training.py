@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-def write_run(root: Path, name: str, data: Path) -> JobSpec:
+def write_run(root: Path, name: str, data: Path, steps: int = STEPS) -> JobSpec:
     """Lay a run of a few seconds into its directory."""
     values = {
         "name": name,
@@ -42,7 +42,7 @@ def write_run(root: Path, name: str, data: Path) -> JobSpec:
             "held_out_fraction": 0.2,
         },
         "batch": {"tokens_per_step": 256},
-        "steps": STEPS,
+        "steps": steps,
         "evaluation": {"tokens": "2k"},
         "checkpoint": {"every": "50 steps"},
         "tracking": {"log_every": "1 steps", "wandb": "disabled"},

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launch.backends.kubernetes import KubernetesBackend, official_clients
-from launch.job import JobSpec, JobState, Task
+from launch.backends.kubernetes_options import check_quantity
+from launch.job import JobSpec, JobState, Requeue, Task
 from trainer.errors import UserError
+from trainer.first_failure import Ending
+from trainer.run_dir import RunDir, Status
 
 client = pytest.importorskip("kubernetes.client")
 BASE = "/apis/jobset.x-k8s.io/v1alpha2/namespaces/default/jobsets"
@@ -23,6 +29,8 @@ class Api(BaseHTTPRequestHandler):
     """Keeps what is posted. `sets` and `installed` are set by the tests."""
 
     sets: dict[str, dict[str, Any]]
+    jobs: list[dict[str, Any]]
+    pods: list[dict[str, Any]]
     installed = True
 
     def answer(self, code: int, body: dict[str, Any]) -> None:
@@ -47,7 +55,16 @@ class Api(BaseHTTPRequestHandler):
             self.answer(201, body)
 
     def do_GET(self) -> None:
-        self.answer(200, {"items": list(Api.sets.values())})
+        path, _, query = self.path.partition("?")
+        name = path.removeprefix(f"{BASE}/")
+        if path == BASE:
+            self.answer(200, {"items": list(Api.sets.values())})
+        elif name in Api.sets:
+            self.answer(200, Api.sets[name])
+        elif path.endswith(("/jobs", "/pods")) and "jobset-name" in query:
+            self.answer(200, {"items": Api.jobs if path.endswith("/jobs") else Api.pods})
+        else:
+            self.answer(404, {"kind": "Status", "code": 404})
 
     def do_DELETE(self) -> None:
         name = self.path.rpartition("/")[2].partition("?")[0]
@@ -59,7 +76,7 @@ class Api(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def backend() -> Iterator[KubernetesBackend]:
-    Api.sets, Api.installed = {}, True
+    Api.sets, Api.jobs, Api.pods, Api.installed = {}, [], [], True
     server = HTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     api = client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{server.server_port}"))
@@ -105,7 +122,7 @@ def test_the_clients_errors_become_one_sentence(backend: KubernetesBackend) -> N
     backend.submit(spec())
     for begin in (backend.rehearse, backend.submit):
         Api.installed = True
-        with pytest.raises(UserError, match="one of that name exists"):
+        with pytest.raises(UserError, match="JobSet tiny of /runs/tiny runs: cancel it"):
             begin(spec())
         Api.installed = False
         with pytest.raises(UserError, match="is the JobSet controller installed"):
@@ -135,3 +152,179 @@ def test_no_cluster_is_said_plainly(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(UserError, match="no Kubernetes cluster is configured here"):
         official_clients()
+
+
+def test_a_finished_set_of_the_run_makes_room_and_no_other_does(backend: KubernetesBackend) -> None:
+    backend.submit(spec())
+    first = Api.sets["tiny"]
+    first["status"] = {"terminalState": "Failed"}
+    backend.rehearse(spec())
+    assert Api.sets["tiny"] is first, "a rehearsal removes nothing"
+    backend.submit(spec())
+    assert Api.sets["tiny"] is not first and "status" not in Api.sets["tiny"]
+    Api.sets["tiny"]["status"] = {"terminalState": "Completed"}
+    Api.sets["tiny"]["metadata"]["annotations"]["escala/run-dir"] = "/runs/of another/tiny"
+    with pytest.raises(UserError, match="a finished JobSet tiny of /runs/of another/tiny exists"):
+        backend.submit(spec())
+
+
+def pod(name: str, *, node: str = "n7", terminated: dict | None = None, waiting: dict | None = None) -> dict[str, Any]:
+    state = {"terminated": terminated} if terminated else {"waiting": waiting} if waiting else {"running": {}}
+    status = {
+        "phase": "Failed" if terminated else "Running",
+        "containerStatuses": [{"name": "trainer", "state": state}],
+    }
+    return {"metadata": {"name": name}, "spec": {"nodeName": node}, "status": status}
+
+
+DEADLINE = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "Job was active too long"}
+
+
+def failed(backend: KubernetesBackend) -> Any:
+    job = backend.submit(spec())
+    conditions = [{"status": "True", "message": "jobset failed"}]
+    Api.sets[job]["status"] = {"terminalState": "Failed", "conditions": conditions}
+    return backend.status([job])[job]
+
+
+def test_a_time_limit_is_no_failure(backend: KubernetesBackend) -> None:
+    Api.jobs = [{"metadata": {"name": "tiny-node-0"}, "status": {"conditions": [DEADLINE]}}]
+    status = failed(backend)
+    assert status.state is JobState.PREEMPTED and "time limit" in status.reason
+
+
+@pytest.mark.parametrize(("times", "action"), [(3, "RestartJobSetAndIgnoreMaxRestarts"), (0, "FailJobSet")])
+def test_a_run_goes_on_after_its_limit_where_the_policy_says_so(times: int, action: str) -> None:
+    text = KubernetesBackend(python="p", directory="/w").render(spec(time_limit=60, requeue=Requeue(on_timeout=times)))
+    rules = yaml.safe_load(text)["spec"]["failurePolicy"]["rules"]
+    assert [r["action"] for r in rules if "DeadlineExceeded" in r["onJobFailureReasons"]] == [action]
+
+
+def test_a_failure_names_the_pod_its_node_and_the_kernel(backend: KubernetesBackend) -> None:
+    killed = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:00:01Z"}
+    victim = {"exitCode": 1, "reason": "Error", "finishedAt": "2026-01-01T00:00:09Z"}
+    Api.pods = [pod("tiny-node-0-0", terminated=victim), pod("tiny-node-0-1", node="n8", terminated=killed)]
+    status = failed(backend)
+    assert (status.state, status.exit_code) == (JobState.FAILED, 137)
+    assert status.reason == "tiny-node-0-1 on n8 ended with exit code 137 (OOMKilled)"
+
+
+def test_the_ranks_own_record_is_preferred_where_it_can_be_seen(backend: KubernetesBackend, tmp_path: Path) -> None:
+    logs = tmp_path / "tiny" / "logs" / "1"
+    logs.mkdir(parents=True)
+    Ending(3, "pod-1", 1, 1.0, "ValueError: no").write(logs)
+    job = backend.submit(JobSpec("tiny", ("x",), tmp_path / "tiny", container="image"))
+    Api.sets[job]["status"] = {"terminalState": "Failed"}
+    status = backend.status([job])[job]
+    assert status.failure is not None and status.reason == "rank 3 on pod-1 ended with exit code 1: ValueError: no"
+
+
+@pytest.mark.parametrize(
+    ("waits", "reason"),
+    [
+        (pod("p", waiting={"reason": "ImagePullBackOff", "message": "no such image"}), "p: ImagePullBackOff: no such"),
+        (
+            {
+                "metadata": {"name": "p"},
+                "status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: taint"}]},
+            },
+            "p waits for a node: 0/3 nodes: taint",
+        ),
+        (pod("p", waiting={"reason": "ContainerCreating"}), ""),
+    ],
+)
+def test_what_does_not_start_says_why(backend: KubernetesBackend, waits: dict, reason: str) -> None:
+    job = backend.submit(spec())
+    Api.pods = [waits]
+    status = backend.status([job])[job]
+    assert status.state is JobState.PENDING and status.reason.startswith(reason)
+
+
+def test_a_set_that_was_removed_after_its_end_is_done(backend: KubernetesBackend, tmp_path: Path) -> None:
+    RunDir(tmp_path).write_status(Status.DONE)
+    backend.adopt("tiny", (tmp_path,))
+    assert backend.status(["tiny"])["tiny"].state is JobState.DONE
+
+
+FULL = {
+    "namespace": "training",
+    "cpus": 8,
+    "memory": "64Gi",
+    "extra_resources": {"rdma/hca": 1, "vpc.amazonaws.com/efa": 4},
+    "image_pull_secrets": ["registry"],
+    "node_selector": {"cloud.google.com/gke-nodepool": "h100"},
+    "tolerations": [
+        {"key": "nvidia.com/gpu", "effect": "NoSchedule"},
+        {"key": "team", "value": "a", "effect": "NoExecute", "seconds": 60},
+        {},
+    ],
+    "labels": {"team": "a", "cost/centre": 7},
+    "annotations": {"sidecar.istio.io/inject": False, "note": "any [text]"},
+    "ttl_seconds": 3600,
+    "queue": "gpu",
+}
+
+
+def test_all_options_are_valid_for_the_api() -> None:
+    validate = pytest.importorskip("kubernetes_validate").validate
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    text = KubernetesBackend(python="p", directory="/w").render(spec(extras=FULL, gpu="H100-SXM", ranks_per_node=8))
+    document = yaml.safe_load(text)
+    job = document["spec"]["replicatedJobs"][0]["template"]["spec"]
+    validate({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": job}, "1.37", strict=True)
+    assert models.JobsetV1alpha2JobSet.from_dict(document).to_dict() == document, "a key that JobSet does not know"
+    assert document["spec"]["ttlSecondsAfterFinished"] == 3600
+    pod_spec = job["template"]["spec"]
+    assert pod_spec["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "team", "operator": "Equal", "value": "a", "effect": "NoExecute", "tolerationSeconds": 60},
+        {"operator": "Exists"},
+    ]
+    assert pod_spec["imagePullSecrets"] == [{"name": "registry"}]
+    resources = pod_spec["containers"][0]["resources"]
+    assert resources["limits"] == {"nvidia.com/gpu": 8, "rdma/hca": "1", "vpc.amazonaws.com/efa": "4"}
+    assert resources["requests"] == {"cpu": "8", "memory": "64Gi"}
+    assert job["template"]["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false", "note": "any [text]"}
+
+
+@pytest.mark.parametrize(
+    ("more", "gpus"),
+    [({}, None), ({"gpu": "H100-SXM", "ranks_per_node": 4}, 4), ({"extras": {"gpus_per_node": 2}}, 2)],
+)
+def test_gpus_are_asked_for_where_ranks_use_them(more: dict, gpus: int | None) -> None:
+    document = yaml.safe_load(KubernetesBackend(python="p", directory="/w").render(spec(**more)))
+    container = document["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"].get("limits", {}).get("nvidia.com/gpu") == gpus
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": "64GB"}, "'memory': expected a quantity.*GB is not one.*given: '64GB'"),
+        ({"cpus": 0}, "'cpus': expected a quantity"),
+        ({"shared_memory": "16 Gi"}, "'shared_memory': expected a quantity"),
+        ({"namespace": "My_Team"}, "'namespace': expected at most 63 lower-case"),
+        ({"namespace": "a" * 64}, "'namespace'"),
+        ({"node_selector": {"bad key": "x"}}, "'bad key' is no key"),
+        ({"labels": {"a": "b c"}}, "'b c' is no label's value"),
+        ({"secret": "Upper"}, "'secret': expected the name of an object"),
+        ({"volume_path": "runs"}, "'volume_path': expected a whole path"),
+        ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "Exists takes no value"),
+        ({"tolerations": [{"value": "x", "operator": "Equal"}]}, "Equal needs a key"),
+        ({"extra_resources": {"cpu": 1}}, "cpu has an option of its own"),
+        ({"ttl_second": 5}, r"unknown key 'ttl_second' \(did you mean 'ttl_seconds'\?\)"),
+    ],
+)
+def test_what_the_api_would_refuse_is_refused_with_its_key(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        KubernetesBackend(python="p", directory="/w").render(spec(extras=options))
+
+
+@given(st.from_regex(r"[0-9]{1,4}(\.[0-9]{1,2})?(Ki|Mi|Gi|Ti|m|k|M|G|T|e[0-9])?", fullmatch=True))
+def test_quantities_are_those_of_the_official_client(text: str) -> None:
+    parse = pytest.importorskip("kubernetes.utils.quantity").parse_quantity
+    try:
+        assert check_quantity(text) == text
+        assert parse(text) > 0
+    except ValueError:
+        assert parse(text) == 0

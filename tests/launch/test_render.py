@@ -98,6 +98,7 @@ GOLDEN_CASES = {
             environment={"NCCL_DEBUG": "WARN"},
             requeue=Requeue(on_failure=3),
             container="registry.example.com/escala:0.1.0",
+            gpu="H100-SXM",
             time_limit=60,
             mounts=(Mount(Path("/scratch"), Path("/scratch"), True),),
             extras={"namespace": "training", "secret": "keys", "volume_claim": "runs", "queue": "gpu"},

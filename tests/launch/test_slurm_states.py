@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from launch.backends import registry
 from launch.backends.process import CallError, call
 from launch.backends.slurm import SlurmBackend
+from launch.backends.slurm_environment import client_environment, job_environment
+from launch.backends.slurm_queue import seconds, user_name
 from launch.backends.slurm_states import parse_rows
-from launch.job import JobSpec, JobState
+from launch.job import JobIdentity, JobSpec, JobState, Task
 from trainer.errors import UserError
 
 D, F, P, R, C, E = (
@@ -39,23 +43,30 @@ D, F, P, R, C, E = (
         ("1|FAILED|256|None|n1|", F, 1, ""),  # squeue gives a wait status
         ("1|FAILED|19200|None|n1|", E, 75, ""),
         ("1|CANCELLED|9|None|n1|", C, -9, "cancelled"),
+        ("1|CANCELLED|0|DependencyNeverSatisfied||", C, 0, "cancelled (DependencyNeverSatisfied)"),
     ],
 )
 def test_rows(row: str, state: JobState, code: int | None, reason: str) -> None:
-    status = parse_rows(row)["1"]
+    status = parse_rows(row)["1"].status
     assert (status.state, status.exit_code, status.reason) == (state, code, reason)
 
 
 def backend(answers: dict[str, str | CallError]) -> SlurmBackend:
     """A backend whose Slurm answers by program name; a program that is not named must not be called."""
 
-    def pretended(argv: list[str], stdin: str | None = None, timeout: float = 0) -> str:
-        answer = answers[argv[0]]
+    def pretended(argv: list[str], stdin: str | None = None, timeout: float = 0, env: object = None) -> str:
+        answer = answers[" ".join(argv[:3])] if " ".join(argv[:3]) in answers else answers[argv[0]]
         if isinstance(answer, CallError):
             raise answer
         return answer
 
     return SlurmBackend(python="python3", directory=Path("/x"), call=pretended)
+
+
+CONFIG = "ClusterName             = lab\nMaxArraySize            = 4\nPrivateData             = none\n"
+NO_ACCOUNTING = CallError("sacct failed", "Slurm accounting storage is disabled")
+MINE = JobIdentity("lab", user_name(), "tiny", "/runs/tiny")
+HERS = replace(MINE, user="ada")
 
 
 def test_an_array_is_as_far_as_its_members() -> None:
@@ -73,10 +84,10 @@ def test_accounting_is_asked_only_for_what_the_queue_forgot() -> None:
 
 
 def test_without_accounting_the_run_directory_knows(tmp_path: Path) -> None:
-    gone = backend({"squeue": "", "sacct": CallError("sacct failed", "Slurm accounting storage is disabled")})
-    for word, state in (("done", D), ("failed", F), ("preempted", E), ("diverged", F)):
+    gone = backend({"squeue": "", "sacct": NO_ACCOUNTING, "scontrol show config": CONFIG})
+    gone.adopt("5", (tmp_path,), MINE)
+    for word, state in (("done", D), ("failed", F), ("preempted", E), ("diverged", F), ("running", F)):
         (tmp_path / "status").write_text(word + "\n")
-        gone.adopt("5", (tmp_path,))
         assert gone.status(["5"])["5"].state is state
     with pytest.raises(UserError, match="Slurm does not know job 6"):
         gone.status(["6"])
@@ -85,7 +96,8 @@ def test_without_accounting_the_run_directory_knows(tmp_path: Path) -> None:
 
 
 def test_a_job_that_the_controller_lost_is_reported(tmp_path: Path) -> None:
-    lost = backend({"sbatch": "12\n", "scontrol": CallError("scontrol failed", "Invalid job id specified")})
+    invalid = CallError("scontrol failed", "Invalid job id specified")
+    lost = backend({"sbatch": "12\n", "scontrol": invalid, "scontrol -o show": invalid})
     with pytest.raises(UserError, match="gave the id 12, but the controller does not know it"):
         lost.submit(JobSpec("x", ("-m", "y"), tmp_path / "x"))
 
@@ -106,3 +118,276 @@ def test_a_job_without_accounting_or_directory_of_an_array_names_its_tasks(tmp_p
     one.adopt("9", (tmp_path / "a", tmp_path / "b"))
     with pytest.raises(UserError, match="job 9 is an array of 2: name a task, 9_0 to 9_1"):
         list(one.logs("9"))
+
+
+def row(
+    state: str = "RUNNING", user: str = MINE.user, name: str = "tiny", stdout: str = "/runs/tiny/slurm-5.out"
+) -> str:
+    return f"5|{state}|0|None|n1|{user}|{name}|{stdout}|\n"
+
+
+def test_the_job_of_another_user_is_seen(tmp_path: Path) -> None:
+    hers = backend({"squeue": row(user="ada"), "scontrol show config": CONFIG})
+    hers.adopt("5", (tmp_path,), HERS)
+    assert hers.status(["5"])["5"].state is R
+
+
+@pytest.mark.parametrize(
+    "other",
+    [row(user="bob"), row(name="other"), row(stdout="/elsewhere/tiny/slurm-5.out")],
+    ids=["user", "name", "place"],
+)
+def test_a_job_that_got_an_id_later_is_not_taken_for_ours(tmp_path: Path, other: str) -> None:
+    again = backend({"squeue": other, "sacct": NO_ACCOUNTING, "scontrol show config": CONFIG})
+    again.adopt("5", (tmp_path,), MINE)
+    (tmp_path / "status").write_text("preempted\n")
+    status = again.status(["5"])["5"]
+    assert status.state is E and "the id 5 is now that of" in status.reason
+    with pytest.raises(UserError, match=r"the id 5 is now that of .*Nothing was cancelled"):
+        again.cancel("5")  # scancel is not among the answers: calling it would be a KeyError
+
+
+@pytest.mark.parametrize("word", ["running", "pending", None])
+def test_what_may_be_hidden_is_unknown(tmp_path: Path, word: str | None) -> None:
+    """PrivateData=jobs hides other users' jobs; an old record and another cluster's tell nothing either."""
+    if word:
+        (tmp_path / "status").write_text(word + "\n")
+    private = CONFIG.replace("none", "accounts,jobs")
+    for identity, config in ((HERS, private), (JobIdentity(), CONFIG), (replace(MINE, site="other"), CONFIG)):
+        one = backend({"squeue": "", "sacct": NO_ACCOUNTING, "scontrol show config": config})
+        one.adopt("5", (tmp_path,), identity)
+        assert one.status(["5"])["5"].state is JobState.UNKNOWN
+        with pytest.raises(UserError, match="Nothing was cancelled"):
+            one.cancel("5")
+    assert not (tmp_path / "events.jsonl").exists() and (
+        word is None or (tmp_path / "status").read_text() == f"{word}\n"
+    )
+
+
+def test_squeue_says_of_a_single_id_that_it_is_invalid(tmp_path: Path) -> None:
+    invalid = CallError("squeue failed", "slurm_load_jobs error: Invalid job id specified")
+    one = backend({"squeue": invalid, "sacct": NO_ACCOUNTING, "scontrol show config": CONFIG})
+    one.adopt("5", (tmp_path,), MINE)
+    assert one.status(["5"])["5"].state is C
+    away = backend({"squeue": CallError("squeue failed", "Unable to contact slurm controller"), "scontrol": CONFIG})
+    away.adopt("5", (tmp_path,), MINE)
+    with pytest.raises(UserError, match="squeue failed"):
+        away.status(["5"])
+
+
+SHOWN = "JobId=12 JobName=x UserId=root(0)"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "12\n",
+        "12;lab\n",
+        "*** Welcome to Lab ***\n2026\n12\nYour balance: 400 h\n",
+        "Submitted batch job 12\n",
+        "\n\n12;lab\nThank you for using 3 nodes\n",
+    ],
+)
+def test_the_id_is_found_among_what_a_site_prints(tmp_path: Path, answer: str) -> None:
+    """2026 is a job of somebody else, by name."""
+    one = backend({"sbatch": answer, "scontrol -o show": SHOWN, "scontrol show config": CONFIG})
+    real = one.queue._call
+
+    def names(argv: list[str], **more: object) -> str:
+        return "JobId=2026 JobName=other" if argv[-1] == "2026" else real(argv, **more)
+
+    one.queue._call = names  # type: ignore[assignment]
+    assert one.submit(JobSpec("x", ("-m", "y"), tmp_path / "x", time_limit=60)) == "12"
+    assert one.identity("12") == JobIdentity("lab", user_name(), "x", str(tmp_path / "x"))
+
+
+def test_an_answer_without_an_id_is_looked_up_by_name(tmp_path: Path) -> None:
+    spec = JobSpec("x", ("-m", "y"), tmp_path / "x", time_limit=60)
+    listed = f"11|/elsewhere/slurm-11.out|\n12|{tmp_path}/x/slurm-%j.out|\n"
+    answers = {"sbatch": "accepted\n", "scontrol -o show": SHOWN, "scontrol show config": CONFIG}
+    assert backend({**answers, "squeue": listed}).submit(spec) == "12"
+    with pytest.raises(UserError, match=r"Do not submit again: it may be queued. `squeue --me --name=x`"):
+        backend({**answers, "squeue": ""}).submit(spec)
+
+
+def test_accounting_knows_a_job_whose_id_is_taken(tmp_path: Path) -> None:
+    account = f"5|COMPLETED|0:0|None|n1|{MINE.user}|tiny\n"
+    one = backend({"squeue": row(name="other"), "sacct": account, "scontrol show config": CONFIG})
+    one.adopt("5", (tmp_path,), MINE)
+    assert one.status(["5"])["5"].state is D
+
+
+def test_a_job_that_a_site_renames_is_not_called_lost(tmp_path: Path) -> None:
+    renamed = {"sbatch": "12\n", "scontrol -o show": "JobId=12 JobName=lab_x", "scontrol show config": CONFIG}
+    with pytest.raises(UserError, match="Do not submit again"):
+        backend({**renamed, "squeue": ""}).submit(JobSpec("x", ("-m", "y"), tmp_path / "x", time_limit=60))
+
+
+def test_an_array_above_the_limit_is_divided(tmp_path: Path) -> None:
+    """MaxArraySize is 4 here: 10 tasks are three arrays, one behind the other where a cap holds for all."""
+    tasks = tuple(Task(f"t{i}", ("-m", "x"), tmp_path / f"t{i}") for i in range(10))
+    for cap in (None, 2):
+        scripts: list[str] = []
+
+        def pretended(argv: list[str], stdin: str = "", into: list[str] = scripts, **_: object) -> str:
+            if argv[0] == "sbatch":
+                into.append(stdin)
+                return f"{100 + len(into)}\n"
+            return CONFIG if argv[-1] == "config" else ""
+
+        one = SlurmBackend(python="python3", directory=Path("/x"), call=pretended)
+        spec = JobSpec("sweep", (), tmp_path, array=tasks, array_cap=cap, time_limit=60, after=("17",))
+        job = one.submit(spec)
+        assert job == "101,102,103"
+        suffix = "%2" if cap else ""
+        assert [f"--array=0-{last}{suffix}\n" in script for last, script in zip((3, 3, 1), scripts, strict=True)] == [
+            True
+        ] * 3
+        assert "--dependency=afterok:17\n" in scripts[0]
+        assert ("--dependency=afterok:17,afterany:101\n" in scripts[1]) == (cap is not None)
+        rows = registry.record(spec, job, cluster="c", backend="slurm", identity=one.identity(job))
+        assert [row.job for row in rows[3:6]] == ["101_3", "102_0", "102_1"] and rows[-1].job == "103_1"
+        assert str(tasks[9].run_dir) in scripts[2] and str(tasks[4].run_dir) in scripts[1]
+        assert len(registry.find_all(tmp_path, job)) == 10 and len(registry.find_all(tmp_path, "103")) == 2
+
+
+def test_a_shard_that_is_refused_takes_the_others_back(tmp_path: Path) -> None:
+    tasks = tuple(Task(f"t{i}", ("-m", "x"), tmp_path / f"t{i}") for i in range(10))
+    asked: list[list[str]] = []
+
+    def pretended(argv: list[str], **_: object) -> str:
+        asked.append(argv)
+        if argv[0] == "sbatch" and sum(words[0] == "sbatch" for words in asked) == 2:
+            raise CallError("sbatch failed", "sbatch: error: AssocMaxSubmitJobLimit")
+        return {"sbatch": "101\n", "scontrol": CONFIG}.get(argv[0], "")
+
+    with pytest.raises(UserError, match="AssocMaxSubmitJobLimit; nothing was submitted"):
+        SlurmBackend(python="python3", directory=Path("/x"), call=pretended).submit(
+            JobSpec("sweep", (), tmp_path, array=tasks, time_limit=60)
+        )
+    assert ["scancel", "101"] in asked
+
+
+@pytest.mark.parametrize(
+    ("text", "known"), [("1-02:03:04", 93784), ("00:10:00", 600), ("UNLIMITED", None), ("NONE", None), ("", None)]
+)
+def test_times(text: str, known: int | None) -> None:
+    assert seconds(text) == known
+
+
+def test_a_signal_longer_than_the_partition_allows_is_refused(tmp_path: Path) -> None:
+    partition = (
+        "PartitionName=short Default=YES DefaultTime=NONE MaxTime=00:02:00\nPartitionName=long MaxTime=UNLIMITED"
+    )
+    one = backend({"sbatch": "12\n", "scontrol -o show": partition, "scontrol show config": CONFIG})
+    with pytest.raises(
+        UserError, match=r"signal_seconds \(120\) is not less than the time limit of 120 s \(that of part"
+    ):
+        one.submit(JobSpec("x", ("-m", "y"), tmp_path / "x"))
+    with pytest.raises(UserError, match="time limit of 60 s"):
+        one.render(JobSpec("x", ("-m", "y"), tmp_path / "x", time_limit=1))
+
+
+def test_a_secret_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", "x")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    one = SlurmBackend(python="p", directory=tmp_path, secrets=("HERE", "WANDB_API_KEY"))
+    for begin in (one.rehearse, one.submit):
+        with pytest.raises(UserError, match=r"^WANDB_API_KEY: named under `secrets` but not set"):
+            begin(JobSpec("x", ("-m", "y"), tmp_path / "x"))
+
+
+def test_nothing_of_an_outer_job_reaches_a_new_one() -> None:
+    outer = {
+        "SLURM_CPU_BIND": "map_cpu:0",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_JOB_ID": "9",
+        "SBATCH_EXPORT": "NONE",
+        "SRUN_CPUS_PER_TASK": "1",
+        "SQUEUE_PARTITION": "x",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "PMIX_RANK": "0",
+        "RANK": "1",
+        "PATH": "/bin",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "SBATCH_ACCOUNT": "lab",
+        "SBATCH_PARTITION": "debug",
+    }
+    kept = {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf"}
+    assert client_environment(outer).keys() == kept.keys() | {"CUDA_VISIBLE_DEVICES", "PMIX_RANK", "RANK"}
+    assert job_environment(outer, {"partition"}) == {**kept, "SBATCH_ACCOUNT": "lab"}
+    alone = {"CUDA_VISIBLE_DEVICES": "0", "PATH": "/bin"}
+    assert job_environment(alone, ()) == alone, "a choice of the user's own"
+
+
+def told(state: str, reason: str = "None") -> str:
+    return f"5|{state}|0|{reason}|n1|{MINE.user}|tiny|/runs/tiny/slurm-5.out|\n"
+
+
+def following(run_dir: Path, answers: list[tuple[str | CallError, str]]) -> list[str]:
+    """Return what `logs -f` shows while squeue gives these answers; before each, the batch script does one thing."""
+    remaining = iter(answers)
+
+    def pretended(argv: list[str], **_: object) -> str:
+        if argv[0] == "scontrol":
+            return CONFIG
+        answer, does = next(remaining)
+        if does.startswith("attempt"):
+            logs = run_dir / "logs" / does[-1]
+            logs.mkdir(parents=True)
+            (logs / "job").write_text("5\n")
+            (logs / "rank_0.log").write_text(f"attempt {does[-1]} begins\n")
+        elif does:
+            (run_dir / "slurm-5.out").write_text(f"{does}\nsrun: error: n1: task 0: Exited with exit code 2\n")
+        if isinstance(answer, CallError):
+            raise answer
+        return answer
+
+    one = SlurmBackend(python="python3", directory=Path("/x"), call=pretended, pause=lambda seconds: None)
+    one.adopt("5", (run_dir,), MINE)
+    return list(one.logs("5", rank=0, follow=True))
+
+
+AWAY = CallError("squeue failed with code 1: Unable to contact slurm controller", "Unable to contact slurm controller")
+
+
+def test_following_begins_before_the_job_and_outlives_a_silent_controller(tmp_path: Path) -> None:
+    """What an earlier job of the run printed is not shown again."""
+    (tmp_path / "logs" / "1").mkdir(parents=True)
+    (tmp_path / "logs" / "1" / "rank_0.log").write_text("an older job\n")
+    (tmp_path / "logs" / "1" / "job").write_text("4\n")
+    waits = told("PENDING", "Priority")
+    answers = [
+        (waits, ""),
+        (AWAY, ""),
+        (waits, ""),
+        (told("RUNNING"), "attempt 2"),
+        (AWAY, ""),
+        (told("COMPLETED"), ""),
+    ]
+    shown = following(tmp_path, answers)  # type: ignore[arg-type]
+    away = "job 5 is unknown: squeue failed with code 1: Unable to contact slurm controller"
+    pending = "job 5 is pending: Priority"
+    assert shown == [pending, away, pending, "attempt 2 begins", "job 5 is running: on n1", away]
+
+
+def test_following_a_job_that_ends_before_its_ranks_shows_why(tmp_path: Path) -> None:
+    error = "slurmstepd-n1: error: execve(): /no/python: No such file or directory"
+    shown = following(tmp_path, [(told("PENDING", "Priority"), ""), (told("FAILED").replace("|0|", "|512|"), error)])
+    assert shown[0] == "job 5 is pending: Priority" and error in shown[1:3]
+    assert shown[-1] == f"job 5 is failed: {error} (see {tmp_path}/slurm-5.out)"
+    one = backend({"squeue": told("FAILED").replace("|0|", "|512|"), "scontrol": CONFIG})
+    one.adopt("5", (tmp_path,), MINE)
+    assert next(iter(one.logs("5"))) == error
+    status = one.status(["5"])["5"]
+    assert (status.state, status.exit_code) == (F, 2) and status.reason == f"{error} (see {tmp_path}/slurm-5.out)"
+
+
+def test_who_is_waited_for_is_told_while_it_runs(tmp_path: Path) -> None:
+    logs = tmp_path / "logs" / "1"
+    logs.mkdir(parents=True)
+    (logs / "job").write_text("5\n")
+    (logs / "waiting.json").write_text('{"missing": "h3"}\n')
+    one = backend({"squeue": told("RUNNING"), "scontrol": CONFIG})
+    one.adopt("5", (tmp_path,), MINE)
+    assert one.status(["5"])["5"].reason == "on n1, waits for h3"

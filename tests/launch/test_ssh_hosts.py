@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launch.backends.ssh import SshBackend
 from launch.backends.ssh_hosts import Host, SshOptions, hosts_for, hosts_of, parse_host, parse_hostfile, ssh_command
+from launch.backends.ssh_node import shell_path
 from launch.job import JobSpec
 from tests.launch.hostile import PAYLOADS
 from trainer.errors import UserError
+from trainer.host_claim import HostClaim
 
 
 def test_a_hostfile_is_read() -> None:
@@ -66,6 +75,75 @@ def test_user_and_port_of_the_cluster_fill_gaps() -> None:
 def test_what_cannot_be_is_refused(options: dict, nodes: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         hosts_for(JobSpec("x", ("-m", "y"), Path("/r"), nodes=nodes, extras=options))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("h2:2", r"'h2:2' names port 2: write `h2 slots=2` for slots"),
+        ("me@h2:8", "names port 8: write `h2 slots=8`"),
+    ],
+)
+def test_slots_as_mpich_writes_them_are_no_port(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"f, line 2: .*{message}"):
+        parse_hostfile(f"h1\n{line}\n", "f")
+    assert parse_hostfile(f"{line} slots=4", "f")[0].slots == 4, "who says both means both"
+
+
+def test_a_host_may_differ_from_the_others() -> None:
+    options = SshOptions(hosts=("a", {"host": "me@b:23", "python": "~/p", "directory": "/d", "slots": 2}), port=22)
+    assert hosts_of(options) == [Host("a", None, 22), Host("b", "me", 23, 2, "~/p", "/d")]
+    spec = JobSpec("x", ("-m", "y"), Path("/r"), nodes=2, extras=options.model_dump(exclude_none=True))
+    first, _, second, order, *_ = SshBackend(python="/p", directory=Path("/c")).render(spec).splitlines()
+    assert first.endswith("'cd -- /c && exec /p -u -m trainer.remote'")
+    assert second.endswith("""'cd -- /d && exec ~/p -u -m trainer.remote'""")
+    assert json.loads(order.partition("<<< ")[2])["directory"] == "/d"
+
+
+@pytest.mark.parametrize(
+    ("path", "opened"),
+    [("~", ""), ("~/a b/c", "/a b/c"), ("~/$(x)", "/$(x)"), ("~root/x", "/x")],
+)
+def test_a_home_is_opened_by_the_far_shell_and_nothing_else_is(path: str, opened: str, tmp_path: Path) -> None:
+    home = Path("~root").expanduser() if path.startswith("~root") else tmp_path
+    words = ["sh", "-c", f"printf %s {shell_path(path)}"]
+    said = subprocess.run(words, env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=True).stdout
+    assert said.rstrip("/") == f"{home}{opened}"
+
+
+@pytest.mark.parametrize("path", ["~$(touch x)", "~;x/", "a~/b", "~a b", "-~", "~Root`x`/"])
+def test_what_only_begins_like_a_home_is_quoted(path: str) -> None:
+    assert shlex.split(shell_path(path)) == [path] and shell_path(path) == shlex.quote(path)
+
+
+def test_a_host_is_claimed_once_and_says_by_whom() -> None:
+    name = f"\0escala-test-{os.getpid()}"
+    first, second = HostClaim(name), HostClaim(name)
+    assert first.take({"driver": "a:1:1", "run": "/r"}) is None
+    assert first.take({"driver": "a:1:1", "run": "/r"}) is None, "twice by one connection"
+    threading.Thread(target=first.answer, daemon=True).start()
+    assert second.take({"driver": "b:2:2", "run": "/s"}) == {"driver": "a:1:1", "run": "/r"}
+    assert first.socket is not None
+    first.socket.close()
+    assert second.take({"driver": "b:2:2", "run": "/s"}) is None
+
+
+def test_a_claim_ends_with_its_process_and_the_same_driver_waits_for_that() -> None:
+    name = f"\0escala-test-own-{os.getpid()}"
+    hold = f"""
+import threading, time
+from trainer.host_claim import HostClaim
+claim = HostClaim({name!r})
+claim.take({{"driver": "a:1:1"}})
+print("held", flush=True)
+threading.Thread(target=lambda: [claim.answer() for _ in range(99)], daemon=True).start()
+time.sleep(1.5)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    assert HostClaim(name).take({"driver": "b:1:1"}) == {"driver": "a:1:1"}
+    assert HostClaim(name).take({"driver": "a:1:1"}) is None
+    holder.wait(30)
 
 
 def test_too_few_slots_are_named(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends import attached, registry
-from launch.backends.cluster import load_cluster, open_backend
+from launch.backends import attached, reachable, registry
+from launch.backends.cluster import lasting_name, load_cluster, open_backend
 from launch.backends.overview import last_step, overview
-from launch.backends.submission import prepare, write_config
-from launch.job import JobSpec, JobState, Task
+from launch.backends.submission import check_free, jobs_before, prepare, write_config
+from launch.job import JobSpec, JobState, JobStatus, Task
+from tests.launch.test_cli import escala
 from trainer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +56,21 @@ def test_a_bad_cluster_file_is_refused(tmp_path: Path, text: str, message: str) 
         load_cluster(cluster(tmp_path, text))
 
 
+def test_a_home_is_opened_where_nodes_have_the_homes_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for kind, home in (("slurm", "/home/me"), ("local", "/home/me"), ("ssh", "~")):
+        found = load_cluster(cluster(tmp_path, f"backend: {kind}\npython: ~/venv/bin/python\ndirectory: ~/work\n"))
+        assert (found.interpreter, str(found.work_directory)) == (f"{home}/venv/bin/python", f"{home}/work")
+    for text, message in (
+        ("backend: slurm\npython: ~nobody-here/p\n", "there is no such home"),
+        ("backend: kubernetes\npython: ~/p\n", "a container has no home of yours"),
+    ):
+        with pytest.raises(UserError, match=message):
+            _ = load_cluster(cluster(tmp_path, text)).interpreter
+
+
 def test_an_unknown_cluster_names_those_that_exist() -> None:
     with pytest.raises(UserError, match=r"there is no cluster 'slrm' in .*did you mean 'slurm'\?"):
         load_cluster("slrm")
@@ -94,6 +110,125 @@ def test_records_are_found_by_id_name_and_directory(tmp_path: Path) -> None:
     assert registry.find_one(tmp_path, str(tmp_path / "run")).job == "8"
     with pytest.raises(UserError, match=r"no submitted run 'rnu' .*did you mean 'run'"):
         registry.find_one(tmp_path, "rnu")
+
+
+def test_a_sweep_is_meant_by_its_name_and_by_the_id_that_was_printed(tmp_path: Path) -> None:
+    places = [tmp_path / "ladder" / "cells" / name for name in ("a", "b")]
+    tasks = tuple(Task(place.name, ("-m", "x"), place) for place in places)
+    spec = JobSpec("ladder", (), tmp_path / "ladder", array=tasks)
+    registry.record(spec, "70", cluster="slurm", backend="slurm")
+    for word in ("ladder", "70", str(tmp_path / "ladder"), "70_0,70_1"):
+        assert {row.name for row in registry.find_all(tmp_path, word)} == {"a", "b"}, word
+    with pytest.raises(UserError, match="'ladder' is a sweep of 2 runs: name one of them, 70_"):
+        registry.find_one(tmp_path, "ladder")
+    with pytest.raises(UserError, match=r"no submitted run 'lader' .*did you mean 'ladder'"):
+        registry.find_all(tmp_path, "lader")
+
+
+SLURM_AWAY = "#!/bin/sh\necho 'Unable to contact slurm controller (connect failure)' >&2; exit 1\n"
+
+
+def test_one_bad_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty record, a cluster file that is gone, a controller that is away: each says so in its row."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("squeue", "scontrol", "sacct"):
+        (programs / name).write_text(SLURM_AWAY)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    runs = tmp_path / "runs"
+
+    def submit(name: str, job: str, **more: object) -> None:
+        registry.record(JobSpec(name, ("-m", "x"), runs / name), job, **{"backend": "slurm", **more})  # type: ignore[arg-type]
+
+    submit("gone", "1", cluster="no/such/file.yaml")
+    submit("away", "2", cluster="lab", settings={"backend": "slurm"})
+    submit("done", "3", cluster="lab", settings={"backend": "slurm"})
+    (runs / "done" / "status").write_text("done\n")
+    submit("here", attached.job_id(), cluster="local", backend="local")
+    (runs / "here" / "status").write_text("running\n")
+    (runs / "here" / "metrics.jsonl").write_bytes(b"\0" * 50 + b"\n")
+    submit("torn", "4", cluster="lab", settings={"backend": "slurm"})
+    (runs / "torn" / "status").write_text("\0\0")
+    (runs / "empty").mkdir()
+    (runs / "empty" / "job.json").write_text("")
+    rows = {row.submitted.name: row for row in overview(runs)}
+    assert {name: row.status.state.value for name, row in rows.items()} == {
+        "gone": "unknown",
+        "away": "unknown",
+        "done": "done",
+        "here": "running",
+        "empty": "unknown",
+        "torn": "unknown",
+    }
+    assert "there is no cluster" in rows["gone"].status.reason
+    assert "Unable to contact slurm controller" in rows["away"].status.reason
+    assert "is not the record of a job" in rows["empty"].status.reason
+    assert registry.find_one(runs, "here").backend == "local", "others are found beside it"
+    assert [row.submitted.name for row in overview(runs, ("done",))] == ["done"]
+    json.dumps([row.to_json() for row in rows.values()])
+
+
+def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = JobSpec("run", ("-m", "x"), tmp_path / "run")
+    assert check_free(spec.run_dir) is None
+    registry.record(spec, "5", cluster="lab", backend="slurm", settings={"backend": "slurm"})
+    state = JobState.RUNNING
+    monkeypatch.setattr(
+        "launch.backends.submission.statuses_of",
+        lambda rows: {row.run_dir: JobStatus(state, reason="squeue failed") for row in rows},
+    )
+    with pytest.raises(UserError, match=r"run is running as slurm job 5: .*--replace ends it and starts again"):
+        check_free(spec.run_dir)
+    state = JobState.UNKNOWN
+    with pytest.raises(UserError, match=r"whether run still runs as slurm job 5 is unknown \(squeue failed\)"):
+        check_free(spec.run_dir)
+    state = JobState.FAILED
+    assert check_free(spec.run_dir) is not None
+
+
+def test_a_run_waits_for_others_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = load_cluster(cluster(tmp_path, "backend: slurm\n"))
+    for name, job in (("base", "5"), ("old", "4"), ("bad", "3")):
+        registry.record(JobSpec(name, ("-m", "x"), tmp_path / name), job, cluster="lab", backend="slurm")
+    states = {"base": JobState.RUNNING, "old": JobState.DONE, "bad": JobState.FAILED}
+    monkeypatch.setattr(
+        "launch.backends.submission.statuses_of", lambda rows: {r.run_dir: JobStatus(states[r.name]) for r in rows}
+    )
+    assert jobs_before(tmp_path, ("base", "old"), where) == ("5",), "what is done is not waited for"
+    with pytest.raises(UserError, match="--after bad: it is failed"):
+        jobs_before(tmp_path, ("bad",), where)
+    with pytest.raises(UserError, match="--after has no effect on local"):
+        jobs_before(tmp_path, ("base",), load_cluster("local"))
+
+
+def test_a_record_that_cannot_be_written_names_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(registry, "write_atomically", full)
+    with pytest.raises(UserError, match=r"slurm job 5 is submitted, but .*No space left.*do not submit it again"):
+        registry.record(JobSpec("run", ("-m", "x"), tmp_path), "5", cluster="lab", backend="slurm")
+
+
+def test_clusters_say_whether_they_answer(tmp_path: Path) -> None:
+    assert reachable.describe("local")["answers"] is True
+    gone = reachable.describe(str(tmp_path / "gone.yaml"))
+    assert gone["answers"] is False and "there is no cluster" in gone["said"]
+    (tmp_path / "bin").mkdir()
+    path = cluster(tmp_path, "backend: slurm\noptions: {partition: train}\n")
+    for name, text in (("sinfo", "2 idle\\n1 down*\\n"), ("scontrol", "ClusterName = lab\\n")):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nprintf "{text}"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    done = escala("clusters", path, "--json", path=str(tmp_path / "bin"))
+    assert json.loads(done.stdout)[0]["said"] == "Slurm lab, partition train: 2 idle, 1 down*"
+    alone = escala("clusters", path, path="/nowhere")
+    assert alone.returncode == 0 and "no answer: sinfo is not installed" in alone.stdout
+
+
+def test_a_relative_cluster_file_is_recorded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert lasting_name("here/c.yaml") == str(tmp_path / "here" / "c.yaml") and lasting_name("slurm") == "slurm"
 
 
 def test_an_attached_job_is_as_alive_as_its_process(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from launch.commands.cancel import cancel
 from launch.commands.sweep import sweep
 from launch.console import make_console
 from launch.job import JobSpec
@@ -41,6 +42,7 @@ class Stub:
             "squeue": f'cat "{self.queue}"',
             "scontrol": "exit 0",
             "sacct": "exit 1",
+            "scancel": f'echo "$*" >>"{root}/cancelled"',
         }
         for name, text in programs.items():
             (bin_dir / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -194,6 +196,43 @@ def test_what_cannot_be_sent_is_refused(stub: Stub, cluster: str, options: dict,
         submit(stub, **options)
     assert stub.submitted() == []
     assert not any(run_dir.root.exists() for run_dir in run_dirs(stub))
+
+
+def test_a_sweep_is_cancelled_by_the_name_and_the_id_that_were_printed(stub: Stub) -> None:
+    submit(stub)
+    stub.says(t100_0="RUNNING", t100_1="PENDING", t100_2="COMPLETED")
+    for word in ("s", "100"):
+        done = CliRunner().invoke(cancel, [word, "--runs", str(stub.root / "runs")])
+        assert done.exit_code == 0, done.output
+    asked = (stub.root / "cancelled").read_text().splitlines()
+    assert [sorted(line.split()) for line in asked] == [["100_0", "100_1"]] * 2, "one order, without what is done"
+    stub.says(t100_0="CANCELLED", t100_1="CANCELLED", t100_2="COMPLETED")
+    done = CliRunner().invoke(cancel, ["s", "--runs", str(stub.root / "runs")])
+    assert isinstance(done.exception, UserError) and "Nothing was cancelled" in str(done.exception)
+
+
+def test_a_controller_that_is_away_changes_nothing(stub: Stub) -> None:
+    """Cells whose state is unknown are neither failed nor sent again, and what cannot be asked is said."""
+    submit(stub)
+    (stub.root / "bin" / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    before = [run_dir.read_status() for run_dir in run_dirs(stub)]
+    cells = sweep_status(stub.root / "s.yaml", (), stub.root / "runs")["cells"]
+    assert {cell["state"] for cell in cells} == {"unknown"} and "Unable to contact" in cells[0]["reason"]
+    resume(stub)
+    assert len(stub.submitted()) == 1 and [d.read_status() for d in run_dirs(stub)] == before
+
+
+def test_a_sweep_goes_on_from_another_directory_without_its_cluster_file(stub: Stub, monkeypatch) -> None:
+    """The file was named relative to the directory of the submission."""
+    monkeypatch.chdir(stub.root)
+    submit_sweep(Path("s.yaml"), (), stub.root / "runs", "c.yaml", make_console())
+    stub.says(t100_0="RUNNING", t100_1="RUNNING", t100_2="RUNNING")
+    (stub.root / "elsewhere").mkdir()
+    monkeypatch.chdir(stub.root / "elsewhere")
+    resume(stub)
+    (stub.root / "c.yaml").unlink()
+    states = [cell["state"] for cell in sweep_status(stub.root / "s.yaml", (), stub.root / "runs")["cells"]]
+    assert states == ["running"] * 3 and len(stub.submitted()) == 1
 
 
 def test_a_sweep_that_never_began_cannot_go_on(stub: Stub) -> None:

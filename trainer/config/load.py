@@ -17,6 +17,7 @@ import yaml
 from trainer.config.base import parse_section
 from trainer.config.merging import merge
 from trainer.config.run import RunConfig
+from trainer.config.yaml_text import parse_yaml
 from trainer.errors import UserError, did_you_mean
 
 NAMED_SECTIONS = ("model", "data")
@@ -43,15 +44,19 @@ def config_file(kind: str, name: str, where: str = "") -> Path:
     for directory in directories:
         if (path := directory / f"{name}.yaml").exists():
             return path
-    known = {path.stem for directory in directories for path in directory.glob("*.yaml")}
     prefix, places = f"{where}: " if where else "", " or ".join(map(str, directories))
-    raise UserError(f"{prefix}there is no {kind} {name!r} in {places}{did_you_mean(name, known)}")
+    raise UserError(f"{prefix}there is no {kind} {name!r} in {places}{did_you_mean(name, config_names(kind))}")
+
+
+def config_names(kind: str) -> list[str]:
+    """Return the names of all configurations of a kind, such as `cluster`, sorted."""
+    return sorted({path.stem for root in configs_roots() for path in (root / kind).glob("*.yaml")})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises UserError with the line where the file cannot be read."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}{_nearby_files(path)}") from None
     except IsADirectoryError:
@@ -95,7 +100,7 @@ def set_values(values: dict[str, Any], assignments: tuple[str, ...] | list[str])
         if not equals or not key.strip():
             raise UserError(f"--set {assignment!r}: expected key=value, such as model.n_layers=4")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--set {assignment!r}: the value is not valid YAML") from None
         for part in reversed(key.strip().split(".")):

@@ -57,7 +57,9 @@ def find_dataset(config: SourceConfig) -> HubDataset:
     _retry_in_our_way(datasets.config)
     named = f"source {config.tag!r} ({config.path})"
     try:
-        builder = datasets.load_dataset_builder(config.path, config.subset, storage_options=config.storage_options or None)
+        builder = datasets.load_dataset_builder(
+            config.path, config.subset, storage_options=config.storage_options or None
+        )
     except ImportError as error:
         raise UserError(f"{named} needs a package that is not installed: {error}") from None
     except Exception as error:

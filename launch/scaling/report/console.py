@@ -6,6 +6,7 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from launch.console import make_console
 from launch.scaling.laws.registry import find_law
 from launch.scaling.other.isoflop import Frontier
 from launch.scaling.other.ladder import Ladder, fit_ladder
@@ -45,7 +46,7 @@ def print_ladder(table: Table, console: Console | None = None) -> str | None:
 
     Return the simplest law of a ladder; of a surface None, for `escala fit` chooses its law itself.
     """
-    console = console or Console()
+    console = console or make_console()
     chosen = choose_law(table)
     law = find_law(chosen.law)
     if not chosen.held_out or len(law.variables) == 1:

@@ -2,13 +2,17 @@
 #SBATCH --job-name=tiny
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
+#SBATCH --signal=USR1@120
 #SBATCH --output=/shared/runs/tiny/slurm-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #
 # One torchrun on each node, started by its agent (python -m trainer.agent).
 # Leaves with 0 when the run is done; puts itself back into the queue when the run was saved because time ran out.
-set -u
+# Submitted by `sbatch --parsable --export=ALL`, which decides the environment together with the lines below.
+# A task of an array by both its numbers: its own id alone may mean the whole array.
+me=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+me=${me:-$SLURM_JOB_ID}
 
 case "${SLURM_ARRAY_TASK_ID:-0}" in
 0)
@@ -22,11 +26,25 @@ case "${SLURM_ARRAY_TASK_ID:-0}" in
 esac
 cd -- /shared/escala || exit 2
 mkdir -p -- "$run_dir/logs" || exit 2
+set -u
+unset SLURM_EXPORT_ENV # srun would start ranks without what was exported above
 
-# The meeting point is found here, on the first node: at submission nobody knows which nodes these will be.
+# How often this submission began at which checkpoint: what does not advance is not repeated for ever.
+starts=$run_dir/logs/starts
+[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || rm -f -- "$starts" "$run_dir/logs/timeouts"
+saved() { echo "$(cat -- "$run_dir/latest" 2>/dev/null || echo "the first step")"; }
+began_here() { grep -cxF -- "$(saved)" "$starts"; }
+saved >>"$starts"
+give_up() {
+  echo "error: 3 attempts in a row began at $(saved) and saved nothing newer: stopped. $1" >&2
+  exit 75
+}
+[ "$(began_here)" -le 3 ] || give_up "The output above and in $run_dir/logs says how they ended"
+
+# A hint for the agents, which agree on the address: at submission nobody knows which nodes these will be.
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || exit 1
 first=${nodes%%$'\n'*}
-address=$(scontrol -o show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+hint=$(scontrol -o show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
 
 # Ranks save on SIGUSR1. This shell passes it on and outlives them, to requeue. SIGTERM reaches it only when the job is
 # cancelled (then it must not come back), is taken by Slurm (which requeues it itself), or has run out of time.
@@ -39,16 +57,18 @@ run_ranks() {
   # A new directory is the claim on the run: an older attempt that still runs sees it and ends.
   attempt=1
   until mkdir -- "$run_dir/logs/$attempt" 2>/dev/null; do
-    [ -w "$run_dir/logs" ] || { echo "cannot write to $run_dir/logs" >&2; return 2; }
+    [ -d "$run_dir/logs/$attempt" ] || { mkdir -- "$run_dir/logs/$attempt" || return 2; break; }
     attempt=$((attempt + 1))
   done
+  echo "$me" >"$run_dir/logs/$attempt/job"
   local port=$((20000 + (SLURM_JOB_ID * 4 + $1) % 20000))
-  echo "attempt $attempt of job $SLURM_JOB_ID on ${nodes//$'\n'/ }, meeting at $address:$port"
+  echo "attempt $attempt of job $me on ${nodes//$'\n'/ }, port $port"
   # Agents end each other: srun must not kill those that are still saving because one has left with 75.
-  srun --kill-on-bad-exit=0 \
+  srun --kill-on-bad-exit=0 --export=ALL --cpu-bind=none \
     apptainer exec --nv --bind /shared:/shared /images/escala.sif /opt/escala/bin/python -m trainer.agent --run-dir "$run_dir" --attempt "$attempt" \
     --nodes 1 --ranks 1 --restarts 0 \
-    --rendezvous "$address:$port" --id "$SLURM_JOB_ID.$attempt" \
+    --rendezvous "$hint:$port" --id "$SLURM_JOB_ID.$attempt" --names "${nodes//$'\n'/,}" \
+    --join-timeout 600 \
     -- "${program[@]}" &
   step=$!
   while kill -0 "$step" 2>/dev/null; do wait "$step"; done
@@ -61,13 +81,35 @@ for try in 0 1 2; do
   [ "$code" -eq 98 ] || break # 98: another program holds the port
 done
 
+# The limit that holds now: the partition's own where none was asked for, an operator's where it was changed.
+limit_seconds() {
+  local text days=0 h m s
+  text=$(scontrol -o show job "$me" | sed -n 's/.* TimeLimit=\([^ ]*\).*/\1/p')
+  case $text in *-*) days=${text%%-*} text=${text#*-} ;; esac
+  IFS=: read -r h m s <<<"$text"
+  case "$days$h${m:-}${s:-}" in *[!0-9]*) return ;; esac # UNLIMITED
+  [ -z "${s:-}" ] || echo "$(((10#$days * 24 + 10#$h) * 3600 + 10#$m * 60 + 10#$s))"
+}
+
 requeue() {
+  [ "$(began_here)" -lt 3 ] || give_up "$1; start-up and saving need more time than they get"
   echo "saved; back into the queue: $1"
-  scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this shell
+  scontrol requeue "$me" && sleep 60 # Slurm ends this shell
   exit 75
 }
 
 if [ "$code" -eq 75 ]; then
+  limit=$(limit_seconds)
+  if [ -n "$limit" ]; then
+    if [ "$SECONDS" -ge $((limit - 5)) ]; then ended=0; fi
+    if [ "$ended" -eq 0 ] && [ "$SECONDS" -ge $((limit - 210)) ]; then
+      echo "$me" >>"$run_dir/logs/timeouts"
+      spent=$(wc -l <"$run_dir/logs/timeouts")
+      [ "$spent" -le 10 ] && requeue "time limit reached, $spent of 10"
+      echo "the time limit was reached $spent times, 10 are allowed: stopped, saved"
+      exit 75
+    fi
+  fi
   if [ "$ended" -eq 0 ]; then requeue "preempted"; fi
 fi
 exit "$code"

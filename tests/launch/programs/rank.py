@@ -26,6 +26,10 @@ if what == "die" and rank == int(sys.argv[2]):
     os.kill(os.getpid(), signal.SIGSEGV)
 if what == "exit":
     sys.exit(int(sys.argv[2]))
+if what == "reduce":  # for ever, as training does
+    print("ready", os.getpid(), flush=True)
+    while True:
+        dist.all_reduce(total)
 if what in ("fail", "die", "sleep", "save"):
     print("ready", os.getpid(), flush=True)
     for _ in range(3000):

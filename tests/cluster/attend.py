@@ -1,0 +1,29 @@
+"""Submits one program as `escala submit` does, and stays until it ended: JSON of cluster, run_dir and command."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from launch.backends import attached
+from launch.backends.cluster import load_cluster, open_backend
+from launch.backends.submission import record_submission
+from launch.commands.submit import _attend
+from trainer.errors import UserError
+
+order = json.loads(sys.argv[1])
+cluster, run_dir = load_cluster(order["cluster"]), Path(order["run_dir"])
+spec = cluster.job(run_dir.name, tuple(order["command"]), run_dir)
+backend = open_backend(cluster)
+try:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if cluster.backend == "slurm":
+        job = backend.submit(spec)
+        record_submission(spec, job, order["cluster"], cluster, backend)
+        while not backend.status([job])[job].state.final:
+            time.sleep(0.5)
+    else:
+        (row,) = record_submission(spec, attached.job_id(), order["cluster"], cluster, backend)
+        _attend(backend, spec, row)
+except UserError as error:
+    print(f"error: {error}", flush=True)

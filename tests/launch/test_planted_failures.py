@@ -1,0 +1,132 @@
+"""Failures on this machine: `escala jobs` and `escala logs`, asked afterwards by others, name cause and place."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from launch.backends import attached, registry
+from launch.backends.cluster import load_cluster, open_backend
+from launch.backends.local import LocalBackend
+from launch.backends.warm import RankPool
+from launch.cli import escala
+from launch.job import JobSpec
+from tests.launch.planted import AFTER_START, Planted, name_of
+from tests.launch.test_local import finish, until_log
+from trainer.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(__file__).parent / "programs" / "planted.py"
+HOST = socket.gethostname()
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
+    log = tmp_path_factory.mktemp("pool") / "rank_server.log"
+    with LocalBackend(2, preload=("torch", "torch.distributed"), log=log) as opened:
+        yield opened
+
+
+def asked(runs: Path, name: str) -> tuple[dict, str, str]:
+    """Return what `escala jobs --json`, `escala jobs` and `escala logs` say of a run."""
+    rows = CliRunner().invoke(escala, ["jobs", "--runs", str(runs), "--json"], catch_exceptions=False)
+    (row,) = [row for row in json.loads(rows.output) if row["name"] == name]
+    table = CliRunner().invoke(escala, ["jobs", "--runs", str(runs)], catch_exceptions=False)
+    assert table.exit_code == 0
+    try:
+        said = CliRunner().invoke(
+            escala, ["logs", name, "--runs", str(runs)], catch_exceptions=False, standalone_mode=False
+        )
+        logs = said.output
+    except UserError as error:
+        logs = str(error)
+    return row, table.output, logs
+
+
+def check(runs: Path, name: str, cause: str, place: str) -> None:
+    row, table, logs = asked(runs, name)
+    assert row["state"] == "failed"
+    assert cause in row["reason"] and place in row["reason"], row["reason"]
+    joined = "".join(table.split())
+    assert "".join(place.split()) in joined, table
+    assert cause in logs and place in logs, logs[-500:]
+
+
+def spec_of(planted: Planted, tmp_path: Path, **more: object) -> JobSpec:
+    command = (str(PROGRAM), planted.how, str(planted.victim), str(tmp_path))
+    return JobSpec(planted.how, command, tmp_path / "runs" / planted.how, ranks_per_node=2, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("planted", AFTER_START, ids=name_of)
+def test_a_failure_of_a_rank_is_named(backend: LocalBackend, tmp_path: Path, planted: Planted) -> None:
+    spec = spec_of(planted, tmp_path, environment={"PYTHONPATH": str(ROOT)})
+    job = backend.submit(spec)
+    registry.record(spec, attached.job_id(), cluster="local", backend="local")
+    finish(backend, job)
+    rank = 1 - planted.victim if planted.how == "timeout" else planted.victim
+    check(tmp_path / "runs", planted.how, planted.cause, f"rank {rank} on {HOST}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("python: /nowhere/python", f"there is no interpreter /nowhere/python on {HOST}"),
+        ("directory: /nowhere", f"there is no directory /nowhere on {HOST}"),
+    ],
+)
+def test_what_is_not_here_is_refused_before_anything_starts(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"backend: local\n{text}\n")
+    cluster = load_cluster(str(tmp_path / "c.yaml"))
+    with pytest.raises(UserError, match=message):
+        open_backend(cluster).rehearse(cluster.job("a", ("x",), tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+
+
+STAY = """
+import signal, sys, time
+if sys.argv[1] == "stay":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("stay", "signal SIGKILL: killed, for it was asked to end and did not"),
+        ("go", "signal SIGTERM"),
+    ],
+)
+def test_a_time_limit_is_the_reason_of_what_it_ends(tmp_path: Path, how: str, cause: str) -> None:
+    (tmp_path / "stay.py").write_text(STAY)
+    now = [0.0]
+    with LocalBackend(1, preload=(), clock=lambda: now[0]) as backend:
+        spec = JobSpec("a", (str(tmp_path / "stay.py"), how), tmp_path / "runs" / "a", time_limit=1)
+        job = backend.submit(spec)
+        registry.record(spec, attached.job_id(), cluster="local", backend="local")
+        until_log(backend, job, "ready", 1)
+        now[0] = 61.0  # the limit
+        backend.wait(0.1)
+        now[0] = 200.0  # the time to save
+        finish(backend, job)
+    check(tmp_path / "runs", "a", cause, f"the time limit of 1 min is over: rank 0 on {HOST}")
+
+
+def test_the_end_of_the_rank_server_is_told_to_others(tmp_path: Path) -> None:
+    (tmp_path / "stay.py").write_text(STAY)
+    with LocalBackend(1, preload=()) as backend:
+        spec = JobSpec("a", (str(tmp_path / "stay.py"), "go"), tmp_path / "runs" / "a")
+        job = backend.submit(spec)
+        registry.record(spec, attached.job_id(), cluster="local", backend="local")
+        until_log(backend, job, "ready", 1)
+        assert isinstance(backend.pool, RankPool) and backend.pool.server is not None
+        backend.pool.server.kill()
+        with pytest.raises(UserError, match="the rank server ended"):
+            finish(backend, job)
+    check(tmp_path / "runs", "a", "the rank server ended", f"on {HOST}")
