@@ -14,7 +14,7 @@ from launch.backends.overview import ATTACHED, backend_of, statuses_of
 from launch.backends.registry import Submitted
 from launch.job import Backend, JobSpec, JobState
 from trainer.config.load import dump, load_run
-from trainer.config.plan import share_out
+from trainer.config.plan import make_plan, share_out
 from trainer.config.run import RunConfig
 from trainer.errors import UserError
 from trainer.run_dir import RunDir, Status, write_atomically
@@ -48,6 +48,34 @@ def write_config(submission: Submission, config: RunConfig) -> None:
     if run_dir.read_status() is Status.DONE:
         raise UserError(f"this run is done: {run_dir.root}; --set name={config.name}-2 trains it again")
     write_atomically(run_dir.config, dump(config))
+
+
+def lay_out(submission: Submission, backend: Backend) -> None:
+    """Make everything ready for the ranks: the data, and the run directory with its configuration.
+
+    What the cluster refuses is said before the data are prepared, which may take hours. Raises UserError.
+    """
+    from launch.data_preparation import resolve
+
+    backend.rehearse(submission.spec)
+    run, manifest = resolve(submission.config)
+    gpu, world = submission.cluster.gpu is not None, submission.spec.world_size
+    make_plan(run, world=world, gpu=gpu, train_tokens=manifest.tokens("train"))
+    write_config(submission, run)
+
+
+def queue(backend: Backend, spec: JobSpec) -> str:
+    """Submit a job to a scheduler and return its id. How an earlier attempt ended is taken back before it can begin."""
+    run_dir = RunDir(spec.run_dir)
+    before = run_dir.read_status()
+    if before is not None:
+        run_dir.write_status(Status.PENDING)
+    try:
+        return backend.submit(spec)
+    except UserError:
+        if before is not None:
+            run_dir.write_status(before)
+        raise
 
 
 def record_submission(

@@ -11,7 +11,7 @@ import click
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
 
 if TYPE_CHECKING:
-    from trainer.run_dir import RunDir
+    from launch.backends.registry import Submitted
 
 
 @click.command()
@@ -53,17 +53,14 @@ def submit(
     from launch.backends.submission import (
         check_free,
         jobs_before,
+        lay_out,
         prepare,
+        queue,
         record_submission,
         replace_job,
-        write_config,
     )
     from launch.backends.warnings import warn
-    from launch.data_preparation import resolve
-    from launch.runs_root import runs_flag
-    from trainer.config.plan import make_plan
     from trainer.errors import UserError
-    from trainer.run_dir import RunDir
 
     wanted = prepare(config, assignments, cluster, runs)
     kind = wanted.cluster.backend
@@ -72,36 +69,31 @@ def submit(
     if not replace:
         check_free(wanted.spec.run_dir)
     spec = with_changes(wanted.spec, after=jobs_before(runs, after, wanted.cluster))
+    wanted = with_changes(wanted, spec=spec)
     backend = open_backend(wanted.cluster)
     warn(spec, kind)
-    backend.rehearse(spec)  # what the cluster refuses is said before the data are prepared
-    run, manifest = resolve(wanted.config)
-    gpu = wanted.cluster.gpu is not None
-    make_plan(run, world=wanted.spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))
-    write_config(wanted, run)
+    lay_out(wanted, backend)
     if replace and (said := replace_job(spec.run_dir)):
         click.echo(said, err=as_json)
-    if kind in ("slurm", "kubernetes"):
-        job = backend.submit(spec)
-        (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
-        begin_again(RunDir(spec.run_dir))
-        if as_json:
-            click.echo(json.dumps(row.to_json()))
-            return
-        click.echo(f"submitted {run.name} as {kind} job {job}: {wanted.spec.run_dir}")
-        place = runs_flag(runs)
-        click.echo(f"  escala logs -f {job}{place}\n  escala jobs{place}\n  escala cancel {job}{place}")
+    queued = kind in ("slurm", "kubernetes")
+    job = queue(backend, spec) if queued else attached.job_id()
+    (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
+    if queued:
+        _tell(row, runs, as_json)
+    else:
+        _attend(backend, spec, row)
+
+
+def _tell(row: Submitted, runs: Path, as_json: bool) -> None:
+    """Print where a run was queued, and what to do next."""
+    from launch.runs_root import runs_flag
+
+    if as_json:
+        click.echo(json.dumps(row.to_json()))
         return
-    (row,) = record_submission(spec, attached.job_id(), lasting_name(cluster), wanted.cluster, backend)
-    _attend(backend, spec, row)
-
-
-def begin_again(run_dir: RunDir) -> None:
-    """Take back what an earlier attempt wrote as its end: this one is queued."""
-    from trainer.run_dir import Status
-
-    if run_dir.read_status() is not None:
-        run_dir.write_status(Status.PENDING)
+    place = runs_flag(runs)
+    click.echo(f"submitted {row.name} as {row.backend} job {row.job}: {row.run_dir}")
+    click.echo(f"  escala logs -f {row.job}{place}\n  escala jobs{place}\n  escala cancel {row.job}{place}")
 
 
 def _attend(backend: object, spec: object, row: object) -> None:
