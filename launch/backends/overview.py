@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def overview(root: Path, words: Sequence[str] = ()) -> list[Row]:
 def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
     """Return the status of each run by its directory: unknown, with the reason, where nobody can be asked."""
     statuses: dict[Path, JobStatus] = {}
-    groups: dict[object, list[Submitted]] = {}
+    groups: dict[object, dict[str, Submitted]] = {}
     for row in rows:
         try:
             known = attached.status(row) if row.backend in ATTACHED else by_record(row.run_dir)
@@ -79,8 +80,11 @@ def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
         if known is not None:
             statuses[row.run_dir] = known
         else:
-            groups.setdefault((row.backend, row.cluster, json.dumps(row.settings)), []).append(row)
-    for group in groups.values():
+            place = (row.backend, row.cluster, json.dumps(row.settings))
+            # Ids begin anew: two runs of one directory may have the same, and are asked about one after the other.
+            again = next(i for i in count() if row.job not in groups.get((place, i), {}))
+            groups.setdefault((place, again), {})[row.job] = row
+    for group in (list(by_job.values()) for by_job in groups.values()):
         try:
             found = backend_of(group).status([row.job for row in group])
             statuses |= {row.run_dir: found[row.job] for row in group}

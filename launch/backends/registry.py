@@ -126,7 +126,7 @@ def find_all(root: Path, word: str) -> list[Submitted]:
     rows = list(find(root))
     meant = [row for row in rows if word == row.job] or [row for row in rows if word in _parents(row, root)]
     if meant:
-        return meant
+        return _newest(meant, word)
     meant = [row for row in rows if word == row.name]
     if not meant and place is not None:
         meant = list(find(place))
@@ -136,6 +136,15 @@ def find_all(root: Path, word: str) -> list[Submitted]:
     if len({row.job for row in meant}) > 1 and all(row.name == word for row in meant):
         raise UserError(f"{word!r} may be any of the jobs {', '.join(row.job for row in meant)}: give the id")
     return meant
+
+
+def _newest(rows: list[Submitted], word: str) -> list[Submitted]:
+    """Return the rows of the newest submission that an id means: ids begin anew, and each cluster has its own."""
+    sites = sorted({row.identity.site for row in rows})
+    if len(sites) > 1:
+        raise UserError(f"{word!r} is an id on the clusters {', '.join(map(repr, sites))}: give a name or a directory")
+    outputs = {row.run_dir: row.identity.output or str(row.run_dir.parent) for row in rows}
+    return [row for row in rows if outputs[row.run_dir] == outputs[rows[0].run_dir]]
 
 
 def find_one(root: Path, word: str) -> Submitted:

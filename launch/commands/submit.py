@@ -13,7 +13,6 @@ from launch.commands.options import cluster_option, json_option, runs_option, se
 if TYPE_CHECKING:
     from launch.backends.submission import Submission
     from launch.job import Backend, JobSpec
-    from trainer.run_dir import RunDir
 
 
 @click.command()
@@ -99,13 +98,11 @@ def submit(
 def _queue(backend: Backend, spec: JobSpec, wanted: Submission, cluster: str, runs: Path, as_json: bool) -> None:
     """Hand a job to a scheduler, record it, and say how to ask for it."""
     from launch.backends.cluster import lasting_name
-    from launch.backends.submission import record_submission
+    from launch.backends.submission import queue, record_submission
     from launch.runs_root import runs_flag
-    from trainer.run_dir import RunDir
 
-    job = backend.submit(spec)
+    job = queue(backend, spec)
     (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
-    begin_again(RunDir(spec.run_dir))
     if as_json:
         click.echo(json.dumps(row.to_json()))
         return
@@ -127,14 +124,6 @@ def _detach(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path
     click.echo(f"driven by {job}, which writes to {run_dir / LOG}")
     place = runs_flag(runs)
     click.echo(f"  escala logs -f {run_dir.name}{place}\n  escala cancel {run_dir.name}{place}")
-
-
-def begin_again(run_dir: RunDir) -> None:
-    """Take back what an earlier attempt wrote as its end: this one is queued."""
-    from trainer.run_dir import Status
-
-    if run_dir.read_status() is not None:
-        run_dir.write_status(Status.PENDING)
 
 
 def _attend(backend: object, spec: object, row: object) -> None:

@@ -79,10 +79,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
 
 
 CASES = ["00000", "01111", "10111", "11011", "11101", "11110"]
+PREEMPTED = CASES[1::2]  # a second attempt costs half a minute
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_nodes_meet_and_a_disturbed_run_ends_as_an_undisturbed_one(
+def test_two_nodes_meet_and_end_with_the_losses_of_an_undisturbed_run(
     cluster: Callable[..., SlurmHosts],
     undisturbed: dict[int, float],
     tmp_path: Path,
@@ -108,12 +109,13 @@ def test_two_nodes_meet_and_a_disturbed_run_ends_as_an_undisturbed_one(
     mark = 'printf "%s\\n" "${{LAB_TOKEN:-none}} ${{SLURM_CPU_BIND:-free}} ${{SLURM_ARRAY_TASK_ID:-no array}}" >{}'
     spec = replace(spec, extras={"setup": [mark.format(tmp_path / "seen")]})
     job = backend.submit(spec)
-    wait_until(lambda: max(losses(spec.run_dir), default=0) > 20, 240, "step 20")
-    one.call("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    if case in PREEMPTED:
+        wait_until(lambda: max(losses(spec.run_dir), default=0) > 20, 240, "step 20")
+        one.call("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     status = finish(backend, job)
     assert status.state is JobState.DONE, status
     assert losses(spec.run_dir) == undisturbed
-    assert (spec.run_dir / "logs" / "2").is_dir(), "it was never preempted"
+    assert (spec.run_dir / "logs" / "2").is_dir() == (case in PREEMPTED)
     assert (tmp_path / "seen").read_text() == "s3cret free no array\n"
     met = json.loads((spec.run_dir / "logs" / "1" / "meeting.json").read_text())
     assert met["addresses"][0].startswith("192.0.2."), met

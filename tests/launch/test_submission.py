@@ -13,7 +13,7 @@ from launch.backends import attached, reachable, registry
 from launch.backends.cluster import lasting_name, load_cluster, open_backend
 from launch.backends.overview import last_step, overview
 from launch.backends.submission import check_free, jobs_before, prepare, write_config
-from launch.job import JobSpec, JobState, JobStatus, Task
+from launch.job import JobIdentity, JobSpec, JobState, JobStatus, Task
 from tests.launch.test_cli import escala
 from trainer.errors import UserError
 
@@ -123,6 +123,34 @@ def test_a_sweep_is_meant_by_its_name_and_by_the_id_that_was_printed(tmp_path: P
         registry.find_one(tmp_path, "ladder")
     with pytest.raises(UserError, match=r"no submitted run 'lader' .*did you mean 'ladder'"):
         registry.find_all(tmp_path, "lader")
+
+
+def test_two_runs_of_one_directory_may_have_the_same_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newer one is what the id means now, and each is asked about by its own identity."""
+    (tmp_path / "bin").mkdir()
+    listed = f"12|RUNNING|0|None|n1|ada|new|{tmp_path}/runs/new/slurm-12.out|\\n"
+    for name, text in (("squeue", listed), ("scontrol", "ClusterName = lab\\n"), ("sacct", "")):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nprintf "{text}"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    runs, settings = tmp_path / "runs", {"backend": "slurm"}
+
+    def submit(name: str, when: str, site: str = "lab") -> None:
+        monkeypatch.setattr(registry, "utc_now", lambda: when)
+        identity = JobIdentity(site, "ada", name, str(runs / name))
+        spec = JobSpec(name, ("-m", "x"), runs / name)
+        registry.record(spec, "12", cluster="lab", backend="slurm", identity=identity, settings=settings)
+
+    submit("old", "2026-01-01T00:00:00+00:00")
+    submit("new", "2026-02-01T00:00:00+00:00")
+    states = {row.submitted.name: row.status for row in overview(runs)}
+    assert states["new"].state is JobState.RUNNING
+    assert states["old"].state is JobState.CANCELLED and "now that of new" in states["old"].reason
+    assert registry.find_one(runs, "12").name == "new" and registry.find_one(runs, "old").job == "12"
+    submit("there", "2026-03-01T00:00:00+00:00", site="other")
+    with pytest.raises(UserError, match="'12' is an id on the clusters 'lab', 'other': give a name"):
+        registry.find_all(runs, "12")
+    assert {row.status.state for row in overview(runs, ("there",))} == {JobState.UNKNOWN}
 
 
 SLURM_AWAY = "#!/bin/sh\necho 'Unable to contact slurm controller (connect failure)' >&2; exit 1\n"
