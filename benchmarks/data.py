@@ -26,15 +26,15 @@ import psutil
 
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig, TokenizerConfig
-from trainer.data.batches import Batches
-from trainer.data.encode import Encoders, SplitRule, usable_cores
-from trainer.data.manifest import Manifest
-from trainer.data.order import sample_ids
-from trainer.data.part_writer import chunks
-from trainer.data.shard_writer import Encoded, ShardWriter
-from trainer.data.token_set import TokenSet
-from trainer.data.tokenizer import load_tokenizer, save_tokenizer
-from trainer.data.tokenizer_training import train_sentencepiece
+from trainer.data.order.order import sample_ids
+from trainer.data.prepare.encode import Encoders, SplitRule, usable_cores
+from trainer.data.prepare.part_writer import chunks
+from trainer.data.read.batches import Batches
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.shard_writer import Encoded, ShardWriter
+from trainer.data.store.token_set import TokenSet
+from trainer.data.tokenize.tokenizer import load_tokenizer, save_tokenizer
+from trainer.data.tokenize.tokenizer_training import train_sentencepiece
 
 HERE = Path(__file__).resolve().parent
 LENGTH, BATCH = 512, 512
@@ -206,7 +206,7 @@ def corpus(limit: int) -> list[str]:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             documents = (json.loads(line)["text"] for line in lines)
             return list(up_to(documents, limit))
-    from trainer.data.embedded import documents as embedded
+    from trainer.data.source.embedded import documents as embedded
 
     return list(up_to((row["text"] for row in embedded()), limit))
 

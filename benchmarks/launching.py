@@ -21,8 +21,8 @@ from pathlib import Path
 
 import yaml
 
-from launch.backends import registry
-from launch.job import JobSpec
+from launch.cluster import registry
+from launch.cluster.job import JobSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 ESCALA = [sys.executable, "-m", "launch"]

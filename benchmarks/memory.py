@@ -26,12 +26,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.overhead import TOKENS, Batch, run_config
-from trainer.config.memory import Memory, rank_memory
 from trainer.engine.build import build_engine
 from trainer.engine.engine import Engine
 from trainer.models.build import make_model
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.start import start
+from trainer.plan.memory import Memory, rank_memory
 
 LAYOUTS = [(1, 1), (2, 2), (4, 4), (2, 1), (4, 1), (4, 2)]
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000", "MALLOC_TRIM_THRESHOLD_": "0"}

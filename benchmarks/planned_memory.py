@@ -42,10 +42,10 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
 
     from benchmarks.overhead import Batch
     from trainer.config.load import run_from_values
-    from trainer.config.plan import make_plan
     from trainer.engine.build import build_engine
     from trainer.models.build import make_model
     from trainer.parallel.start import start
+    from trainer.plan.plan import make_plan
 
     model = {**case}
     micro, accumulation = model.pop("micro_batch"), model.pop("accumulation", 1)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from trainer.config.load import run_from_values
 from trainer.config.run import RunConfig
-from trainer.data.batches import MicroBatch
+from trainer.data.read.batches import MicroBatch
 from trainer.engine.build import build_engine
 from trainer.models.build import build_model
 from trainer.models.transformer.config import TransformerConfig

@@ -12,8 +12,8 @@ import sys
 import click
 
 from launch.groups import LazyGroup
-from trainer.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
-from trainer.plain_text import plain
+from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
+from trainer.contract.plain_text import plain
 
 EXIT_BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
 

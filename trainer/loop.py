@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.config.learning_rate import lr_share
-from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
 from trainer.config.span import Span
-from trainer.data.batches import Batches
+from trainer.data.read.batches import Batches
 from trainer.engine.engine import Engine, StepOutcome
 from trainer.evaluation.perplexity import Evaluation
 from trainer.guard.fence import ReplacedError
-from trainer.tracking.record import Record
-from trainer.tracking.throughput import Throughput
+from trainer.observe.record import Record
+from trainer.observe.throughput import Throughput
+from trainer.plan.learning_rate import lr_share
+from trainer.plan.plan import Plan
 
 
 @dataclass

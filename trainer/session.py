@@ -15,12 +15,12 @@ import torch
 from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.settings import settings_of
-from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
-from trainer.data.batches import Batches, held_out
-from trainer.data.manifest import Manifest
-from trainer.data.opening import evaluation_sets, masks_documents, open_batches, open_split
-from trainer.data.skipping import parse_ranges
+from trainer.contract.run_dir import RunDir
+from trainer.data.order.skipping import parse_ranges
+from trainer.data.read.batches import Batches, held_out
+from trainer.data.read.opening import evaluation_sets, masks_documents, open_batches, open_split
+from trainer.data.store.manifest import Manifest
 from trainer.engine.build import build_engine
 from trainer.engine.engine import Engine
 from trainer.evaluation.perplexity import Evaluation, evaluate
@@ -30,11 +30,11 @@ from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
 from trainer.models.build import make_model
+from trainer.observe.identity import wandb_id
+from trainer.observe.record import Mirror, Record
+from trainer.observe.throughput import Throughput
 from trainer.parallel.mesh import Mesh
-from trainer.run_dir import RunDir
-from trainer.tracking.identity import wandb_id
-from trainer.tracking.record import Mirror, Record
-from trainer.tracking.throughput import Throughput
+from trainer.plan.plan import Plan
 
 
 @dataclass
@@ -210,7 +210,7 @@ def _open_record(config: RunConfig, plan: Plan, run_dir: RunDir, fence: Fence, *
 
 
 def _open_wandb(config: RunConfig, plan: Plan, run_dir: RunDir, run_id: str) -> Mirror:
-    from trainer.tracking.wandb_mirror import WandbMirror, resolve_mode
+    from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 
     settings = {
         "project": config.tracking.project,

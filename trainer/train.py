@@ -1,6 +1,6 @@
 """One rank of one run. Every rank of the world starts it: `python -m trainer.train --run-dir DIR`.
 
-The directory holds config.yaml, written by the launcher. What a run leaves there is described in `trainer/run_dir.py`.
+The directory holds config.yaml, written by the launcher. What a run leaves there: `trainer/contract/run_dir.py`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,11 @@ from trainer.checkpoint.keeper import SaveError
 from trainer.config.data import DataConfig
 from trainer.config.load import dump, load_written, run_from_values
 from trainer.config.parallel import node_warning
-from trainer.config.plan import Plan, make_plan
-from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
-from trainer.data.manifest import Manifest
-from trainer.data.opening import open_manifest
-from trainer.data.pinned import pin
-from trainer.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
-from trainer.guard.fence import Fence
-from trainer.parallel.first_rank import from_first_rank
-from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
-from trainer.plain_json import to_json
-from trainer.provenance import provenance
-from trainer.run_dir import (
+from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
+from trainer.contract.plain_json import to_json
+from trainer.contract.provenance import provenance
+from trainer.contract.run_dir import (
     EXIT_DIVERGED,
     EXIT_DONE,
     EXIT_FAILED,
@@ -43,8 +35,16 @@ from trainer.run_dir import (
     Status,
     write_atomically,
 )
+from trainer.data.read.opening import open_manifest
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.pinned import pin
+from trainer.guard.fence import Fence
+from trainer.observe.identity import sign
+from trainer.parallel.first_rank import from_first_rank
+from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
+from trainer.plan.plan import Plan, make_plan
+from trainer.plan.resolve import with_data
 from trainer.session import Session, open_session
-from trainer.tracking.identity import sign
 
 EXIT_OF = {Status.DONE: EXIT_DONE, Status.PREEMPTED: EXIT_PREEMPTED, Status.DIVERGED: EXIT_DIVERGED}
 

@@ -10,7 +10,7 @@ import click
 from launch.commands.options import runs_option
 
 if TYPE_CHECKING:
-    from launch.backends.registry import Submitted
+    from launch.cluster.registry import Submitted
 
 
 @click.command()
@@ -28,11 +28,11 @@ def cancel(jobs: tuple[str, ...], runs: Path) -> None:
       escala cancel runs/tiny
       escala cancel quickstart --runs /shared/runs
     """
-    from launch.backends import attached
-    from launch.backends.overview import ATTACHED, backend_of, statuses_of
-    from launch.backends.registry import find_all
-    from launch.job import JobState
-    from trainer.errors import UserError
+    from launch.cluster import attached
+    from launch.cluster.job import JobState
+    from launch.cluster.overview import ATTACHED, backend_of, statuses_of
+    from launch.cluster.registry import find_all
+    from trainer.contract.errors import UserError
 
     problems = []
     for word in jobs:

@@ -17,7 +17,7 @@ from launch.groups import OrderedGroup
 from trainer.checkpoint.manifest import list_checkpoints, read_manifest, step_of
 from trainer.checkpoint.retention import list_set_aside
 from trainer.checkpoint.search import problem_with, root_of
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 @click.group(cls=OrderedGroup)

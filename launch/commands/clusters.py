@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from launch.commands.options import json_option
-from trainer.plain_text import plain
+from trainer.contract.plain_text import plain
 
 
 @click.command()
@@ -25,7 +25,7 @@ def clusters(names: tuple[str, ...], as_json: bool) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from launch.backends.reachable import describe
+    from launch.cluster.reachable import describe
     from trainer.config.load import config_names
 
     known = names or tuple(config_names("cluster"))

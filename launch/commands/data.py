@@ -61,9 +61,9 @@ def prepare(
       escala data prepare configs/data/jsonl.yaml --set name=books-32k --set tokenizer.vocab_size=32768
       escala data prepare hub --task $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT     in each task of an array job
     """
-    from launch.data_story import load_data, run_prepare
-    from trainer.data.inspect import summary
-    from trainer.data.manifest import Manifest
+    from launch.run.data_story import load_data, run_prepare
+    from trainer.data.store.inspect import summary
+    from trainer.data.store.manifest import Manifest
 
     section = load_data(config, assignments)
     run_prepare(section, workers, task, extend=extend)
@@ -90,10 +90,10 @@ def inspect(
       escala data inspect data/books --split held_out --samples 5
       escala data inspect mixture --json | jq .splits.train.tokens
     """
-    from launch.data_story import find_set, print_mixture, print_samples, print_summary
-    from trainer.data.inspect import samples as decoded
-    from trainer.data.inspect import summary
-    from trainer.data.manifest import Manifest
+    from launch.run.data_story import find_set, print_mixture, print_samples, print_summary
+    from trainer.data.store.inspect import samples as decoded
+    from trainer.data.store.inspect import summary
+    from trainer.data.store.manifest import Manifest
 
     directory, section = find_set(prepared, assignments)
     values = summary(Manifest.open(directory))
@@ -118,8 +118,8 @@ def verify(prepared: str, assignments: tuple[str, ...], as_json: bool) -> None:
       escala data verify embedded
       escala data verify /scratch/data/web --json
     """
-    from launch.data_story import find_set, verify_with_progress
-    from trainer.errors import UserError
+    from launch.run.data_story import find_set, verify_with_progress
+    from trainer.contract.errors import UserError
 
     directory, _ = find_set(prepared, assignments)
     problems, checked = verify_with_progress(directory)
@@ -145,8 +145,8 @@ def export_(prepared: str, target: Path, assignments: tuple[str, ...], split: st
       escala data export embedded out/train.idx
       escala data export embedded out/val.bin --split held_out
     """
-    from launch.data_story import find_set
-    from trainer.data.exchange import export_tokens
+    from launch.run.data_story import find_set
+    from trainer.data.store.exchange import export_tokens
 
     directory, _ = find_set(prepared, assignments)
     tokens, dtype = export_tokens(directory, split, target)
@@ -169,7 +169,7 @@ def import_(files: tuple[Path, ...], target: Path, tokenizer: Path, held_out_fra
       escala data import out/train.npy --to data/imported --tokenizer data/embedded
       escala data import corpus_text_document.bin --to data/megatron --tokenizer data/embedded
     """
-    from trainer.data.exchange import import_tokens
+    from trainer.data.store.exchange import import_tokens
 
     manifest = import_tokens(
         files, target, tokenizer_directory=tokenizer, held_out_fraction=held_out_fraction, raw_dtype=dtype

@@ -12,17 +12,17 @@ import click
 import numpy as np
 
 from launch.commands.options import Positive, Size, json_option, refuse_idle
-from launch.console import make_console
 from launch.scaling.questions.saved_fit import load_fit
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
 from launch.scaling.table.table import N_CONVENTIONS
-from launch.sweep.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
-from launch.sweep.design_add import Addition, add_cells
-from launch.sweep.design_file import add_to_sweep, describe, write_sweep
-from launch.text import count, flops_text
-from trainer.errors import UserError
-from trainer.plain_text import plain
+from launch.show.console import make_console
+from launch.show.text import count, flops_text
+from launch.sweep.design.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
+from launch.sweep.design.design_add import Addition, add_cells
+from launch.sweep.design.design_file import add_to_sweep, describe, write_sweep
+from trainer.contract.errors import UserError
+from trainer.contract.plain_text import plain
 
 EPILOG = """\b
 Examples:

@@ -23,7 +23,7 @@ from launch.scaling.table.mapping import parse_map
 from launch.scaling.table.table import Table
 from launch.scaling.trust.holdout import Chosen, choose_law, held_out
 from launch.scaling.trust.study import study
-from trainer.plain_json import to_json
+from trainer.contract.plain_json import to_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -152,7 +152,7 @@ def _give(answer: dict[str, Any], parts: Sequence[RenderableType], as_json: bool
     if as_json:
         click.echo(text)
         return
-    from launch.console import make_console
+    from launch.show.console import make_console
 
     console = make_console()
     for part in parts:

@@ -18,11 +18,11 @@ from launch.scaling.questions.saved_fit import SavedFit, load_fit
 from launch.scaling.report.model import interval
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
-from launch.sweep.pending import pending_cells
-from launch.text import count
-from trainer.errors import UserError
-from trainer.plain_text import plain
-from trainer.run_dir import utc_now
+from launch.show.text import count
+from launch.sweep.design.pending import pending_cells
+from trainer.contract.errors import UserError
+from trainer.contract.plain_text import plain
+from trainer.contract.run_dir import utc_now
 
 LEDGER = Path("forecasts.jsonl")
 EPILOG = """\b

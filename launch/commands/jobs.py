@@ -28,8 +28,8 @@ def jobs(jobs: tuple[str, ...], runs: Path, failed: bool, running: bool, as_json
       escala jobs quickstart
       escala jobs --failed --json | jq -r '.[].run_dir'
     """
-    from launch.backends.overview import overview
-    from launch.job import JobState
+    from launch.cluster.job import JobState
+    from launch.cluster.overview import overview
 
     rows = overview(runs, jobs)
     if failed:
@@ -46,7 +46,7 @@ def _print(rows: list) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from launch.console import make_console
+    from launch.show.console import make_console
 
     if not rows:
         click.echo("no submitted runs")

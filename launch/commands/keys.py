@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from launch.commands.options import json_option
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 FILES = {
     "run": "trainer.config.run:RunConfig",
-    "sweep": "launch.sweep.config:SweepConfig",
-    "cluster": "launch.backends.cluster:ClusterConfig",
+    "sweep": "launch.sweep.cells.config:SweepConfig",
+    "cluster": "launch.cluster.config:ClusterConfig",
 }
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 TYPES = {"boolean": ("true", "false"), "object": ("mapping",), "null": ()}
@@ -108,7 +108,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from launch.console import make_console
+    from launch.show.console import make_console
 
     table = Table(box=None, pad_edge=False)
     for column in ("key", "values", "default", "meaning"):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from launch.commands.options import runs_option
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from launch.backends.registry import Submitted
+    from launch.cluster.registry import Submitted
 
 
 @click.command()
@@ -44,8 +44,8 @@ def logs(job: str, follow: bool, rank: int | None, attempt: int | None, batch: b
 
 
 def _lines(job: str, runs: Path, *, follow: bool, rank: int | None, attempt: int | None, batch: bool) -> Iterator[str]:
-    from launch.backends.logs import attempt_logs, newest_logs
-    from launch.backends.registry import JOB_FILE, find_one
+    from launch.cluster.logs import attempt_logs, newest_logs
+    from launch.cluster.registry import JOB_FILE, find_one
 
     places = (d for d in (Path(job), runs / job) if (d / "logs").is_dir() and not (d / JOB_FILE).exists())
     if (unsubmitted := next(places, None)) is not None:
@@ -61,9 +61,9 @@ def _lines(job: str, runs: Path, *, follow: bool, rank: int | None, attempt: int
 
 
 def _of_row(row: Submitted, follow: bool, rank: int | None) -> Iterator[str]:
-    from launch.backends import attached
-    from launch.backends.logs import attempt_logs, follow_logs, newest_logs
-    from launch.backends.overview import ATTACHED, backend_of
+    from launch.cluster import attached
+    from launch.cluster.logs import attempt_logs, follow_logs, newest_logs
+    from launch.cluster.overview import ATTACHED, backend_of
 
     if row.backend not in ATTACHED:
         return backend_of([row]).logs(row.job, rank, follow)
@@ -75,8 +75,8 @@ def _of_row(row: Submitted, follow: bool, rank: int | None) -> Iterator[str]:
 
 
 def _attempt(run_dir: Path, attempt: int) -> Path:
-    from launch.backends.logs import attempts
-    from trainer.run_dir import RunDir
+    from launch.cluster.logs import attempts
+    from trainer.contract.run_dir import RunDir
 
     known = attempts(run_dir)
     if attempt not in known:
@@ -86,7 +86,7 @@ def _attempt(run_dir: Path, attempt: int) -> Path:
 
 
 def _batch(row: Submitted) -> Iterator[str]:
-    from launch.backends.batch_output import batch_output, lines_of
+    from launch.cluster.slurm.batch_output import batch_output, lines_of
 
     path = batch_output(row.job, row.run_dir, row.identity.output)
     if path is None:

@@ -23,13 +23,13 @@ from launch.scaling.questions.next_run import (
     run_yaml,
 )
 from launch.scaling.questions.saved_fit import SavedFit, load_fit
-from launch.sweep.pending import add_cell, shared_run
-from launch.text import count, flops_text
-from trainer.config.counting import count_flops, count_parameters
+from launch.show.text import count, flops_text
+from launch.sweep.design.pending import add_cell, shared_run
 from trainer.config.load import run_from_values
 from trainer.config.model import ModelConfig
-from trainer.errors import UserError
-from trainer.plain_text import plain
+from trainer.contract.errors import UserError
+from trainer.contract.plain_text import plain
+from trainer.plan.counting import count_flops, count_parameters
 
 EPILOG = """\b
 Examples:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from launch.runs_root import default_runs
+from launch.run.runs_root import default_runs
 from trainer.config.span import parse_count
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from launch.commands.options import json_option, set_option
-from trainer.errors import UserError
-from trainer.plain_json import to_json
+from trainer.contract.errors import UserError
+from trainer.contract.plain_json import to_json
 
 if TYPE_CHECKING:
     from trainer.config.run import RunConfig
@@ -53,7 +53,7 @@ def plan(
       escala plan configs/run/7b.yaml --world 1024 --gpu H100-SXM --verify
       escala plan configs/run/tiny.yaml --world 2 --json | jq .memory_bytes
     """
-    from launch.console import make_console
+    from launch.show.console import make_console
     from trainer.config.load import load_run
 
     run, train_tokens = known_vocabulary(load_run(config, assignments), vocab)
@@ -63,7 +63,7 @@ def plan(
         from launch.planner.layouts import layouts
         from launch.planner.table import layouts_table, verified_text
         from launch.planner.verify import verify as dry_run
-        from trainer.config.batch import plan_batch
+        from trainer.plan.batch import plan_batch
 
         plan_batch(run.batch.tokens_per_step, run.model.context_length, 1, None)  # whatever the layout, it must hold
         found = layouts(run, world=world, gpu=gpu, price=gpu_price)
@@ -81,9 +81,9 @@ def plan(
 
 def known_vocabulary(run: RunConfig, vocab: int | None) -> tuple[RunConfig, int | None]:
     """Return the run with a vocabulary, and the size of its training set where the data are prepared."""
-    from launch.data_preparation import is_prepared
-    from trainer.config.resolve import with_data
-    from trainer.data.manifest import Manifest
+    from launch.run.data_preparation import is_prepared
+    from trainer.data.store.manifest import Manifest
+    from trainer.plan.resolve import with_data
 
     if is_prepared(run.data):
         manifest = Manifest.open(run.data.directory)
@@ -96,7 +96,7 @@ def known_vocabulary(run: RunConfig, vocab: int | None) -> tuple[RunConfig, int 
 
 def _on_gpus(run: RunConfig) -> bool:
     """Return whether the ranks have GPUs: this machine's, or those that the configuration asks for."""
-    from launch.backends.warm import local_gpus
+    from launch.cluster.local.warm import local_gpus
 
     if run.device == "auto":
         return run.precision == "fp8" or bool(local_gpus(os.environ))
@@ -105,11 +105,11 @@ def _on_gpus(run: RunConfig) -> bool:
 
 def print_plan(run: RunConfig, train_tokens: int | None, world: int, as_json: bool) -> None:
     """Print the plan of one layout, with the expected time where this machine could run it."""
-    from launch.backends.warm import available_cores
-    from launch.console import make_console
-    from launch.plan_table import run_table
+    from launch.cluster.local.warm import available_cores
     from launch.planner.expected import matrix_rate, seconds_on_cpu
-    from trainer.config.plan import make_plan
+    from launch.show.console import make_console
+    from launch.show.plan_table import run_table
+    from trainer.plan.plan import make_plan
 
     gpus = _on_gpus(run)
     made = make_plan(run, world=world, gpu=gpus, train_tokens=train_tokens)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import click
 
 from launch.commands.options import json_option, runs_option
-from trainer.plain_text import plain
+from trainer.contract.plain_text import plain
 
 if TYPE_CHECKING:
-    from launch.backends.cluster import ClusterConfig
-    from launch.job import JobSpec
-    from launch.preflight.checks import Check
+    from launch.cluster.config import ClusterConfig
+    from launch.cluster.job import JobSpec
+    from launch.cluster.preflight.checks import Check
 
 EXIT_FAIL = 1
 
@@ -40,13 +40,13 @@ def preflight(cluster: str | None, all_reduce: bool, runs: Path, as_json: bool) 
       escala preflight --cluster slurm --runs /shared/runs
       escala preflight --cluster ssh --json | jq '.checks[] | select(.level != "OK")'
     """
-    from launch.backends.cluster import LOCAL, load_cluster
-    from launch.preflight.checks import Level, evaluate
-    from launch.preflight.nodes import ask
+    from launch.cluster.config import LOCAL, load_cluster
+    from launch.cluster.preflight.checks import Level, evaluate
+    from launch.cluster.preflight.nodes import ask
 
     where = LOCAL if cluster is None else load_cluster(cluster)
     scratch = runs.resolve() / f".preflight-{secrets.token_hex(4)}"
-    spec = where.job("preflight", ("-m", "trainer.bandwidth", "--out", str(scratch / "bandwidth.json")), scratch)
+    spec = where.job("preflight", ("-m", "trainer.node.bandwidth", "--out", str(scratch / "bandwidth.json")), scratch)
     asked_at = time.time()
     reports, problems = ask(where, spec, scratch / "meet")
     checks = evaluate(
@@ -72,9 +72,9 @@ def preflight(cluster: str | None, all_reduce: bool, runs: Path, as_json: bool) 
 
 def _all_reduce(where: ClusterConfig, spec: JobSpec, scratch: Path) -> Check:
     """Run the all-reduce as a job of the cluster, and judge it."""
-    from launch.backends.cluster import open_backend
-    from launch.preflight.checks import bandwidth
-    from trainer.errors import UserError
+    from launch.cluster.config import open_backend
+    from launch.cluster.preflight.checks import bandwidth
+    from trainer.contract.errors import UserError
 
     backend = open_backend(where)
     try:

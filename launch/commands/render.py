@@ -22,9 +22,9 @@ def render(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path)
       escala render configs/run/tiny.yaml --cluster slurm
       escala render configs/run/tiny.yaml --cluster kubernetes | kubectl apply --dry-run=server -f -
     """
-    from launch.backends.cluster import open_backend
-    from launch.backends.submission import prepare
-    from launch.backends.warnings import warn
+    from launch.cluster.config import open_backend
+    from launch.cluster.warnings import warn
+    from launch.run.submission import prepare
 
     wanted = prepare(config, assignments, cluster, runs)
     warn(wanted.spec, wanted.cluster.backend)

@@ -45,5 +45,5 @@ def sample(
         "--top-k": top_k, "--top-p": top_p, "--seed": seed,
     }  # fmt: skip
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    command = [sys.executable, "-m", "trainer.generation.sample", str(run), *given, *(["--json"] if as_json else [])]
+    command = [sys.executable, "-m", "trainer.decoding.sample", str(run), *given, *(["--json"] if as_json else [])]
     sys.exit(subprocess.run(command).returncode)

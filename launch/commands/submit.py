@@ -11,8 +11,8 @@ import click
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
 
 if TYPE_CHECKING:
-    from launch.backends.submission import Submission
-    from launch.job import Backend, JobSpec
+    from launch.cluster.job import Backend, JobSpec
+    from launch.run.submission import Submission
 
 
 @click.command()
@@ -51,9 +51,11 @@ def submit(
     """
     from dataclasses import replace as with_changes
 
-    from launch.backends import attached
-    from launch.backends.cluster import lasting_name, open_backend
-    from launch.backends.submission import (
+    from launch.cluster import attached
+    from launch.cluster.config import lasting_name, open_backend
+    from launch.cluster.warnings import warn
+    from launch.run.data_preparation import resolve
+    from launch.run.submission import (
         check_free,
         jobs_before,
         prepare,
@@ -62,10 +64,8 @@ def submit(
         replace_job,
         write_config,
     )
-    from launch.backends.warnings import warn
-    from launch.data_preparation import resolve
-    from trainer.config.plan import make_plan
-    from trainer.errors import UserError
+    from trainer.contract.errors import UserError
+    from trainer.plan.plan import make_plan
 
     wanted = prepare(config, assignments, cluster, runs)
     kind = wanted.cluster.backend
@@ -97,9 +97,9 @@ def submit(
 
 def _queue(backend: Backend, spec: JobSpec, wanted: Submission, cluster: str, runs: Path, as_json: bool) -> None:
     """Hand a job to a scheduler, record it, and say how to ask for it."""
-    from launch.backends.cluster import lasting_name
-    from launch.backends.submission import queue, record_submission
-    from launch.runs_root import runs_flag
+    from launch.cluster.config import lasting_name
+    from launch.run.runs_root import runs_flag
+    from launch.run.submission import queue, record_submission
 
     job = queue(backend, spec)
     (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
@@ -115,8 +115,8 @@ def _detach(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path
     """Have the same submission made by a process that outlives this terminal."""
     import sys
 
-    from launch.backends.detached import LOG, detach
-    from launch.runs_root import runs_flag
+    from launch.cluster.detached import LOG, detach
+    from launch.run.runs_root import runs_flag
 
     words = ["submit", str(config), "--cluster", cluster, "--runs", str(runs)]
     words += [word for text in assignments for word in ("--set", text)] + (["--replace"] if replace else [])
@@ -128,14 +128,14 @@ def _detach(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path
 
 def _attend(backend: object, spec: object, row: object) -> None:
     """Run an attached job to its end, and leave with its result."""
-    from launch.backends.local import LocalBackend
-    from launch.backends.registry import Submitted
-    from launch.backends.ssh import SshBackend
-    from launch.backends.submission import follow
-    from launch.job import JobSpec, JobState
-    from launch.run_state import rank_code, write_down
-    from trainer.errors import EndedBadlyError
-    from trainer.run_dir import RunDir
+    from launch.cluster.job import JobSpec, JobState
+    from launch.cluster.local.local import LocalBackend
+    from launch.cluster.registry import Submitted
+    from launch.cluster.ssh.backend import SshBackend
+    from launch.run.run_state import rank_code, write_down
+    from launch.run.submission import follow
+    from trainer.contract.errors import EndedBadlyError
+    from trainer.contract.run_dir import RunDir
 
     assert isinstance(backend, LocalBackend | SshBackend) and isinstance(spec, JobSpec) and isinstance(row, Submitted)
 

@@ -10,14 +10,14 @@ import click
 
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
 from launch.groups import LazyGroup
-from trainer.errors import EndedBadlyError, UserError
-from trainer.plain_json import to_json
-from trainer.plain_text import plain
+from trainer.contract.errors import EndedBadlyError, UserError
+from trainer.contract.plain_json import to_json
+from trainer.contract.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from launch.sweep.story import Result
+    from launch.sweep.execute.story import Result
 
 failed_option = click.option("--failed", is_flag=True, help="Start the cells again that failed or diverged before.")
 at_most_option = click.option("--at-most", type=click.IntRange(min=1), help="Cells that run at a time, of the array.")
@@ -63,7 +63,7 @@ def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, f
       escala sweep run configs/sweep/quickstart.yaml --set tokens=200k
       escala sweep run configs/sweep/quickstart.yaml --json | jq -r .report.html
     """
-    from launch.sweep.story import run_sweep
+    from launch.sweep.execute.story import run_sweep
 
     console = _console(as_json, dry_run)
     with interrupts():
@@ -102,7 +102,7 @@ def submit(
       escala sweep status configs/sweep/quickstart.yaml --runs /shared/runs
       escala sweep resume configs/sweep/quickstart.yaml --runs /shared/runs
     """
-    from launch.sweep.afar import submit_sweep
+    from launch.sweep.execute.scheduled import submit_sweep
 
     console = _console(as_json, dry_run)
     with interrupts():
@@ -131,7 +131,7 @@ def resume(
       escala sweep resume configs/sweep/quickstart.yaml
       escala sweep resume configs/sweep/quickstart.yaml --failed
     """
-    from launch.sweep.afar import resume_sweep
+    from launch.sweep.execute.scheduled import resume_sweep
 
     with interrupts():
         result = resume_sweep(config, assignments, runs, _console(as_json), failed=failed, at_most=at_most)
@@ -151,7 +151,7 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
       escala sweep status configs/sweep/quickstart.yaml
       escala sweep status configs/sweep/quickstart.yaml --json | jq '.cells[].loss'
     """
-    from launch.sweep.afar import sweep_status
+    from launch.sweep.execute.scheduled import sweep_status
 
     found = sweep_status(config, assignments, runs)
     if as_json:
@@ -169,7 +169,7 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
 
 def _console(as_json: bool, dry_run: bool = False) -> Console:
     """Return where progress goes: standard output belongs to the JSON object where one was asked for."""
-    from launch.console import make_console
+    from launch.show.console import make_console
 
     if as_json and dry_run:
         raise UserError("--json tells what was done, and --dry-run does nothing: leave one of them out")
@@ -178,7 +178,7 @@ def _console(as_json: bool, dry_run: bool = False) -> Console:
 
 def _end(result: Result, as_json: bool, config: Path, assignments: tuple[str, ...], runs: Path) -> None:
     """Print how the sweep stands for scripts. Raises EndedBadlyError where cells failed or diverged."""
-    from launch.sweep.afar import sweep_status
+    from launch.sweep.execute.scheduled import sweep_status
 
     if as_json:
         click.echo(to_json({**sweep_status(config, assignments, runs), **result.to_json()}, indent=2))

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from launch.scaling.table.table import N_CONVENTIONS, Table
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 Command = Callable[..., Any]
 

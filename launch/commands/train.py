@@ -35,7 +35,7 @@ def train(
       escala train configs/run/tiny.yaml --set model.size=1M --set tokens=20M --set name=bigger
       escala train configs/run/tiny.yaml --skip-steps 30:34
     """
-    from launch.train_story import train_here
+    from launch.run.train_story import train_here
 
     if skip_steps:
         assignments = (*assignments, f"skip_steps={json.dumps(skip_steps)}")

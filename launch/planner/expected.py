@@ -12,17 +12,17 @@ from functools import cache
 
 import numpy as np
 
-from launch.backends.warm import available_cores
+from launch.cluster.local.warm import available_cores
 from launch.planner.gpus import Gpu
 from launch.planner.shape import shape_of, way_of
 from launch.planner.step_time import StepTime, step_time
-from trainer.config.activations import activations
-from trainer.config.batch import BatchPlan
-from trainer.config.counting import count_parameters
-from trainer.config.deepspeed import effective_stage, resolve_precision
 from trainer.config.parallel import Degrees
-from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
+from trainer.plan.activations import activations
+from trainer.plan.batch import BatchPlan
+from trainer.plan.counting import count_parameters
+from trainer.plan.deepspeed import effective_stage, resolve_precision
+from trainer.plan.plan import Plan
 
 EFFICIENCY = 0.6  # of the measured matrix rate that training's matrices reach
 PASSES = 5  # times that each kept value is written or read, forward and backward

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 GIB = 2**30
 # What tensors cannot have: the driver's part, the CUDA context and NCCL's buffers, then the allocator's unused pieces.

@@ -19,14 +19,14 @@ from launch.planner.gpus import Gpu, find_gpu
 from launch.planner.layout import Estimate, Layout, Refused
 from launch.planner.notes import notes
 from trainer.config.base import parse_section
-from trainer.config.batch import BatchPlan, plan_batch
-from trainer.config.counting import count_flops
-from trainer.config.deepspeed import check_optimizer
-from trainer.config.fp8 import check_capability, check_fp8
 from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits
-from trainer.config.plan import run_memory, total_steps
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.plan.batch import BatchPlan, plan_batch
+from trainer.plan.counting import count_flops
+from trainer.plan.deepspeed import check_optimizer
+from trainer.plan.fp8 import check_capability, check_fp8
+from trainer.plan.plan import run_memory, total_steps
 
 RECOMPUTE = ("none", "selective", "full")
 REASONS = 3  # of layouts that do not work, told where none does

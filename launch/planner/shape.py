@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launch.planner.rates import CAST_BYTES, LOSS_BYTES
-from trainer.config.activations import MOST_LOGITS
-from trainer.config.batch import BatchPlan
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import Degrees
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.activations import MOST_LOGITS
+from trainer.plan.batch import BatchPlan
 
 
 @dataclass(frozen=True)

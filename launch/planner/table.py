@@ -10,7 +10,7 @@ from rich.text import Text
 
 from launch.planner.layout import Estimate
 from launch.planner.layouts import Layouts
-from launch.text import count, duration, size
+from launch.show.text import count, duration, size
 
 SHOWN = 10
 REFUSED_SHOWN = 5

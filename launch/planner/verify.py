@@ -13,8 +13,8 @@ from typing import Any
 from launch.planner.layout import Layout
 from trainer.config.load import dump, run_from_values, set_values
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
-from trainer.failure import last_error_line
+from trainer.contract.errors import UserError
+from trainer.node.failure import last_error_line
 
 TIMEOUT_SECONDS = 900
 

@@ -5,11 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-from launch.backends import attached
-from launch.backends.cluster import load_cluster, open_backend
-from launch.backends.submission import record_submission
+from launch.cluster import attached
+from launch.cluster.config import load_cluster, open_backend
 from launch.commands.submit import _attend
-from trainer.errors import UserError
+from launch.run.submission import record_submission
+from trainer.contract.errors import UserError
 
 order = json.loads(sys.argv[1])
 cluster, run_dir = load_cluster(order["cluster"]), Path(order["run_dir"])

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trainer.rank import die_with
+from trainer.node.rank import die_with
 
 GPUS = ("/dev/null", "/dev/zero")  # any character devices pass for GPUs: nothing opens them
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")

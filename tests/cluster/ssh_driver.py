@@ -5,9 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
-from launch.backends.ssh import SshBackend
-from launch.job import JobSpec
-from trainer.errors import UserError
+from launch.cluster.job import JobSpec
+from launch.cluster.ssh.backend import SshBackend
+from trainer.contract.errors import UserError
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would pass on that it is ignored
 order = json.loads(sys.argv[1])

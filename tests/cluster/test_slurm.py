@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends.slurm import SlurmBackend
-from launch.job import JobSpec, JobState, JobStatus, Task
+from launch.cluster.job import JobSpec, JobState, JobStatus, Task
+from launch.cluster.slurm.backend import SlurmBackend
 from tests.cluster.slurm import Slurm, wait_until
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK = ROOT / "tests" / "launch" / "programs" / "rank.py"

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends import process, registry
-from launch.backends.slurm import SlurmBackend
-from launch.job import JobSpec, JobState
+from launch.cluster import process, registry
+from launch.cluster.job import JobSpec, JobState
+from launch.cluster.slurm.backend import SlurmBackend
 from tests.cluster import slurm_hosts
 from tests.cluster.conftest import start_or_skip
 from tests.cluster.slurm import wait_until
@@ -66,7 +66,7 @@ def backend_on(cluster: SlurmHosts, *, sbatch: str = "sbatch", **more: object) -
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     """The losses of two ranks on this machine that nobody disturbs."""
-    from launch.backends.local import LocalBackend
+    from launch.cluster.local.local import LocalBackend
 
     root = tmp_path_factory.mktemp("quiet")
     spec = replace(write_run(root, "quiet", root / "data", steps=STEPS), ranks_per_node=2)
@@ -181,7 +181,7 @@ def test_an_array_above_the_limit_and_a_run_that_waits_for_another(
     cluster: Callable[..., SlurmHosts], tmp_path: Path
 ) -> None:
     """MaxArraySize is 4 here."""
-    from launch.job import Task
+    from launch.cluster.job import Task
 
     one = cluster(node_addr=True, loopback_name=False)
     backend = backend_on(one)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends.driven import told
-from launch.job import JobState
+from launch.cluster.driven import told
+from launch.cluster.job import JobState
 from tests.cluster.hosts import Hosts
 from tests.cluster.slurm import wait_until
 

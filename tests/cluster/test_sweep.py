@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.backends import registry
-from launch.console import make_console
-from launch.sweep.afar import resume_sweep, submit_sweep, sweep_status
+from launch.cluster import registry
+from launch.show.console import make_console
+from launch.sweep.execute.scheduled import resume_sweep, submit_sweep, sweep_status
 from tests.cluster.slurm import Slurm, wait_until
 from tests.cluster.test_slurm import ROOT
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends.local import LocalBackend
-from launch.backends.slurm import SlurmBackend
-from launch.data_preparation import resolve
-from launch.job import JobSpec, JobState
+from launch.cluster.job import JobSpec, JobState
+from launch.cluster.local.local import LocalBackend
+from launch.cluster.slurm.backend import SlurmBackend
+from launch.run.data_preparation import resolve
 from tests.cluster.hosts import Hosts
 from tests.cluster.slurm import Slurm, wait_until
 from tests.cluster.test_slurm import ROOT, finish

@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.dist.runs import global_batch, micro_batches
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
-from trainer.run_dir import RunDir
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir
 
 
 def run_steps(

@@ -11,7 +11,7 @@ import torch
 from tests.dist.pool import RankPool
 from tests.dist.runs import VOCAB, MicroBatch, global_batch, micro_batches, tiny
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def open_engine(config: RunConfig) -> Any:

@@ -16,7 +16,7 @@ from tests.dist.pool import RankPool
 from tests.dist.runs import global_batch, tiny
 from tests.dist.test_checkpoint import train_from
 from trainer.checkpoint.convert import consolidate, main
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.models.build import make_model
 
 MODELS: dict[str, dict[str, Any]] = {

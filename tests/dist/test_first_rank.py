@@ -10,9 +10,9 @@ import torch.distributed as dist
 
 from tests.dist.pool import RankError, RankPool
 from tests.dist.runs import tiny
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.parallel.first_rank import agreed, from_first_rank, to_first_rank
-from trainer.run_dir import RunDir
+from trainer.contract.run_dir import RunDir
 
 
 def config_read_at_another_time(root: str) -> float:

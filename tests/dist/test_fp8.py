@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tests.dist.pool import RankPool
 from tests.dist.runs import TOKENS, reference, tiny
-from trainer.config.plan import make_plan
-from trainer.errors import UserError
+from trainer.plan.plan import make_plan
+from trainer.contract.errors import UserError
 from trainer.parallel import fp8
 from trainer.parallel.fp8 import FORWARD, GRADIENT, check_gpu, linear, multiply_in_fp8, to_fp8
 

@@ -16,7 +16,7 @@ from tests.dist.pool import RankPool
 from tests.dist.runs import global_batch, micro_batches, tiny
 from trainer.checkpoint.search import problem_with
 from trainer.config.run import RunConfig
-from trainer.run_dir import RunDir
+from trainer.contract.run_dir import RunDir
 
 
 class FullDisk:

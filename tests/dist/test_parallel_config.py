@@ -15,9 +15,9 @@ from tests.dist.runs import tiny
 from trainer.checkpoint.compatible import architecture_values, check_architecture
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.retention import steps_to_delete
-from trainer.config.deepspeed import check_optimizer, deepspeed_config, effective_stage
+from trainer.plan.deepspeed import check_optimizer, deepspeed_config, effective_stage
 from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits, node_warning, resolve_degrees
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.guard.watchdog import Watchdog
 from trainer.models.roles import Constant, Role, SplitKind
 from trainer.parallel.mesh import axis_groups

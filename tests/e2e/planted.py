@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer import loop
 from trainer.config.load import load_run
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.train import main
 
 EARLY, LATE, KILLED, REFUSED = 101, 102, 103, 104  # seeds

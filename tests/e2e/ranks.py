@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launch.backends.warm import RankPool, rank_environment
+from launch.cluster.local.warm import RankPool, rank_environment
 from trainer.config.base import parse_section
 from trainer.config.load import dump
 from trainer.config.run import RunConfig
-from trainer.run_dir import RunDir, Status, read_json_lines, write_atomically
+from trainer.contract.run_dir import RunDir, Status, read_json_lines, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = ("torch", "torch._dynamo", "deepspeed", "trainer.train")

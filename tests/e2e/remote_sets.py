@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.unit.data.builders import random_docs, write_set
 from trainer.config.data import CacheConfig, DataConfig, SourceConfig
-from trainer.data.remote import ShardCache, read_manifest
+from trainer.data.store.cache import ShardCache, read_manifest
 
 T = 16
 
@@ -32,7 +32,7 @@ def data(root: str, tmp_path: Path, **cache: Any) -> DataConfig:
 
 def rows(config: DataConfig, steps: range) -> np.ndarray:
     """Return the inputs of some steps."""
-    from trainer.data.opening import open_batches  # not above: processes that fetch alone need no torch
+    from trainer.data.read.opening import open_batches  # not above: processes that fetch alone need no torch
 
     batches = open_batches(config, context_length=T, sequences_per_step=8, micro_batch=8, seed=1)
     try:

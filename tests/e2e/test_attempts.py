@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends.warm import RankPool
 from launch.cli import main
-from launch.data_preparation import resolve
+from launch.cluster.local.warm import RankPool
+from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
 from trainer.checkpoint.manifest import read_manifest
 from trainer.config.load import dump
-from trainer.run_dir import (
+from trainer.contract.run_dir import (
     EXIT_FAILED,
     EXIT_FENCED,
     EXIT_PREEMPTED,

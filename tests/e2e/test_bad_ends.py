@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.backends.local import LocalBackend
 from launch.cli import main
-from launch.job import JobSpec
-from launch.sweep import ledger
-from launch.sweep.cells import cells_of
-from launch.sweep.config import load_sweep
+from launch.cluster.job import JobSpec
+from launch.cluster.local.local import LocalBackend
+from launch.sweep.cells.cells import cells_of
+from launch.sweep.cells.config import load_sweep
+from launch.sweep.ledger import ledger
 from tests.e2e.planted import CURED, EARLY, KILLED, LATE, REFUSED
 from tests.e2e.ranks import configuration
-from trainer.run_dir import EXIT_DIVERGED, EXIT_FAILED, EXIT_USER_ERROR, RunDir, Status, write_atomically
+from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_FAILED, EXIT_USER_ERROR, RunDir, Status, write_atomically
 
 pytestmark = pytest.mark.e2e
 GOOD, CHANCE, GONE = (1, 2, 3), 4, 5  # seeds

@@ -22,16 +22,16 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends.warm import RankPool
-from launch.data_preparation import resolve
+from launch.cluster.local.warm import RankPool
+from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration, make_pool
 from trainer.checkpoint.search import newest_sound, sizes_problem
 from trainer.config.load import load_written
 from trainer.config.run import RunConfig
-from trainer.data.opening import open_manifest
-from trainer.data.pinned import pinned
-from trainer.errors import UserError
-from trainer.run_dir import EXIT_USER_ERROR, RunDir, Status, read_json_lines, write_atomically
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import EXIT_USER_ERROR, RunDir, Status, read_json_lines, write_atomically
+from trainer.data.read.opening import open_manifest
+from trainer.data.store.pinned import pinned
 
 STEPS, NEWEST, OLDER = 12, 10, 5
 CHECKPOINT = f"checkpoints/step_{NEWEST:09d}"

@@ -23,11 +23,11 @@ import pytest
 from tests.e2e.test_data_prepare import documents_of
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
-from trainer.data.encode import SplitRule
-from trainer.data.manifest import Manifest
-from trainer.data.prepare import prepare
-from trainer.data.verify import verify
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.prepare.encode import SplitRule
+from trainer.data.prepare.prepare import prepare
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.verify import verify
 
 pytest.importorskip("datasets")
 zstandard = pytest.importorskip("zstandard")

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from launch.backends.warm import RankPool
-from launch.data_preparation import resolve
+from launch.cluster.local.warm import RankPool
+from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
 from tests.e2e.test_data_prepare import run_prepare, texts, wait_until, write_files
-from trainer.config.resolve import with_data
 from trainer.config.run import RunConfig
-from trainer.data.manifest import FILE, Manifest
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.store.manifest import FILE, Manifest
+from trainer.plan.resolve import with_data
 
 pytestmark = pytest.mark.e2e
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.hub import COMMIT, Hub
-from trainer.data.manifest import Manifest
+from trainer.data.store.manifest import Manifest
 
 pytest.importorskip("datasets")
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +32,8 @@ configs:
 READER = """
 import json, sys
 from trainer.config.data import SourceConfig
-from trainer.data.sources import Source
-from trainer.errors import UserError
+from trainer.data.source.sources import Source
+from trainer.contract.errors import UserError
 
 def read(options):
     try:

@@ -19,14 +19,13 @@ import pytest
 from tests.e2e.test_data_prepare import ROOT, config, documents_of, run_prepare, texts, write_files
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
-from trainer.data import claim
-from trainer.data.input_list import InputList
-from trainer.data.inputs import embedded_files
-from trainer.data.manifest import Manifest
-from trainer.data.prepare import prepare
-from trainer.data.progress import Progress
-from trainer.data.verify import verify
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.prepare.prepare import claim, prepare
+from trainer.data.prepare.progress import Progress
+from trainer.data.source.input_list import InputList
+from trainer.data.source.inputs import embedded_files
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.verify import verify
 
 BYTES = {"tokenizer": {"kind": "bytes"}}
 
@@ -123,12 +122,12 @@ def test_another_python_has_another_embedded_text(tmp_path: Path, monkeypatch: p
     prepare(section, workers=1, task=(0, 2))
     (found,) = embedded_files()
     later = found.model_copy(update={"stamp": "Python 9.9.9, 0123"})
-    monkeypatch.setattr("trainer.data.sources.embedded_files", lambda: [later])
+    monkeypatch.setattr("trainer.data.source.sources.embedded_files", lambda: [later])
     with pytest.raises(UserError, match=r"changed: embedded \(Python 3\..* then, Python 9\.9\.9, 0123 now\)"):
         prepare(section, workers=1)
     monkeypatch.undo()
     prepare(section, workers=1)
-    monkeypatch.setattr("trainer.data.sources.embedded_files", lambda: [later])
+    monkeypatch.setattr("trainer.data.source.sources.embedded_files", lambda: [later])
     said = Said()
     prepare(section, workers=1, progress=said)
     assert "already prepared in" in said.lines[0] and "changed: embedded" in said.lines[0]
@@ -378,7 +377,7 @@ def test_the_check_and_the_claim_are_one_step(tmp_path: Path, monkeypatch: pytes
             ends.append((fraction, str(error)))
 
     monkeypatch.setattr(claim, "refuse_other_set", check)
-    monkeypatch.setattr("trainer.data.prepare.refuse_other_set", check)
+    monkeypatch.setattr("trainer.data.prepare.prepare.refuse_other_set", check)
     threads = [threading.Thread(target=run, args=(fraction,)) for fraction in (0.3, 0.4)]
     for thread in threads:
         thread.start()

@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.data_preparation import prepared
+from launch.run.data_preparation import prepared
 from tests.conftest import shared_data
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
-from trainer.data import shard_writer
-from trainer.data.encode import document_digest
-from trainer.data.inspect import samples
-from trainer.data.manifest import Manifest
-from trainer.data.opening import open_manifest
-from trainer.data.prepare import prepare
-from trainer.data.token_set import TokenSet
-from trainer.data.tokenizer import load_tokenizer, save_tokenizer
-from trainer.data.verify import verify
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.prepare.encode import document_digest
+from trainer.data.prepare.prepare import prepare
+from trainer.data.read.opening import open_manifest
+from trainer.data.store import shard_writer
+from trainer.data.store.inspect import samples
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.token_set import TokenSet
+from trainer.data.store.verify import verify
+from trainer.data.tokenize.tokenizer import load_tokenizer, save_tokenizer
 
 pytest.importorskip("datasets")
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,7 +190,7 @@ def shared_memory() -> set[str]:
 
 AS_TRAINING_DOES = """
 import json, sys
-from launch.data_preparation import ensure_prepared
+from launch.run.data_preparation import ensure_prepared
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 ensure_prepared(parse_section(DataConfig, json.load(sys.stdin), "test"))

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.data_preparation import ensure_prepared, is_prepared
+from launch.run.data_preparation import ensure_prepared, is_prepared
 from tests.e2e.remote_sets import T, data, fetch_all, kept, rows, write_local
 from tests.unit.data.builders import open_train
 from trainer.config.data import CacheConfig
-from trainer.data.opening import open_batches, open_split
-from trainer.data.remote import ShardCache, read_manifest
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.read.opening import open_batches, open_split
+from trainer.data.store.cache import ShardCache, read_manifest
 
 pytest.importorskip("aiohttp")
 

@@ -17,11 +17,11 @@ from tests.e2e.remote_sets import data, fetch_all, kept, rows, write_local
 from tests.unit.data.builders import open_train
 from trainer.config.base import parse_section
 from trainer.config.data import CacheConfig, DataConfig
-from trainer.data.manifest import Manifest
-from trainer.data.opening import open_batches, open_manifest
-from trainer.data.prepare import prepare
-from trainer.data.remote import ShardCache, read_manifest
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.prepare.prepare import prepare
+from trainer.data.read.opening import open_batches, open_manifest
+from trainer.data.store.cache import ShardCache, read_manifest
+from trainer.data.store.manifest import Manifest
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")

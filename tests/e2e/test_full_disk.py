@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends.warm import RankPool
-from launch.data_preparation import resolve
+from launch.cluster.local.warm import RankPool
+from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
-from trainer.run_dir import EXIT_DONE, EXIT_FAILED, Status, read_json_lines
+from trainer.contract.run_dir import EXIT_DONE, EXIT_FAILED, Status, read_json_lines
 
 pytestmark = pytest.mark.e2e
 STEPS = 20

@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.backends.warm import RankPool
-from launch.data_preparation import resolve
+from launch.cluster.local.warm import RankPool
+from launch.run.data_preparation import resolve
 from tests.e2e.ranks import ROOT, Ranks, configuration
 from tests.e2e.test_data_prepare import shared_memory, wait_until
 from tests.e2e.test_data_remote import Server
 from trainer.config.load import dump
 from trainer.config.run import RunConfig
-from trainer.run_dir import RunDir, Status, read_json_lines, write_atomically
+from trainer.contract.run_dir import RunDir, Status, read_json_lines, write_atomically
 
 pytestmark = pytest.mark.e2e
 STEPS = 60

@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from launch.backends.warm import RankPool
-from launch.data_preparation import resolve
+from launch.cluster.local.warm import RankPool
+from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration, make_pool
 from trainer.checkpoint.manifest import list_checkpoints
 from trainer.checkpoint.search import problem_with

@@ -36,8 +36,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_ledger(path: Path) -> None:
     """Write the ledger of a grid of sizes and tokens, with losses of a known law."""
-    from launch.sweep import ledger
-    from launch.sweep.ledger import LedgerRow
+    from launch.sweep.ledger import ledger
+    from launch.sweep.ledger.ledger import LedgerRow
 
     rows = []
     for k, (n, tokens) in enumerate(
@@ -96,7 +96,7 @@ def test_the_make_target_exists(target: str):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweep").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_sweep_has_cells(path: Path):
-    from launch.sweep.cells import cells_of
-    from launch.sweep.config import load_sweep
+    from launch.sweep.cells.cells import cells_of
+    from launch.sweep.cells.config import load_sweep
 
     assert len(cells_of(load_sweep(path))) >= 3

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from trainer.run_dir import RunDir, read_json_lines
+from trainer.contract.run_dir import RunDir, read_json_lines
 
 pytestmark = pytest.mark.e2e
 

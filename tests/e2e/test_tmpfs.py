@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends.warm import RankPool
-from launch.data_preparation import resolve
+from launch.cluster.local.warm import RankPool
+from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration, make_pool
 from trainer.checkpoint.manifest import list_checkpoints
 from trainer.checkpoint.search import problem_with
 from trainer.config.run import RunConfig
-from trainer.run_dir import EXIT_FAILED, Status
+from trainer.contract.run_dir import EXIT_FAILED, Status
 
 STEPS, PAGE = 20, 4096
 

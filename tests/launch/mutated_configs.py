@@ -29,7 +29,7 @@ import yaml
 
 from launch.cli import main
 from trainer.config.load import load_run
-from trainer.data.manifest import Manifest
+from trainer.data.store.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30  # seconds of one case
@@ -208,7 +208,7 @@ def standing_in(prepared: Path, directory: Path) -> Iterator[None]:
 
 def small_set(directory: Path) -> Path:
     """Prepare a small set of bytes, and return its directory."""
-    from launch.data_preparation import ensure_prepared
+    from launch.run.data_preparation import ensure_prepared
     from trainer.config.data import DataConfig
 
     values = {

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from trainer.config.activations import activations
-from trainer.config.memory import rank_memory
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.recompute import recompute_blocks
 from trainer.models.build import build_model
 from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.activations import activations
+from trainer.plan.memory import rank_memory
 
 B, T, V = 2, 64, 64
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer.agent import Node, Watch
-from trainer.run_dir import EXIT_PREEMPTED
+from trainer.contract.run_dir import EXIT_PREEMPTED
+from trainer.node.agent import Node, Watch
 
 LATE = Path(__file__).with_name("programs") / "late.py"
 
@@ -22,7 +22,7 @@ def test_a_signal_to_every_process_reaches_ranks_that_were_not_ready(tmp_path: P
     mark = tmp_path / "mark"
     words = [
         "-m",
-        "trainer.agent",
+        "trainer.node.agent",
         "--run-dir",
         str(tmp_path),
         "--rendezvous",

@@ -104,7 +104,7 @@ def test_keys_prints_a_section_from_the_schema_and_names_the_nearest_key():
 def test_the_list_of_commands_imports_no_command():
     code = "import sys; from launch.cli import escala; sys.stdout.write(' '.join(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    heavy = {"torch", "pydantic", "numpy", "rich", "yaml", "launch.sweep.story"}
+    heavy = {"torch", "pydantic", "numpy", "rich", "yaml", "launch.sweep.execute.story"}
     assert not heavy & set(modules)
 
 

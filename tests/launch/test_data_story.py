@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.data_story import print_mixture
+from launch.run.data_story import print_mixture
 from tests.unit.data.builders import random_docs, write_set
 from trainer.config.data import DataConfig, SourceConfig
-from trainer.data.inspect import summary
+from trainer.data.store.inspect import summary
 
 
 def test_the_mixture_is_shown_or_said_to_be_in_the_configuration(

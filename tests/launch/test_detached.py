@@ -11,20 +11,21 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from launch.backends import attached, registry
-from launch.backends.detached import LOG, detach
 from launch.cli import escala
-from launch.job import JobState
-from trainer.errors import UserError
+from launch.cluster import attached, registry
+from launch.cluster.detached import LOG, detach
+from launch.cluster.job import JobState
+from trainer.contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from launch.backends import attached, registry
-from launch.backends.driven import tell
-from launch.job import JobSpec, JobState, JobStatus
+from launch.cluster import attached
+from launch.cluster import registry
+from launch.cluster.driven import tell
+from launch.cluster.job import JobSpec, JobState, JobStatus
 run_dir = Path({run_dir!r})
 spec = JobSpec("run", ("x",), run_dir)
 registry.record(spec, attached.job_id(), cluster="ssh", backend="ssh")

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.backends.local import LocalBackend
-from launch.backends.logs import first_failure as first_of
-from launch.job import JobSpec, JobState
+from launch.cluster.job import JobSpec, JobState
+from launch.cluster.local.local import LocalBackend
+from launch.cluster.logs import first_failure as first_of
 from tests.launch.test_local import RANK, finish, until_log
-from trainer.failure import error_line, oom_kills, why_ended
-from trainer.first_failure import Ending, first_failure, is_consequence, torchrun_endings
+from trainer.node.failure import error_line, oom_kills, why_ended
+from trainer.node.first_failure import Ending, first_failure, is_consequence, torchrun_endings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,7 +95,7 @@ def test_the_failures_of_two_hosts_are_weighed_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("times", range(3))
 def test_a_killed_rank_is_named_and_not_the_one_that_lost_it(tmp_path: Path, victim: int, times: int) -> None:
     """kill -9 under a real torchrun: the peer in the all-reduce ends with a reset connection."""
-    words = ["-m", "trainer.agent", "--run-dir", str(tmp_path), "--ranks", "2", "--rendezvous", "127.0.0.1:0"]
+    words = ["-m", "trainer.node.agent", "--run-dir", str(tmp_path), "--ranks", "2", "--rendezvous", "127.0.0.1:0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     program = [str(RANK), "reduce"]
     agent = subprocess.Popen(
@@ -133,7 +133,7 @@ def test_a_killed_warm_rank_is_named(tmp_path: Path, victim: int) -> None:
 SUMMARY = """\
 torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
 ============================================================
-trainer.rank FAILED
+trainer.node.rank FAILED
 ------------------------------------------------------------
 Failures:
 [1]:
@@ -220,7 +220,7 @@ def test_a_rank_that_the_kernel_ended_for_want_of_memory_is_told_apart(tmp_path:
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(900 << 20))
-        words = ["-m", "trainer.agent", "--run-dir", str(tmp_path), "--rendezvous", "127.0.0.1:0", "--"]
+        words = ["-m", "trainer.node.agent", "--run-dir", str(tmp_path), "--rendezvous", "127.0.0.1:0", "--"]
         program = [str(RANK.with_name("planted.py")), "oom", "0", str(tmp_path)]
         agent = subprocess.Popen(
             [sys.executable, *words, *program],

@@ -20,27 +20,27 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-import launch.console
-from launch.backends.registry import Submitted
+import launch.show.console
 from launch.cli import escala, main
+from launch.cluster.job import JobState, JobStatus
+from launch.cluster.preflight.checks import Check, Level
+from launch.cluster.registry import Submitted
 from launch.commands import design, keys
-from launch.console import PlainConsole
-from launch.data_story import print_mixture, print_samples, print_summary
-from launch.job import JobState, JobStatus
-from launch.plan_table import run_table, sweep_table
 from launch.planner.table import layouts_table
-from launch.preflight.checks import Check, Level
+from launch.run.data_story import print_mixture, print_samples, print_summary
 from launch.scaling.report.console import grid_text
 from launch.scaling.report.model import Grid
-from launch.sweep import afar
-from launch.sweep.progress import Watcher
-from launch.sweep.run import CellProgress
-from launch.sweep.submit import Standing
+from launch.show.console import PlainConsole
+from launch.show.plan_table import run_table, sweep_table
+from launch.sweep.execute import scheduled as afar
+from launch.sweep.execute.progress import Watcher
+from launch.sweep.execute.run import CellProgress
+from launch.sweep.execute.submit import Standing
 from tests.launch.test_sweep_run import cells
-from trainer.config.plan import make_plan
-from trainer.errors import UserError
-from trainer.plain_text import plain
-from trainer.run_dir import RunDir, Status
+from trainer.contract.errors import UserError
+from trainer.contract.plain_text import plain
+from trainer.contract.run_dir import RunDir, Status
+from trainer.plan.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
@@ -71,8 +71,8 @@ def test_plain_text_holds_nothing_that_a_terminal_obeys(text: str) -> None:
 def console(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlainConsole]:
     """The console of every command, on a file, as wide as is needed."""
     shown = PlainConsole(file=io.StringIO(), width=2000)
-    monkeypatch.setattr(launch.console, "make_console", lambda **_: shown)
-    for module in ("launch.data_story", "launch.commands.design"):
+    monkeypatch.setattr(launch.show.console, "make_console", lambda **_: shown)
+    for module in ("launch.run.data_story", "launch.commands.design"):
         monkeypatch.setattr(f"{module}.make_console", lambda **_: shown)
     yield shown
 

@@ -14,12 +14,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.backends.kubernetes import KubernetesBackend, official_clients
-from launch.backends.kubernetes_options import check_quantity
-from launch.job import JobSpec, JobState, Requeue, Task
-from trainer.errors import UserError
-from trainer.first_failure import Ending
-from trainer.run_dir import RunDir, Status
+from launch.cluster.job import JobSpec, JobState, Requeue, Task
+from launch.cluster.kubernetes.backend import KubernetesBackend, official_clients
+from launch.cluster.kubernetes.options import check_quantity
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir, Status
+from trainer.node.first_failure import Ending
 
 client = pytest.importorskip("kubernetes.client")
 BASE = "/apis/jobset.x-k8s.io/v1alpha2/namespaces/default/jobsets"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer import addresses, meeting
-from trainer.agent import main
-from trainer.gathering import EXIT_PORT_TAKEN, gather
-from trainer.meeting import AbsentError, Meeting, Party, PortTakenError, meet
-from trainer.run_dir import EXIT_FAILED, EXIT_FENCED, EXIT_USER_ERROR
+from trainer.contract.run_dir import EXIT_FAILED, EXIT_FENCED, EXIT_USER_ERROR
+from trainer.node import addresses, meeting
+from trainer.node.agent import main
+from trainer.node.gathering import EXIT_PORT_TAKEN, gather
+from trainer.node.meeting import AbsentError, Meeting, Party, PortTakenError, meet
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_an_interface_is_taken_or_refused_by_name(tmp_path: Path, port: int) -> 
 
 
 def test_a_signal_before_the_ranks_begin_leaves_as_saved(tmp_path: Path, port: int) -> None:
-    words = ["-m", "trainer.agent", "--run-dir", str(tmp_path), "--attempt", "1", "--nodes", "2", "--host"]
+    words = ["-m", "trainer.node.agent", "--run-dir", str(tmp_path), "--attempt", "1", "--nodes", "2", "--host"]
     words += ["--rendezvous", f":{port}", "--", "-m", "nothing"]
     agent = subprocess.Popen([sys.executable, *words], env={**os.environ, "SLURM_NODEID": "0"})
     told = tmp_path / "logs" / "1" / meeting.FILE

@@ -19,13 +19,13 @@ from launch.planner.gpus import ALIASES, GPUS, find_gpu
 from launch.planner.layouts import Layouts, layouts, with_parallel
 from launch.planner.table import layouts_table
 from launch.planner.verify import verify, with_layout
-from trainer.config.batch import BatchPlan
-from trainer.config.counting import count_parameters
 from trainer.config.load import run_from_values, set_values
 from trainer.config.parallel import ParallelConfig
-from trainer.config.plan import make_plan
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.plan.batch import BatchPlan
+from trainer.plan.counting import count_parameters
+from trainer.plan.plan import make_plan
 
 
 def config(**changes: object) -> RunConfig:

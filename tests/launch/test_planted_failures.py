@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from launch.backends import attached, registry
-from launch.backends.cluster import load_cluster, open_backend
-from launch.backends.local import LocalBackend
-from launch.backends.warm import RankPool
 from launch.cli import escala
-from launch.job import JobSpec
+from launch.cluster import attached, registry
+from launch.cluster.config import load_cluster, open_backend
+from launch.cluster.job import JobSpec
+from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.warm import RankPool
 from tests.launch.planted import AFTER_START, Planted, name_of
 from tests.launch.test_local import finish, until_log
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).parent / "programs" / "planted.py"

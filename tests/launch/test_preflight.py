@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from launch.backends.cluster import load_cluster
+from launch.cluster.config import load_cluster
+from launch.cluster.preflight import nodes
+from launch.cluster.preflight.checks import Check, Level, bandwidth, evaluate
 from launch.commands.doctor import doctor
-from launch.preflight import nodes
-from launch.preflight.checks import Check, Level, bandwidth, evaluate
 
 NOW = 1_000_000.0
 
@@ -92,7 +92,17 @@ def test_bandwidth_is_judged() -> None:
 
 
 def test_a_real_node_describes_itself(tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "trainer.node_check", "--meet", str(tmp_path), "--nodes", "1"]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "trainer.node.node_check",
+        "--meet",
+        str(tmp_path),
+        "--nodes",
+        "1",
+    ]
     done = subprocess.run([*command, "--wandb", "http://127.0.0.1:9"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["seen"] == 1 and found["packages"]["torch"] and found["wandb"] is False
@@ -122,5 +132,5 @@ def test_each_host_is_asked_with_its_own_interpreter(tmp_path: Path, monkeypatch
     monkeypatch.setattr(nodes, "_gather", lambda commands: asked.extend(commands) or ([], []))
     cluster = load_cluster(str(file))
     nodes.ask(cluster, cluster.job("preflight", ("x",), tmp_path), tmp_path)
-    words = f"-m trainer.node_check --meet {tmp_path} --nodes 2"
+    words = f"-m trainer.node.node_check --meet {tmp_path} --nodes 2"
     assert [c[-2:] for c in asked] == [["a", f"cd -- ~/d && exec /p {words}"], ["b", f"cd -- /e && exec ~/q {words}"]]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config.counting import count_parameters
-from trainer.config.memory import rank_memory
 from trainer.config.parallel import ParallelConfig
 from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.counting import count_parameters
+from trainer.plan.memory import rank_memory
 
 
 def seven_and_a_half_billion() -> TransformerConfig:

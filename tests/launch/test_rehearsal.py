@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.backends.slurm import SlurmBackend
-from launch.job import JobSpec
+from launch.cluster.job import JobSpec
+from launch.cluster.slurm.backend import SlurmBackend
 from tests.conftest import ROOT
 from tests.launch.test_cli import escala
 from tests.launch.test_sweep_cells import RUN
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 REFUSED = "sbatch: error: invalid partition specified: trian\nallocation failure: Invalid partition name specified\n"
 NO_NODES = "allocation failure: Requested node configuration is not available\n"

@@ -14,16 +14,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.backends.jobset import literal
-from launch.backends.kubernetes import KubernetesBackend
-from launch.backends.local import LocalBackend
-from launch.backends.quoting import dns_label, label
-from launch.backends.slurm_script import render_script
-from launch.backends.ssh import SshBackend
-from launch.backends.ssh_node import remote_command
-from launch.job import JobSpec, Mount, Requeue, Task
+from launch.cluster.job import JobSpec, Mount, Requeue, Task
+from launch.cluster.kubernetes.backend import KubernetesBackend
+from launch.cluster.kubernetes.jobset import literal
+from launch.cluster.local.local import LocalBackend
+from launch.cluster.quoting import dns_label, label
+from launch.cluster.slurm.script import render_script
+from launch.cluster.ssh.backend import SshBackend
+from launch.cluster.ssh.connection import remote_command
 from tests.launch.hostile import CANARY, PAYLOADS, PLACES
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAIN = ("-m", "trainer.train", "--run-dir", "/shared/runs/tiny")
@@ -229,7 +229,7 @@ def test_ssh_puts_only_directory_and_python_on_the_command_line(payload: str, tm
     out = tmp_path / "out"
     command = remote_command(str(python), directory)
     subprocess.run(["sh", "-c", command], env={**os.environ, "OUT": str(out)}, cwd=tmp_path, check=True)
-    assert out.read_bytes().decode() == f"{directory}\n-u\0-m\0trainer.remote\0"
+    assert out.read_bytes().decode() == f"{directory}\n-u\0-m\0trainer.node.ssh_end\0"
     assert not (tmp_path / CANARY).exists() and not (directory / CANARY).exists()
 
 
@@ -238,7 +238,7 @@ def test_ssh_sends_everything_else_as_data(place: str, tmp_path: Path) -> None:
     for payload in PAYLOADS:
         spec = hostile(place, payload, tmp_path, extras={"hosts": ["n1"]})
         command, order, *_ = ssh(spec).splitlines()
-        assert "trainer.remote" in command and (len(payload) < 6 or payload not in command)
+        assert "trainer.node.ssh_end" in command and (len(payload) < 6 or payload not in command)
         sent = json.loads(order.partition("<<< ")[2])
         assert tuple(sent["start"][sent["start"].index("--") + 1 :]) == spec.command
         assert sent["environment"] == dict(spec.environment)

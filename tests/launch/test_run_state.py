@@ -14,18 +14,18 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from launch.backends import attached
-from launch.backends.registry import Submitted
+from launch.cluster import attached
+from launch.cluster.job import JobState, JobStatus
+from launch.cluster.registry import Submitted
 from launch.commands.jobs import jobs
-from launch.job import JobState, JobStatus
-from launch.run_state import DEAD, begin_again, loss_of_progress, state_of, write_down
-from launch.sweep.afar import sweep_status
+from launch.run.run_state import DEAD, begin_again, loss_of_progress, state_of, write_down
+from launch.sweep.execute.scheduled import sweep_status
 from tests.launch import test_sweep_run
 from tests.launch.test_sweep_run import finish, run
-from trainer.errors import UserError
-from trainer.plain_json import to_json
-from trainer.run_dir import EXIT_DIVERGED, EXIT_FENCED, RunDir, Status
-from trainer.tracking.identity import sign
+from trainer.contract.errors import UserError
+from trainer.contract.plain_json import to_json
+from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_FENCED, RunDir, Status
+from trainer.observe.identity import sign
 
 
 def running(directory: Path, **signed: object) -> RunDir:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launch.runs_root import default_runs, runs_flag
+from launch.run.runs_root import default_runs, runs_flag
 
 
 def test_only_another_directory_is_named(tmp_path, monkeypatch) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from launch.backends.batch_output import reason_in
-from launch.backends.slurm_script import render_script, warnings
-from launch.job import JobSpec, Requeue, Task
-from trainer.errors import UserError
+from launch.cluster.job import JobSpec, Requeue, Task
+from launch.cluster.slurm.batch_output import reason_in
+from launch.cluster.slurm.script import render_script, warnings
+from trainer.contract.errors import UserError
 
 SCONTROL = """#!/bin/bash
 case "$*" in

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends.process import CallError, call
-from launch.backends.slurm import SlurmBackend
-from launch.backends.slurm_queue import user_name
-from launch.backends.slurm_states import parse_rows
-from launch.job import JobIdentity, JobSpec, JobState
-from trainer.errors import UserError
+from launch.cluster.job import JobIdentity, JobSpec, JobState
+from launch.cluster.process import CallError, call
+from launch.cluster.slurm.backend import SlurmBackend
+from launch.cluster.slurm.queue import user_name
+from launch.cluster.slurm.states import parse_rows
+from trainer.contract.errors import UserError
 
 D, F, P, R, C, E = (
     JobState.DONE,

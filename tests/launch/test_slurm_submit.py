@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends import registry
-from launch.backends.process import CallError
-from launch.backends.slurm import SlurmBackend
-from launch.backends.slurm_environment import client_environment, job_environment
-from launch.backends.slurm_queue import seconds, user_name
-from launch.job import JobIdentity, JobSpec, Task
+from launch.cluster import registry
+from launch.cluster.job import JobIdentity, JobSpec, Task
+from launch.cluster.process import CallError
+from launch.cluster.slurm.backend import SlurmBackend
+from launch.cluster.slurm.environment import client_environment, job_environment
+from launch.cluster.slurm.queue import seconds, user_name
 from tests.launch.test_slurm_states import CONFIG, backend
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 SHOWN = "JobId=12 JobName=x UserId=root(0)"
 

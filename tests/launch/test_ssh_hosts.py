@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.backends.ssh import SshBackend
-from launch.backends.ssh_hosts import Host, SshOptions, hosts_for, hosts_of, parse_host, parse_hostfile, ssh_command
-from launch.backends.ssh_node import shell_path
-from launch.job import JobSpec
+from launch.cluster.job import JobSpec
+from launch.cluster.ssh.backend import SshBackend
+from launch.cluster.ssh.connection import shell_path
+from launch.cluster.ssh.hosts import Host, SshOptions, hosts_for, hosts_of, parse_host, parse_hostfile, ssh_command
 from tests.launch.hostile import PAYLOADS
-from trainer.errors import UserError
-from trainer.host_claim import HostClaim
+from trainer.contract.errors import UserError
+from trainer.node.host_claim import HostClaim
 
 
 def test_a_hostfile_is_read() -> None:
@@ -95,8 +95,8 @@ def test_a_host_may_differ_from_the_others() -> None:
     assert hosts_of(options) == [Host("a", None, 22), Host("b", "me", 23, 2, "~/p", "/d")]
     spec = JobSpec("x", ("-m", "y"), Path("/r"), nodes=2, extras=options.model_dump(exclude_none=True))
     first, _, second, order, *_ = SshBackend(python="/p", directory=Path("/c")).render(spec).splitlines()
-    assert first.endswith("'cd -- /c && exec /p -u -m trainer.remote'")
-    assert second.endswith("""'cd -- /d && exec ~/p -u -m trainer.remote'""")
+    assert first.endswith("'cd -- /c && exec /p -u -m trainer.node.ssh_end'")
+    assert second.endswith("""'cd -- /d && exec ~/p -u -m trainer.node.ssh_end'""")
     assert json.loads(order.partition("<<< ")[2])["directory"] == "/d"
 
 
@@ -132,7 +132,7 @@ def test_a_claim_ends_with_its_process_and_the_same_driver_waits_for_that() -> N
     name = f"\0escala-test-own-{os.getpid()}"
     hold = f"""
 import threading, time
-from trainer.host_claim import HostClaim
+from trainer.node.host_claim import HostClaim
 claim = HostClaim({name!r})
 claim.take({{"driver": "a:1:1"}})
 print("held", flush=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from launch.backends import attached, reachable, registry
-from launch.backends.cluster import lasting_name, load_cluster, open_backend
-from launch.backends.overview import last_step, overview
-from launch.backends.submission import check_free, jobs_before, prepare, write_config
-from launch.job import JobIdentity, JobSpec, JobState, JobStatus, Task
+from launch.cluster import attached, reachable, registry
+from launch.cluster.config import lasting_name, load_cluster, open_backend
+from launch.cluster.job import JobIdentity, JobSpec, JobState, JobStatus, Task
+from launch.cluster.overview import last_step, overview
+from launch.run.submission import check_free, jobs_before, prepare, write_config
 from tests.launch.test_cli import escala
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "run" / "tiny.yaml"
@@ -203,7 +203,7 @@ def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch
     registry.record(spec, "5", cluster="lab", backend="slurm", settings={"backend": "slurm"})
     state = JobState.RUNNING
     monkeypatch.setattr(
-        "launch.backends.submission.statuses_of",
+        "launch.run.submission.statuses_of",
         lambda rows: {row.run_dir: JobStatus(state, reason="squeue failed") for row in rows},
     )
     with pytest.raises(UserError, match=r"run is running as slurm job 5: .*--replace ends it and starts again"):
@@ -221,7 +221,7 @@ def test_a_run_waits_for_others_by_their_names(tmp_path: Path, monkeypatch: pyte
         registry.record(JobSpec(name, ("-m", "x"), tmp_path / name), job, cluster="lab", backend="slurm")
     states = {"base": JobState.RUNNING, "old": JobState.DONE, "bad": JobState.FAILED}
     monkeypatch.setattr(
-        "launch.backends.submission.statuses_of", lambda rows: {r.run_dir: JobStatus(states[r.name]) for r in rows}
+        "launch.run.submission.statuses_of", lambda rows: {r.run_dir: JobStatus(states[r.name]) for r in rows}
     )
     assert jobs_before(tmp_path, ("base", "old"), where) == ("5",), "what is done is not waited for"
     with pytest.raises(UserError, match="--after bad: it is failed"):

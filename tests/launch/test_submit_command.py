@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner, Result
 
-from launch import data_preparation
 from launch.commands.logs import logs
 from launch.commands.render import render
 from launch.commands.submit import submit
+from launch.run import data_preparation
 from tests.conftest import ROOT
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 PROGRAMS = {
     "sbatch": 'case "$*" in *--test-only*) exit;; esac\necho "$*" >>"$ROOT/asked"; cat >"$ROOT/script"; echo 12',

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.sweep.cells import cells_of
-from launch.sweep.config import SweepConfig, load_sweep
-from trainer.errors import UserError
+from launch.sweep.cells.cells import cells_of
+from launch.sweep.cells.config import SweepConfig, load_sweep
+from trainer.contract.errors import UserError
 
 RUN = {
     "data": {"name": "x"},

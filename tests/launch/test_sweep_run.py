@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from launch.job import JobSpec, JobState, JobStatus
-from launch.sweep import ledger
-from launch.sweep.cells import Cell, cells_of
-from launch.sweep.config import SweepConfig
-from launch.sweep.run import CellProgress, SweepRun
+from launch.cluster.job import JobSpec, JobState, JobStatus
+from launch.sweep.cells.cells import Cell, cells_of
+from launch.sweep.cells.config import SweepConfig
+from launch.sweep.execute.run import CellProgress, SweepRun
+from launch.sweep.ledger import ledger
 from tests.launch.test_sweep_cells import RUN
-from trainer.config.plan import make_plan
-from trainer.run_dir import EXIT_PREEMPTED, RunDir, Status, write_atomically
+from trainer.contract.run_dir import EXIT_PREEMPTED, RunDir, Status, write_atomically
+from trainer.plan.plan import make_plan
 
 EVALUATION = {
     "eval_set": "held_out", "loss": 2.0, "loss_sem": 0.1, "perplexity": 7.39, "bits_per_byte": 1.0,

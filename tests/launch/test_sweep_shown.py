@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch.job import JobSpec
-from launch.plan_table import sweep_table
-from launch.sweep.progress import Watcher, spread_over
-from launch.sweep.run import CellProgress, SweepRun
+from launch.cluster.job import JobSpec
+from launch.show.plan_table import sweep_table
+from launch.sweep.execute.progress import Watcher, spread_over
+from launch.sweep.execute.run import CellProgress, SweepRun
 from tests.launch.test_sweep_run import Pretend, cells, finish
-from trainer.config.plan import make_plan
-from trainer.run_dir import RunDir
+from trainer.contract.run_dir import RunDir
+from trainer.plan.plan import make_plan
 
 
 def told(directory: Path) -> str:

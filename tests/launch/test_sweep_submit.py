@@ -12,18 +12,20 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from launch.cluster.job import JobSpec
 from launch.commands.cancel import cancel
 from launch.commands.sweep import sweep
-from launch.console import make_console
-from launch.job import JobSpec
-from launch.sweep import afar, ledger, opened, story
-from launch.sweep.afar import resume_sweep, submit_sweep, sweep_status
-from launch.sweep.cells import cells_of
-from launch.sweep.config import load_sweep
+from launch.show.console import make_console
+from launch.sweep.cells.cells import cells_of
+from launch.sweep.cells.config import load_sweep
+from launch.sweep.execute import opened, story
+from launch.sweep.execute import scheduled as afar
+from launch.sweep.execute.scheduled import resume_sweep, submit_sweep, sweep_status
+from launch.sweep.ledger import ledger
 from tests.launch import test_sweep_run
 from tests.launch.test_sweep_cells import RUN
-from trainer.errors import UserError
-from trainer.run_dir import RunDir, Status
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir, Status
 
 
 class Stub:

@@ -8,20 +8,20 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.commands.design import design
-from launch.job import JobSpec, JobState, JobStatus
-from launch.sweep.cell import Branch, Cell
-from launch.sweep.cells import cells_of
-from launch.sweep.config import SweepConfig, load_sweep
-from launch.sweep.run import CellProgress, SweepRun
+from launch.sweep.cells.cell import Branch, Cell
+from launch.sweep.cells.cells import cells_of
+from launch.sweep.cells.config import SweepConfig, load_sweep
+from launch.sweep.execute.run import CellProgress, SweepRun
 from tests.checkpoints import small_manifest, write
 from tests.launch.test_sweep_cells import RUN
 from tests.launch.test_sweep_run import Pretend
 from tests.launch.test_sweep_submit import Stub, resume, stub, submit
 from trainer.config.load import load_run
-from trainer.config.plan import make_plan
-from trainer.errors import UserError
-from trainer.run_dir import RunDir, Status, write_atomically
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir, Status, write_atomically
+from trainer.plan.plan import make_plan
 
 __all__ = ["stub"]
 

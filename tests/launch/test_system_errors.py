@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch import cli
-from trainer.errors import EndedBadlyError
+from trainer.contract.errors import EndedBadlyError
 
 LONG = "a" * 300
 TABLE = "name,N,D,loss\na,13000,72000,4.60\nb,27000,72000,4.27\nc,54000,72000,4.11\nd,100000,72000,4.02\n"

@@ -10,7 +10,7 @@ import pytest
 from launch.scaling.table.load import from_ledger, load
 from tests.conftest import shared_data
 from tests.scaling.runs import isoflop_grid, ladder_rows, surface_loss
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def test_every_bad_end_of_a_ledger_is_left_out_by_name_and_reason() -> None:

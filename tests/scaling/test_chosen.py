@@ -14,7 +14,7 @@ from launch.scaling.table.load import load
 from launch.scaling.trust.holdout import choose_law, hold_out
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def table_of(path, N, D, loss):

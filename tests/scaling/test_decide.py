@@ -15,7 +15,7 @@ from launch.scaling.questions.next_run import decide, flops_for_loss
 from launch.scaling.questions.saved_fit import load_fit
 from tests.scaling.runs import SURFACE, isoflop_grid, ladder_rows, surface_loss
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 @pytest.fixture

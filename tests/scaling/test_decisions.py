@@ -16,10 +16,10 @@ from launch.scaling.questions.sensitivity import sensitivity
 from launch.scaling.report.decisions import sensitivity_grid
 from launch.scaling.table.load import from_ledger, load
 from launch.scaling.table.table import Table
-from launch.sweep.pending import add_cell
+from launch.sweep.design.pending import add_cell
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, ledger_row, surface_loss
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def surface_table(tmp_path, noise: float = 0.002, extra: str = ""):

@@ -12,10 +12,10 @@ from launch.scaling.fit.fit import fit_law
 from launch.scaling.fit.objective import SQUARES
 from launch.scaling.laws.optimum import log_optimal_n
 from launch.scaling.laws.powers import CHINCHILLA
-from launch.sweep.design import PRIOR, Question, judge, propose
-from launch.sweep.design_add import add_cells
+from launch.sweep.design.design import PRIOR, Question, judge, propose
+from launch.sweep.design.design_add import add_cells
 from tests.scaling.runs import ledger_row, surface_loss
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 QUESTION = Question(1e21, PRIOR, 0.003)
 

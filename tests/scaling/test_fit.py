@@ -20,7 +20,7 @@ from launch.scaling.table.table import Table
 from launch.scaling.trust.study import study
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 exponent = st.floats(0.08, 1.0)
 

@@ -10,7 +10,7 @@ from launch.scaling.report.ladder import layout_difference
 from launch.scaling.table.load import from_ledger
 from launch.scaling.trust.study import study
 from tests.scaling.runs import ladder_rows, ledger_row
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def test_a_noise_free_ladder_is_recovered() -> None:

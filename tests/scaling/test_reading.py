@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from launch.scaling.table.load import load
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 ROWS = [{"N": 1e8 * (k + 1), "D": 2e9, "loss": 3.0 - k / 10} for k in range(4)]
 CSV = "N,D,loss\n" + "".join(f"{r['N']},{r['D']},{r['loss']}\n" for r in ROWS)

@@ -16,7 +16,7 @@ from launch.scaling.report.isoflop_figure import isoflop_curves
 from launch.scaling.table.load import load
 from launch.scaling.table.table import Table
 from tests.scaling.runs import isoflop_grid, ledger_row, surface_loss
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def surface_rows(noise: float = 0.002) -> list[dict]:

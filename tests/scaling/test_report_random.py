@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from launch.scaling.report import analysis, write
 from launch.scaling.table.load import load
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 ORDINARY = "name,N,D,loss\na,13000,72000,4.60\nb,27000,72000,4.27\nc,54000,72000,4.31\nd,100000,72000,4.29\n"
 SMALL_PICTURES, FEW = 20, 40

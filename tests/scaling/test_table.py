@@ -9,7 +9,7 @@ from launch.scaling.table.load import from_ledger, load
 from launch.scaling.table.mapping import parse_map
 from launch.scaling.trust.study import study
 from tests.scaling.runs import isoflop_grid, ladder_rows, surface_loss
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def table_of(tmp_path, header: str, *rows: str, name: str = "t.csv"):

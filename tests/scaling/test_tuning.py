@@ -6,7 +6,7 @@ import pytest
 from launch.scaling.other.tuning import fit_tuning
 from launch.scaling.table.load import load
 from tests.scaling.runs import surface_loss
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def sweeps(path, noise: float = 0.0, values: tuple[float, ...] = (0.25, 0.5, 1, 2, 4)):

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config.batch import plan_batch
-from trainer.config.learning_rate import lr_share, peak_lr
 from trainer.config.optim import OptimConfig, ScheduleConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.plan.batch import plan_batch
+from trainer.plan.learning_rate import lr_share, peak_lr
 
 
 @given(st.integers(1, 64), st.integers(1, 2048), st.integers(1, 64))

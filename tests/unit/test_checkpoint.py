@@ -16,7 +16,7 @@ from trainer.checkpoint.manifest import FormatError, Manifest, Share, checkpoint
 from trainer.checkpoint.retention import Misplaced, list_set_aside, newest_counted, set_aside
 from trainer.checkpoint.search import newest_sound, problem_with
 from trainer.checkpoint.settings import changed_settings, refuse_other_order
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def test_what_is_written_is_read() -> None:

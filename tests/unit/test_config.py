@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from trainer.config.load import dump, load_run, run_from_values
-from trainer.config.plan import Plan, make_plan
 from trainer.config.run import RunConfig
 from trainer.config.span import Span, parse_count, parse_span
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.plan.plan import Plan, make_plan
 
 VALUES = {
     "model": {"size": "100k", "vocab_size": 512, "context_length": 128},

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config.counting import count_flops, count_parameters
 from trainer.config.sizes import dimensions
 from trainer.models.build import make_model
 from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.counting import count_flops, count_parameters
 
 
 def built_total(config: TransformerConfig) -> int:

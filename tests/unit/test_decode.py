@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.unit.data.builders import EOS, random_docs, write_set
-from trainer.data.batches import to_micro_batch
-from trainer.data.packing import PackedSet
-from trainer.data.token_set import TokenSet
-from trainer.data.tokenizer import Bytes
-from trainer.errors import UserError
-from trainer.generation.decode import Decoding, distribution, generate
-from trainer.generation.sample import first_tokens
+from trainer.contract.errors import UserError
+from trainer.data.read.batches import to_micro_batch
+from trainer.data.read.packing import PackedSet
+from trainer.data.store.token_set import TokenSet
+from trainer.data.tokenize.tokenizer import Bytes
+from trainer.decoding.decode import Decoding, distribution, generate
+from trainer.decoding.sample import first_tokens
 from trainer.models.build import build_model
 from trainer.models.transformer.config import TransformerConfig
 

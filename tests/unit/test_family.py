@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.unit.toy_family import TOY, VOCAB, toy
-from trainer.config.counting import count_parameters
-from trainer.config.plan import make_plan
-from trainer.errors import UserError
-from trainer.generation.decode import Decoding, generate
+from trainer.contract.errors import UserError
+from trainer.decoding.decode import Decoding, generate
 from trainer.models import registry
 from trainer.models.build import build_model
+from trainer.plan.counting import count_parameters
+from trainer.plan.plan import make_plan
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import torch
 
 from tests.conftest import ROOT
 from trainer.config.base import parse_section
-from trainer.config.counting import count_parameters
 from trainer.config.load import read_yaml
 from trainer.models.build import make_model
 from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.counting import count_parameters
 
 FILES = sorted((ROOT / "configs" / "model").glob("*.yaml"))
 PUBLISHED = {

@@ -14,7 +14,7 @@ from trainer.config.load import dump, run_from_values
 from trainer.config.names import check_name
 from trainer.config.run import RunConfig
 from trainer.config.secrets import looks_secret, redact
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 RUN = {"model": {"size": "12k", "vocab_size": 64}, "data": {}, "batch": {"tokens_per_step": 2048}, "steps": 3}
 

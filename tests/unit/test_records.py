@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.errors import UserError, os_error_text
-from trainer.plain_json import DamagedFileError, read_lines, read_object, to_json
-from trainer.run_dir import RunDir, Status, append_json, write_atomically
-from trainer.tracking.identity import sign, wandb_id
-from trainer.tracking.journal import Journal
-from trainer.tracking.record import Record
+from trainer.contract.errors import UserError, os_error_text
+from trainer.contract.plain_json import DamagedFileError, read_lines, read_object, to_json
+from trainer.contract.run_dir import RunDir, Status, append_json, write_atomically
+from trainer.observe.identity import sign, wandb_id
+from trainer.observe.journal import Journal
+from trainer.observe.record import Record
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -149,7 +149,7 @@ def test_an_error_of_the_system_says_file_reason_and_remedy() -> None:
 
 def test_a_log_on_a_full_disk_ends_no_rank(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from trainer.rank import redirect\n"
+        "import sys; from pathlib import Path; from trainer.node.rank import redirect\n"
         "redirect(Path('/dev/full'))\n"
         "print('x' * 10_000, file=sys.stderr, flush=True); print('y')\n"
         f"Path({str(tmp_path / 'end')!r}).touch()\n"

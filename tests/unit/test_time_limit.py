@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.backends.cluster import load_cluster
+from launch.cluster.config import load_cluster
 from trainer.config.load import set_values
 from trainer.config.time_limit import parse_minutes
 from trainer.config.yaml_text import parse_yaml
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 MEANT = {
     "720": 720,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer.run_dir import RunDir, Status, read_json_lines
-from trainer.tracking import wandb_mirror
-from trainer.tracking.record import Record, console_line
-from trainer.tracking.throughput import Throughput
-from trainer.tracking.wandb_mirror import WandbMirror, resolve_mode
+from trainer.contract.run_dir import RunDir, Status, read_json_lines
+from trainer.observe import wandb_mirror
+from trainer.observe.record import Record, console_line
+from trainer.observe.throughput import Throughput
+from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 
 
 class Collector:

@@ -8,7 +8,7 @@ import pytest
 
 from trainer.config.load import dump, load_run, load_written
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 CONFIG = RunConfig.model_validate(
     {"name": "config", "model": {"size": "12k"}, "data": {}, "batch": {"tokens_per_step": 512}, "steps": 9}

@@ -11,17 +11,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.config.activations import Activations
 from trainer.config.base import parse_section
-from trainer.config.counting import FlopCount, ParameterCount
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import Degrees, ParallelConfig
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.models.common.head import Head
 from trainer.models.interface import LanguageModel, LayerState, State, tie_head
 from trainer.models.registry import Family
 from trainer.models.roles import Normal, Role, linear
+from trainer.plan.activations import Activations
+from trainer.plan.counting import FlopCount, ParameterCount
 
 TOY = Family(
     "toy",

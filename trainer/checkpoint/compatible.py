@@ -13,8 +13,8 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.search import newest_sound, root_of, sizes_problem
 from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
-from trainer.data.manifest import Manifest as DataManifest
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.store.manifest import Manifest as DataManifest
 
 
 def architecture_values(config: ModelConfig) -> dict[str, Any]:

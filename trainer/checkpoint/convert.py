@@ -18,7 +18,6 @@ from torch import Tensor
 
 from trainer.checkpoint.compatible import architecture_values
 from trainer.checkpoint.huggingface_files import read_huggingface, tokenizer_of, write_huggingface
-from trainer.checkpoint.layouts import from_huggingface, to_huggingface
 from trainer.checkpoint.load import Source
 from trainer.checkpoint.manifest import (
     MANIFEST,
@@ -31,11 +30,12 @@ from trainer.checkpoint.manifest import (
 )
 from trainer.checkpoint.search import newest_sound, root_of
 from trainer.config.model import ModelConfig, parse_model
+from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.contract.run_dir import write_atomically
 from trainer.engine.protocol import WEIGHT
-from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.models.transformer.config import TransformerConfig
+from trainer.models.transformer.huggingface import from_huggingface, to_huggingface
 from trainer.parallel.tensor.split import Split
-from trainer.run_dir import write_atomically
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -14,9 +14,9 @@ from typing import Any
 from trainer.checkpoint.manifest import checkpoint_name, list_checkpoints, step_of
 from trainer.checkpoint.retention import ABANDONED, DAMAGED, Misplaced, misplaced, set_aside
 from trainer.checkpoint.search import Passed
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir, read_json_lines, write_atomically
 from trainer.guard.fence import Fence, ReplacedError
-from trainer.run_dir import RunDir, read_json_lines, write_atomically
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.checkpoint.huggingface_config import CONFIG
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.load import load_run
-from trainer.data.tokenizer import DIRECTORY, META, load_tokenizer, read_meta
-from trainer.data.tokenizer_json import tokenizer_json
-from trainer.errors import UserError
-from trainer.run_dir import RunDir, write_atomically
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir, write_atomically
+from trainer.data.tokenize.tokenizer import DIRECTORY, META, load_tokenizer, read_meta
+from trainer.data.tokenize.tokenizer_json import tokenizer_json
+from trainer.models.transformer.huggingface_config import CONFIG
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 

@@ -14,10 +14,10 @@ from trainer.checkpoint.restore import Event, Restorer
 from trainer.checkpoint.retention import Misplaced, discard, newest_counted, set_aside, steps_to_delete
 from trainer.checkpoint.save import CheckpointWriter
 from trainer.config.sections import CheckpointConfig
-from trainer.data.skipping import Ranges
+from trainer.contract.run_dir import RunDir, write_atomically
+from trainer.data.order.skipping import Ranges
 from trainer.engine.engine import Engine
 from trainer.guard.fence import Fence
-from trainer.run_dir import RunDir, write_atomically
 
 
 class SaveError(Exception):

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from trainer.checkpoint.compatible import check_architecture, check_optimizer
 from trainer.checkpoint.manifest import Manifest, Share
+from trainer.contract.errors import UserError
 from trainer.engine.engine import Engine
 from trainer.engine.protocol import WEIGHT, Fragment
-from trainer.errors import UserError
 from trainer.parallel.first_rank import agreed, by_rank, from_first_rank, to_first_rank
 from trainer.parallel.tensor.split import Split
 

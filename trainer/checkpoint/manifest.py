@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationErro
 from pydantic.dataclasses import dataclass
 
 from trainer.checkpoint.contents import contents_problem
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 FORMAT, UNSEALED_FORMAT = 2, 1
 MANIFEST = "manifest.json"

@@ -22,12 +22,12 @@ from trainer.checkpoint.manifest import Manifest, file_problem, size_problem
 from trainer.checkpoint.search import Candidate, Passed, candidates, first_sound, root_of
 from trainer.checkpoint.settings import changed_settings, refuse_other_order, sentence
 from trainer.config.sections import CheckpointConfig
-from trainer.data.skipping import Ranges, join_ranges
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir
+from trainer.data.order.skipping import Ranges, join_ranges
 from trainer.engine.engine import Engine
-from trainer.errors import UserError
 from trainer.guard.fence import Fence
 from trainer.parallel.first_rank import by_rank, from_first_rank, to_first_rank
-from trainer.run_dir import RunDir
 
 Event = Callable[..., None]
 SIGHT_SECONDS = 60.0  # that a rank may lag behind the first in what it sees: what NFS keeps at most by default

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trainer.checkpoint.manifest import FormatError, list_checkpoints, read_manifest
 from trainer.checkpoint.search import sizes_problem
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 SET_ASIDE = "set_aside"
 DAMAGED, ABANDONED = "damaged", "abandoned"

@@ -30,10 +30,10 @@ from trainer.checkpoint.manifest import (
     hash_file,
 )
 from trainer.checkpoint.retention import discard, sync
+from trainer.contract.run_dir import write_atomically
 from trainer.engine.engine import Engine
 from trainer.engine.protocol import WEIGHT
 from trainer.parallel.first_rank import from_first_rank, to_first_rank
-from trainer.run_dir import write_atomically
 
 CPU = torch.device("cpu")
 DONE, FAILED = "+", "-"  # how ranks mark what became of their share

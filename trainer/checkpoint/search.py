@@ -21,7 +21,7 @@ from trainer.checkpoint.manifest import (
     size_problem,
     step_of,
 )
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 ProblemOf = Callable[[Path, Manifest], str | None]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.config.learning_rate import lr_share
 from trainer.config.optim import ScheduleConfig
-from trainer.config.plan import Plan
 from trainer.config.run import RunConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.plan.learning_rate import lr_share
+from trainer.plan.plan import Plan
 
 # Settings that decide which sample is read in which step.
 ORDER = ("seed", "batch.tokens_per_step", "data.packing", "data.shuffle_window")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trainer.config.merging import are_places, lay_over
 from trainer.config.secrets import redact
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 
 class Section(BaseModel):

@@ -18,7 +18,7 @@ from trainer.config.base import parse_section
 from trainer.config.merging import merge
 from trainer.config.run import RunConfig
 from trainer.config.yaml_text import parse_yaml
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 NAMED_SECTIONS = ("model", "data")
 

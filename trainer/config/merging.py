@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 # Two ways to say one thing: the one that is laid above removes the one below.
 REPLACES = {

@@ -9,7 +9,7 @@ from pydantic import Field, SerializeAsAny, WrapValidator
 
 from trainer.config.base import Section
 from trainer.config.span import Count
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.models.registry import FAMILIES, find_family, load
 
 DEFAULT_FAMILY = "transformer"

@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Section):
-    """AdamW unless said otherwise. `lr` is a number, or `auto`: the rule in trainer/config/learning_rate.py."""
+    """AdamW unless said otherwise. `lr` is a number, or `auto`: the rule in trainer/plan/learning_rate.py."""
 
     name: Literal["adamw", "sgd", "muon"] = Field("adamw", description="muon: for matrices, AdamW for the rest")
     lr: PeakRate = Field("auto", description="at its peak; 'auto': the stated rule by size")

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from trainer.config.base import Section
 from trainer.config.model import ModelConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.models.registry import cost_of
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 SECRET_WORDS = {
     "secret", "secrets", "key", "token", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "sas",

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.parallel.mesh import Mesh
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from trainer.config.deepspeed import check_optimizer
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
 from trainer.engine.deepspeed.layers import shard_model
@@ -18,6 +17,7 @@ from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor.shard import materialise, splits_of, sum_shared_gradients
+from trainer.plan.deepspeed import check_optimizer
 
 
 def build_engine(

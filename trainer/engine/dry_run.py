@@ -23,16 +23,16 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from trainer.config.load import load_run
 from trainer.config.parallel import check_model_splits, resolve_degrees
-from trainer.config.plan import make_plan
 from trainer.config.run import RunConfig
+from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.engine.deepspeed.layers import shard_model
 from trainer.engine.deepspeed.spread import prepare
 from trainer.engine.recompute import recompute_blocks
-from trainer.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.models.build import make_model
 from trainer.models.interface import LanguageModel
 from trainer.parallel.mesh import Mesh, build_mesh
 from trainer.parallel.sequence import shard_attention
+from trainer.plan.plan import make_plan
 
 
 def main() -> int:

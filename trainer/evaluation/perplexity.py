@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.data.batches import MicroBatch
+from trainer.data.read.batches import MicroBatch
 from trainer.engine.engine import Engine
 from trainer.parallel.mesh import Mesh
 

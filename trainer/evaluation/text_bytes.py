@@ -8,12 +8,12 @@ from dataclasses import asdict
 import torch
 
 from trainer.config.data import DataConfig
-from trainer.data.batches import MicroBatch
-from trainer.data.byte_lengths import ByteLengths, byte_lengths
-from trainer.data.manifest import Manifest
-from trainer.data.run_tokenizer import keep_tokenizer
+from trainer.contract.run_dir import RunDir
+from trainer.data.read.batches import MicroBatch
+from trainer.data.store.manifest import Manifest
+from trainer.data.tokenize.byte_lengths import ByteLengths, byte_lengths
+from trainer.data.tokenize.run_tokenizer import keep_tokenizer
 from trainer.parallel.first_rank import from_first_rank
-from trainer.run_dir import RunDir
 
 
 class TextBytes:

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config.fp8 import NO_GPU, check_capability
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.plan.fp8 import NO_GPU, check_capability
 
 FORWARD, GRADIENT = torch.float8_e4m3fn, torch.float8_e5m2
 

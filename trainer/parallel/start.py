@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from trainer.config.parallel import ParallelConfig, resolve_degrees
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.parallel.mesh import Mesh, build_mesh
 
 

@@ -12,7 +12,7 @@ from launch.scaling.fit.objective import HUBER, Objective
 from launch.scaling.fit.problem import Problem
 from launch.scaling.fit.search import search
 from launch.scaling.laws.base import Centre, Law
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 @dataclass(frozen=True)

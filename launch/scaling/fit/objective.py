@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from launch.scaling.arrays import Array
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 SMALLEST_DELTA = 1e-9  # far below it the residuals' rounding decides
 

@@ -15,7 +15,7 @@ from launch.scaling.laws.powers import CHINCHILLA, ONE_VARIABLE
 from launch.scaling.laws.registry import find_law
 from launch.scaling.laws.repeated import DataConstrained
 from launch.scaling.table.table import Table
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)

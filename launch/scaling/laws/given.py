@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from launch.scaling.laws.base import Law
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 
 def parse_values(option: str, text: str | None) -> dict[str, float]:

@@ -7,7 +7,7 @@ from launch.scaling.laws.farseer import Farseer
 from launch.scaling.laws.outer import KaplanND, OuterExponent
 from launch.scaling.laws.overtraining import OverTraining
 from launch.scaling.laws.powers import CHINCHILLA, ONE_VARIABLE
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 _FIXED: list[Law] = [CHINCHILLA, OuterExponent(), KaplanND(), OverTraining(), Farseer(), *ONE_VARIABLE.values()]
 FIXED: dict[str, Law] = {law.name: law for law in _FIXED}

@@ -17,7 +17,7 @@ import numpy as np
 from launch.scaling.arrays import Array, robust_sd
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import check_replicates
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 METHODS = ("isoflop-parabola", "isoflop-akima", "envelope")
 SAME_BUDGET = 0.08  # of the logarithm: budgets nearer than this are one

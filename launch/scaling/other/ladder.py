@@ -13,7 +13,7 @@ from launch.scaling.laws.identify import allocation_obstacles, log_spread, one_v
 from launch.scaling.laws.powers import ONE_VARIABLE
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import parametric_bootstrap, residual_sd
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 REPLICATES = 1000
 ROUNDING = 1e-7  # of a loss: without noise an interval has no width

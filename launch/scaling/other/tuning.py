@@ -17,7 +17,7 @@ import numpy as np
 from launch.scaling.arrays import Array
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import check_replicates
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 KNOBS = {"lr": "lr", "batch-size": "batch"}
 NEAR = 0.15  # rows whose log loss lies further above the best of their cell are not near a parabola

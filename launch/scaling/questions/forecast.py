@@ -14,9 +14,9 @@ import numpy as np
 
 from launch.scaling.questions.saved_fit import SavedFit
 from launch.scaling.table.table import Table
-from trainer.errors import UserError
-from trainer.plain_json import read_lines
-from trainer.run_dir import append_json
+from trainer.contract.errors import UserError
+from trainer.contract.plain_json import read_lines
+from trainer.contract.run_dir import append_json
 
 SAME = 0.02  # relative difference in N and D up to which a run is the forecast one
 

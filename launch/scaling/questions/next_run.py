@@ -11,10 +11,10 @@ from launch.planner.gpus import find_gpu
 from launch.scaling.arrays import Array
 from launch.scaling.laws.optimum import budget_for_loss, wasted_share, with_inference
 from launch.scaling.questions.saved_fit import SavedFit
-from trainer.config.counting import count_parameters
 from trainer.config.model import ModelConfig, parse_model
 from trainer.config.sizes import dimensions
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.plan.counting import count_parameters
 
 SECONDS_PER_DAY = 86_400
 SMALLEST_MODEL = 1_000  # parameters; the ladder of `trainer/config/sizes.py` begins at 3,000

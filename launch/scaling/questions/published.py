@@ -12,7 +12,7 @@ from launch.scaling.arrays import Array
 from launch.scaling.fit.fit import Fitted
 from launch.scaling.fit.search import ROUNDING
 from launch.scaling.laws.given import complete
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 SAME = 1e-8  # relative error of published parameters below which internal ones stand for them
 STARTS = 8  # of the search for internal ones

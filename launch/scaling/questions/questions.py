@@ -17,7 +17,7 @@ from launch.scaling.questions.saved_fit import saved_fit
 from launch.scaling.questions.sensitivity import Sensitivity, sensitivity
 from launch.scaling.trust.residual_tests import Doubt, doubts
 from launch.scaling.trust.study import Study
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from launch.scaling.laws.optimum import log_optimal_n, loss_at
 from launch.scaling.laws.powers import PowerSum
 from launch.scaling.laws.registry import find_law
 from launch.scaling.table.table import Table
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 STORED_DRAWS = 500
 DIGITS = 10

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from launch.scaling.arrays import Array
-from launch.text import count
+from launch.show.text import count
 
 LABEL = {"N": "parameters N", "D": "training tokens D", "C": "training FLOPs C"}
 NATS, PERPLEXITY = "validation loss (nats per token)", "validation perplexity"

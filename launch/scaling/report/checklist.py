@@ -10,7 +10,7 @@ import numpy as np
 from launch.scaling.questions.forecast import read, score
 from launch.scaling.report.model import Grid, Section, interval
 from launch.scaling.table.table import N_CONVENTIONS, Table
-from launch.text import count, flops_text
+from launch.show.text import count, flops_text
 
 UNKNOWN = "not recorded in the table"
 

@@ -6,7 +6,6 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from launch.console import make_console
 from launch.scaling.laws.registry import find_law
 from launch.scaling.other.isoflop import Frontier
 from launch.scaling.other.ladder import Ladder, fit_ladder
@@ -25,7 +24,8 @@ from launch.scaling.report.model import Grid, interval
 from launch.scaling.table.table import N_CONVENTIONS, Table
 from launch.scaling.trust.holdout import Chosen, choose_law
 from launch.scaling.trust.study import Study, study
-from launch.text import count, flops_text
+from launch.show.console import make_console
+from launch.show.text import count, flops_text
 
 REPLICATES = 200  # of the bootstrap of a law that is only printed
 

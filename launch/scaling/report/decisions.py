@@ -14,7 +14,7 @@ from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivit
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.table.table import N_CONVENTIONS
 from launch.scaling.trust.holdout import SHARES, HoldOut
-from launch.text import count, flops_text
+from launch.show.text import count, flops_text
 
 BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
 NOTHING = 1e-9  # nats: a floor below this is none

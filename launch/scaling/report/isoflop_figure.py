@@ -15,7 +15,7 @@ from launch.scaling.other.isoflop import ONE_BUDGET, budgets
 from launch.scaling.report.axes import NATS, Scale, legend_beside, log_x
 from launch.scaling.report.figures import RED
 from launch.scaling.table.table import Table
-from launch.text import flops_text
+from launch.show.text import flops_text
 
 FEWEST_SIZES = 4  # of a curve that runs at one budget give
 MOST_BUDGETS = 8

@@ -17,7 +17,7 @@ from launch.scaling.report.trust import hold_out_section, profile_figure
 from launch.scaling.table.table import N_CONVENTIONS, Table
 from launch.scaling.trust.certify import certify
 from launch.scaling.trust.holdout import LADDERS, hold_out
-from launch.text import count, flops_text
+from launch.show.text import count, flops_text
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 UNIT = {"N": "parameters", "D": "training tokens", "C": "training FLOPs"}

@@ -29,7 +29,7 @@ from launch.scaling.table.table import Table
 from launch.scaling.trust.lack_of_fit import lack_of_fit
 from launch.scaling.trust.residual_tests import doubts
 from launch.scaling.trust.study import Study
-from launch.text import count, flops_text
+from launch.show.text import count, flops_text
 
 SMALLEST = 1e-300  # an end of a profile that reaches as far is 0, or infinite
 SENSITIVE = 10.0  # the budget at which laws are compared, over the largest run

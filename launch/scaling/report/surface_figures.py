@@ -14,7 +14,7 @@ from launch.scaling.laws.optimum import log_optimal_n, loss_at
 from launch.scaling.report.axes import NATS, PERPLEXITY, Scale, dot_size, legend_above, log_x, log_y
 from launch.scaling.report.figures import BLUE, GREY, OFF, RED
 from launch.scaling.table.table import Table
-from launch.text import count
+from launch.show.text import count
 
 OUTLIER = 8  # robust standard deviations from which a run counts as far off the law
 

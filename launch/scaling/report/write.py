@@ -27,8 +27,8 @@ from launch.scaling.report.model import Figure, Report
 from launch.scaling.table.checks import names_text
 from launch.scaling.table.load import from_ledger, load
 from launch.scaling.table.table import Table
-from trainer.errors import UserError
-from trainer.run_dir import write_atomically
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import write_atomically
 
 FEWEST_RUNS = 3
 # Inches. Small enough that the print stays readable where a page shows two charts side by side, or a phone one.

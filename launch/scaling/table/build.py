@@ -16,7 +16,7 @@ from launch.scaling.table.oddities import far_off, no_better_than_chance
 from launch.scaling.table.reading import Row
 from launch.scaling.table.table import Table
 from launch.scaling.table.units import check_derived, check_flops, check_loss, check_sizes
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 Numbered = list[tuple[int, Row]]  # rows with their 1-based number in the file
 

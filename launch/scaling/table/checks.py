@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.scaling.arrays import Array
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 POSITIVE = ("N", "D", "C", "loss", "U")
 APART = {"tokenizer": "tokenizers", "vocab": "vocabularies", "eval_set": "evaluation sets"}

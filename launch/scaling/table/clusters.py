@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.scaling.table.table import Table
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 
 def clusters(table: Table, by: str) -> NDArray[np.str_]:

@@ -8,7 +8,7 @@ from launch.scaling.table.build import Numbered
 from launch.scaling.table.mapping import Source, plain_name
 from launch.scaling.table.oddities import chance, chance_warning
 from launch.scaling.table.reading import Row
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 STATUS_COLUMNS = ("status", "state", "runstatus", "runstate")
 BAD_ENDS = ("diverged", "failed", "crashed", "killed", "nan", "oom")  # as ledgers and trackers write them

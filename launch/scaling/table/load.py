@@ -13,7 +13,7 @@ from launch.scaling.table.endings import chance_in_rows, final_rows, without_bad
 from launch.scaling.table.mapping import TARGETS, Source, resolve
 from launch.scaling.table.reading import Row, read_rows
 from launch.scaling.table.table import N_CONVENTIONS, Table
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 
 def load(
@@ -53,7 +53,7 @@ def from_ledger(
     where: Mapping[str, str] | None = None,
     drop_bad: bool = False,
 ) -> Table:
-    """Build a table from ledger rows (see `launch/sweep/ledger.py`). Runs that ended badly are left out by name."""
+    """Build a table from ledger rows (`launch/sweep/ledger/ledger.py`). Runs that ended badly are left out by name."""
     if n_convention not in N_CONVENTIONS:
         raise UserError(f"unknown convention of N {n_convention!r}{did_you_mean(n_convention, N_CONVENTIONS)}")
     numbered, warnings = final_rows(list(enumerate(rows, start=1)), where, source)

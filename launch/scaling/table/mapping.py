@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.errors import UserError, did_you_mean
+from trainer.contract.errors import UserError, did_you_mean
 
 NUMERIC = ("N", "D", "C", "loss", "U", "sem", "lr", "batch")
 LABELS = ("name", "group", "trunk", "seed", "tokenizer", "vocab", "eval_set", "dataset")

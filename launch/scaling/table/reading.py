@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 Row = dict[str, Any]
 READERS = "CSV (.csv, .tsv, .txt), JSON (.jsonl, .ndjson, .json) and parquet (.parquet), also with .gz after it"

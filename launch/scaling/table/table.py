@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.scaling.arrays import Array
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 N_CONVENTIONS: dict[str, str] = {
     "head": "body + output head (Porian et al. 2024)",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from launch.scaling.arrays import Array
 from launch.scaling.table.checks import rows_text
 from launch.scaling.table.mapping import Source
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 SMALLEST = {"N": (1_000, "parameters"), "D": (10_000, "tokens"), "C": (1e7, "FLOPs")}
 GAP = 100.0  # between rows of one table; a wider one means two units

@@ -11,7 +11,7 @@ from launch.scaling.arrays import Array
 from launch.scaling.fit.fit import Fitted
 from launch.scaling.fit.newton import minimise
 from launch.scaling.fit.problem import Problem
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 FEWEST_REPLICATES = 40  # the first that leaves one outside each end of a 95 % interval
 BATCH = 200  # replicates solved at once: their Jacobians stay in the cache

@@ -16,7 +16,7 @@ from launch.scaling.laws.identify import allocation_obstacles, one_variable_obst
 from launch.scaling.laws.registry import FIXED
 from launch.scaling.table.table import Table
 from launch.scaling.trust.certify import certify, obstacles
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 SHARES = (0.5, 0.65, 0.8, 0.9)  # of the rows, by compute, that the fits may see
 # Farseer's is not among them: its nine parameters extrapolate wildly from a few dozen runs (see docs/scaling.md).

@@ -19,7 +19,7 @@ from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import check_replicates, cluster_weights, row_weights, weighted_bootstrap
 from launch.scaling.trust.certify import Certificate, certify, obstacles, refuse
 from launch.scaling.trust.lack_of_fit import SIGNIFICANT, LackOfFit, lack_of_fit
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 FEWEST_GROUPS = 3
 FEW_GROUPS = 6  # below it their intervals are too narrow: see docs/benchmarks/scaling.md

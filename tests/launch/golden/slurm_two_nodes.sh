@@ -15,7 +15,7 @@
 #SBATCH --gpus-per-node=h100:8
 #SBATCH --exclusive
 #
-# One torchrun on each node, started by its agent (python -m trainer.agent).
+# One torchrun on each node, started by its agent (python -m trainer.node.agent).
 # Leaves with 0 when the run is done; puts itself back into the queue when the run was saved because time ran out.
 # Submitted by `sbatch --parsable --export=ALL`, which decides the environment together with the lines below.
 # A task of an array by both its numbers: its own id alone may mean the whole array.
@@ -74,7 +74,7 @@ run_ranks() {
   echo "attempt $attempt of job $me on ${nodes//$'\n'/ }, port $port"
   # Agents end each other: srun must not kill those that are still saving because one has left with 75.
   srun --kill-on-bad-exit=0 --export=ALL --cpu-bind=none \
-    /opt/escala/bin/python -m trainer.agent --run-dir "$run_dir" --attempt "$attempt" \
+    /opt/escala/bin/python -m trainer.node.agent --run-dir "$run_dir" --attempt "$attempt" \
     --nodes 2 --ranks 8 --restarts 1 \
     --rendezvous "$hint:$port" --id "$SLURM_JOB_ID.$attempt" --names "${nodes//$'\n'/,}" \
     --join-timeout 600 \

@@ -20,7 +20,7 @@ import datetime  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
-from trainer.errors import UserError  # noqa: E402
+from trainer.contract.errors import UserError  # noqa: E402
 
 seconds = 3 if how == "timeout" else 60
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=seconds))

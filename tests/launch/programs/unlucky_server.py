@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 
-from trainer.rank_server import RankServer
+from trainer.node.rank_server import RankServer
 
 server = RankServer(socket.socket(fileno=int(sys.argv[1])))
 look = server._reap

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.manifest import Manifest
-from trainer.data.shard_writer import Encoded, ShardWriter
-from trainer.data.token_set import TokenSet
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.shard_writer import Encoded, ShardWriter
+from trainer.data.store.token_set import TokenSet
 
 EOS = 999
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from tests.unit.data.builders import EOS, open_train, random_docs, write_set
 from trainer.config.data import DataConfig, SourceConfig
-from trainer.data.batches import Batches, MicroBatch, held_out
-from trainer.data.manifest import Manifest
-from trainer.data.opening import evaluation_sets, open_batches
-from trainer.data.token_set import TokenSet
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.read.batches import Batches, MicroBatch, held_out
+from trainer.data.read.opening import evaluation_sets, open_batches
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.token_set import TokenSet
 
 T, S = 16, 12
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from trainer.config.data import TokenizerConfig
-from trainer.data.byte_lengths import ByteLengths, byte_lengths
-from trainer.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
-from trainer.data.tokenizer_training import make_tokenizer
+from trainer.data.tokenize.byte_lengths import ByteLengths, byte_lengths
+from trainer.data.tokenize.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from trainer.data.tokenize.tokenizer_training import make_tokenizer
 
 LINES = [
     "the cat sat on the mat, and then",

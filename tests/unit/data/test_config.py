@@ -10,7 +10,7 @@ import yaml
 
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs" / "data").glob("*.yaml"))
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.unit.data.builders import random_docs, write_set
 from trainer.config.data import DataConfig
-from trainer.data.batches import Batches
-from trainer.data.opening import open_batches
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.read.batches import Batches
+from trainer.data.read.opening import open_batches
 
 T, S, STEPS = 16, 12, 20  # the checkpoint is after STEPS steps
 POSITION = STEPS * S * T  # in tokens

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.encode import Encoders, SplitRule
-from trainer.data.tokenizer import save_tokenizer
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.prepare.encode import Encoders, SplitRule
+from trainer.data.tokenize.tokenizer import save_tokenizer
 
 
 @pytest.mark.parametrize("unread", [False, True])

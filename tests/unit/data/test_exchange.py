@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer.data.exchange import export_tokens, import_tokens, source_tags
-from trainer.data.manifest import Manifest
-from trainer.data.shard_writer import Encoded, ShardWriter
-from trainer.data.token_files import HEADER, MAGIC, open_tokens
-from trainer.data.token_set import TokenSet
-from trainer.data.tokenizer import Bytes, save_tokenizer
-from trainer.data.verify import verify
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.store.exchange import export_tokens, import_tokens, source_tags
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.shard_writer import Encoded, ShardWriter
+from trainer.data.store.token_files import HEADER, MAGIC, open_tokens
+from trainer.data.store.token_set import TokenSet
+from trainer.data.store.verify import verify
+from trainer.data.tokenize.tokenizer import Bytes, save_tokenizer
 
 TEXTS = [f"document {n} " * (n % 7 + 1) for n in range(60)]
 EOS = 256

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tests.unit.data import tokenizer_files as files
 from tests.unit.data.tokenizer_files import END, content
-from trainer.data.encode import Codec, SplitRule, encode_chunk
-from trainer.data.huggingface_tokenizer import HuggingFace
-from trainer.data.parts import dtype_for
-from trainer.data.tokenizer import load_tokenizer, save_tokenizer
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.prepare.encode import Codec, SplitRule, encode_chunk
+from trainer.data.prepare.parts import dtype_for
+from trainer.data.tokenize.huggingface_tokenizer import HuggingFace
+from trainer.data.tokenize.tokenizer import load_tokenizer, save_tokenizer
 
 ENDS = {"byte_level": END, "unigram": "</s>", "word_level": "<eos>", "word_piece": "[SEP]"}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.data.builders import write_shards
-from trainer.data.inspect import samples
-from trainer.data.manifest import Manifest
-from trainer.data.tokenizer import Bytes, save_tokenizer
+from trainer.data.store.inspect import samples
+from trainer.data.store.manifest import Manifest
+from trainer.data.tokenize.tokenizer import Bytes, save_tokenizer
 
 TEXTS = {"none": [], "empty": [""], "one": ["a"], "short": ["tiny", "ö"], "long": ["x" * 500]}
 

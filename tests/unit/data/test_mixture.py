@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.mixture import BLOCK, Mixture, Stage, block_places
-from trainer.data.order import Ids, shuffled
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.order.mixture import BLOCK, Mixture, Stage, block_places
+from trainer.data.order.order import Ids, shuffled
 
 WEIGHTS = st.lists(st.floats(0.05, 1.0), min_size=2, max_size=5).map(tuple)
 

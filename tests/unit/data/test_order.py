@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.order import permute, sample_ids, shuffled, shuffled_in_windows, step_indices, stream_keys
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.order.order import permute, sample_ids, shuffled, shuffled_in_windows, step_indices, stream_keys
 
 SEEDS = st.integers(0, 2**63)
 

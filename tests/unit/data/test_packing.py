@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.packing import pack
+from trainer.data.read.packing import pack
 
 
 @given(pairs=st.lists(st.integers(0, 200), min_size=1, max_size=200), capacity=st.integers(1, 64))

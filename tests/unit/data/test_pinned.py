@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.data.builders import random_docs, write_set
-from trainer.data.manifest import Manifest
-from trainer.data.pinned import pin, pinned
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.pinned import pin, pinned
 
 
 @pytest.fixture(scope="module")

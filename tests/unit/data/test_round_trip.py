@@ -12,13 +12,13 @@ import pytest
 from tests.unit.data import tokenizer_files as files
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
-from trainer.data.huggingface_tokenizer import HuggingFace
-from trainer.data.manifest import Manifest
-from trainer.data.prepare import prepare
-from trainer.data.progress import Progress
-from trainer.data.round_trip import around_difference, measure
-from trainer.data.tokenizer import Bytes
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.prepare.prepare import prepare
+from trainer.data.prepare.progress import Progress
+from trainer.data.store.manifest import Manifest
+from trainer.data.tokenize.huggingface_tokenizer import HuggingFace
+from trainer.data.tokenize.round_trip import around_difference, measure
+from trainer.data.tokenize.tokenizer import Bytes
 
 TEXTS = ["the model", "a\ttab", "two\nlines", "Größe", "THE", "12 345", "", " the", "the "]
 

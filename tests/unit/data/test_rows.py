@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.json_rows import LOOKED_AT
-from trainer.data.rows import read_rows
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.source.json_rows import LOOKED_AT
+from trainer.data.source.rows import read_rows
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

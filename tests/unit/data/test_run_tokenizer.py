@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from trainer.config.data import DataConfig
-from trainer.data.run_tokenizer import keep_tokenizer, tokenizer_of_run
-from trainer.data.tokenizer import Bytes, save_tokenizer
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.tokenize.run_tokenizer import keep_tokenizer, tokenizer_of_run
+from trainer.data.tokenize.tokenizer import Bytes, save_tokenizer
 
 HASH = Bytes.hash
 

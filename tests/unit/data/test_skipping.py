@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.skipping import data_step, join_ranges, parse_ranges
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.order.skipping import data_step, join_ranges, parse_ranges
 
 RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=5).map(
     lambda pairs: parse_ranges([f"{begin}:{begin + length}" for begin, length in pairs])

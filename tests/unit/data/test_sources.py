@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from trainer.config.data import SourceConfig
-from trainer.data import embedded
-from trainer.data.inputs import InputFile
-from trainer.data.sources import Source, source_format
-from trainer.data.tally import Tally
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.source import embedded
+from trainer.data.source.inputs import InputFile
+from trainer.data.source.sources import Source, source_format
+from trainer.data.source.tally import Tally
 
 pytest.importorskip("datasets")
 TEXTS = [f"Document {number} says naïve things.\nOn two lines: 数据." for number in range(40)]
@@ -169,7 +169,7 @@ def test_what_is_not_a_file_is_explained(tmp_path: Path) -> None:
 
 def test_garbage_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause would be seconds; a file that is damaged stays so."""
-    monkeypatch.setattr("trainer.data.steady.pause_after", lambda failures, error: 1 / 0)
+    monkeypatch.setattr("trainer.data.source.retry.pause_after", lambda failures, error: 1 / 0)
     for suffix in (".gz", ".bz2", ".xz", ".zst", ".zip"):
         path = tmp_path / f"a.jsonl{suffix}"
         path.write_bytes(b"<html>404 not found</html>" * 9)
@@ -217,8 +217,8 @@ def test_rows_are_counted_once_and_whole_files_not_opened_again_where_reading_br
         opened.append(found.name)
         return found
 
-    monkeypatch.setattr("trainer.data.sources.open_file", open_file)
-    monkeypatch.setattr("trainer.data.steady.pause_after", lambda failures, error: 0.0)
+    monkeypatch.setattr("trainer.data.source.sources.open_file", open_file)
+    monkeypatch.setattr("trainer.data.source.retry.pause_after", lambda failures, error: 0.0)
     source, tally = Source(SourceConfig(name="s", path=str(tmp_path / "*.jsonl"), parts=1)), Tally()
     assert list(source.documents(0, tally=tally)) == [text for own in texts for text in own]
     assert tally.rows == 270 and not breaks

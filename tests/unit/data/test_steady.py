@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.steady import steadily
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.source.retry import steadily
 
 
 def failing_at(places: list[int], total: int, error: type[Exception] = ConnectionError):

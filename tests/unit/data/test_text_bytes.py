@@ -10,12 +10,12 @@ import torch
 
 from tests.unit.data.builders import write_shards
 from trainer.config.data import TokenizerConfig
-from trainer.data.batches import MicroBatch, held_out
-from trainer.data.byte_lengths import byte_lengths
-from trainer.data.manifest import Manifest
-from trainer.data.token_set import TokenSet
-from trainer.data.tokenizer import Tokenizer, load_tokenizer
-from trainer.data.tokenizer_training import make_tokenizer
+from trainer.data.read.batches import MicroBatch, held_out
+from trainer.data.store.manifest import Manifest
+from trainer.data.store.token_set import TokenSet
+from trainer.data.tokenize.byte_lengths import byte_lengths
+from trainer.data.tokenize.tokenizer import Tokenizer, load_tokenizer
+from trainer.data.tokenize.tokenizer_training import make_tokenizer
 from trainer.evaluation.perplexity import evaluate
 from trainer.evaluation.text_bytes import TextBytes
 

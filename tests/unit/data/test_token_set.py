@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.data.builders import EOS, open_train, random_docs, stream, write_set
-from trainer.data import shard_reader as module
-from trainer.data.manifest import BLOCK_BYTES, FORMAT, Manifest
-from trainer.data.token_set import TokenSet
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.store import shard_reader as module
+from trainer.data.store.manifest import BLOCK_BYTES, FORMAT, Manifest
+from trainer.data.store.token_set import TokenSet
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 80), shard=st.integers(1, 400), length=st.integers(1, 90))

@@ -11,11 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainer.config.data import TokenizerConfig
-from trainer.data.encode import Codec, SplitRule, encode_chunk
-from trainer.data.segments import segments_are_independent
-from trainer.data.tokenizer import Bytes, SentencePiece, load_tokenizer, save_tokenizer
-from trainer.data.tokenizer_training import LONGEST_SENTENCE, make_tokenizer, split_sentences, train_sentencepiece
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.prepare.encode import Codec, SplitRule, encode_chunk
+from trainer.data.tokenize.segments import segments_are_independent
+from trainer.data.tokenize.tokenizer import Bytes, SentencePiece, load_tokenizer, save_tokenizer
+from trainer.data.tokenize.tokenizer_training import (
+    LONGEST_SENTENCE,
+    make_tokenizer,
+    split_sentences,
+    train_sentencepiece,
+)
 
 WORDS = "def return the of a  model  x1 self.value = 0.5 naïve Größe 数据 12345 \t\n\n    if else:\n".split(" ")  # noqa: SIM905
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.unit.data import tokenizer_files as files
 from trainer.config.data import TokenizerConfig
-from trainer.data.tokenizer import load_tokenizer, save_tokenizer
-from trainer.data.tokenizer_json import tokenizer_json
-from trainer.data.tokenizer_training import train_sentencepiece
+from trainer.data.tokenize.tokenizer import load_tokenizer, save_tokenizer
+from trainer.data.tokenize.tokenizer_json import tokenizer_json
+from trainer.data.tokenize.tokenizer_training import train_sentencepiece
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.unpacking import contents
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.source.unpacking import contents
 
 pyarrow = pytest.importorskip("pyarrow")
 

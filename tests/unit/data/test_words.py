@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.words import count_words
+from trainer.data.prepare.words import count_words
 
 SPACES = "".join(c for c in map(chr, range(0x110000)) if c.isspace())
 NEAR = "a\x84\xa1\u2010\u200b\u2027\u3001\ufeff数😀\u1680\u167f"

@@ -19,10 +19,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from trainer.checkpoint.huggingface_config import HARMLESS, HARMLESS_OF
 from trainer.checkpoint.huggingface_files import read_huggingface
-from trainer.checkpoint.layouts import from_huggingface
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.models.transformer.huggingface import from_huggingface
+from trainer.models.transformer.huggingface_config import HARMLESS, HARMLESS_OF
 from trainer.models.transformer.model import Transformer
 
 TOLERANCE = 1e-5

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.unit.foreign.models import BASE
-from trainer.checkpoint.huggingface_config import config_from_huggingface, config_to_huggingface
-from trainer.checkpoint.layouts import from_huggingface, layout_of, to_huggingface
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.models.transformer.config import TransformerConfig
+from trainer.models.transformer.huggingface import from_huggingface, layout_of, to_huggingface
+from trainer.models.transformer.huggingface_config import config_from_huggingface, config_to_huggingface
 from trainer.models.transformer.model import Transformer
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tests.unit.foreign.models import BASE, weights_of
 from trainer.checkpoint.convert import main
-from trainer.data.tokenizer import Tokenizer, save_tokenizer
+from trainer.data.tokenize.tokenizer import Tokenizer, save_tokenizer
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,8 +10,8 @@ import tokenizers
 
 from tests.unit.data import tokenizer_files as files
 from tests.unit.foreign.models import ODD, Outcome
-from trainer.data.huggingface_tokenizer import USUAL_ENDS, HuggingFace
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
+from trainer.data.tokenize.huggingface_tokenizer import USUAL_ENDS, HuggingFace
 
 PLAIN = ["the model returns", "def x1: self.value = 0.5\n", "naïve Größe 数据\t12345", "", "  ", "unseen ẞ 😀"]
 NORMALIZERS: list[Any] = [

@@ -10,12 +10,12 @@ import torch
 from deepspeed.ops import __compatible_ops__ as compatible_ops
 from torch import nn
 
-from trainer.config.deepspeed import deepspeed_config, effective_stage, resolve_precision
 from trainer.config.run import RunConfig
 from trainer.engine.deepspeed import internals
 from trainer.engine.deepspeed.mpu import Topology
 from trainer.engine.deepspeed.sharded import DeepSpeedSharded
 from trainer.parallel.mesh import Mesh, limit_every_wait
+from trainer.plan.deepspeed import deepspeed_config, effective_stage, resolve_precision
 
 # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 is about to rename: one line for each call is no news.
 warnings.filterwarnings("ignore", message=".*is deprecated. Please use.*_single", category=FutureWarning)

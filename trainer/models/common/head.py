@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config.activations import CPU_LOGITS, MOST_LOGITS
+from trainer.plan.activations import CPU_LOGITS, MOST_LOGITS
 
 
 class LinearCrossEntropy(torch.autograd.Function):

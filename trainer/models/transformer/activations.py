@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.config.activations import Activations
 from trainer.config.parallel import ParallelConfig
 from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.activations import Activations
 
 STATISTIC = 4  # bytes: means, deviations and logarithms of sums are float32 everywhere
 

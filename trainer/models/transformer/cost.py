@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from trainer.config.counting import FlopCount, ParameterCount
 from trainer.config.parallel import Degrees
-from trainer.errors import UserError
+from trainer.contract.errors import UserError
 from trainer.models.transformer.activations import activations
 from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.counting import FlopCount, ParameterCount
 
 __all__ = ["activations", "check_splits", "count_flops", "count_parameters", "fp8_sides"]
 
@@ -35,7 +35,7 @@ def count_parameters(config: TransformerConfig) -> ParameterCount:
 
 
 def count_flops(config: TransformerConfig) -> FlopCount:
-    """Count the training FLOPs of one token at the full context length, see `trainer/config/counting.py`."""
+    """Count the training FLOPs of one token at the full context length, see `trainer/plan/counting.py`."""
     D, F, L, T = config.d_model, config.ff_width, config.n_layers, config.context_length
     q_width, kv_width = config.n_heads * config.head_dim, config.kv_heads * config.head_dim
     up_width = 2 * F if config.mlp == "swiglu" else F

@@ -1,0 +1,334 @@
+"""This machine as a cluster: a queue that packs jobs into the slots (rank processes) that exist.
+
+Ranks are forked from one warm process (`trainer.node.rank_server`), so that forty tiny runs do not pay forty imports of
+torch. With GPUs each rank is a process of its own instead, since one that has touched CUDA cannot fork, and each job
+gets its own devices.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.cluster.attached import job_id
+from launch.cluster.driven import tell
+from launch.cluster.job import JobSpec, JobState, JobStatus
+from launch.cluster.local.cold import ProcessPool
+from launch.cluster.local.warm import PRELOAD, RankPool, available_cores, local_gpus, rank_environment
+from launch.cluster.logs import attempt_logs, follow_logs, next_attempt, rank_failure
+from launch.cluster.quoting import check_spec, sh
+from trainer.contract.errors import UserError
+from trainer.contract.run_dir import AGREED_EXITS, EXIT_PREEMPTED
+from trainer.node.failure import oom_kills, port_was_taken, why_ended
+from trainer.node.first_failure import Ending, first_failure
+
+FAILURE_GRACE = 5.0  # seconds between TERM and KILL for the peers of a rank that failed
+SAVE_GRACE = 60.0  # the same for ranks that were asked to save and stop, or that agreed to stop
+PORT_TRIES = 3
+
+
+@dataclass
+class _Job:
+    """A job and what is known about it now."""
+
+    identity: str
+    spec: JobSpec
+    status: JobStatus = field(default_factory=lambda: JobStatus(JobState.PENDING))
+    attempt: int = 0
+    log_dir: Path = Path()
+    running: set[int] = field(default_factory=set)
+    endings: list[Ending] = field(default_factory=list)
+    told: bool = False  # its ranks have been asked to end
+    oom_kills: int | None = None  # of this control group, when it started
+    kill_at: float | None = None
+    limit_at: float | None = None
+    timed_out: bool = False
+    cancelled: bool = False
+    port_tries: int = 0
+    failures: int = 0
+    devices: tuple[str, ...] = ()
+
+
+class LocalBackend:
+    """Runs jobs on this machine. `slots` is the number of ranks that may run at a time."""
+
+    def __init__(
+        self,
+        slots: int,
+        environment: Mapping[str, str] | None = None,
+        *,
+        threads: int | None = None,
+        preload: Sequence[str] = PRELOAD,
+        python: str = sys.executable,
+        log: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if slots < 1:
+            raise UserError(f"slots ({slots}) must be at least 1")
+        base = dict(os.environ if environment is None else environment)
+        self.gpus = local_gpus(base)
+        if self.gpus and slots > len(self.gpus):
+            raise UserError(f"{slots} ranks at a time, but this machine has {len(self.gpus)} GPUs: one rank needs one")
+        self.slots = slots
+        self.environment = rank_environment(base, threads=threads or max(1, available_cores() // slots))
+        self.clock = clock
+        self.jobs: dict[str, _Job] = {}
+        self.queue: list[str] = []
+        self.log = log
+        self.preload = tuple(preload)
+        self.python = python
+        self.pool: RankPool | ProcessPool | None = None
+
+    def rehearse(self, spec: JobSpec) -> None:
+        """Raise UserError where the job cannot be rendered, or its directory or interpreter are not here."""
+        self.render(spec)
+        if spec.directory is not None and not spec.directory.is_dir():
+            raise UserError(
+                f"job {spec.name!r}: there is no directory {spec.directory} on {socket.gethostname()}: set `directory`"
+            )
+        if shutil.which(self.python) is None:
+            raise UserError(f"there is no interpreter {self.python} on {socket.gethostname()}: set `python`")
+
+    def submit(self, spec: JobSpec) -> str:
+        """Queue a job and start it if there is room. Raises UserError when it can never fit."""
+        if spec.array:
+            raise UserError(
+                f"job {spec.name!r}: submit the {len(spec.array)} tasks of an array one by one to this machine"
+            )
+        if spec.world_size > self.slots:
+            raise UserError(
+                f"job {spec.name!r} needs {spec.world_size} ranks ({spec.nodes} nodes x {spec.ranks_per_node}), "
+                f"but there are {self.slots} slots; ask for fewer ranks or give more slots"
+            )
+        self.rehearse(spec)
+        unknown = [other for other in spec.after if other not in self.jobs]
+        if unknown:
+            raise UserError(f"job {spec.name!r} waits for {', '.join(unknown)}, which this backend does not know")
+        job = _Job(f"local-{len(self.jobs)}", spec)
+        self.jobs[job.identity] = job
+        self.queue.append(job.identity)
+        self._start_ready()
+        return job.identity
+
+    def status(self, ids: Sequence[str]) -> dict[str, JobStatus]:
+        """Take in what has happened, start what can be started, and return the status of each job."""
+        self.wait(0.0)
+        return {identity: self._job(identity).status for identity in ids}
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until something happens to a rank, at most for `seconds`, and act on it."""
+        now = self.clock()
+        times = [t for job in self.jobs.values() for t in (job.kill_at, job.limit_at) if t is not None]
+        until = max(0.0, min([seconds, *(t - now for t in times)]))
+        if self.pool is None:
+            time.sleep(until)
+        else:
+            while events := self._events(until):
+                for event in events:
+                    if "exited" in event:
+                        identity, _, rank = event["exited"].rpartition("/")
+                        self._rank_ended(self.jobs[identity], int(rank), event["code"])
+                until = 0.0
+        self._enforce_times()
+        self._start_ready()
+
+    def cancel(self, job: str) -> None:
+        """End a job: ranks are asked to stop, then killed. Returns at once; `status` follows it."""
+        found = self._job(job)
+        if found.status.state is JobState.PENDING:
+            self.queue.remove(job)
+            found.status = JobStatus(JobState.CANCELLED, reason="cancelled before it started")
+        elif found.status.state is JobState.RUNNING:
+            found.cancelled = True
+            self._end_ranks(found, SAVE_GRACE)
+
+    def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
+        """Yield the lines of the job's newest attempt."""
+        found = self._job(job)
+        if follow:
+            return follow_logs(
+                lambda: found.log_dir, rank, lambda: self.status([job])[job].state.final, lambda: self.wait(0.2)
+            )
+        return attempt_logs(found.log_dir, rank)
+
+    def render(self, spec: JobSpec) -> str:
+        """Return the command of one rank and the variables that tell ranks apart, as a shell would read them."""
+        check_spec(spec)
+        lines = [f"# {spec.world_size} ranks on this machine, each with RANK, LOCAL_RANK, WORLD_SIZE and MASTER_*"]
+        before = "".join(f"{name}={sh(value)} " for name, value in sorted(spec.environment.items()))
+        lines += [before + shlex.join([self.python, *task.command]) for task in spec.tasks]
+        return "\n".join(lines) + "\n"
+
+    def close(self) -> None:
+        """End everything that runs and leave no process behind."""
+        for job in self.jobs.values():
+            if not job.status.state.final:
+                self.cancel(job.identity)
+        deadline = self.clock() + SAVE_GRACE
+        while any(job.running for job in self.jobs.values()) and self.clock() < deadline:
+            self.wait(0.1)
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
+
+    def __enter__(self) -> LocalBackend:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _job(self, identity: str) -> _Job:
+        if identity not in self.jobs:
+            raise UserError(f"no job {identity!r} on this machine (there are {len(self.jobs)} of this session)")
+        return self.jobs[identity]
+
+    def _start_ready(self) -> None:
+        """Start queued jobs in order; a job that does not fit yet lets smaller ones pass."""
+        free = self.slots - sum(len(job.running) for job in self.jobs.values())
+        for identity in list(self.queue):
+            job = self.jobs[identity]
+            before = [self.jobs[other].status.state for other in job.spec.after]
+            failed = [o for o, s in zip(job.spec.after, before, strict=True) if s.final and s is not JobState.DONE]
+            if failed:
+                self.queue.remove(identity)
+                job.status = JobStatus(JobState.FAILED, reason=f"{failed[0]}, which it waits for, is not done")
+            elif job.spec.world_size <= free and all(s is JobState.DONE for s in before):
+                self.queue.remove(identity)
+                free -= job.spec.world_size
+                self._start(job)
+
+    def _start(self, job: _Job) -> None:
+        spec = job.spec
+        job.attempt, job.log_dir = next_attempt(spec.run_dir)
+        job.endings, job.told, job.kill_at, job.oom_kills = [], False, None, oom_kills()
+        job.limit_at = None if spec.time_limit is None else self.clock() + 60 * spec.time_limit
+        self._say(job, JobStatus(JobState.RUNNING, reason=f"on {socket.gethostname()}"))
+        if self.pool is None:
+            log = self.log or spec.run_dir / "rank_server.log"
+            self.pool = self._open_pool(log)
+        taken = {device for other in self.jobs.values() if other.running for device in other.devices}
+        job.devices = tuple(device for device in self.gpus if device not in taken)[: spec.world_size]
+        job.running = set(range(spec.world_size))
+        port = str(free_port())
+        for rank in range(spec.world_size):
+            environment = {
+                **self.environment,
+                **spec.environment,
+                **rank_variables(spec, rank),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "ESCALA_ATTEMPT": str(job.attempt),
+            }
+            if job.devices:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
+            log = job.log_dir / f"rank_{rank}.log"
+            self.pool.fork(f"{job.identity}/{rank}", spec.command, environment, spec.directory or Path.cwd(), log)
+
+    def _events(self, seconds: float) -> list[dict[str, Any]]:
+        """Return what has happened to ranks. Raises UserError where their server ended, and all jobs with it."""
+        assert self.pool is not None
+        try:
+            return self.pool.events(seconds)
+        except UserError as error:
+            for job in self.jobs.values():
+                if job.running:
+                    job.running.clear()
+                    self._say(job, JobStatus(JobState.FAILED, reason=f"on {socket.gethostname()}: {error}"))
+            raise
+
+    def _open_pool(self, log: Path) -> RankPool | ProcessPool:
+        return ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload, self.python)
+
+    def _rank_ended(self, job: _Job, rank: int, code: int) -> None:
+        job.running.discard(rank)
+        kills = None if job.oom_kills is None else (oom_kills() or 0) - job.oom_kills
+        why = why_ended(job.log_dir / f"rank_{rank}.log", code, oom_kills=kills, told=job.told)
+        job.endings.append(Ending(rank, socket.gethostname(), code, time.time(), why, job.told))
+        if code != 0 and job.kill_at is None and job.running:
+            if code in AGREED_EXITS:
+                job.kill_at = self.clock() + SAVE_GRACE  # its peers leave by themselves
+            else:
+                self._end_ranks(job, FAILURE_GRACE)
+        if not job.running:
+            self._job_ended(job)
+
+    def _job_ended(self, job: _Job) -> None:
+        job.kill_at = job.limit_at = None
+        first = first_failure(job.endings)
+        log = job.log_dir / f"rank_{first.rank}.log" if first else job.log_dir
+        if first is None:
+            self._say(job, JobStatus(JobState.DONE, 0))
+        elif job.cancelled:
+            self._say(job, JobStatus(JobState.CANCELLED, first.code, reason="cancelled"))
+        elif first.code == EXIT_PREEMPTED:
+            limit = f" at the time limit of {job.spec.time_limit} min" if job.timed_out else ""
+            self._say(job, JobStatus(JobState.PREEMPTED, first.code, reason=f"saved and stopped{limit}"))
+        elif first.code not in AGREED_EXITS and self._starts_again(job, log):
+            self.queue.insert(0, job.identity)
+            self._say(job, JobStatus(JobState.PENDING, reason=f"attempt {job.attempt} failed: {first}"))
+        else:
+            first.write(job.log_dir)
+            failure = rank_failure(first)
+            why = f"the time limit of {job.spec.time_limit} min is over: " if job.timed_out and first.told else ""
+            self._say(job, JobStatus(JobState.FAILED, first.code, failure, f"{why}{failure}"))
+
+    def _say(self, job: _Job, status: JobStatus) -> None:
+        """Keep how a job stands, here and in its run directory."""
+        job.status = status
+        if job.attempt:  # before that it has no directory, and none is made for what never starts
+            tell(job.spec.run_dir, job_id(), status)
+
+    def _starts_again(self, job: _Job, log: Path) -> bool:
+        if job.port_tries < PORT_TRIES and port_was_taken(log):
+            job.port_tries += 1
+            return True
+        job.failures += 1
+        return job.failures <= job.spec.requeue.on_failure
+
+    def _end_ranks(self, job: _Job, grace: float) -> None:
+        assert self.pool is not None, "a job that runs was started through the pool"
+        for rank in job.running:
+            self.pool.signal(f"{job.identity}/{rank}", signal.SIGTERM)
+        job.told = True
+        job.kill_at = self.clock() + grace
+
+    def _enforce_times(self) -> None:
+        now = self.clock()
+        for job in self.jobs.values():
+            if job.limit_at is not None and now >= job.limit_at:
+                job.limit_at, job.timed_out = None, True
+                self._end_ranks(job, SAVE_GRACE)
+            if job.kill_at is not None and now >= job.kill_at and self.pool is not None:
+                job.kill_at = None
+                for rank in job.running:
+                    self.pool.signal(f"{job.identity}/{rank}", signal.SIGKILL)
+
+
+def rank_variables(spec: JobSpec, rank: int) -> dict[str, str]:
+    """Return the variables that `torchrun` would give to one rank."""
+    node, local = divmod(rank, spec.ranks_per_node)
+    values = {
+        "RANK": rank,
+        "LOCAL_RANK": local,
+        "WORLD_SIZE": spec.world_size,
+        "LOCAL_WORLD_SIZE": spec.ranks_per_node,
+        "GROUP_RANK": node,
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on now. Another process may take it first: callers retry."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,1 +1,0 @@
-"""Is this cluster fit to train on? Checks before the first job."""

@@ -1,0 +1,145 @@
+"""How a run stands, for whoever asks; and the last word on a run whose ranks ended without one.
+
+A run's status is written by its first rank. One that was killed leaves `running` behind, so readers ask whether the
+process that run.json names still exists, and say `dead` where it does not. They write nothing. Only the launcher that
+ran the ranks writes, once all have ended, what their first rank had no time to say.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+import psutil
+
+from launch.cluster.job import JobState, JobStatus
+from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
+from trainer.contract.run_dir import AGREED_EXITS, EXIT_DIVERGED, EXIT_FAILED, EXIT_FENCED, RunDir, Status
+
+WAITING, DEAD = "waiting", "dead"
+CLOCK_SLACK = 10.0  # seconds by which the start of one process may be told differently after the clock was set
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One word for a run, and why where there is more to say."""
+
+    word: str  # a status, `waiting` where nothing was started, `dead` where it says it runs and does not
+    reason: str = ""
+
+
+def state_of(run_dir: RunDir) -> RunState:
+    """Return how a run stands, from its directory and the processes of this machine. Changes nothing."""
+    status = run_dir.read_status()
+    if status is None:
+        damaged = (run_dir.root / "status").exists()
+        return RunState(WAITING, "its status file is damaged: it counts as not started" if damaged else "")
+    if status is Status.FAILED:
+        return RunState(status.value, failure_of(run_dir))
+    if status is Status.DIVERGED:
+        return RunState(status.value, divergence_of(run_dir))
+    if status is Status.RUNNING:
+        return _running(run_dir)
+    return RunState(status.value)
+
+
+def _running(run_dir: RunDir) -> RunState:
+    owner = owner_of(run_dir)
+    if owner is None:
+        return RunState(Status.RUNNING.value, "run.json does not say where, so whether it still does is not known")
+    if not owner.here:
+        return RunState(Status.RUNNING.value, f"on {owner.host}")
+    if owner.alive:
+        return RunState(Status.RUNNING.value)
+    return RunState(DEAD, f"was running, its process {owner.pid} is gone; started again, it goes on")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that trained a run last: its first rank."""
+
+    host: str
+    pid: int
+    started: float  # seconds of the epoch; 0 where it is not known
+
+    @property
+    def here(self) -> bool:
+        return self.host == socket.gethostname()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, as far as this machine can tell: a later process with its number is another one."""
+        try:
+            process = psutil.Process(self.pid)
+            same = not self.started or abs(process.create_time() - self.started) <= CLOCK_SLACK
+            return self.here and same and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, ValueError, OverflowError):  # the latter two: no number of a process
+            return False
+        except psutil.AccessDenied:
+            return self.here
+
+
+def owner_of(run_dir: RunDir) -> Owner | None:
+    """Return who signed run.json; None where nobody did or it is damaged."""
+    try:
+        signed = read_object(run_dir.run, "host", "pid")
+        return Owner(str(signed["host"]), int(signed["pid"]), float(signed.get("process_started") or 0))
+    except (FileNotFoundError, DamagedFileError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def failure_of(run_dir: RunDir) -> str:
+    """Return why a run failed, from its own record."""
+    found = [row["error"] for row in rows_of(run_dir.events, "event", "error") if row["event"] == "failed"]
+    return str(found[-1]) if found else "unknown"
+
+
+def divergence_of(run_dir: RunDir) -> str:
+    """Return how a run diverged, from its own record."""
+    found = [row["error"] for row in rows_of(run_dir.events, "event", "error") if row["event"] == "diverged"]
+    return str(found[-1]) if found and found[-1] else "the loss or the gradient was not a number any more"
+
+
+def loss_of_progress(run_dir: RunDir) -> str:
+    """Say which checkpoints the newest attempt passed over and how many steps it trains again; "" where none.
+
+    From the newest `resumed` or `began_anew` of events.jsonl (see docs/run-directory.md).
+    """
+    begun = [row for row in rows_of(run_dir.events, "event") if row["event"] in ("resumed", "began_anew")]
+    if not begun:
+        return ""
+    row = begun[-1]
+    passed, lost = row.get("passed_over") or [], row.get("lost_steps") or 0
+    if not passed and not lost:
+        return ""
+    how = "began anew" if row["event"] == "began_anew" else f"went on from step {row.get('step')}"
+    over = ", ".join(f"{one.get('checkpoint')} ({one.get('problem')})" for one in passed if isinstance(one, dict))
+    return f"{how}: {lost} steps are trained again" + (f", passed over {over}" if over else "")
+
+
+def rank_code(code: int | None) -> int:
+    """Return the exit code of a launcher for the rank that ended first: that of the table, 1 for a signal or a bug."""
+    return code if code in AGREED_EXITS else EXIT_FAILED
+
+
+def begin_again(run_dir: RunDir) -> None:
+    """Take back how an attempt before ended badly, for a launcher that starts the run again."""
+    if run_dir.read_status() in (Status.FAILED, Status.DIVERGED):
+        run_dir.write_status(Status.PENDING)
+
+
+def write_down(run_dir: RunDir, ended: JobStatus) -> None:
+    """Write how a run's newest attempt ended where its first rank had no time to. For its launcher alone.
+
+    An attempt that was replaced, or asked to stop, is left as it is: the next start goes on.
+    """
+    if ended.state is not JobState.FAILED or ended.exit_code == EXIT_FENCED:
+        return
+    if run_dir.read_status() in (Status.DONE, Status.FAILED, Status.DIVERGED):
+        return  # it said so itself
+    owner = owner_of(run_dir)
+    if owner is not None and owner.alive:
+        return  # a newer attempt has begun since
+    status = Status.DIVERGED if ended.exit_code == EXIT_DIVERGED else Status.FAILED
+    run_dir.record_event(status.value, error=ended.reason)
+    run_dir.write_status(status)

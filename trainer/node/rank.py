@@ -1,0 +1,115 @@
+"""Run a program as one rank of `torchrun`: `python -m trainer.node.rank PROGRAM ARGS...`; PROGRAM may be `-m MODULE`.
+
+It puts the rank's output into logs/<attempt>/rank_<r>.log (appending, so that restarts stay readable) and leaves a
+record when the rank ends badly, from which the agent says who failed first. Codes by which ranks leave in agreement
+(saved and stopped, diverged, user error) are recorded and become 0: `torchrun` must not restart them, nor end peers
+that are still saving.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import io
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from trainer.contract.run_dir import AGREED_EXITS, EXIT_FAILED, write_atomically
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Entry point of a rank."""
+    die_with(os.getppid())
+    rank, logs = int(os.environ["RANK"]), Path(os.environ["ESCALA_LOGS"])
+    redirect(logs / f"rank_{rank}.log")
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restart != "0":
+        (logs / f"exit_{rank}.json").unlink(missing_ok=True)
+        print(f"--- restart {restart} ---", flush=True)
+    faulthandler.enable()
+    # The agent passes SIGUSR1 on as soon as it comes. Until the program has its own handler, it must not kill the rank.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    code = run_and_catch(sys.argv[1:], Path.cwd())
+    if code != 0:
+        record_exit(logs, rank, code)
+    return 0 if code in AGREED_EXITS else code
+
+
+def run_and_catch(argv: list[str], cwd: Path) -> int:
+    """Run a program and return its exit code, with the traceback on standard error as Python prints it."""
+    try:
+        run_program(argv, cwd)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return EXIT_FAILED
+    return 0
+
+
+def run_program(argv: list[str], cwd: Path) -> None:
+    """Run `python ARGV` in this interpreter. `argv` is ("-m", MODULE, ...) or (FILE, ...)."""
+    program, *rest = argv
+    if program == "-m":
+        module, *rest = rest
+        sys.argv = [module, *rest]
+        sys.path[0] = str(cwd)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [program, *rest]
+        sys.path[0] = str(Path(program).resolve().parent)
+        runpy.run_path(program, run_name="__main__")
+
+
+def redirect(log: Path) -> None:
+    """Send this process's output to the end of a log file and give it an empty input."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (descriptor, 1), (descriptor, 2)):
+        os.dup2(source, target)
+    sys.stdout, sys.stderr = (_lossy_stream(number) for number in (1, 2))
+
+
+class _Lossy(io.FileIO):
+    """A file that loses what a full disk does not take: a line of a log is no reason to end a run."""
+
+    def write(self, content: Any) -> int:
+        """Write what there is room for, and return the length of all of it."""
+        with contextlib.suppress(OSError):
+            super().write(content)
+        return memoryview(content).nbytes
+
+
+def _lossy_stream(descriptor: int) -> io.TextIOWrapper:
+    binary = io.BufferedWriter(_Lossy(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends. Only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(EXIT_FAILED)
+
+
+def record_exit(logs: Path, rank: int, code: int) -> None:
+    """Leave `exit_<rank>.json`: when, where and how this rank ended."""
+    row = {"rank": rank, "host": os.uname().nodename, "code": code, "time": time.time()}
+    write_atomically(logs / f"exit_{rank}.json", json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

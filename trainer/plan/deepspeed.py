@@ -1,0 +1,107 @@
+"""The DeepSpeed configuration, generated from ours by a pure function. Nobody writes or edits it by hand."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from trainer.config.model import ModelConfig
+from trainer.config.run import RunConfig
+from trainer.contract.errors import UserError
+from trainer.plan.counting import count_parameters
+
+# Gradients are reduced and parameters gathered in buckets of so many elements. A share of the model keeps buffers small
+# beside it; BUCKET_ELEMENTS fill any link, and FEWEST keep the number of messages of a small model down.
+MODEL_SHARE, FEWEST_ELEMENTS, BUCKET_ELEMENTS = 32, 1 << 16, 50_000_000
+# ZeRO 3 keeps gathered parameters that are used again soon, and gathers ahead, up to this share of the model.
+LIVE_SHARE = 16
+
+Precision = Literal["fp32", "bf16"]
+
+
+def resolve_precision(asked: str, *, gpu: bool) -> Precision:
+    """Return in what weights and activations are held. fp8 is a way to multiply: it holds them as bf16 does."""
+    if asked == "auto":
+        return "bf16" if gpu else "fp32"
+    return "fp32" if asked == "fp32" else "bf16"
+
+
+def check_optimizer(config: RunConfig) -> None:
+    """Raise `UserError` where an optimizer cannot work under the ZeRO stage."""
+    if config.optim.name == "muon" and config.parallel.zero_stage != 0:
+        raise UserError(
+            f"optim.name muon needs parallel.zero_stage 0, it is {config.parallel.zero_stage}: Muon works on whole "
+            "matrices and deals its work out over data ranks itself"
+        )
+
+
+def effective_stage(config: RunConfig, *, replicas: int, precision: Precision) -> int:
+    """Return the ZeRO stage that is worth running: 0 where one replica leaves nothing to shard.
+
+    In fp32 the parameters are the master weights, so a stage above 0 would only copy them. In bf16 stage 1 keeps the
+    master copy, and offloading needs its stage.
+    """
+    parallel = config.parallel
+    if replicas == 1 and parallel.offload == "none" and precision == "fp32":
+        return 0
+    return parallel.zero_stage
+
+
+def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precision: Precision) -> dict[str, Any]:
+    """Return the JSON for `deepspeed.initialize` at an effective ZeRO stage.
+
+    `train_micro_batch_size_per_gpu` is 1 by convention: our engine normalises the loss itself, by the global sum of
+    token weights, and DeepSpeed uses the number for nothing but its own counters.
+    """
+    result: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": accumulation,
+        # At stage 0 the engine takes the norm and clips itself: DeepSpeed would not report it.
+        "gradient_clipping": config.optim.clip_norm if stage else 0.0,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": _zero(config, stage),
+    }
+    if precision == "bf16" and stage:
+        result["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        result["data_types"] = {"grad_accum_dtype": "fp32"}
+    elif precision == "bf16":
+        # bf16 without ZeRO takes a phantom optimizer step in DeepSpeed: parameters stay fp32, compute is autocast.
+        result["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return result
+
+
+def bucket_elements(model: ModelConfig) -> int:
+    """Return the elements of a bucket: gradients reduced, parameters gathered, what ZeRO 3 steps at a time."""
+    return min(BUCKET_ELEMENTS, max(FEWEST_ELEMENTS, count_parameters(model).total // MODEL_SHARE))
+
+
+def live_elements(model: ModelConfig) -> int:
+    """Return the elements of gathered parameters that ZeRO 3 keeps and gathers ahead of their use."""
+    return count_parameters(model).total // LIVE_SHARE
+
+
+def _zero(config: RunConfig, stage: int) -> dict[str, Any]:
+    parallel = config.parallel
+    zero: dict[str, Any] = {"stage": stage}
+    if stage == 0:
+        return zero
+    bucket = bucket_elements(config.model)
+    zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if stage in (1, 3):
+        # Gradients are reduced from where they are: a buffer would only be one more copy.
+        zero["contiguous_gradients"] = False
+    if stage == 3:
+        live = live_elements(config.model)
+        zero |= {
+            "sub_group_size": bucket,
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_max_live_parameters": live,
+            "stage3_max_reuse_distance": live,
+            "stage3_param_persistence_threshold": 10_000,
+        }
+    if parallel.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.device != "cpu"}
+    if parallel.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": config.device != "cpu"}
+    return zero

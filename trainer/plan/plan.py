@@ -1,0 +1,146 @@
+"""The Plan: everything that follows from a configuration and a world. Printed before anything starts, saved, tested."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainer.config.parallel import Degrees, check_model_splits, resolve_degrees
+from trainer.config.run import RunConfig
+from trainer.contract.errors import UserError
+from trainer.contract.plain_json import to_json
+from trainer.plan.batch import BatchPlan, plan_batch
+from trainer.plan.counting import count_flops, count_parameters
+from trainer.plan.deepspeed import check_optimizer, deepspeed_config, effective_stage, resolve_precision
+from trainer.plan.fp8 import check_fp8
+from trainer.plan.learning_rate import peak_lr
+from trainer.plan.memory import Memory, rank_memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Derived numbers of one run. Tokens, steps and FLOPs are of the whole run; memory is of one rank."""
+
+    name: str
+    config_hash: str
+    degrees: Degrees
+    zero_stage: int
+    parameters: dict[str, int]
+    flops_per_token: dict[str, int]
+    tokens_per_step: int
+    sequences_per_step: int
+    micro_batch: int
+    accumulation: int
+    steps: int
+    tokens: int
+    epochs: float | None
+    flops: float
+    lr: float
+    warmup_steps: int
+    precision: str
+    memory_bytes: dict[str, int]
+    deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given
+
+    def to_json(self) -> str:
+        """Return the plan as indented JSON."""
+        return to_json({**asdict(self), "world": self.degrees.world}, indent=2) + "\n"
+
+    @property
+    def layout(self) -> str:
+        """The layout in words, for tables and ledgers."""
+        d = self.degrees
+        return f"data={d.data} sequence={d.sequence} tensor={d.tensor} zero={self.zero_stage}"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        values.pop("world")
+        return cls(**{**values, "degrees": Degrees(**values["degrees"])})
+
+
+def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens: int | None = None) -> Plan:
+    """Derive the plan of a run whose vocabulary is known.
+
+    `train_tokens` is the size of the training set, from which epochs follow. Raises UserError, with the numbers,
+    where the configuration and the world do not fit.
+    """
+    degrees, batch = share_out(config, world, gpu=gpu)
+    steps, warmup = total_steps(config), warmup_steps(config)
+    precision = resolve_precision(config.precision, gpu=gpu)
+    stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
+    flops = count_flops(config.model)
+    tokens = steps * config.batch.tokens_per_step
+    memory = run_memory(config, degrees, batch, gpu=gpu)
+    return Plan(
+        name=config.name,
+        config_hash=config.result_hash(),
+        degrees=degrees,
+        zero_stage=stage,
+        parameters=count_parameters(config.model).by_part(),
+        flops_per_token={**asdict(flops), "total": flops.total},
+        tokens_per_step=config.batch.tokens_per_step,
+        sequences_per_step=batch.sequences_per_step,
+        micro_batch=batch.micro_batch,
+        accumulation=batch.accumulation,
+        steps=steps,
+        tokens=tokens,
+        epochs=tokens / train_tokens if train_tokens else None,
+        flops=float(flops.total) * tokens,
+        lr=peak_lr(config.optim, count_parameters(config.model).body),
+        warmup_steps=warmup,
+        precision="fp8" if config.precision == "fp8" else precision,
+        memory_bytes=memory.by_part(),
+        deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision),
+    )
+
+
+def run_memory(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, gpu: bool) -> Memory:
+    """Return the memory of one rank of a run whose vocabulary is known."""
+    precision = resolve_precision(config.precision, gpu=gpu)
+    stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
+    return rank_memory(
+        config.model,
+        config.parallel.model_copy(update={"zero_stage": stage}),
+        data_parallel=degrees.data,
+        micro_batch=batch.micro_batch,
+        bytes_per_value=2 if precision == "bf16" else 4,
+        gpu=gpu,
+        accumulates=batch.accumulation > 1 or stage > 1,  # from stage 2 on gradients have buffers, which stay
+    )
+
+
+def share_out(config: RunConfig, world: int, *, gpu: bool = False) -> tuple[Degrees, BatchPlan]:
+    """Divide a run over a world. Needs no vocabulary, so that what does not fit is said before data are prepared.
+
+    Raises UserError, with the numbers, where degrees, widths, batch or warm-up do not fit.
+    """
+    degrees = resolve_degrees(config.parallel, world)
+    check_model_splits(config.model, degrees)
+    check_optimizer(config)
+    warmup_steps(config)
+    context_length, micro_batch = config.model.context_length, config.batch.micro_batch
+    batch = plan_batch(config.batch.tokens_per_step, context_length, degrees.data, micro_batch)
+    if config.precision == "fp8":
+        check_fp8(config.model, degrees, micro_batch=batch.micro_batch, gpu=gpu)
+    return degrees, batch
+
+
+def warmup_steps(config: RunConfig) -> int:
+    """Return the steps of the warm-up. Raises UserError where the run is not longer."""
+    steps = total_steps(config)
+    warmup = config.schedule.warmup.steps(tokens_per_step=config.batch.tokens_per_step, total_steps=steps)
+    if warmup >= steps and config.schedule.kind != "constant":
+        raise UserError(
+            f"schedule.warmup is {warmup} steps, but the run has only {steps}: shorten one or lengthen the other"
+        )
+    return warmup
+
+
+def total_steps(config: RunConfig) -> int:
+    """Return the optimizer steps of the run; a length in tokens is rounded up to whole steps."""
+    if config.steps is not None:
+        return config.steps
+    assert config.tokens is not None
+    return -(-config.tokens // config.batch.tokens_per_step)
