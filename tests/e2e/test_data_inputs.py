@@ -20,7 +20,8 @@ from tests.e2e.test_data_prepare import ROOT, config, documents_of, run_prepare,
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.contract.errors import UserError
-from trainer.data.prepare.prepare import claim, prepare
+from trainer.data.prepare import claim
+from trainer.data.prepare.prepare import prepare
 from trainer.data.prepare.progress import Progress
 from trainer.data.source.input_list import InputList
 from trainer.data.source.inputs import embedded_files
