@@ -18,8 +18,9 @@ from trainer.contract.errors import UserError
 from trainer.plan.learning_rate import lr_share
 from trainer.plan.plan import Plan
 
-# Settings that decide which sample is read in which step.
-ORDER = ("seed", "batch.tokens_per_step", "data.packing", "data.shuffle_window")
+# Settings that decide which sample is read in which step. Those of the data are compared by
+# trainer/data/order/continuing.py.
+ORDER = ("seed", "batch.tokens_per_step")
 # They shape the learning rate; a change is one where the rate of the steps so far would have been another.
 RATE = ("steps", "schedule")
 POINTS = 200  # of the schedule that are compared
@@ -37,11 +38,6 @@ def settings_of(config: RunConfig, plan: Plan) -> dict[str, Any]:
         "seed": config.seed,
         "precision": plan.precision,
         "model.dropout": config.model.dropout,
-        "data.packing": config.data.packing,
-        "data.shuffle_window": config.data.shuffle_window,
-        "data.document_mask": config.data.document_mask,
-        "data.stages": [stage.model_dump(mode="json") for stage in config.data.stages],
-        "data.weights": {source.tag: source.weight for source in config.data.sources if source.weight is not None},
     }
 
 
