@@ -68,11 +68,11 @@ def watch_writes(disk: FullDisk) -> Callable[[], None]:
     return end
 
 
-def save_with_each_write_refused(config: RunConfig, root: str, full_rank: int) -> list[tuple[str, list[str], list[str]]]:
-    """Save twice after each step: with the next write refused on one rank, then with room.
+Outcome = tuple[str, list[str], list[str]]  # the write that was refused, the checkpoints after it, their problems
 
-    Returns what was refused, the checkpoints after it, and all problems that checkpoints then had.
-    """
+
+def save_with_each_write_refused(config: RunConfig, root: str, full_rank: int) -> list[Outcome]:
+    """Save twice after each step: with the next write refused on one rank, then with room."""
     import torch
 
     from trainer.checkpoint.keeper import Keeper

@@ -70,7 +70,8 @@ def test_damaged_newest_is_passed_over_and_the_run_ends_the_same(ranks: RankPool
     assert resumed["first"] == 3
     assert resumed["losses"] == whole["losses"][3:]
     said = event(resumed, "resumed")
-    assert [row["checkpoint"] for row in said["passed_over"]] == ["step_000000004"] and said["passed_over"][0]["problem"]
+    (passed,) = said["passed_over"]
+    assert passed["checkpoint"] == "step_000000004" and passed["problem"]
     assert said["lost_steps"] == 1
     assert aside(tmp_path / "run") == ["step_000000004-damaged"]
     assert (tmp_path / "run" / "latest").read_text() == "step_000000006\n"

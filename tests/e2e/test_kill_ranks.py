@@ -36,7 +36,8 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
     "tensor": [{"tensor": 2}],
     "mixed": [{}, {"tensor": 2}, {"zero_stage": 3}, {"sequence": 2}, {"zero_stage": 0}],
 }
-TOLERANCE = {"data": 0.0, "tensor": 0.0, "mixed": 2e-6}
+# A step. Rounding differs by layout and grows: two layouts that nobody kills are 1.2e-5 apart after 500 steps.
+TOLERANCE = {"data": 0.0, "tensor": 0.0, "mixed": 3e-8}
 
 
 MOMENTS = ("training", "saving", "retention", "restoring", "server")
@@ -120,7 +121,7 @@ def compare_with_uninterrupted(
     rows = ranks.finish(laid_out(ranks, turns[kills % len(turns)]))
     assert [row[:2] for row in rows] == [row[:2] for row in expected], "steps were lost or repeated"
     largest = max(abs(a[2] - b[2]) for a, b in zip(rows, expected, strict=True))
-    assert largest <= TOLERANCE[layouts], f"a loss differs by {largest}"
+    assert largest <= TOLERANCE[layouts] * steps, f"a loss differs by {largest}"
     left = list_checkpoints(ranks.run_dir.checkpoints)
     assert len(left) == ranks.config.checkpoint.keep_last and not any(problem_with(path) for path in left)
     assert not list(ranks.run_dir.checkpoints.glob(".step_*")), "something half-written was left"
