@@ -250,6 +250,28 @@ def test_an_older_packing_on_disk_is_not_taken_for_the_new_one(tmp_path: Path) -
         batches.close()
 
 
+@pytest.mark.parametrize("name", ["begins", "lengths", "starts", "firsts", "pools"])
+def test_a_damaged_packing_on_disk_is_made_anew(tmp_path: Path, name: str) -> None:
+    """A flipped bit in one rank's view would have it train on other targets than its peers."""
+    write_set(tmp_path / "made", {"a": random_docs(1, 20)})
+    config = data(tmp_path / "made", packing="best_fit", sources=(SourceConfig(name="a", path="x.jsonl"),))
+
+    def targets() -> list[list[int]]:
+        batches = open_batches(config, context_length=T, sequences_per_step=1, micro_batch=1, seed=1)
+        found = [batch.targets[0].tolist() for step in range(batches.num_samples) for batch in batches.step(step)]
+        batches.close()
+        return found
+
+    expected = targets()
+    (kept,) = (tmp_path / "made" / "packing").glob(f"*-{name}.npy")
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    assert targets() == expected
+    kept.write_bytes(content[:-3])
+    assert targets() == expected
+
+
 @given(tokens=st.integers(1, 2000), micro=st.integers(1, 9), dp=st.integers(1, 5))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_held_out_sequences_come_once_over_all_ranks(root: Path, tokens: int, micro: int, dp: int) -> None:
