@@ -173,7 +173,7 @@ def lay_out(
 
 
 def _kept(directory: Path | None, stem: str, compute: Callable[[], Packing]) -> Packing:
-    """Return a packing from its files, or compute and keep it. Files that are not as they were written are made anew."""
+    """Return a packing from its files, or compute and keep it. Damaged files are made anew."""
     if directory is None:
         return compute()
     paths = {field.name: directory / f"{stem}-{field.name}.npy" for field in fields(Packing)}
