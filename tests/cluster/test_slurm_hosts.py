@@ -135,35 +135,32 @@ def test_users_clusters_and_ids_are_told_apart(
 ) -> None:
     one = cluster(node_addr=False, loopback_name=True)
     backend = backend_on(one)
-    runs = Path(tempfile.mkdtemp(prefix="escala-runs-"))
-    runs.chmod(0o755)
-    try:
-        spec = counter(runs, "shared", 3000, nodes=1)
-        (row,) = submitted(backend, spec)
-        wait_until(lambda: (spec.run_dir / "done_0").exists(), 120, "the first steps")
-        listed = json.loads(as_nobody(one, "jobs", "--runs", str(runs), "--json").stdout)
-        assert [(r["job"], r["state"]) for r in listed] == [(row.job, "running")], "another user sees it run"
-        refused = as_nobody(one, "cancel", "shared", "--runs", str(runs))
-        assert refused.returncode == 2 and "denied" in refused.stderr, refused.stderr
-        one.call("scancel", row.job)
-        wait_until(lambda: backend.status([row.job])[row.job].state is JobState.CANCELLED, 60, "the end")
-        one.begin_ids_anew()
-        other = counter(runs, "other", 3000, nodes=1)
-        (later,) = submitted(backend, other)
-        assert later.job == row.job, "the id is used again"
-        listed = json.loads(escala(one, "jobs", "--runs", str(runs), "--json").stdout)
-        states = {r["name"]: (r["state"], r["reason"]) for r in listed}
-        assert states["other"][0] in ("pending", "running"), states
-        assert states["shared"][0] == "cancelled" and "is now that of other" in states["shared"][1], states
-        done = escala(one, "cancel", "shared", "--runs", str(runs))
-        assert done.returncode == 2 and "Nothing was cancelled" in done.stderr
-        assert not backend.status([later.job])[later.job].state.final, "the other run goes on"
-        one.end_controller()
-        away = escala(one, "jobs", "--runs", str(runs), "--json")
-        assert away.returncode == 0, away.stderr
-        assert {r["state"] for r in json.loads(away.stdout)} == {"unknown"}
-    finally:
-        shutil.rmtree(runs, ignore_errors=True)
+    runs = one.root / "runs"  # which the other user may enter, and which goes when all jobs have ended
+    runs.mkdir()
+    spec = counter(runs, "shared", 3000, nodes=1)
+    (row,) = submitted(backend, spec)
+    wait_until(lambda: (spec.run_dir / "done_0").exists(), 120, "the first steps")
+    listed = json.loads(as_nobody(one, "jobs", "--runs", str(runs), "--json").stdout)
+    assert [(r["job"], r["state"]) for r in listed] == [(row.job, "running")], "another user sees it run"
+    refused = as_nobody(one, "cancel", "shared", "--runs", str(runs))
+    assert refused.returncode == 2 and "denied" in refused.stderr, refused.stderr
+    one.call("scancel", row.job)
+    wait_until(lambda: backend.status([row.job])[row.job].state is JobState.CANCELLED, 60, "the end")
+    one.begin_ids_anew()
+    other = counter(runs, "other", 3000, nodes=1)
+    (later,) = submitted(backend, other)
+    assert later.job == row.job, "the id is used again"
+    listed = json.loads(escala(one, "jobs", "--runs", str(runs), "--json").stdout)
+    states = {r["name"]: (r["state"], r["reason"]) for r in listed}
+    assert states["other"][0] in ("pending", "running"), states
+    assert states["shared"][0] == "cancelled" and "is now that of other" in states["shared"][1], states
+    done = escala(one, "cancel", "shared", "--runs", str(runs))
+    assert done.returncode == 2 and "Nothing was cancelled" in done.stderr
+    assert not backend.status([later.job])[later.job].state.final, "the other run goes on"
+    one.end_controller()
+    away = escala(one, "jobs", "--runs", str(runs), "--json")
+    assert away.returncode == 0, away.stderr
+    assert {r["state"] for r in json.loads(away.stdout)} == {"unknown"}
 
 
 def submitted(backend: SlurmBackend, spec: JobSpec) -> list[registry.Submitted]:

@@ -148,9 +148,7 @@ def render_script(
         submitted_by=shlex.join(["sbatch", "--parsable", export_option(options.inherit_environment, secrets)]),
         most_starts=MOST_STARTS,
         setup_lines=[line for entry in options.setup for line in entry.split("\n")],
-        srun_options=shlex.join(
-            ["--kill-on-bad-exit=0", "--export=ALL", "--cpu-bind=none", *_container(spec, options)]
-        ),
+        srun_options=shlex.join([*SRUN_OPTIONS, *_container(spec, options)]),
         rank_python=shlex.join(_rank_python(spec, options, python)),
     )
     return text

@@ -64,7 +64,7 @@ run_ranks() {
   local port=$((20000 + (SLURM_JOB_ID * 4 + $1) % 20000))
   echo "attempt $attempt of job $me on ${nodes//$'\n'/ }, port $port"
   # Agents end each other: srun must not kill those that are still saving because one has left with 75.
-  srun --kill-on-bad-exit=0 --export=ALL --cpu-bind=none \
+  srun --kill-on-bad-exit=0 --wait=300 --export=ALL --cpu-bind=none \
     apptainer exec --nv --bind /shared:/shared /images/escala.sif /opt/escala/bin/python -m trainer.node.agent --run-dir "$run_dir" --attempt "$attempt" \
     --nodes 1 --ranks 1 --restarts 0 \
     --rendezvous "$hint:$port" --id "$SLURM_JOB_ID.$attempt" --names "${nodes//$'\n'/,}" \
