@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.checkpoint.keeper import Keeper
 from trainer.config.run import RunConfig
 from trainer.config.span import Span
 from trainer.data.read.batches import Batches
 from trainer.engine.engine import Engine, StepOutcome
-from trainer.evaluation.perplexity import Evaluation
+from trainer.evaluation.evaluator import Evaluator
 from trainer.guard.fence import ReplacedError
-from trainer.observe.record import Record
+from trainer.observe.observers import Observers
 from trainer.observe.throughput import Throughput
 from trainer.plan.learning_rate import lr_share
 from trainer.plan.plan import Plan
@@ -26,12 +26,10 @@ class Run:
     plan: Plan
     engine: Engine
     batches: Batches
-    record: Record
+    keeper: Keeper
+    evaluator: Evaluator
+    observers: Observers
     throughput: Throughput
-    evaluate: Callable[[], list[Evaluation]]
-    save: Callable[[int], None]
-    settle: Callable[[], None]  # waits for the newest save; raises where it failed
-    stop_requested: Callable[[], bool]  # agreed by all ranks
     step: int = 0
     train_loss: float | None = None
 
@@ -57,16 +55,16 @@ def train(run: Run) -> bool:
         if run.step < run.plan.steps:
             if _due(run, run.config.evaluation.every):
                 _record_evaluation(run)
-            if run.stop_requested():
-                run.save(run.step)
-                run.settle()
+            if run.engine.agreement.agreed("stop"):
+                _save(run)
+                run.keeper.settle()
                 return False
             due = _due(run, run.config.checkpoint.every) or run.step in run.config.checkpoint.keep_at
             if due or run.engine.agreement.agreed("save"):
-                run.save(run.step)
-    run.save(run.step)
+                _save(run)
+    _save(run)
     _record_evaluation(run)
-    run.settle()
+    run.keeper.settle()
     return True
 
 
@@ -82,7 +80,7 @@ def _one_step(run: Run) -> StepOutcome:
     if not outcome.skipped:
         run.train_loss = outcome.loss
     for source, passes in run.batches.ended_passes(run.step).items():
-        run.record.event("pass_ended", step=run.step, source=source, passes=passes)
+        run.observers.event("pass_ended", step=run.step, source=source, passes=passes)
     return outcome
 
 
@@ -92,10 +90,14 @@ def _check_finite(run: Run, outcome: StepOutcome, skipped: int) -> int:
         return 0
     skipped += 1
     guard = run.config.guard
-    run.record.event("step_skipped", step=run.step, loss=outcome.loss, grad_norm=outcome.grad_norm)
+    run.observers.event("step_skipped", step=run.step, loss=outcome.loss, grad_norm=outcome.grad_norm)
     if guard.non_finite == "stop" or skipped > guard.max_skips:
         raise DivergedError(f"loss {outcome.loss:.4g} and gradient norm {outcome.grad_norm:.4g} after step {run.step}")
     return skipped
+
+
+def _save(run: Run) -> None:
+    run.keeper.save(run.step, run.batches.state(run.step))
 
 
 def _due(run: Run, every: Span | None) -> bool:
@@ -115,9 +117,9 @@ def _record_step(run: Run, outcome: StepOutcome) -> None:
         "tokens_per_second": run.throughput.report(),
         "seconds_left": run.throughput.left(run.plan.steps - run.step),
     }
-    run.record.row("train", run.step, **values)
+    run.observers.row("train", run.step, **values)
 
 
 def _record_evaluation(run: Run) -> None:
-    for evaluation in run.evaluate():
-        run.record.row("evaluation", run.step, tokens=run.step * run.plan.tokens_per_step, **evaluation.row())
+    for evaluation in run.evaluator():
+        run.observers.row("evaluation", run.step, tokens=run.step * run.plan.tokens_per_step, **evaluation.row())

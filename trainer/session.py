@@ -18,20 +18,22 @@ from trainer.checkpoint.settings import settings_of
 from trainer.config.run import RunConfig
 from trainer.contract.run_dir import RunDir
 from trainer.data.order.skipping import parse_ranges
-from trainer.data.read.batches import Batches, held_out
-from trainer.data.read.opening import evaluation_sets, masks_documents, open_batches, open_split
+from trainer.data.read.batches import Batches
+from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
 from trainer.engine.build import build_engine
 from trainer.engine.engine import Engine
-from trainer.evaluation.perplexity import Evaluation, evaluate
-from trainer.evaluation.text_bytes import TextBytes, agreed_text_bytes
+from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.text_bytes import agreed_text_bytes
 from trainer.guard.fence import Fence
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
 from trainer.models.build import make_model
+from trainer.observe.console import Console
 from trainer.observe.identity import wandb_id
-from trainer.observe.record import Mirror, Record
+from trainer.observe.observers import Observer, Observers
+from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
 from trainer.parallel.mesh import Mesh
 from trainer.plan.plan import Plan
@@ -46,7 +48,6 @@ class Session:
     manifest: Manifest
     closers: list[Callable[[], None]]
     began: float = field(default_factory=time.monotonic)
-    evaluations: list[Evaluation] = field(default_factory=list)  # of the newest evaluation
 
     def close(self) -> None:
         """Finish what is in flight."""
@@ -61,38 +62,35 @@ def open_session(
     with torch.device("meta"):
         model = make_model(config.model)
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
-    record = _open_record(config, plan, run_dir, fence, first=mesh.rank == 0)
-    keeper = _open_keeper(config, plan, engine, manifest, record, run_dir, fence)
+    record = Record(run_dir)
+    observers = _open_observers(config, plan, run_dir, fence, record, first=mesh.rank == 0)
+    keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence)
     step = keeper.restore()
-    record.rewind(step)
+    if observers.active:
+        record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
-    _say_about_data(batches, record)
-    wanted = _evaluation_sets(config, manifest, record)
-    text_bytes = agreed_text_bytes(config.data, manifest, run_dir, device)
-    session: Session
-
-    def evaluate_all() -> list[Evaluation]:
-        session.evaluations = [_evaluate(name, config, plan, manifest, engine, mesh, text_bytes) for name in wanted]
-        return session.evaluations
-
+    _say_about_data(batches, observers)
     run = Run(
         config=config,
         plan=plan,
         engine=engine,
         batches=batches,
-        record=record,
+        keeper=keeper,
+        evaluator=Evaluator(
+            config,
+            manifest,
+            engine,
+            _evaluation_sets(config, manifest, observers),
+            micro_batch=plan.micro_batch,
+            text_bytes=agreed_text_bytes(config.data, manifest, run_dir, device),
+        ),
+        observers=observers,
         throughput=Throughput(plan.tokens_per_step),
-        evaluate=evaluate_all,
-        save=lambda step: keeper.save(step, batches.state(step)),
-        settle=keeper.settle,
-        stop_requested=lambda: engine.agreement.agreed("stop"),
         step=step,
     )
-    closers = [batches.close, keeper.close, *guards, engine.close]
-    session = Session(run=run, run_dir=run_dir, manifest=manifest, closers=closers)
-    return session
+    return Session(run, run_dir, manifest, closers=[batches.close, keeper.close, *guards, engine.close])
 
 
 def _open_batches(
@@ -115,7 +113,13 @@ def _open_batches(
 
 
 def _open_keeper(
-    config: RunConfig, plan: Plan, engine: Engine, manifest: Manifest, record: Record, run_dir: RunDir, fence: Fence
+    config: RunConfig,
+    plan: Plan,
+    engine: Engine,
+    manifest: Manifest,
+    observers: Observers,
+    run_dir: RunDir,
+    fence: Fence,
 ) -> Keeper:
     every = config.checkpoint.keep_every
     return Keeper(
@@ -127,7 +131,7 @@ def _open_keeper(
         if every is None
         else every.steps(tokens_per_step=plan.tokens_per_step, total_steps=plan.steps),
         identity=identity_of(manifest),
-        event=record.event,
+        event=observers.event,
         settings=settings_of(config, plan),
         skip=parse_ranges(config.skip_steps),
     )
@@ -148,68 +152,40 @@ def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper, fence: Fence
     return [on_stop_signal(lambda: engine.agreement.ask("stop")), watchdog.close]
 
 
-def _evaluation_sets(config: RunConfig, manifest: Manifest, record: Record) -> list[str]:
+def _evaluation_sets(config: RunConfig, manifest: Manifest, observers: Observers) -> list[str]:
     """Return the sets to evaluate on. Parts of a set that are too short are left out, aloud."""
     wanted, left_out = evaluation_sets(config.data, manifest, config.model.context_length)
     for name in left_out:
-        record.event("evaluation_left_out", eval_set=name, tokens=manifest.tokens(name))
-        if record.active:
+        observers.event("evaluation_left_out", eval_set=name, tokens=manifest.tokens(name))
+        if observers.active:
             print(f"warning: no evaluation on {name}: it is shorter than one sequence", file=sys.stderr, flush=True)
     return wanted
 
 
-def _say_about_data(batches: Batches, record: Record) -> None:
+def _say_about_data(batches: Batches, observers: Observers) -> None:
     """Record, and say, which sources are not read and what changed since the checkpoint that the run goes on from."""
     said = []
     for source, tokens in batches.left_out().items():
-        record.event("source_left_out", source=source, tokens=tokens)
+        observers.event("source_left_out", source=source, tokens=tokens)
         said.append(f"nothing of source {source!r} is read: its {tokens:,} tokens are fewer than one sequence needs")
     for change in batches.changes:
-        record.event("data_changed", change=change)
+        observers.event("data_changed", change=change)
         said.append(change)
-    for sentence in said if record.active else ():
+    for sentence in said if observers.active else ():
         print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
-def _evaluate(
-    name: str,
-    config: RunConfig,
-    plan: Plan,
-    manifest: Manifest,
-    engine: Engine,
-    mesh: Mesh,
-    text_bytes: TextBytes | None,
-) -> Evaluation:
-    token_set = open_split(config.data, name, manifest)
-    batches = held_out(
-        token_set,
-        config.model.context_length,
-        config.evaluation.tokens,
-        plan.micro_batch,
-        mesh.dp_rank,
-        mesh.dp_size,
-        documents=masks_documents(config.data),
-        packed=config.data.packing == "best_fit",
-    )
-    return evaluate(
-        engine,
-        mesh,
-        batches,
-        name=name,
-        position_buckets=config.evaluation.position_buckets,
-        text_bytes=text_bytes,
-    )
-
-
-def _open_record(config: RunConfig, plan: Plan, run_dir: RunDir, fence: Fence, *, first: bool) -> Record:
-    """Open the local record on the first rank, with W&B as its mirror under the id that earlier attempts used."""
-    mirrors: tuple[Mirror, ...] = ()
+def _open_observers(
+    config: RunConfig, plan: Plan, run_dir: RunDir, fence: Fence, record: Record, *, first: bool
+) -> Observers:
+    """Return who is told what happens: the record, the console, and W&B under the id that earlier attempts used."""
+    listed: list[Observer] = [record, Console()]
     if first and config.tracking.wandb != "disabled":
-        mirrors = (_open_wandb(config, plan, run_dir, wandb_id(run_dir)),)
-    return Record(run_dir, active=first, mirrors=mirrors, may_write=fence.open)
+        listed.append(_open_wandb(config, plan, run_dir, wandb_id(run_dir)))
+    return Observers(listed if first else [], first=first, may_write=fence.open)
 
 
-def _open_wandb(config: RunConfig, plan: Plan, run_dir: RunDir, run_id: str) -> Mirror:
+def _open_wandb(config: RunConfig, plan: Plan, run_dir: RunDir, run_id: str) -> Observer:
     from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 
     settings = {

@@ -101,7 +101,7 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         _begin(run_dir, plan)
     session = open_session(config, plan, manifest, mesh, device, run_dir, fence)
-    session.run.record.event(
+    session.run.observers.event(
         "started",
         step=session.run.step,
         layout=plan.layout,
@@ -152,11 +152,11 @@ def _train(session: Session) -> tuple[Status, str | None]:
 def _finish(session: Session, status: Status, error: str | None) -> None:
     """Wait for checkpoints in flight, write the result, and tell everybody how it ended: the status comes last."""
     session.close()
-    record = session.run.record
+    observers = session.run.observers
     came = result(session) if status is Status.DIVERGED else {"step": session.run.step}
-    record.event(status.value, error=error, **came)
-    record.finish(EXIT_OF[status])
-    if not record.active:
+    observers.event(status.value, error=error, **came)
+    observers.finish(EXIT_OF[status])
+    if not observers.active:
         return
     if status is Status.DONE:  # whatever cannot be written now, the next start writes: the last checkpoint is there
         write_atomically(session.run_dir.result, to_json(result(session), indent=2) + "\n")
@@ -183,7 +183,7 @@ def result(session: Session) -> dict[str, object]:
         "data_hash": session.manifest.data_hash,
         "sources_left_out": left_out,
         "skipped_steps": [list(pair) for pair in run.batches.skipped],
-        "evaluations": [evaluation.row() for evaluation in session.evaluations],
+        "evaluations": [evaluation.row() for evaluation in run.evaluator.newest],
     }
 
 

@@ -48,9 +48,11 @@ def status(row: Submitted) -> JobStatus:
     said = last.status if last is not None and last.driver == row.job else None
     here = row.job.rsplit(":", 2)[0] == socket.gethostname()
     gone = here and owner(row.job) is None
+    word = RunDir(row.run_dir).read_status()
+    if said is not None and said.state is JobState.CANCELLED and word is Status.PREEMPTED:
+        return JobStatus(JobState.PREEMPTED, said.exit_code, reason="cancelled; it saved first, and can go on")
     if said is not None and (said.state.final or not gone):
         return said
-    word = RunDir(row.run_dir).read_status()
     state = JobState.PENDING if word is None else _STATES.get(word, JobState.RUNNING)
     if not state.final and gone:
         was = "was running" if word is Status.RUNNING else "had not begun"

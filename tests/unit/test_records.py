@@ -21,6 +21,7 @@ from trainer.contract.plain_json import DamagedFileError, read_lines, read_objec
 from trainer.contract.run_dir import RunDir, Status, append_json, write_atomically
 from trainer.observe.identity import sign, wandb_id
 from trainer.observe.journal import Journal
+from trainer.observe.observers import Observers
 from trainer.observe.record import Record
 
 VALUES = st.recursive(
@@ -70,7 +71,7 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n\xff\xfe\n[1]\n{"step": }\n' + b"[" * 10_000 + b'\n\n{"step": 2}\n{"step": 3')
     assert read_lines(path).rows == [{"step": 1}, {"step": 2}] and read_lines(path).damaged == 4
-    Record(RunDir(tmp_path), active=True).rewind(1)
+    Record(RunDir(tmp_path)).rewind(1)
     assert read_lines(path).rows == [{"step": 1}] and read_lines(path).damaged == 0
 
 
@@ -83,7 +84,7 @@ def test_a_damaged_object_is_one_sentence_that_names_the_file(tmp_path: Path, co
 
 
 def test_a_full_disk_delays_rows_and_loses_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = Record(RunDir(tmp_path), active=True)
+    record = Observers([Record(RunDir(tmp_path))], first=True)
     record.row("train", 1, loss=5.0)
     size = (tmp_path / "metrics.jsonl").stat().st_size
     with room(size + 10):  # ten bytes of the next row fit

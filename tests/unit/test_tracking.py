@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from trainer.contract.run_dir import RunDir, Status, read_json_lines
 from trainer.observe import wandb_mirror
-from trainer.observe.record import Record, console_line
+from trainer.observe.console import console_line
+from trainer.observe.metrics import METRICS
+from trainer.observe.observers import Observers
+from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
 from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 
@@ -21,16 +26,19 @@ class Collector:
         self.rows: list[dict] = []
         self.exit_code: int | None = None
 
-    def log(self, row: dict) -> None:
+    def row(self, row: dict) -> None:
+        self.rows.append(row)
+
+    def event(self, row: dict) -> None:
         self.rows.append(row)
 
     def finish(self, exit_code: int) -> None:
         self.exit_code = exit_code
 
 
-def test_rows_go_to_the_file_and_to_every_mirror(tmp_path: Path):
+def test_rows_go_to_the_file_and_to_every_observer(tmp_path: Path):
     mirror = Collector()
-    record = Record(RunDir(tmp_path), active=True, mirrors=(mirror,))
+    record = Observers([Record(RunDir(tmp_path)), mirror], first=True)
     record.row("train", 1, loss=2.0)
     record.row("evaluation", 1, loss=2.5)
     record.finish(0)
@@ -47,22 +55,27 @@ def test_rows_go_to_the_file_and_to_every_mirror(tmp_path: Path):
 
 
 def test_other_ranks_write_nothing(tmp_path: Path):
-    record = Record(RunDir(tmp_path), active=False)
-    record.row("train", 1, loss=2.0)
-    record.event("started")
-    record.rewind(0)
+    observers = Observers([Record(RunDir(tmp_path))], first=False)
+    observers.row("train", 1, loss=2.0)
+    observers.event("started")
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_attempt_that_was_replaced_tells_nobody(tmp_path: Path):
+    mirror = Collector()
+    Observers([mirror], first=True, may_write=lambda: False).row("train", 1, loss=2.0)
+    assert mirror.rows == []
+
+
 def test_a_resumed_record_has_each_step_once_even_after_a_torn_line(tmp_path: Path):
-    record = Record(RunDir(tmp_path), active=True)
+    record = Record(RunDir(tmp_path))
     for step in range(1, 6):
-        record.row("train", step, loss=float(step))
+        record.row({"kind": "train", "step": step, "loss": float(step)})
     with (tmp_path / "metrics.jsonl").open("a") as out:
         out.write('{"kind": "train", "step": 6, "lo')
     record.rewind(3)
     for step in range(4, 7):
-        record.row("train", step, loss=float(step))
+        record.row({"kind": "train", "step": step, "loss": float(step)})
     assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
@@ -77,6 +90,12 @@ def test_the_status_is_one_word(tmp_path: Path):
 def test_console_lines_show_what_is_there():
     line = console_line({"kind": "train", "step": 3, "loss": 2.5, "lr": 1e-3, "tokens_per_second": None})
     assert line.split() == ["train", "step", "3", "loss", "2.5000", "lr", "1.00e-03"]
+
+
+def test_the_documented_metrics_are_those_that_are_declared():
+    page = (ROOT / "docs" / "run-directory.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", page.split("## Rows of `metrics.jsonl`")[1], flags=re.M)
+    assert rows == [(m.key, m.unit, "both" if len(m.rows) == 2 else m.rows[0]) for m in METRICS]
 
 
 def test_throughput_leaves_out_what_is_not_training():
@@ -124,7 +143,7 @@ def mirror_rows(directory: Path, mode: str) -> list[dict]:
     settings = {"project": "test", "name": "test", "config": {"a": 1}}
     mirror = WandbMirror(run_id="abc123", mode=mode, directory=directory, settings=settings)
     for step in (1, 2, 3):
-        mirror.log({"kind": "train", "step": step, "tokens": 10 * step, "loss": 3.0 - step})
+        mirror.row({"kind": "train", "step": step, "tokens": 10 * step, "loss": 3.0 - step})
     mirror.finish(0)
     return read_back(directory)
 

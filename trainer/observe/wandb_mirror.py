@@ -13,8 +13,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from trainer.observe.metrics import AXES, METRICS
+
 INIT_TIMEOUT, FINISH_TIMEOUT = 20.0, 30.0
-AXES = ("step", "tokens")
 MODES = {"online": "online", "offline": "offline", "disabled": "disabled"}
 
 
@@ -42,9 +43,12 @@ class WandbMirror:
         self._thread = threading.Thread(target=self._work, name="wandb-mirror", daemon=True)
         self._thread.start()
 
-    def log(self, row: dict[str, Any]) -> None:
+    def row(self, row: dict[str, Any]) -> None:
         """Queue one row."""
         self._rows.put(row)
+
+    def event(self, row: dict[str, Any]) -> None:
+        """Events stay in the local record."""
 
     def finish(self, exit_code: int) -> None:
         """Wait for the rows to be handed over, at most for the time-outs."""
@@ -83,4 +87,8 @@ class WandbMirror:
             wandb.teardown()  # the failed start still holds the run's id
             run = wandb.init(settings=quiet, **{**self._arguments, "mode": "offline", "resume": None})
         run.define_metric("*", step_metric="step")
+        for metric in METRICS:
+            for kind in metric.rows if metric.better else ():
+                best = "min" if metric.better == "lower" else "max"
+                run.define_metric(f"{kind}/{metric.key}", step_metric="step", summary=f"{best},last")
         return run

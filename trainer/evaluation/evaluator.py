@@ -1,0 +1,55 @@
+"""The evaluations of one run: on which sets, and what the newest gave."""
+
+from __future__ import annotations
+
+from trainer.config.run import RunConfig
+from trainer.data.read.batches import held_out
+from trainer.data.read.opening import masks_documents, open_split
+from trainer.data.store.manifest import Manifest
+from trainer.engine.engine import Engine
+from trainer.evaluation.perplexity import Evaluation, evaluate
+from trainer.evaluation.text_bytes import TextBytes
+
+
+class Evaluator:
+    """Evaluates the model on all sets of a run. Every rank makes one and calls it at the same steps."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        engine: Engine,
+        sets: list[str],
+        *,
+        micro_batch: int,
+        text_bytes: TextBytes | None,
+    ) -> None:
+        self.config, self.manifest, self.engine, self.sets = config, manifest, engine, sets
+        self.micro_batch, self.text_bytes = micro_batch, text_bytes
+        self.newest: list[Evaluation] = []
+
+    def __call__(self) -> list[Evaluation]:
+        """Return an evaluation of each set."""
+        self.newest = [self._evaluate(name) for name in self.sets]
+        return self.newest
+
+    def _evaluate(self, name: str) -> Evaluation:
+        config, mesh = self.config, self.engine.mesh
+        batches = held_out(
+            open_split(config.data, name, self.manifest),
+            config.model.context_length,
+            config.evaluation.tokens,
+            self.micro_batch,
+            mesh.dp_rank,
+            mesh.dp_size,
+            documents=masks_documents(config.data),
+            packed=config.data.packing == "best_fit",
+        )
+        return evaluate(
+            self.engine,
+            mesh,
+            batches,
+            name=name,
+            position_buckets=config.evaluation.position_buckets,
+            text_bytes=self.text_bytes,
+        )

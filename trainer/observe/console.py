@@ -1,0 +1,33 @@
+"""One aligned line on standard error for each recorded row."""
+
+from __future__ import annotations
+
+import sys
+
+from trainer.observe.metrics import COLUMNS
+from trainer.observe.observers import Row
+
+HUGE = 1e9  # a perplexity after a run went wrong has 300 digits
+
+
+class Console:
+    """Prints rows."""
+
+    def row(self, row: Row) -> None:
+        """Print one line."""
+        print(console_line(row), file=sys.stderr, flush=True)
+
+    def event(self, row: Row) -> None:
+        """Events that a person must see are printed by who causes them."""
+
+    def finish(self, exit_code: int) -> None:
+        """Nothing is open."""
+
+
+def console_line(row: Row) -> str:
+    """Return one row as aligned text."""
+    parts = [f"{row['kind']:<10} step {row['step']:>6}", *([row["eval_set"]] if "eval_set" in row else [])]
+    for key, shape in COLUMNS.items():
+        if row.get(key) is not None:
+            parts.append(f"{key} {row[key]:{shape if abs(row[key]) < HUGE else '.3g'}}")
+    return "  ".join(parts)
