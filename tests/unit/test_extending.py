@@ -1,0 +1,26 @@
+"""The examples of docs/extending.md run as they stand, one after the other."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^## ([^\n]+)\n|```python\n(.*?)```", PAGE, flags=re.MULTILINE | re.DOTALL)
+NAMED = [
+    (next(title for title, _ in reversed(EXAMPLES[:place]) if title), code)
+    for place, (_, code) in enumerate(EXAMPLES)
+    if code
+]
+
+
+def test_the_page_has_examples() -> None:
+    assert len(NAMED) >= 4
+
+
+@pytest.mark.parametrize(("title", "code"), NAMED, ids=[title for title, _ in NAMED])
+def test_the_example_runs(title: str, code: str) -> None:
+    exec(compile(code, f"docs/extending.md: {title}", "exec"), {})
