@@ -30,7 +30,7 @@ from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
 from trainer.models.build import make_model
-from trainer.observe.console import Console
+from trainer.observe.console import ConsoleObserver
 from trainer.observe.identity import wandb_id
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.record import Record
@@ -179,7 +179,7 @@ def _open_observers(
     config: RunConfig, plan: Plan, run_dir: RunDir, fence: Fence, record: Record, *, first: bool
 ) -> Observers:
     """Return who is told what happens: the record, the console, and W&B under the id that earlier attempts used."""
-    listed: list[Observer] = [record, Console()]
+    listed: list[Observer] = [record, ConsoleObserver()]
     if first and config.tracking.wandb != "disabled":
         listed.append(_open_wandb(config, plan, run_dir, wandb_id(run_dir)))
     return Observers(listed if first else [], first=first, may_write=fence.open)

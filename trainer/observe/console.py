@@ -10,7 +10,7 @@ from trainer.observe.observers import Row
 HUGE = 1e9  # a perplexity after a run went wrong has 300 digits
 
 
-class Console:
+class ConsoleObserver:
     """Prints rows."""
 
     def row(self, row: Row) -> None:
