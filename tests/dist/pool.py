@@ -20,7 +20,7 @@ PRELOAD = [
     "deepspeed",
     "deepspeed.runtime.zero.stage3",
     "trainer.parallel.start",
-    "trainer.parallel.engine",
+    "trainer.engine.build",
     "tests.dist.pool",
 ]
 ENVIRONMENT = {
