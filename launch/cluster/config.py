@@ -109,6 +109,8 @@ def cluster_file(name: str) -> Path:
 def load_cluster(name: str) -> ClusterConfig:
     """Read a cluster by its name in configs/cluster, or from a YAML file. Raises UserError."""
     path = cluster_file(name)
+    if not path.exists():
+        raise UserError(f"there is no cluster {name!r}: no file {path}")
     return parse_section(ClusterConfig, read_yaml(path), str(path))
 
 

@@ -192,7 +192,8 @@ def standing_in(prepared: Path, directory: Path) -> Iterator[None]:
     former = signal.signal(signal.SIGALRM, hang)
     environment = {"ESCALA_CONFIGS": str(ROOT / "configs"), "CUDA_VISIBLE_DEVICES": ""}
     patches = [
-        mock.patch(f"launch.{module}.ensure_prepared", prepare) for module in ("run.data_preparation", "sweep.execute.opened")
+        mock.patch(f"launch.{module}.ensure_prepared", prepare)
+        for module in ("run.data_preparation", "sweep.execute.opened")
     ]
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, environment))

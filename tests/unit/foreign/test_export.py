@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from tests.unit.foreign.models import BASE, weights_of
 from trainer.checkpoint.convert import main
+from trainer.checkpoint.manifest import read_manifest
 from trainer.data.tokenize.tokenizer import Tokenizer, save_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -29,10 +31,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def trained_with(run: Path, tokenizer: Tokenizer) -> None:
-    manifest = run / "checkpoints" / "step_000000000" / "manifest.json"
-    values = json.loads(manifest.read_text())
-    values["state"] = {"identity": {"tokenizer": tokenizer.hash}}
-    manifest.write_text(json.dumps(values))
+    checkpoint = run / "checkpoints" / "step_000000000"
+    manifest = replace(read_manifest(checkpoint), state={"identity": {"tokenizer": tokenizer.hash}})
+    (checkpoint / "manifest.json").write_text(manifest.to_json())
 
 
 @pytest.mark.parametrize("where", ["run", "data"])
