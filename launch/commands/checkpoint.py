@@ -14,6 +14,7 @@ import click
 
 from launch.commands.options import json_option
 from launch.groups import OrderedGroup
+from launch.run.rank_packages import need_rank_packages
 from trainer.checkpoint.manifest import list_checkpoints, read_manifest, step_of
 from trainer.checkpoint.retention import list_set_aside
 from trainer.checkpoint.search import problem_with, root_of
@@ -162,6 +163,7 @@ def convert(source: Path, target: Path, to: str, dtype: str) -> None:
       escala checkpoint convert runs/tiny exported/ --to huggingface --dtype bf16
       escala checkpoint convert exported/ start/ --to checkpoint
     """
+    need_rank_packages()
     command = [
         sys.executable,
         "-m",

@@ -44,6 +44,9 @@ def sample(
         "--prompt": prompt, "--count": count, "--tokens": tokens, "--temperature": temperature,
         "--top-k": top_k, "--top-p": top_p, "--seed": seed,
     }  # fmt: skip
+    from launch.run.rank_packages import need_rank_packages
+
+    need_rank_packages()
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     command = [sys.executable, "-m", "trainer.decoding.sample", str(run), *given, *(["--json"] if as_json else [])]
     sys.exit(subprocess.run(command).returncode)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from launch.run.rank_packages import need_rank_packages
 from trainer.config.data import DataConfig
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
@@ -50,6 +51,7 @@ def ensure_prepared(config: DataConfig) -> Manifest:
             f"nothing of the data set {config.name!r} is published in {config.directory} yet: start "
             f"escala data prepare and wait for its first part, or leave data.begin=published out to prepare all of it"
         )
+    need_rank_packages()
     # The configuration goes through a pipe: a file would stay behind when all processes are killed.
     command = [sys.executable, "-m", "trainer.data.prepare", "--config", "-"]
     code = subprocess.run(command, input=json.dumps(config.model_dump(mode="json")).encode()).returncode

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from launch.run.rank_packages import need_rank_packages
 from launch.show.console import make_console
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
@@ -53,6 +54,7 @@ def find_set(name: str, assignments: tuple[str, ...] = ()) -> tuple[Path, DataCo
 
 def run_prepare(section: DataConfig, workers: int | None, task: str | None, *, extend: bool = False) -> None:
     """Prepare in a process of its own, which may import `datasets`. Its progress comes to this terminal."""
+    need_rank_packages()
     command = [sys.executable, "-m", "trainer.data.prepare", "--config", "-"]
     command += ["--workers", str(workers)] if workers else []
     command += ["--task", task] if task else []

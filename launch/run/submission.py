@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -42,10 +44,26 @@ def prepare(config: Path, assignments: tuple[str, ...], cluster: str, runs: Path
 def write_config(submission: Submission, config: RunConfig) -> None:
     """Lay the resolved configuration into the run directory. Raises UserError where another run lives there."""
     run_dir = RunDir(submission.spec.run_dir)
-    refuse_other_run(run_dir, config)
     if run_dir.read_status() is Status.DONE:
+        refuse_other_run(run_dir, config)
         raise UserError(f"this run is done: {run_dir.root}; --set name={config.name}-2 trains it again")
-    write_atomically(run_dir.config, dump(config))
+    claim(run_dir, config)
+
+
+def claim(run_dir: RunDir, config: RunConfig) -> None:
+    """Write the configuration into the run directory, unless it holds another run: check and write are one step.
+
+    Of two that start together under one name, the second finds what the first wrote. The lock is the directory's own,
+    so that nothing is left behind.
+    """
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    directory = os.open(run_dir.root, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        refuse_other_run(run_dir, config)
+        write_atomically(run_dir.config, dump(config))
+    finally:
+        os.close(directory)
 
 
 def refuse_other_run(run_dir: RunDir, config: RunConfig) -> None:

@@ -13,15 +13,16 @@ from launch.cluster.local.warm import available_cores, local_gpus
 from launch.cluster.registry import record
 from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.run.data_preparation import resolve
+from launch.run.rank_packages import need_rank_packages
 from launch.run.run_state import DEAD, begin_again, divergence_of, rank_code, state_of, write_down
-from launch.run.submission import follow, refuse_other_run
+from launch.run.submission import claim, follow, refuse_other_run
 from launch.show.console import make_console
 from launch.show.plan_table import run_table
 from trainer.checkpoint.compatible import check_start
-from trainer.config.load import dump, load_run
+from trainer.config.load import load_run
 from trainer.config.run import RunConfig
 from trainer.contract.errors import EndedBadlyError
-from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_PREEMPTED, RunDir, Status, write_atomically
+from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_PREEMPTED, RunDir, Status
 from trainer.data.store.pinned import pinned
 from trainer.plan.plan import make_plan, share_out
 
@@ -55,8 +56,8 @@ def train_here(
         return
     check_start(config, manifest, run_dir.checkpoints)
     _tell_former(run_dir)
-    run_dir.root.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir.config, dump(config))
+    need_rank_packages()
+    claim(run_dir, config)
     begin_again(run_dir)
     status = _run(config, run_dir, world)
     _tell(status, run_dir, config_path)

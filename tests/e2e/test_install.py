@@ -123,6 +123,13 @@ def test_a_login_node_without_torch_can(installed: dict[str, str], command: str,
     assert says in done.stdout
 
 
+@pytest.mark.parametrize("command", ["train tiny", "sweep run quickstart", "data prepare embedded", "sample ."])
+def test_what_needs_a_rank_says_so(installed: dict[str, str], command: str) -> None:
+    done = escala(installed, *command.split())
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert 'pip install "escala[train]"' in done.stderr
+
+
 def test_requirements_pin_what_pyproject_allows() -> None:
     from packaging.requirements import Requirement
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,10 @@ from launch.cluster.job import JobIdentity, JobSpec, JobState, JobStatus, Task
 from launch.cluster.overview import last_step, overview
 from launch.run.submission import check_free, jobs_before, prepare, write_config
 from tests.launch.test_cli import escala
+from trainer.config.load import load_run
+from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "run" / "tiny.yaml"
@@ -295,3 +300,33 @@ def test_the_last_step_is_read_from_the_end(tmp_path: Path) -> None:
     lines = [json.dumps({"step": i, "pad": "x" * 100}) for i in range(1000)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 1000, "lo')
     assert last_step(tmp_path) == 999
+
+
+def test_the_check_and_the_claim_of_a_run_are_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two waits behind its check until the other has checked too, which only a check without a lock allows."""
+    from launch.run import submission
+
+    barrier, real, ends = threading.Barrier(2), submission.refuse_other_run, []
+    config = load_run(ROOT / "configs" / "run" / "tiny.yaml")
+
+    def check(run_dir: RunDir, mine: RunConfig) -> None:
+        real(run_dir, mine)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(1)
+
+    def start(seed: int) -> None:
+        try:
+            submission.claim(RunDir(tmp_path / "run"), config.model_copy(update={"seed": seed}))
+            ends.append((seed, ""))
+        except UserError as error:
+            ends.append((seed, str(error)))
+
+    monkeypatch.setattr(submission, "refuse_other_run", check)
+    threads = [threading.Thread(target=start, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [seed for seed, error in ends if not error]
+    (refused,) = [error for _, error in ends if error]
+    assert "holds another run" in refused and load_run(tmp_path / "run" / "config.yaml").seed == winner

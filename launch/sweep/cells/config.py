@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from trainer.config.base import Section, parse_section
-from trainer.config.load import read_yaml, set_values
+from trainer.config.load import config_file, read_yaml, set_values
 from trainer.config.names import Name
 from trainer.contract.errors import UserError
 
@@ -50,7 +50,8 @@ class SweepConfig(Section):
 
 
 def load_sweep(path: Path, assignments: tuple[str, ...] | list[str] = ()) -> SweepConfig:
-    """Read a sweep file. `--set` assignments go into the shared run. Raises UserError."""
+    """Read a sweep from a file, or by its name in configs/sweep. `--set` goes into the shared run. Raises UserError."""
+    path = path if path.exists() else config_file("sweep", str(path))
     values = read_yaml(path)
     values.setdefault("name", path.stem)
     sweep = parse_section(SweepConfig, values, str(path))

@@ -17,6 +17,7 @@ from launch.cluster.local.local import LocalBackend
 from launch.cluster.local.warm import PRELOAD
 from launch.cluster.ssh.backend import SshBackend
 from launch.planner.expected import matrix_rate, seconds_on_cpu
+from launch.run.rank_packages import need_rank_packages
 from launch.run.run_state import DEAD, state_of
 from launch.run.runs_root import runs_flag
 from launch.scaling.report.console import print_ladder
@@ -60,6 +61,8 @@ def run_sweep(
     cluster: ClusterConfig | None = None,
 ) -> Result:
     """Do what is missing of a sweep, here or on machines driven from here, and print what came out."""
+    if cluster is None and not dry_run:
+        need_rank_packages()
     opened = open_sweep(config, assignments, runs, gpu=cluster is not None and cluster.gpu is not None)
     expected, at_a_time = {}, max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
     if cluster is None:
