@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trainer.config.merging import are_places, lay_over
-from trainer.config.secrets import redact
 from trainer.contract.errors import UserError, did_you_mean
+from trainer.contract.hiding import redact
 
 
 class Section(BaseModel):
