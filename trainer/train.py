@@ -145,6 +145,7 @@ def _train(session: Session) -> tuple[Status, str | None]:
     try:
         done = loop.train(session.run)
     except loop.DivergedError as error:
+        print(f"error: diverged: {error}", file=sys.stderr, flush=True)
         return Status.DIVERGED, str(error)
     return (Status.DONE if done else Status.PREEMPTED), None
 
