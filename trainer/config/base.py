@@ -57,6 +57,9 @@ def _clauses(section: type[Section], errors: Sequence[Any]) -> list[str]:
     by_key: dict[str, list[Any]] = {}
     for error in errors:
         by_key.setdefault(_key(section, error["loc"]), []).append(error)
+    for key, of_key in list(by_key.items()):  # a list counts the entries that are wrong as missing
+        if of_key[0]["type"] == "too_short" and any(other.startswith(f"{key}.") for other in by_key):
+            del by_key[key]
     return [_clause(section, key, of_key) for key, of_key in by_key.items()]
 
 
