@@ -103,7 +103,8 @@ def test_an_address_without_a_secret_is_taken(address: str) -> None:
 def test_a_secret_that_a_library_repeats_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_PASSWORD", "hunter/2 hunter")
     monkeypatch.setenv("MINE", "pw")
-    monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent.1")
+    for name in ("SSH_AUTH_SOCK", "PWD", "OLDPWD"):
+        monkeypatch.setenv(name, "/tmp/agent.1")
     from_environment({"key": "$MINE"})
     said = without_secrets("403 for https://h/x?a=pw&b=hunter/2+hunter, c=hunter%2F2%20hunter: hunter/2 hunter")
     assert "hunter" not in said and "pw" not in said and said.startswith("403 for https://h/x?a=***")

@@ -20,6 +20,7 @@ SECRET_WORDS = {
 PLACES = {"path", "file", "filename", "name", "sock", "dir", "url"}  # where a secret is, not what it is
 SHORTEST = 8  # characters of a value of the environment: a shorter one is a word that messages use
 HIDDEN = "***"
+SHELLS = {"PWD", "OLDPWD"}  # the shell's directories
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _USERINFO = re.compile(r"://[^/@\s]*:[^/@\s]*@|(?<=http)s?://[^/@\s]+@")
 _IN_TEXT = re.compile(r"""(['"]?)([\w.-]+)\1(\s*[:=]\s*)('[^']*'|"[^"]*"|[^\s,}\])'"&]+)""")
@@ -56,7 +57,11 @@ def without_secrets(text: str) -> str:
 
     Those are what `hide` was told, and long values of variables whose names say that they are secrets.
     """
-    named = {value for name, value in os.environ.items() if len(value) >= SHORTEST and looks_secret(name)}
+    named = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= SHORTEST and name not in SHELLS and looks_secret(name)
+    }
     spellings = {spelling for value in _taken | named for spelling in _spellings(value)}
     for spelling in sorted(spellings, key=len, reverse=True):
         text = text.replace(spelling, HIDDEN)
