@@ -13,6 +13,7 @@ import click
 
 from launch.groups import LazyGroup
 from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
+from trainer.contract.hiding import hide_in_tracebacks, without_secrets
 from trainer.contract.plain_text import plain
 
 EXIT_BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
@@ -62,6 +63,7 @@ def escala() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point: user errors become one line on standard error and exit code 2."""
+    hide_in_tracebacks()
     try:
         escala.main(args=args, prog_name="escala", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -70,7 +72,7 @@ def main(args: list[str] | None = None) -> None:
         error.show()
         sys.exit(USER_ERROR_EXIT_CODE)
     except UserError as error:
-        click.secho(plain(f"error: {error}"), fg="red", err=True)
+        click.secho(plain(without_secrets(f"error: {error}")), fg="red", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever read our output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,7 +80,7 @@ def main(args: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno is None:  # not the system's word, so it is ours
             raise
-        click.secho(plain(f"error: {os_error_text(error)}"), fg="red", err=True)
+        click.secho(plain(without_secrets(f"error: {os_error_text(error)}")), fg="red", err=True)
         sys.exit(USER_ERROR_EXIT_CODE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from trainer.config.load import dump, load_written, run_from_values
 from trainer.config.parallel import node_warning
 from trainer.config.run import RunConfig
 from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
+from trainer.contract.hiding import traceback_text, without_secrets
 from trainer.contract.plain_json import to_json
 from trainer.contract.provenance import provenance
 from trainer.contract.run_dir import (
@@ -70,10 +70,10 @@ def _end_badly(error: Exception, run_dir: RunDir, fence: Fence, *, first: bool) 
         return EXIT_FENCED
     said = _sentence(error)
     if said is None:
-        traceback.print_exception(error)
+        print(traceback_text(error), end="", file=sys.stderr)
     else:
-        print(f"error: {said}", file=sys.stderr)
-    _fail(run_dir, first, said or f"{type(error).__name__}: {error}")
+        print(without_secrets(f"error: {said}"), file=sys.stderr)
+    _fail(run_dir, first, without_secrets(said or f"{type(error).__name__}: {error}"))
     return USER_ERROR_EXIT_CODE if isinstance(error, UserError) else EXIT_FAILED
 
 
@@ -145,6 +145,7 @@ def _train(session: Session) -> tuple[Status, str | None]:
     try:
         done = loop.train(session.run)
     except loop.DivergedError as error:
+        print(f"error: diverged: {error}", file=sys.stderr, flush=True)
         return Status.DIVERGED, str(error)
     return (Status.DONE if done else Status.PREEMPTED), None
 

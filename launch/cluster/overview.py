@@ -15,7 +15,7 @@ from launch.cluster.ended import by_record
 from launch.cluster.job import Backend, JobState, JobStatus
 from launch.cluster.registry import Damaged, Submitted, find_all, records
 from launch.run.run_state import loss_of_progress
-from trainer.contract.errors import UserError
+from trainer.contract.errors import UserError, os_error_text
 from trainer.contract.run_dir import RunDir
 from trainer.node.failure import tail
 
@@ -53,7 +53,10 @@ class Row:
     @property
     def loss_of_progress(self) -> str:
         """Which checkpoints were passed over, and how many steps are trained again; empty where nothing was lost."""
-        return loss_of_progress(RunDir(self.submitted.run_dir))
+        try:
+            return loss_of_progress(RunDir(self.submitted.run_dir))
+        except OSError as error:  # no reason to hide it, or the other runs
+            return f"what was lost is not known: {os_error_text(error)}"
 
 
 def overview(root: Path, words: Sequence[str] = ()) -> list[Row]:

@@ -112,7 +112,9 @@ def verify(path: Path, as_json: bool) -> None:
         _tell_set_aside(path)
     damaged = [name for name, found in problems.items() if found]
     if damaged:
-        raise UserError(f"{len(damaged)} of {len(problems)} checkpoints are damaged; a run passes over them by itself")
+        raise UserError(
+            f"{len(damaged)} of {len(problems)} checkpoints cannot be used; a run passes over damaged ones by itself"
+        )
 
 
 @checkpoint.command(short_help="Delete what a run set aside.")

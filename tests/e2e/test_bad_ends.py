@@ -112,6 +112,8 @@ def test_every_bad_end_is_named_and_started_again_when_asked_for(
 
     code, text = escala(capsys, "sweep", "run", sweep, "--runs", runs)
     assert code == EXIT_FAILED and "nothing to train: 2 cells failed and 2 diverged before" in text
+    for more, due in (((), 0), (("--failed",), 4)):
+        assert f", {due} to train" in escala(capsys, "sweep", "run", sweep, "--runs", runs, "--dry-run", *more)[1]
 
     monkeypatch.setenv(CURED, "1")
     code, text = escala(capsys, "sweep", "run", sweep, "--runs", runs, "--failed", "--json")
@@ -138,6 +140,9 @@ def test_a_run_ends_with_the_code_of_the_table_and_its_status_says_how(
     assert (ended, said in text) == (code, True), text
     run_dir = RunDir(tmp_path / "runs" / values["name"])
     assert run_dir.read_status() == status
+    _, listed = escala(capsys, "jobs", "--json", "--runs", tmp_path / "runs")
+    (row,) = json.loads(listed)
+    assert row["state"] == "failed" and {EARLY: "error: diverged: loss nan"}.get(seed, said) in row["reason"]
 
 
 def test_a_sweep_of_which_cells_only_diverged_says_so_by_its_exit_code(

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from launch.cluster import attached
 from launch.cluster.job import JobState, JobStatus
+from launch.cluster.overview import Row
 from launch.cluster.registry import Submitted
 from launch.commands.jobs import jobs
 from launch.run.run_state import DEAD, begin_again, loss_of_progress, state_of, write_down
@@ -78,6 +79,12 @@ def test_a_launcher_that_was_killed_is_told_from_one_that_runs(tmp_path: Path) -
     row = Submitted(f"{socket.gethostname()}:{pid}:{started}", "x", "local", "local", tmp_path, 1, "now")
     state = attached.status(row)
     assert state.state is JobState.FAILED and state.reason.startswith("dead: it was running and its process is gone")
+
+
+def test_events_that_cannot_be_read_hide_no_run(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").mkdir()
+    row = Row(Submitted("h:1:1", "x", "local", "local", tmp_path, 1, "now"), JobStatus(JobState.DONE), None)
+    assert row.loss_of_progress == f"what was lost is not known: {tmp_path}/events.jsonl: Is a directory"
 
 
 @pytest.mark.parametrize(

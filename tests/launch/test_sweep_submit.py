@@ -145,6 +145,20 @@ def test_diverged_cells_are_kept_and_the_report_follows_the_last_cell(
     assert third.root.name in stub.submitted()[1] and first.root.name not in stub.submitted()[1]
 
 
+def test_what_a_new_job_says_at_once_stands(stub: Stub) -> None:
+    failed = run_dirs(stub)[1]
+    failed.root.mkdir(parents=True)
+    failed.write_status(Status.FAILED)
+    sbatch = stub.root / "bin" / "sbatch"
+    before = f"""case "$*" in *--test-only*) ;; *) cp "{failed.root}/status" "{stub.root}/before"; echo failed"""
+    sbatch.write_text(
+        sbatch.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\n{before} >"{failed.root}/status";; esac\n')
+    )
+    submit(stub, failed=True)
+    assert (stub.root / "before").read_text() == "pending\n"
+    assert failed.read_status() is Status.FAILED, "the new job wrote it, the submitter must not take it back"
+
+
 def test_this_machine_does_not_start_what_a_cluster_runs(stub: Stub) -> None:
     submit(stub)
     stub.says(t100_0="RUNNING", t100_1="PENDING", t100_2="COMPLETED")

@@ -51,6 +51,13 @@ def test_a_run_no_better_than_chance_is_named() -> None:
     assert len(named) == 1 and rows[3]["name"] in named[0] and "ln(2048) is 7.625" in named[0]
 
 
+def test_a_run_that_never_left_its_initial_values_is_named() -> None:
+    rows = ladder_rows()
+    rows[3]["loss"] = 0.99 * float(np.log(2048))  # measured: 5.497 where ln(257) is 5.549, with a learning rate of 1e-9
+    (named,) = [w for w in from_ledger(rows).warnings if "hardly better than chance" in w]
+    assert rows[3]["name"] in named
+
+
 @pytest.mark.parametrize("off", [1.4, 0.8])
 def test_a_run_far_off_its_neighbours_is_named_and_no_other(tmp_path: Path, off: float) -> None:
     N, D = isoflop_grid([1e18, 1e19, 1e20])

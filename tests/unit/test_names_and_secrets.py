@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,9 @@ from trainer.config.data import SourceConfig
 from trainer.config.load import dump, run_from_values
 from trainer.config.names import check_name
 from trainer.config.run import RunConfig
-from trainer.config.secrets import looks_secret, redact
+from trainer.config.secrets import from_environment
 from trainer.contract.errors import UserError
+from trainer.contract.hiding import looks_secret, redact, without_secrets
 
 RUN = {"model": {"size": "12k", "vocab_size": 64}, "data": {}, "batch": {"tokens_per_step": 2048}, "steps": 3}
 
@@ -74,6 +78,52 @@ def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
     with pytest.raises(UserError) as refused:
         parse_section(SourceConfig, {"path": "https://me:hunter2@example.org/x.jsonl"}, "run")
     assert "holds a password" in str(refused.value) and "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.org/x.jsonl?token=hunter2",
+        "s3://bucket/x?X-Amz-Signature=hunter2&X-Amz-Date=1",
+        "abfs://c@account/x.parquet?sv=1&sig=hunter2",
+        "https://hunter2@example.org/x.jsonl",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(UserError, match=r"the address holds a (secret|password)") as refused:
+        parse_section(RunConfig, {**RUN, "data": {"sources": [{"path": address}]}}, "run")
+    assert "hunter2" not in str(refused.value) and "at least 1 item" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["https://h/x?page=2&format=json", "abfs://c@account/x", "hf://datasets/o/r@rev/f"])
+def test_an_address_without_a_secret_is_taken(address: str) -> None:
+    assert parse_section(SourceConfig, {"path": address}, "run").path == address
+
+
+def test_a_secret_that_a_library_repeats_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_PASSWORD", "hunter/2 hunter")
+    monkeypatch.setenv("MINE", "pw")
+    for name in ("SSH_AUTH_SOCK", "PWD", "OLDPWD"):
+        monkeypatch.setenv(name, "/tmp/agent.1")
+    from_environment({"key": "$MINE"})
+    said = without_secrets("403 for https://h/x?a=pw&b=hunter/2+hunter, c=hunter%2F2%20hunter: hunter/2 hunter")
+    assert "hunter" not in said and "pw" not in said and said.startswith("403 for https://h/x?a=***")
+    assert without_secrets("/tmp/agent.1") == "/tmp/agent.1"
+
+
+def test_errors_and_tracebacks_of_entry_points_hold_no_secret() -> None:
+    program = (
+        "from trainer.contract.errors import UserError\n"
+        "from trainer.data.prepare import prepare as module\n"
+        "def fail(*args, **kwargs): raise KIND('no such user: hunter2-hunter2')\n"
+        "module.prepare = fail\nmodule.read_config = lambda path: None\nmodule.main()"
+    )
+    for kind in ("UserError", "RuntimeError"):
+        ended = subprocess.run(
+            [sys.executable, "-c", program.replace("KIND", kind), "--config", "x"],
+            capture_output=True, text=True, env={**os.environ, "S3_SECRET": "hunter2-hunter2"},
+        )  # fmt: skip
+        assert ended.returncode and "no such user: ***" in ended.stderr and "hunter2" not in ended.stderr
 
 
 def test_values_beside_the_name_of_a_secret_are_not_shown() -> None:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trainer.config.merging import are_places, lay_over
-from trainer.config.secrets import redact
 from trainer.contract.errors import UserError, did_you_mean
+from trainer.contract.hiding import redact
 
 
 class Section(BaseModel):
@@ -57,6 +57,9 @@ def _clauses(section: type[Section], errors: Sequence[Any]) -> list[str]:
     by_key: dict[str, list[Any]] = {}
     for error in errors:
         by_key.setdefault(_key(section, error["loc"]), []).append(error)
+    for key, of_key in list(by_key.items()):  # a list counts the entries that are wrong as missing
+        if of_key[0]["type"] == "too_short" and any(other.startswith(f"{key}.") for other in by_key):
+            del by_key[key]
     return [_clause(section, key, of_key) for key, of_key in by_key.items()]
 
 

@@ -10,33 +10,15 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator
 
 from trainer.contract.errors import UserError
+from trainer.contract.hiding import has_userinfo, hide, looks_secret
 
-SECRET_WORDS = {
-    "secret", "secrets", "key", "token", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "sas",
-    "auth", "accesskey", "secretkey", "apikey",
-}  # fmt: skip
-PLACES = {"path", "file", "filename", "name"}  # where a secret is, not what it is
 HARMLESS = {"", "anon", "anonymous", "google_default", "cloud", "browser", "cache"}  # ways to sign in, by name
-_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})\Z")
-_USERINFO = re.compile(r"://[^/@\s]*:[^/@\s]*@")
-_IN_TEXT = re.compile(r"""(['"]?)([\w.-]+)\1(\s*[:=]\s*)('[^']*'|"[^"]*"|[^\s,}\])'"]+)""")
-
-
-def looks_secret(name: str) -> bool:
-    """Return whether an option of this name holds a secret: `client_secret`, `accountKey`, `token`, not `key_file`."""
-    words = {word.lower() for word in _WORDS.findall(name)}
-    return bool(words & SECRET_WORDS) and not words & PLACES
-
-
-def redact(text: str) -> str:
-    """Return a text without the values that stand beside the name of a secret, and without passwords in URLs."""
-    text = _USERINFO.sub("://***@", text)
-    return _IN_TEXT.sub(lambda m: f"{m[1]}{m[2]}{m[1]}{m[3]}***" if looks_secret(m[2]) else m[0], text)
 
 
 def refuse_literals(options: Mapping[str, Any], path: str = "") -> None:
@@ -75,6 +57,7 @@ def _value(name: str, value: Any) -> Any:
     variable = match[1] or match[2]
     if variable not in os.environ:
         raise UserError(f"option {name!r} is taken from ${variable}, which is not set: export it in your shell")
+    hide(os.environ[variable])
     return os.environ[variable]
 
 
@@ -84,12 +67,26 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _location(text: str) -> str:
-    if _USERINFO.search(text):
+    if has_userinfo(text):
         raise ValueError(
             "the address holds a password, and configurations are written to disk and sent to trackers: leave it out "
             "and export it in your shell, as the file system reads it"
         )
+    if secret := _secret_parameter(text):
+        raise ValueError(
+            f"the address holds a secret, {secret!r}, and configurations are written to disk and sent to trackers: "
+            f"leave it out, export it in your shell, and give the variable's name: storage: {{params: {{{secret}: "
+            f"${re.sub(r'[^A-Z0-9]', '_', secret.upper())}}}}}"
+        )
     return text
+
+
+def _secret_parameter(address: str) -> str | None:
+    """Return the first parameter of an address that looks like a secret, such as the signature of a signed one."""
+    if "://" not in address or "?" not in address:
+        return None
+    parameters = parse_qsl(address.partition("?")[2], keep_blank_values=True)
+    return next((name for name, value in parameters if value and looks_secret(name)), None)
 
 
 Options = Annotated[dict[str, Any], AfterValidator(_options)]  # of a file system

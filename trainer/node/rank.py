@@ -18,10 +18,10 @@ import runpy
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
+from trainer.contract.hiding import traceback_text
 from trainer.contract.run_dir import AGREED_EXITS, EXIT_FAILED, write_atomically
 
 PR_SET_PDEATHSIG = 1
@@ -53,8 +53,8 @@ def run_and_catch(argv: list[str], cwd: Path) -> int:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        print(traceback_text(error), end="", file=sys.stderr)
         return EXIT_FAILED
     return 0
 

@@ -12,21 +12,23 @@ from launch.scaling.arrays import Array, robust_sd
 
 FEWEST_LEFT = 3  # degrees of freedom that a surface through the runs must leave before it can call one odd
 ODD, LEAST = 8.0, 0.05  # robust standard deviations, and share of the loss, by which an odd run is off
+HARDLY = 0.02  # share of chance by which a run that learned anything is below it: initial values alone give 1 %
 ROUNDS = 30  # of reweighting
 
 
 def chance(loss: float | None, vocabulary: float) -> str:
-    """Say that a loss is no better than guessing every token alike; empty where it is better, or not known."""
+    """Say that a loss is hardly better than guessing every token alike; empty where it is better, or not known."""
     level = math.log(max(2.0, vocabulary))
-    if loss is None or not loss >= level:
+    if loss is None or not loss >= (1 - HARDLY) * level:
         return ""
-    return f"no better than chance: loss {loss:.4g}, and ln({vocabulary:.0f}) is {level:.4g}"
+    much = "no" if loss >= level else "hardly"
+    return f"{much} better than chance: loss {loss:.4g}, and ln({vocabulary:.0f}) is {level:.4g}"
 
 
 def no_better_than_chance(
     columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]], row: NDArray[np.int64]
 ) -> list[str]:
-    """Name the runs of a table with vocabularies whose loss is at least ln(vocabulary)."""
+    """Name the runs of a table with vocabularies whose loss is about ln(vocabulary) or more."""
     named = []
     for i, text in enumerate(labels.get("vocab", ())):
         try:

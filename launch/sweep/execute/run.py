@@ -66,6 +66,11 @@ class CellProgress:
         status = self.run_dir.read_status()
         return status if status in (Status.DONE, Status.DIVERGED) else None
 
+    def due(self, *, retry: bool) -> bool:
+        """Return whether a sweep that is run now trains this cell; with `retry`, also where it ended badly before."""
+        status = self.run_dir.read_status()
+        return status is not Status.DONE and (retry or status not in (Status.FAILED, Status.DIVERGED))
+
 
 def ready(cells: list[CellProgress], of: list[CellProgress]) -> list[CellProgress]:
     """Return the cells of a sweep that can start: those whose trunk has come to the branch point, or has ended."""
@@ -108,12 +113,11 @@ class SweepRun:
         """
         self._collect()
         for progress in self.cells:
-            if self.retry:
+            if progress.due(retry=self.retry):
                 begin_again(progress.run_dir)
-            if progress.run_dir.read_status() is Status.FAILED:
-                self.failed.append(progress)
-            elif progress.ended is None:
                 self.waiting.append(progress)
+            elif progress.run_dir.read_status() is Status.FAILED:
+                self.failed.append(progress)
         self._submit_ready()
         while open_cells := [p for p in self.cells if p.job is not None]:
             self._take_in(open_cells)

@@ -71,7 +71,7 @@ def run_sweep(
             p.cell.id: p.share * seconds_on_cpu(p.cell.config, p.plan, matrix_rate(), ranks=ranks) for p in opened.cells
         }
     console.print(sweep_table(opened.plans, expected, console.width))
-    console.print(_total_text(opened, expected, at_a_time), highlight=False)
+    console.print(_total_text(opened, expected, at_a_time, failed=failed), highlight=False)
     if saved := branches_text(opened.cells):
         console.print(saved, highlight=False)
     console.print()
@@ -99,9 +99,9 @@ def _tell_dead(cells: list[CellProgress], console: Console) -> None:
             console.print(f"{progress.cell.id} {state.reason}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _total_text(opened: Opened, expected: dict[str, float], at_a_time: int) -> str:
-    """Say how many runs there are, how many are missing, and how long those will take."""
-    missing = [p.cell.id for p in opened.cells if p.ended is None]
+def _total_text(opened: Opened, expected: dict[str, float], at_a_time: int, *, failed: bool) -> str:
+    """Say how many runs there are, how many will be trained, and how long those will take."""
+    missing = [p.cell.id for p in opened.cells if p.due(retry=failed)]
     ranks = opened.sweep.ranks
     text = f"{len(opened.cells)} runs of {ranks} {'rank' if ranks == 1 else 'ranks'}"
     if len(missing) < len(opened.cells):

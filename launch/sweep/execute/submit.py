@@ -123,8 +123,6 @@ def send(spec: JobSpec, cells: list[CellProgress], cluster: ClusterConfig, name:
     rows = record_submission(spec, job, kept, cluster, backend)
     for progress, row in zip(cells, rows, strict=True):
         progress.job = row.job
-        if progress.run_dir.read_status() is Status.FAILED:  # what it said belongs to the attempt before
-            progress.run_dir.write_status(Status.PENDING)
     write_atomically(directory / RECORD, json.dumps({"cluster": kept, "job": job}) + "\n")
     return job
 

@@ -19,6 +19,7 @@ import yaml
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.contract.hiding import hide_in_tracebacks, without_secrets
 from trainer.data.prepare.claim import claimed, refuse_other_set
 from trainer.data.prepare.encode import Encoders, usable_cores
 from trainer.data.prepare.part_writer import PartWriter
@@ -118,12 +119,13 @@ def main() -> None:
     parser.add_argument("--task", default="0/1", help="i/n: do every n-th part only, beginning with i")
     parser.add_argument("--extend", action="store_true", help="take in files that were added to the sources")
     arguments = parser.parse_args()
+    hide_in_tracebacks()
     os.environ["USE_TORCH"] = "0"  # or `datasets` imports it: 160 MB of memory that nothing here needs
     try:
         config = read_config(arguments.config)
         prepare(config, workers=arguments.workers, task=parse_task(arguments.task), extend=arguments.extend)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
         sys.exit(USER_ERROR_EXIT_CODE)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
