@@ -52,7 +52,7 @@ def test_only_what_determines_the_tokens_determines_the_hash() -> None:
         ({"sources": [{"path": "a", "weight": 1}, {"path": "b"}]}, "either every source has a 'weight' or none; 'b'"),
         ({"sources": [{"path": "x/a.jsonl"}, {"path": "y/a.jsonl"}]}, "two sources are called 'a'"),
         ({"sources": []}, "at least 1"),
-        ({"name": "a/b"}, "'a/b' has others"),
+        ({"name": "a/b"}, "it cannot contain '/'"),
         ({"held_out_sets": [{"name": "train", "path": "a"}]}, "cannot be called 'train'"),
         ({"stages": [{"from_tokens": 5, "weights": {"embedded": 1}}]}, "the sources have none"),
         (
