@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import yaml
 
 from trainer import loop
 from trainer.checkpoint.keeper import SaveError
@@ -21,6 +20,7 @@ from trainer.config.data import DataConfig
 from trainer.config.load import dump, load_written, run_from_values
 from trainer.config.parallel import node_warning
 from trainer.config.run import RunConfig
+from trainer.config.yaml_text import parse_yaml
 from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
 from trainer.contract.hiding import traceback_text, without_secrets
 from trainer.contract.plain_json import to_json
@@ -137,7 +137,7 @@ def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> 
 
 def agreed_config(mine: RunConfig, run_dir: RunDir, device: torch.device) -> RunConfig:
     """Return the configuration that the first rank read: another may have seen the file of an earlier attempt."""
-    values = yaml.safe_load(from_first_rank(lambda: dump(mine), device))
+    values = parse_yaml(from_first_rank(lambda: dump(mine), device))
     return run_from_values(values, str(run_dir.config))
 
 

@@ -9,8 +9,8 @@ import socket
 import psutil
 
 from launch.cluster.driven import told
+from launch.cluster.ended import by_record, failed_by_record
 from launch.cluster.job import JobState, JobStatus
-from launch.cluster.logs import attempts, first_failure
 from launch.cluster.registry import Submitted
 from launch.run.run_state import CLOCK_SLACK
 from trainer.contract.errors import UserError
@@ -59,10 +59,7 @@ def status(row: Submitted) -> JobStatus:
         before = f" (it said last: {said.reason})" if said is not None and said.reason else ""
         reason = f"dead: it {was} and its process is gone; submit it again to go on{before}"
         return JobStatus(JobState.FAILED, reason=reason)
-    if state is JobState.FAILED and (known := attempts(row.run_dir)):
-        failure = first_failure(RunDir(row.run_dir).logs(known[-1]))
-        return JobStatus(state, failure=failure, reason=str(failure or word))
-    return JobStatus(state)
+    return failed_by_record(row.run_dir) or by_record(row.run_dir) or JobStatus(state)
 
 
 def cancel(row: Submitted) -> None:

@@ -53,36 +53,16 @@ def submit(
 
     from launch.cluster import attached
     from launch.cluster.config import lasting_name, open_backend
-    from launch.cluster.warnings import warn
-    from launch.run.data_preparation import resolve
-    from launch.run.submission import (
-        check_free,
-        jobs_before,
-        prepare,
-        record_submission,
-        rehearse,
-        replace_job,
-        write_config,
-    )
-    from trainer.contract.errors import UserError
-    from trainer.plan.plan import make_plan
+    from launch.run.submission import check_free, jobs_before, prepare, record_submission, replace_job
 
     wanted = prepare(config, assignments, cluster, runs)
     kind = wanted.cluster.backend
-    if as_json and kind not in ("slurm", "kubernetes"):
-        raise UserError(f"--json has no effect on {kind}: this process runs the job itself, to its end")
-    if detach and kind not in ("local", "ssh"):
-        raise UserError(f"--detach has no effect on {kind}: its scheduler runs the job in any case")
+    _refuse_options(kind, as_json, detach)
     if not replace:
         check_free(wanted.spec.run_dir)
     spec = with_changes(wanted.spec, after=jobs_before(runs, after, wanted.cluster))
     backend = open_backend(wanted.cluster)
-    warn(spec, kind)
-    rehearse(backend, spec, lasting_name(cluster), wanted.cluster)  # what is refused is said before data are prepared
-    run, manifest = resolve(wanted.config)
-    gpu = wanted.cluster.gpu is not None
-    make_plan(run, world=wanted.spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))
-    write_config(wanted, run)
+    _lay_out(wanted, spec, backend, cluster)
     if detach:
         _detach(config, cluster, assignments, runs, replace, spec.run_dir)
         return
@@ -95,13 +75,42 @@ def submit(
     _attend(backend, spec, row)
 
 
+def _refuse_options(kind: str, as_json: bool, detach: bool) -> None:
+    """Raise UserError for options that mean nothing on a backend."""
+    from trainer.contract.errors import UserError
+
+    if as_json and kind not in ("slurm", "kubernetes"):
+        raise UserError(f"--json has no effect on {kind}: this process runs the job itself, to its end")
+    if detach and kind not in ("local", "ssh"):
+        raise UserError(f"--detach has no effect on {kind}: its scheduler runs the job in any case")
+
+
+def _lay_out(wanted: Submission, spec: JobSpec, backend: Backend, cluster: str) -> None:
+    """Have the cluster judge the job, prepare its data, plan it, and write its configuration. Raises UserError."""
+    from launch.cluster.config import lasting_name
+    from launch.cluster.warnings import warn
+    from launch.run.data_preparation import resolve
+    from launch.run.submission import rehearse, write_config
+    from trainer.plan.plan import make_plan
+
+    warn(spec, wanted.cluster.backend)
+    rehearse(backend, spec, lasting_name(cluster), wanted.cluster)  # what is refused is said before data are prepared
+    run, manifest = resolve(wanted.config)
+    gpu = wanted.cluster.gpu is not None
+    make_plan(run, world=spec.world_size, gpu=gpu, train_tokens=manifest.tokens("train"))
+    write_config(wanted, run)
+
+
 def _queue(backend: Backend, spec: JobSpec, wanted: Submission, cluster: str, runs: Path, as_json: bool) -> None:
     """Hand a job to a scheduler, record it, and say how to ask for it."""
     from launch.cluster.config import lasting_name
+    from launch.run.run_state import begun_again
     from launch.run.runs_root import runs_flag
-    from launch.run.submission import queue, record_submission
+    from launch.run.submission import record_submission
+    from trainer.contract.run_dir import RunDir
 
-    job = queue(backend, spec)
+    with begun_again([RunDir(spec.run_dir)]):
+        job = backend.submit(spec)
     (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
     if as_json:
         click.echo(json.dumps(row.to_json()))

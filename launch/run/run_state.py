@@ -8,6 +8,8 @@ ran the ranks writes, once all have ended, what their first rank had no time to 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -122,10 +124,28 @@ def rank_code(code: int | None) -> int:
     return code if code in AGREED_EXITS else EXIT_FAILED
 
 
-def begin_again(run_dir: RunDir) -> None:
-    """Take back how an attempt before ended badly, for a launcher that starts the run again."""
-    if run_dir.read_status() in (Status.FAILED, Status.DIVERGED):
+def begin_again(run_dir: RunDir) -> Status | None:
+    """Take back how an earlier attempt ended, before a new one can begin, and return it. What is done stays done."""
+    before = run_dir.read_status()
+    if before is not None and before is not Status.DONE:
         run_dir.write_status(Status.PENDING)
+    return before
+
+
+@contextmanager
+def begun_again(run_dirs: Sequence[RunDir]) -> Iterator[None]:
+    """Take back how runs ended while they are handed to a scheduler. Where that raises, their former ends stand again.
+
+    A run that has begun all the same keeps what it says itself.
+    """
+    before = [(run_dir, begin_again(run_dir)) for run_dir in run_dirs]
+    try:
+        yield
+    except BaseException:
+        for run_dir, status in before:
+            if status is not None and run_dir.read_status() is Status.PENDING:
+                run_dir.write_status(status)
+        raise
 
 
 def write_down(run_dir: RunDir, ended: JobStatus) -> None:

@@ -78,20 +78,6 @@ def refuse_other_run(run_dir: RunDir, config: RunConfig) -> None:
         )
 
 
-def queue(backend: Backend, spec: JobSpec) -> str:
-    """Submit a job to a scheduler and return its id. How an earlier attempt ended is taken back before it can begin."""
-    run_dir = RunDir(spec.run_dir)
-    before = run_dir.read_status()
-    if before is not None:
-        run_dir.write_status(Status.PENDING)
-    try:
-        return backend.submit(spec)
-    except UserError:
-        if before is not None:
-            run_dir.write_status(before)
-        raise
-
-
 def record_submission(
     spec: JobSpec, job: str, name: str, cluster: ClusterConfig, backend: Backend
 ) -> list[registry.Submitted]:

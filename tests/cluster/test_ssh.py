@@ -65,7 +65,7 @@ def test_code_is_copied_when_asked_for(hosts: Hosts, tmp_path: Path) -> None:
     program = str(RANK.relative_to(ROOT))  # below the directory that does not exist yet
     out, status = ended(drive(hosts, tmp_path / "run", program, "ok", directory=there, sync=True))
     assert status.get("state") == "done", out
-    assert (there / "trainer" / "data" / "order.py").exists() and not (there / ".git").exists()
+    assert (there / "trainer/data/order/order.py").exists() and not (there / ".git").exists()
 
 
 @pytest.mark.parametrize(("how", "word"), [("fail", "was told to fail"), ("die", "signal SIGSEGV")])

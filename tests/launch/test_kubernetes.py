@@ -244,6 +244,10 @@ def test_a_set_that_was_removed_after_its_end_is_done(backend: KubernetesBackend
     RunDir(tmp_path).write_status(Status.DONE)
     backend.adopt("tiny", (tmp_path,))
     assert backend.status(["tiny"])["tiny"].state is JobState.DONE
+    RunDir(tmp_path).write_status(Status.FAILED)
+    RunDir(tmp_path).record_event("failed", error="disk full")
+    gone = backend.status(["tiny"])["tiny"]
+    assert (gone.state, gone.reason) == (JobState.FAILED, "disk full")
 
 
 FULL = {

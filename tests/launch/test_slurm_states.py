@@ -13,6 +13,8 @@ from launch.cluster.slurm.backend import SlurmBackend
 from launch.cluster.slurm.queue import user_name
 from launch.cluster.slurm.states import parse_rows
 from trainer.contract.errors import UserError
+from trainer.contract.run_dir import RunDir, Status
+from trainer.node.first_failure import Ending
 
 D, F, P, R, C, E = (
     JobState.DONE,
@@ -91,6 +93,22 @@ def test_without_accounting_the_run_directory_knows(tmp_path: Path) -> None:
         gone.status(["6"])
     (tmp_path / "status").unlink()
     assert gone.status(["5"])["5"].state is C, "a member of an array that was cancelled while it waited leaves nothing"
+
+
+def test_a_failure_keeps_its_cause_when_the_scheduler_has_forgotten_it(tmp_path: Path) -> None:
+    gone = backend({"squeue": "", "sacct": NO_ACCOUNTING, "scontrol show config": CONFIG})
+    gone.adopt("5", (tmp_path,), MINE)
+    run_dir = RunDir(tmp_path)
+    run_dir.write_status(Status.FAILED)
+    run_dir.record_event("failed", error="the loss could not be written: disk full")
+    assert gone.status(["5"])["5"].reason.endswith("disk full")
+    (tmp_path / "slurm-5.out").write_text("setup failed with code 1: module load cuda\n")
+    assert "setup failed with code 1: module load cuda (see " in gone.status(["5"])["5"].reason
+    run_dir.logs(1).mkdir(parents=True)
+    (run_dir.logs(1) / "job").write_text("5\n")
+    Ending(3, "n2", -9, 1.0, "killed").write(run_dir.logs(1))
+    status = gone.status(["5"])["5"]
+    assert status.failure is not None and (status.failure.rank, status.failure.host) == (3, "n2")
 
 
 def test_a_job_that_the_controller_lost_is_reported(tmp_path: Path) -> None:

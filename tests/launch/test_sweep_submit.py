@@ -254,3 +254,34 @@ def test_a_sweep_goes_on_from_another_directory_without_its_cluster_file(stub: S
 def test_a_sweep_that_never_began_cannot_go_on(stub: Stub) -> None:
     with pytest.raises(UserError, match="has not been started"):
         resume(stub)
+
+
+def test_a_cell_that_fails_at_once_keeps_its_word(stub: Stub) -> None:
+    submit(stub)
+    failed = run_dirs(stub)[1]
+    failed.write_status(Status.FAILED)
+    sbatch = stub.root / "bin" / "sbatch"
+    whole = sbatch.read_text()
+    sbatch.write_text(f"{whole}[ $n = 1 ] && echo failed >'{failed.root}/status'; exit 0\n")
+    stub.says(t100_0="RUNNING", t100_1="FAILED", t100_2="RUNNING")
+    resume(stub, failed=True)
+    assert len(stub.submitted()) == 2 and failed.read_status() is Status.FAILED
+
+
+def test_cells_that_are_refused_keep_how_they_ended(stub: Stub) -> None:
+    submit(stub)
+    failed = run_dirs(stub)[1]
+    failed.write_status(Status.FAILED)
+    stub.says(t100_0="RUNNING", t100_1="FAILED", t100_2="RUNNING")
+    (stub.root / "bin" / "sbatch").write_text(
+        "#!/bin/sh\ncase $* in *--test-only*) exit;; esac; echo 'sbatch: error: no' >&2; exit 1\n"
+    )
+    with pytest.raises(UserError, match="nothing was submitted"):
+        resume(stub, failed=True)
+    assert failed.read_status() is Status.FAILED
+
+
+def test_a_sweep_warns_of_gpus_that_nobody_asks_for(stub: Stub) -> None:
+    (stub.root / "c.yaml").write_text("backend: slurm\nranks_per_node: 2\ngpu: H100-SXM\n")
+    done = command(stub, "submit", "--cluster", str(stub.root / "c.yaml"), "--dry-run")
+    assert "warning: 2 ranks a node train on H100-SXM" in done.stderr, (done.output, done.exception)

@@ -56,18 +56,24 @@ def config_names(kind: str) -> list[str]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises UserError with the line where the file cannot be read."""
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        return parse_mapping(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}{_nearby_files(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a directory, a YAML file is needed") from None
+
+
+def parse_mapping(content: bytes, where: str) -> dict[str, Any]:
+    """Read a YAML mapping from what a file holds. Raises UserError with `where` and the line for anything else."""
+    try:
+        values = parse_yaml(content.decode("utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a date that is none, nested without end
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"{path}{place}: not valid YAML: {problem}") from None
+        raise UserError(f"{where}{place}: not valid YAML: {problem}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a mapping of keys to values, found {type(values).__name__}")
+        raise UserError(f"{where}: expected a mapping of keys to values, found {type(values).__name__}")
     return values
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.cluster.ended import by_record
+from launch.cluster.ended import by_record, failed_by_record
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.cluster.kubernetes.ends import LABEL as SET_LABEL
 from launch.cluster.kubernetes.ends import explained, set_status, waiting
@@ -88,7 +88,7 @@ class KubernetesBackend:
 
     def _gone(self, job: str) -> JobStatus:
         """Say how a job ended whose JobSet was removed, by its time to live or by hand."""
-        ended = [by_record(run_dir) for run_dir in self.run_dirs.get(job, ())]
+        ended = [by_record(run_dir) or failed_by_record(run_dir) for run_dir in self.run_dirs.get(job, ())]
         if len(ended) == 1 and ended[0] is not None:
             return ended[0]
         return JobStatus(JobState.CANCELLED, reason="there is no such JobSet any more")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launch.cluster.ended import by_record
+from launch.cluster.ended import by_record, failed_by_record
 from launch.cluster.job import JobIdentity, JobSpec, JobState, JobStatus
 from launch.cluster.logs import attempt_logs, first_failure, newest_logs, rank_logs
 from launch.cluster.process import Call, call
@@ -103,7 +103,7 @@ class SlurmBackend:
             listed |= {i: row for job in missing for i, row in self._rows(job, accounted).items()}
         for job in asked:
             rows = self._rows(job, listed)
-            found[job] = self._detailed(job, _collect(job, rows)) if rows else self._gone(job, listed)
+            found[job] = self._detailed(job, _collect(job, rows) if rows else self._gone(job, listed))
         return found
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
@@ -189,7 +189,9 @@ class SlurmBackend:
             return replace(status, exit_code=failure.exit_code, failure=failure, reason=str(failure))
         path = batch_output(job, run_dir, known.identity.output)
         if path is None:
-            return status
+            told = failed_by_record(run_dir, own) if status.state is JobState.FAILED else None
+            parts = [status.reason, told.reason if told is not None else ""]
+            return replace(status, reason="; ".join(filter(None, parts)))
         said = "; ".join(part for part in (status.reason, reason_in(path)) if part)
         return replace(status, reason=f"{said or f'exit code {status.exit_code}'} (see {path})")
 

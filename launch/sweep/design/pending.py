@@ -15,6 +15,7 @@ from launch.sweep.cells.config import load_sweep
 from launch.sweep.ledger import ledger
 from trainer.config.load import read_yaml
 from trainer.config.run import RunConfig
+from trainer.config.yaml_text import parse_yaml
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import write_atomically
 from trainer.plan.plan import make_plan
@@ -69,6 +70,6 @@ def add_cell(path: Path, settings: dict[str, Any]) -> None:
 
 def _parsed(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         return None

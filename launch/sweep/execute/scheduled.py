@@ -9,6 +9,7 @@ from rich.console import Console
 
 from launch.cluster.config import ClusterConfig, load_cluster, open_backend
 from launch.cluster.job import JobSpec
+from launch.cluster.warnings import warn
 from launch.run.data_preparation import is_prepared
 from launch.run.run_state import loss_of_progress, state_of
 from launch.run.runs_root import runs_flag
@@ -57,6 +58,7 @@ def submit_sweep(
     check_shape(sweep, cluster, name)
     if cluster.backend not in SCHEDULED and at_most is not None:
         raise UserError(f"--at-most has no effect on {cluster.backend}: its nodes and ranks_per_node are the limit")
+    warn(cluster.job(sweep.name, (), runs), cluster.backend)
     if not dry_run:
         rehearse(sweep, runs.resolve() / sweep.name, cluster, at_most)
     if cluster.backend not in SCHEDULED:

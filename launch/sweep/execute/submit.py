@@ -17,7 +17,7 @@ from launch.cluster.logs import attempts
 from launch.cluster.overview import statuses_of
 from launch.cluster.registry import Submitted
 from launch.run.data_preparation import is_prepared
-from launch.run.run_state import write_down
+from launch.run.run_state import begun_again, write_down
 from launch.run.submission import record_submission
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig
@@ -115,10 +115,11 @@ def array_of(directory: Path, cells: list[Path], cluster: ClusterConfig, at_most
 
 def send(spec: JobSpec, cells: list[CellProgress], cluster: ClusterConfig, name: str, directory: Path) -> str:
     """Lay out the cells' directories, submit the array, and record where every cell went. Return the job's id."""
-    for progress in cells:
-        progress.lay_out()
     backend = open_backend(cluster)
-    job = backend.submit(spec)
+    with begun_again([progress.run_dir for progress in cells]):
+        for progress in cells:
+            progress.lay_out()
+        job = backend.submit(spec)
     kept = lasting_name(name)
     rows = record_submission(spec, job, kept, cluster, backend)
     for progress, row in zip(cells, rows, strict=True):

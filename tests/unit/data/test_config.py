@@ -11,6 +11,7 @@ import yaml
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.contract.errors import UserError
+from trainer.data.prepare.prepare import read_config
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs" / "data").glob("*.yaml"))
 
@@ -82,3 +83,11 @@ def test_mistakes_are_named(values: dict[str, Any], words: str) -> None:
 )
 def test_a_source_has_a_name(path: str, tag: str) -> None:
     assert parse(sources=[{"path": path}]).sources[0].tag == tag
+
+
+@pytest.mark.parametrize("content", [b"data: {name: 2024-13-45}", b"name: \xff", b"[1]", b"a: [", b"[" * 5000])
+def test_a_damaged_file_of_the_preparation_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"data\.yaml"):
+        read_config(path)

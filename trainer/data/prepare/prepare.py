@@ -14,10 +14,9 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
-
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
+from trainer.config.load import parse_mapping, read_yaml
 from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
 from trainer.contract.hiding import hide_in_tracebacks, without_secrets
 from trainer.data.prepare.claim import claimed, refuse_other_set
@@ -133,14 +132,11 @@ def main() -> None:
 
 
 def read_config(path: Path) -> DataConfig:
-    """Read a data section from YAML or JSON: the file itself, or its key `data`."""
+    """Read a data section from YAML or JSON: the file itself, or its key `data`. Raises UserError."""
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError) as error:
+        values = parse_mapping(sys.stdin.buffer.read(), "standard input") if str(path) == "-" else read_yaml(path)
+    except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no data section")
     inner = values.get("data", values)
     return parse_section(DataConfig, inner, str(path))
 
