@@ -8,7 +8,9 @@ import io
 import lzma
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,6 +91,18 @@ def test_archives_give_each_of_their_files_and_check_them() -> None:
     damaged[len(packed) // 2] ^= 8
     with pytest.raises(UserError, match=r"^a\.zip, 1\.txt, is damaged"):
         unpack_zip(bytes(damaged))
+
+
+@pytest.mark.parametrize("size", [1, 4, 21])
+def test_an_archive_of_a_few_bytes_is_damage_and_not_trouble_of_its_disk(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zip"
+    path.write_bytes(zipped(CONTENT)[:size])
+    with path.open("rb") as file, pytest.raises(UserError, match=r"is cut off or damaged.*copy it again"):
+        list(contents(file, path.name, str(path)))
+    remote = fsspec.filesystem("memory")
+    remote.pipe_file("/a.jsonl.zip", path.read_bytes())
+    with remote.open("/a.jsonl.zip") as file, pytest.raises(UserError, match=r"is cut off or damaged.*copy it again"):
+        list(contents(file, path.name, str(path)))
 
 
 def unpack_zip(packed: bytes) -> bytes:

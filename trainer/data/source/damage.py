@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from typing import Any, BinaryIO
 
@@ -33,8 +34,14 @@ class Watched(io.RawIOBase):
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _Remembered(self):
+        try:
             return int(self._file.seek(offset, whence))
+        except Exception as error:
+            # A decoder that asks for a place before the beginning, as zipfile does of a file of a few bytes, shows
+            # damage. Local files answer EINVAL, those of fsspec ValueError.
+            if not isinstance(error, ValueError) and getattr(error, "errno", None) != errno.EINVAL:
+                self.error = error
+            raise
 
     def tell(self) -> int:
         return int(self._file.tell())
