@@ -18,7 +18,7 @@ from trainer.config.sizes import dimensions
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import write_atomically
 from trainer.plan.counting import count_parameters
-from trainer.plan.plan import total_steps
+from trainer.plan.length import total_steps
 
 WARMUP = 0.1  # of the shortest run: trunks warm up alike, whatever their length
 FEWEST_STEPS = 20  # of a cell: below that it has hardly left its warm-up

@@ -12,6 +12,7 @@ import yaml
 from launch.run.data_preparation import resolve
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
+from launch.sweep.execute.opened import cells_in
 from launch.sweep.ledger import ledger
 from trainer.config.load import read_yaml
 from trainer.config.run import RunConfig
@@ -35,7 +36,7 @@ def pending_cells(path: Path, runs: Path) -> list[Pending]:
     known = ledger.latest(runs / sweep.name / "ledger.jsonl")
     have = {cell for cell, row in known.items() if row.get("status") != "failed"}
     found = []
-    for cell in cells_of(sweep):
+    for cell in cells_in(sweep, runs / sweep.name):
         if cell.check_of is None and cell.id not in have:
             config, manifest = resolve(cell.config)
             plan = make_plan(config, world=sweep.ranks, train_tokens=manifest.tokens("train"))

@@ -14,9 +14,9 @@ from launch.run.run_state import loss_of_progress, state_of
 from launch.run.runs_root import runs_flag
 from launch.show.plan_table import sweep_table
 from launch.sweep.cells.cell import Cell
-from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
-from launch.sweep.execute.opened import Opened, locked, open_sweep
+from launch.sweep.cells.former import former_names
+from launch.sweep.execute.opened import RECORD, Opened, cells_in, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import last_step
 from launch.sweep.execute.run import CellProgress, ready
 from launch.sweep.execute.story import Result, ending, report, run_sweep
@@ -62,7 +62,7 @@ def submit_sweep(
     if cluster.backend not in SCHEDULED:
         where = runs.resolve()
         return run_sweep(config, assignments, where, console, dry_run=dry_run, failed=failed, cluster=cluster)
-    opened = open_sweep(config, assignments, runs.resolve(), gpu=cluster.gpu is not None)
+    opened = open_sweep(config, assignments, runs.resolve(), gpu=has_gpus(cluster))
     if dry_run:
         console.print(sweep_table(opened.plans, {}, console.width))
         print(open_backend(cluster).render(_array(opened, ready(opened.cells, opened.cells), cluster, at_most)), end="")
@@ -83,7 +83,7 @@ def resume_sweep(
     """Go on with a sweep where it was last: take in what has ended, send what is missing, report when all is done."""
     sweep = load_sweep(config, assignments)
     directory = runs / sweep.name
-    if not (directory / "sweep.json").exists():
+    if not (directory / RECORD).exists():
         raise UserError(f"sweep {sweep.name!r} has not been started under {runs}: use 'escala sweep run' or 'submit'")
     name = recorded_cluster(directory)
     if name is not None:
@@ -138,10 +138,12 @@ def _tell(stands: Standing, console: Console) -> None:
 def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict[str, Any]:
     """Return the state of every cell, from the run directories, the scheduler and the ledger. Changes nothing."""
     sweep = load_sweep(config, assignments)
-    directory, known = runs / sweep.name, cells_of(sweep)
+    directory = runs / sweep.name
+    known = cells_in(sweep, directory)
     run_dirs = {cell.id: RunDir(directory / "cells" / cell.id) for cell in known}
     jobs = scheduled([d for d in run_dirs.values() if d.read_status() not in (Status.DONE, Status.DIVERGED)])
     rows = list(ledger.read(directory / "ledger.jsonl"))
+    former = former_names(known, {row["cell"]: row for row in rows})
     remarks = {row["cell"]: str(row.get("reason", "")) for row in rows if row.get("status") == "done"}
     cells = [_cell_state(cell, run_dirs[cell.id], jobs, remarks.get(cell.id, "")) for cell in known]
     return {
@@ -152,6 +154,7 @@ def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict
         "ledger": str(directory / "ledger.jsonl"),
         "ledger_rows": len(rows),
         "ledger_damaged_lines": read_lines(directory / "ledger.jsonl").damaged,
+        "former_names": former,
         "cells": cells,
     }
 

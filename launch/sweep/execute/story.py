@@ -24,7 +24,7 @@ from launch.scaling.report.write import ReportPaths, write
 from launch.scaling.table.load import from_ledger
 from launch.show.plan_table import sweep_table
 from launch.show.text import count, duration
-from launch.sweep.execute.opened import Opened, locked, open_sweep
+from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.run import CellProgress, SweepRun
 from launch.sweep.execute.submit import recorded_cluster, standing
@@ -60,7 +60,7 @@ def run_sweep(
     cluster: ClusterConfig | None = None,
 ) -> Result:
     """Do what is missing of a sweep, here or on machines driven from here, and print what came out."""
-    opened = open_sweep(config, assignments, runs, gpu=cluster is not None and cluster.gpu is not None)
+    opened = open_sweep(config, assignments, runs, gpu=has_gpus(cluster))
     expected, at_a_time = {}, max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
     if cluster is None:
         ranks = at_a_time * opened.sweep.ranks
