@@ -44,9 +44,14 @@ def pending_cells(path: Path, runs: Path) -> list[Pending]:
     return found
 
 
+def first_run(path: Path) -> RunConfig:
+    """Return the configuration of a sweep's first cell. Its data need not be prepared."""
+    return cells_of(load_sweep(path))[0].config
+
+
 def shared_run(path: Path) -> RunConfig:
     """Return the configuration of a sweep's first cell, with the vocabulary of its data."""
-    return resolve(cells_of(load_sweep(path))[0].config)[0]
+    return resolve(first_run(path))[0]
 
 
 def add_cell(path: Path, settings: dict[str, Any]) -> None:
