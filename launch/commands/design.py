@@ -11,16 +11,19 @@ from typing import Any
 import click
 import numpy as np
 
-from launch.commands.options import Positive, Size, json_option, refuse_idle
+from launch.commands.options import Positive, Size, json_option, n_convention_option, refuse_idle
 from launch.scaling.questions.saved_fit import load_fit
+from launch.scaling.table.counting import N_CONVENTIONS, counting_text
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
-from launch.scaling.table.table import N_CONVENTIONS
 from launch.show.console import make_console
 from launch.show.text import count, flops_text
+from launch.sweep.design.counting import Counting, counting_of
 from launch.sweep.design.design import FAMILIES, NOISE, PRIOR, PRIOR_NAME, Cell, Design, Question, propose
 from launch.sweep.design.design_add import Addition, add_cells
 from launch.sweep.design.design_file import add_to_sweep, describe, write_sweep
+from launch.sweep.design.pending import first_run
+from trainer.config.load import load_run
 from trainer.contract.errors import UserError
 from trainer.contract.plain_text import plain
 
@@ -35,8 +38,8 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.option("--flops", type=Positive(), help="Total budget of the sweep; with --add: of the most expensive new cell.")
-@click.option("--smallest", type=Size(), required=True, help="Smallest N, such as 5M.")
-@click.option("--largest", type=Size(), required=True, help="Largest N.")
+@click.option("--smallest", type=Size(), required=True, help="Smallest model.size, such as 5M.")
+@click.option("--largest", type=Size(), required=True, help="Largest model.size.")
 @click.option("--target", type=Positive(), required=True, help="The budget in FLOPs that the law has to predict.")
 @click.option("--fit", "fit_path", type=click.Path(path_type=Path), help=f"Prior law; default {PRIOR_NAME}.")
 @click.option(
@@ -62,6 +65,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Write the best design as a sweep file. With --add, a file that exists keeps its cells and gets the new ones.",
 )
+@n_convention_option
 @json_option
 def design(
     flops: float | None,
@@ -78,6 +82,7 @@ def design(
     slots: int,
     run: str,
     out: Path | None,
+    n_convention: str,
     as_json: bool,
 ) -> None:
     """Compare families of runs for a budget by what they would tell about the target.
@@ -85,12 +90,15 @@ def design(
     `--family trunks` writes a sweep that trains one trunk for each size and branches off a cooldown for each horizon.
     """
     _refuse_idle_options(adding=add > 0, out=out)
-    law, source = _prior(fit_path)
+    law, source = _prior(fit_path, n_convention)
+    into = out is not None and out.exists() and add > 0
+    counting = counting_of(first_run(out) if into and out is not None else load_run(Path(run)), n_convention)
+    smallest, largest = counting.parameters(smallest), counting.parameters(largest)
     question = Question(target, law, noise)
     if add:
         if table is None:
             raise UserError("--add needs --table: the runs that exist")
-        runs = load(table, parse_map(mapping), "body")  # as a sweep file's sizes are counted
+        runs = load(table, parse_map(mapping), n_convention)
         runs.require(("N", "D"), "design")
         for warning in runs.warnings:
             click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
@@ -98,19 +106,27 @@ def design(
         added = add_cells(
             runs.N, runs.D, add, question, smallest=smallest, largest=largest, most_expensive=limit, goal=goal
         )
-        _put(out, run, slots, [a.cell for a in added], into=out is not None and out.exists())
-        _show_added(added, goal, as_json)
+        _put(out, run, slots, [a.cell for a in added], counting, into=into)
+        _show_added(added, goal, n_convention, as_json)
         return
     if flops is None:
         raise UserError("--flops is missing: the total budget of the sweep")
     designs = propose(flops, smallest, largest, question)
     if family is not None:
         designs.sort(key=lambda d: d.name != FAMILIES[family])
-    _put(out, run, slots, designs[0].cells)
+    _put(out, run, slots, designs[0].cells, counting)
     if as_json:
-        click.echo(json.dumps({"prior": {"source": source, **law}, "designs": [_design_json(d) for d in designs]}))
+        click.echo(
+            json.dumps(
+                {
+                    "prior": {"source": source, **law},
+                    "n_convention": n_convention,
+                    "designs": [_design_json(d) for d in designs],
+                }
+            )
+        )
     else:
-        _show(designs, source, target)
+        _show(designs, source, target, n_convention)
 
 
 def _refuse_idle_options(*, adding: bool, out: Path | None) -> None:
@@ -120,39 +136,41 @@ def _refuse_idle_options(*, adding: bool, out: Path | None) -> None:
     else:
         refuse_idle(["table", "mapping", "goal"], "without --add")
     if out is None:
-        refuse_idle(["slots", "run"], "without --out")
+        refuse_idle(["slots"], "without --out")
     elif adding and out.exists():
         refuse_idle(["slots", "run"], f"on {out}, which exists")
 
 
-def _prior(fit_path: Path | None) -> tuple[dict[str, float], str]:
+def _prior(fit_path: Path | None, n_convention: str) -> tuple[dict[str, float], str]:
     if fit_path is None:
         return dict(PRIOR), PRIOR_NAME
     fit = load_fit(fit_path)
     if fit.law.name != "chinchilla":
         raise UserError(f"{fit_path}: a design's prior is a chinchilla law, not {fit.law.name!r}")
-    if fit.convention in N_CONVENTIONS and fit.convention != "body":
+    if fit.convention in N_CONVENTIONS and fit.convention != n_convention:
         raise UserError(
-            f"{fit_path}: its N counts {N_CONVENTIONS[fit.convention]}, but sizes of a design are "
-            f"{N_CONVENTIONS['body']}, as in sweep files: fit with --n-convention body"
+            f"{fit_path}: its N counts {N_CONVENTIONS[fit.convention]}, and that of the design "
+            f"{N_CONVENTIONS[n_convention]}: give --n-convention {fit.convention}"
         )
     values = fit.law.public(fit.theta[None], fit.centre)[0]
     return dict(zip(fit.law.params, map(float, values), strict=True)), str(fit_path)
 
 
-def _put(out: Path | None, run: str, slots: int, cells: Sequence[Cell], *, into: bool = False) -> None:
+def _put(
+    out: Path | None, run: str, slots: int, cells: Sequence[Cell], counting: Counting, *, into: bool = False
+) -> None:
     """Write the cells as a sweep file, or into one; what it holds then goes to standard error, beside --json."""
     if out is None:
         return
     if into:
-        add_to_sweep(out, cells)
+        add_to_sweep(out, cells, counting)
     else:
-        write_sweep(out, run, slots, cells)
+        write_sweep(out, run, slots, cells, counting)
     for line in describe(out):
         click.echo(line, err=True)
 
 
-def _show(designs: list[Design], source: str, target: float) -> None:
+def _show(designs: list[Design], source: str, target: float, n_convention: str) -> None:
     from launch.scaling.report.console import grid_text
     from launch.scaling.report.model import Grid
 
@@ -163,7 +181,7 @@ def _show(designs: list[Design], source: str, target: float) -> None:
     header = ["design", "cells", "FLOPs", "sd ln N*", "sd ln D*/N*", "sd loss (nats)"]
     caption = (
         f"What each would tell about the best run for {flops_text(target)} FLOPs if {source} holds: expected standard "
-        "deviations (0.1 of ln N* is 10 % of N*)."
+        "deviations (0.1 of ln N* is 10 % of N*). {counting_text(n_convention)}."
     )
     console = make_console()
     console.print(grid_text(Grid(header, rows, caption), f"Designs; the cells below are those of {designs[0].name}"))
@@ -177,11 +195,12 @@ def _show(designs: list[Design], source: str, target: float) -> None:
     console.print(grid_text(Grid(header[:shown], [row[:shown] for row in cells]), f"Cells of {best.name}"))
 
 
-def _show_added(added: list[Addition], goal: str, as_json: bool) -> None:
+def _show_added(added: list[Addition], goal: str, n_convention: str, as_json: bool) -> None:
     if as_json:
         cells = [{**_cell_json(a.cell), "sd_before": a.sd_before, "sd_after": a.sd_after} for a in added]
-        click.echo(json.dumps({"goal": goal, "cells": cells}))
+        click.echo(json.dumps({"goal": goal, "n_convention": n_convention, "cells": cells}))
         return
+    click.echo(counting_text(n_convention))
     what = "ln N*" if goal == "allocation" else "the loss (nats)"
     for a in added:
         click.echo(

@@ -21,6 +21,7 @@ from launch.scaling.table.clusters import clusters
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
 from launch.scaling.table.table import Table
+from launch.scaling.trust.bootstrap import BOOTSTRAP, SEED
 from launch.scaling.trust.holdout import Chosen, choose_law, held_out
 from launch.scaling.trust.study import study
 from trainer.contract.plain_json import to_json
@@ -56,12 +57,12 @@ Examples:
 @click.option(
     "--bootstrap",
     type=click.IntRange(min=0),
-    default=1000,
+    default=BOOTSTRAP,
     show_default=True,
     help="Replicates for the intervals; 0: profiles.",
 )
 @click.option("--cluster", metavar="BY", help="Draw and leave out whole groups: N, D, C, trunk, seed, group.")
-@click.option("--seed", default=42, show_default=True, help="Seed of the bootstrap.")
+@click.option("--seed", default=SEED, show_default=True, help="Seed of the bootstrap.")
 @click.option("--delta", default=1e-3, show_default=True, help="Threshold of Huber's function; inf: least squares.")
 @click.option("--residual", type=click.Choice(["log", "loss"]), default="log", show_default=True)
 @click.option("--reference", metavar="GROUP", help="shared-exponents: the family that the others are compared with.")

@@ -16,6 +16,7 @@ from launch.scaling.questions.forecast import score as score_all
 from launch.scaling.questions.next_run import counted
 from launch.scaling.questions.saved_fit import SavedFit, load_fit
 from launch.scaling.report.model import interval
+from launch.scaling.table.counting import counting_text
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
 from launch.show.text import count
@@ -93,7 +94,8 @@ def forecast(
 
 def _size_text(one: Forecast) -> str:
     known = [f"{name} {count(value)}" for name, value in (("N", one.N), ("D", one.D)) if value is not None]
-    return f" ({', '.join(known)})" if known else ""
+    counting = counting_text(one.convention) if one.N is not None else ""
+    return f" ({', '.join(known)}{counting and f'; {counting}'})" if known else ""
 
 
 def _pending(sweep: Path, runs: Path, fit: SavedFit) -> list[tuple[str, float, float]]:

@@ -23,6 +23,7 @@ from launch.scaling.questions.next_run import (
     run_yaml,
 )
 from launch.scaling.questions.saved_fit import SavedFit, load_fit
+from launch.scaling.table.counting import counting_text
 from launch.show.text import count, flops_text
 from launch.sweep.design.pending import add_cell, shared_run
 from trainer.config.load import run_from_values
@@ -157,10 +158,11 @@ def _print_model(
 ) -> None:
     """Say which model of the ladder is nearest to N*, what its run costs, and what to know of it."""
     N, exact = counted(config, fit.convention), _exact_flops(config, run)
+    counting = counting_text(fit.convention)
     shape = ", ".join(f"{key} {value}" for key, value in config.shape().items())
     click.echo(
         f"\nThe model of the ladder nearest to N*: {shape}; "
-        f"N = {count(N)} ({N / decision.N.value - 1:+.1%} from N*), "
+        f"N = {count(N)} ({N / decision.N.value - 1:+.1%} from N*{counting and f'; {counting}'}), "
         f"{count(count_parameters(config).total)} parameters in all\n"
         f"Its run costs {flops_text(exact, 3)} FLOPs, counted exactly with attention and head: "
         f"{exact / (6 * N * run['tokens']):.2f} times 6 N D"
@@ -221,7 +223,8 @@ def _budget(
 
 
 def _print(decision: Decision, fit: SavedFit) -> None:
-    click.echo(f"Budget {flops_text(decision.flops, 3)} FLOPs, law {fit.law.name} ({fit.status})")
+    counting = f"; {counting_text(fit.convention)}".removesuffix("; ")
+    click.echo(f"Budget {flops_text(decision.flops, 3)} FLOPs, law {fit.law.name} ({fit.status}){counting}")
     rows: list[tuple[str, Estimate, str]] = [
         ("N*, parameters", decision.N, "count"),
         ("D*, tokens", decision.D, "count"),

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from launch.run.runs_root import default_runs
+from launch.scaling.table.counting import DEFAULT_N, N_CONVENTIONS
 from trainer.config.span import parse_count
 from trainer.contract.errors import UserError
 
@@ -69,4 +70,12 @@ runs_option = click.option(
     default=default_runs,
     show_default="$ESCALA_RUNS or ./runs",
     help="Directory under which runs and sweeps are kept.",
+)
+
+n_convention_option = click.option(
+    "--n-convention",
+    type=click.Choice(list(N_CONVENTIONS)),
+    default=DEFAULT_N,
+    show_default=True,
+    help="How a ledger's parameters are counted.",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launch.commands.options import cluster_option, json_option, runs_option, set_option
+from launch.commands.options import cluster_option, json_option, n_convention_option, runs_option, set_option
 from launch.groups import LazyGroup
 from trainer.contract.errors import EndedBadlyError, UserError
 from trainer.contract.plain_json import to_json
@@ -50,8 +50,17 @@ def sweep() -> None:
 @runs_option
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan, and stop.")
 @failed_option
+@n_convention_option
 @json_option
-def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, failed: bool, as_json: bool) -> None:
+def run(
+    config: Path,
+    assignments: tuple[str, ...],
+    runs: Path,
+    dry_run: bool,
+    failed: bool,
+    n_convention: str,
+    as_json: bool,
+) -> None:
     """Train every cell of the sweep CONFIG that is missing, fit the law, write the report.
 
     Running it again does only what is missing; interrupted at any time, it continues. Results are kept in
@@ -67,7 +76,9 @@ def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, f
 
     console = _console(as_json, dry_run)
     with interrupts():
-        result = run_sweep(config, assignments, runs, console, dry_run=dry_run, failed=failed)
+        result = run_sweep(
+            config, assignments, runs, console, dry_run=dry_run, failed=failed, n_convention=n_convention
+        )
     _end(result, as_json, config, assignments, runs)
 
 
@@ -79,6 +90,7 @@ def run(config: Path, assignments: tuple[str, ...], runs: Path, dry_run: bool, f
 @failed_option
 @at_most_option
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan and what would be submitted, and stop.")
+@n_convention_option
 @json_option
 def submit(
     config: Path,
@@ -88,6 +100,7 @@ def submit(
     failed: bool,
     at_most: int | None,
     dry_run: bool,
+    n_convention: str,
     as_json: bool,
 ) -> None:
     """Send every cell of the sweep CONFIG that is missing to a cluster, and return.
@@ -107,7 +120,15 @@ def submit(
     console = _console(as_json, dry_run)
     with interrupts():
         result = submit_sweep(
-            config, assignments, runs, cluster, console, failed=failed, at_most=at_most, dry_run=dry_run
+            config,
+            assignments,
+            runs,
+            cluster,
+            console,
+            failed=failed,
+            at_most=at_most,
+            dry_run=dry_run,
+            n_convention=n_convention,
         )
     _end(result, as_json, config, assignments, runs)
 
@@ -118,9 +139,16 @@ def submit(
 @runs_option
 @failed_option
 @at_most_option
+@n_convention_option
 @json_option
 def resume(
-    config: Path, assignments: tuple[str, ...], runs: Path, failed: bool, at_most: int | None, as_json: bool
+    config: Path,
+    assignments: tuple[str, ...],
+    runs: Path,
+    failed: bool,
+    at_most: int | None,
+    n_convention: str,
+    as_json: bool,
 ) -> None:
     """Go on with the sweep CONFIG where it was last started: on this machine or on its cluster.
 
@@ -134,7 +162,10 @@ def resume(
     from launch.sweep.execute.scheduled import resume_sweep
 
     with interrupts():
-        result = resume_sweep(config, assignments, runs, _console(as_json), failed=failed, at_most=at_most)
+        console = _console(as_json)
+        result = resume_sweep(
+            config, assignments, runs, console, failed=failed, at_most=at_most, n_convention=n_convention
+        )
     _end(result, as_json, config, assignments, runs)
 
 

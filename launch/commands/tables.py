@@ -9,7 +9,8 @@ from typing import Any
 import click
 import numpy as np
 
-from launch.scaling.table.table import N_CONVENTIONS, Table
+from launch.commands.options import n_convention_option
+from launch.scaling.table.table import Table
 from trainer.contract.errors import UserError
 
 Command = Callable[..., Any]
@@ -21,13 +22,7 @@ def table_options(command: Command) -> Command:
         click.argument("table", type=click.Path(path_type=Path)),
         click.option("--map", "mapping", metavar="N=COL,D=COL,loss=COL", help="Columns; COL*1e6, ln(COL) convert."),
         click.option("--where", multiple=True, metavar="COL=VALUE", help="Keep these rows only; repeatable."),
-        click.option(
-            "--n-convention",
-            type=click.Choice(list(N_CONVENTIONS)),
-            default="head",
-            show_default=True,
-            help="How a ledger's parameters are counted.",
-        ),
+        n_convention_option,
         click.option("--drop-bad", is_flag=True, help="Leave out rows with missing or impossible numbers."),
     ]
     for option in reversed(options):

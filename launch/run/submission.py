@@ -20,6 +20,7 @@ from trainer.config.load import dump, load_run
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status, write_atomically
+from trainer.plan.identity import lasting_values, result_values
 from trainer.plan.plan import share_out
 
 
@@ -44,13 +45,14 @@ def prepare(config: Path, assignments: tuple[str, ...], cluster: str, runs: Path
 def write_config(submission: Submission, config: RunConfig) -> None:
     """Lay the resolved configuration into the run directory. Raises UserError where another run lives there."""
     run_dir = RunDir(submission.spec.run_dir)
+    gpu = submission.cluster.gpu is not None
     if run_dir.read_status() is Status.DONE:
-        refuse_other_run(run_dir, config)
+        refuse_other_run(run_dir, config, gpu=gpu)
         raise UserError(f"this run is done: {run_dir.root}; --set name={config.name}-2 trains it again")
-    claim(run_dir, config)
+    claim(run_dir, config, gpu=gpu)
 
 
-def claim(run_dir: RunDir, config: RunConfig) -> None:
+def claim(run_dir: RunDir, config: RunConfig, *, gpu: bool) -> None:
     """Write the configuration into the run directory, unless it holds another run: check and write are one step.
 
     Of two that start together under one name, the second finds what the first wrote. The lock is the directory's own,
@@ -60,21 +62,26 @@ def claim(run_dir: RunDir, config: RunConfig) -> None:
     directory = os.open(run_dir.root, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        refuse_other_run(run_dir, config)
+        refuse_other_run(run_dir, config, gpu=gpu)
         write_atomically(run_dir.config, dump(config))
     finally:
         os.close(directory)
 
 
-def refuse_other_run(run_dir: RunDir, config: RunConfig) -> None:
-    """Raise UserError where the directory holds a run that computes something else, naming what differs."""
+def refuse_other_run(run_dir: RunDir, config: RunConfig, *, gpu: bool) -> None:
+    """Raise UserError where the directory holds a run that computes something else, naming what differs.
+
+    `gpu`: whether the ranks find one. What a run may change when it goes on is no
+    difference, unless it is done.
+    """
     if not run_dir.config.exists():
         return
-    theirs = load_run(run_dir.config)
-    if theirs.result_hash() != config.result_hash():
+    values = result_values if run_dir.read_status() is Status.DONE else lasting_values
+    theirs, mine = (values(run, gpu=gpu) for run in (load_run(run_dir.config), config))
+    if theirs != mine:
         raise UserError(
-            f"{run_dir.root} holds another run ({differences(theirs.result_values(), config.result_values())}): give "
-            f"this one another name, such as --set name={config.name}-2, or remove the directory"
+            f"{run_dir.root} holds another run ({differences(theirs, mine)}): give this one another name, "
+            f"such as --set name={config.name}-2, or remove the directory"
         )
 
 

@@ -44,27 +44,23 @@ def train_here(
     config, manifest = resolve(config)
     run_dir = RunDir(runs / config.name)
     if not dry_run:
-        refuse_other_run(run_dir, config)
+        refuse_other_run(run_dir, config, gpu=gpus > 0)
         manifest = pinned(run_dir.data, manifest)
     plan = make_plan(config, world=world, gpu=gpus > 0, train_tokens=manifest.tokens("train"))
     seconds = None if gpus else seconds_on_cpu(config, plan, matrix_rate(), ranks=world)
     console.print(run_table(plan, seconds))
     if dry_run:
         return
-    if run_dir.read_status() is Status.DONE and _same_run(run_dir, config):
+    if run_dir.read_status() is Status.DONE:
         console.print(f"\nthis run is done: {run_dir.root} (another name trains it again)", highlight=False)
         return
     check_start(config, manifest, run_dir.checkpoints)
     _tell_former(run_dir)
     need_rank_packages()
-    claim(run_dir, config)
+    claim(run_dir, config, gpu=gpus > 0)
     begin_again(run_dir)
     status = _run(config, run_dir, world)
     _tell(status, run_dir, config_path)
-
-
-def _same_run(run_dir: RunDir, config: RunConfig) -> bool:
-    return load_run(run_dir.config).result_hash() == config.result_hash()
 
 
 def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:

@@ -312,14 +312,14 @@ def test_the_check_and_the_claim_of_a_run_are_one_step(tmp_path: Path, monkeypat
     barrier, real, ends = threading.Barrier(2), submission.refuse_other_run, []
     config = load_run(ROOT / "configs" / "run" / "tiny.yaml")
 
-    def check(run_dir: RunDir, mine: RunConfig) -> None:
-        real(run_dir, mine)
+    def check(run_dir: RunDir, mine: RunConfig, *, gpu: bool) -> None:
+        real(run_dir, mine, gpu=gpu)
         with contextlib.suppress(threading.BrokenBarrierError):
             barrier.wait(1)
 
     def start(seed: int) -> None:
         try:
-            submission.claim(RunDir(tmp_path / "run"), config.model_copy(update={"seed": seed}))
+            submission.claim(RunDir(tmp_path / "run"), config.model_copy(update={"seed": seed}), gpu=False)
             ends.append((seed, ""))
         except UserError as error:
             ends.append((seed, str(error)))

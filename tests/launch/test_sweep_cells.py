@@ -9,7 +9,10 @@ import yaml
 
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
+from launch.sweep.cells.former import former_names, refuse_former
+from tests.checkpoints import small_manifest, write
 from trainer.contract.errors import UserError
+from trainer.plan.identity import result_hash
 
 RUN = {
     "data": {"name": "x"},
@@ -17,6 +20,10 @@ RUN = {
     "batch": {"tokens_per_step": 1024},
     "tokens": 10240,
 }
+
+
+# As the version before printed them.
+FORMER = ["size=12k-5031d207", "size=50k-493018d1"]
 
 
 def sweep(**changes) -> SweepConfig:
@@ -43,12 +50,44 @@ def test_an_id_follows_from_what_determines_the_result_and_nothing_else():
     assert ids(vary={"model.size": ["50k", "12k"]}) == base[::-1]
 
 
+def test_sweeps_that_begin_with_other_weights_have_other_cells(tmp_path: Path):
+    points = []
+    for name in ("a", "b"):
+        state = {"identity": {"tokenizer": name}, "data": None}
+        points.append(write(tmp_path / name / "checkpoints", small_manifest(state=state)))
+    starts = [{"load": "warm_start", "source": str(tmp_path / name)} for name in ("a", "b")]
+    one, other = (ids(run={**RUN, "checkpoint": start}) for start in starts)
+    assert not {*one, *ids()} & set(other) and not set(one) & set(ids())
+    (first, _) = cells_of(sweep(run={**RUN, "checkpoint": starts[0]}))
+    assert first.config.checkpoint.source == str(points[0]), "a later checkpoint of the source changes nothing"
+    with pytest.raises(UserError, match="has no checkpoint whose manifest can be read"):
+        ids(run={**RUN, "checkpoint": {"load": "warm_start", "source": str(tmp_path / "gone")}})
+
+
+def test_what_guard_and_data_order_do_enters_a_name():
+    base = set(ids())
+    assert not base & set(ids(run={**RUN, "guard": {"non_finite": "skip"}}))
+    assert not base & set(ids(run={**RUN, "skip_steps": ["3:5"]}))
+    on_gpu = {cell.id for cell in cells_of(sweep(), gpu=True)}
+    assert not base & on_gpu and on_gpu == set(ids(run={**RUN, "precision": "bf16"}))
+
+
+def test_cells_under_their_former_names_are_not_trained_again_unawares(tmp_path: Path):
+    cells = cells_of(sweep())
+    assert [cell.former for cell in cells] == FORMER
+    known = {FORMER[0]: {"status": "done"}, FORMER[1]: {"status": "failed"}}
+    assert former_names(cells, known) == {FORMER[0]: cells[0].id}
+    with pytest.raises(UserError, match=f"1 of the sweep's cells under names of an earlier Escala .{FORMER[0]}, now"):
+        refuse_former(cells, known, tmp_path / "ledger.jsonl")
+    refuse_former(cells, {**known, cells[0].id: {"status": "done"}}, tmp_path / "ledger.jsonl")
+
+
 def test_a_layout_check_is_a_second_run_of_its_cell():
     check = {"cell": {"model.size": "50k"}, "set": {"parallel.tensor": 2}}
     cells = cells_of(sweep(layout_checks=(check,)))
     assert cells[2].check_of == cells[1].id
     assert cells[2].config.parallel.tensor == 2
-    assert cells[2].config.result_hash() == cells[1].config.result_hash()
+    assert result_hash(cells[2].config, gpu=False) == result_hash(cells[1].config, gpu=False)
 
 
 @pytest.mark.parametrize(

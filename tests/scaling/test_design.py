@@ -12,8 +12,10 @@ from launch.scaling.fit.fit import fit_law
 from launch.scaling.fit.objective import SQUARES
 from launch.scaling.laws.optimum import log_optimal_n
 from launch.scaling.laws.powers import CHINCHILLA
+from launch.sweep.design.counting import counting_of
 from launch.sweep.design.design import PRIOR, Question, judge, propose
 from launch.sweep.design.design_add import add_cells
+from launch.sweep.design.pending import first_run
 from tests.scaling.runs import ledger_row, surface_loss
 from trainer.contract.errors import UserError
 
@@ -113,11 +115,13 @@ def test_cells_are_added_to_a_sweep_of_models_without_a_size(tmp_path) -> None:
 def test_a_written_design_says_what_it_is_and_which_cells_are_too_short(tmp_path) -> None:
     out = tmp_path / "trunks.yaml"
     args = ["--flops", "1.2e12", "--smallest", "12k", "--largest", "100k", "--target", "3e13", "--family", "trunks"]
-    result = CliRunner().invoke(design, [*args, "--run", "cell", "--out", str(out)], catch_exceptions=False)
+    result = CliRunner().invoke(
+        design, [*args, "--n-convention", "body", "--run", "cell", "--out", str(out)], catch_exceptions=False
+    )
     said = result.stderr
     assert "20 cells in" in said and "5 sizes from 13.4K to 101K" in said and "3 to 286 steps of 4096" in said
     assert "9 cells have fewer than 20 steps" in said and f"next: escala sweep run {out}" in said
-    longer = [*args[:1], "1.2e14", *args[2:], "--run", "cell", "--out", str(out)]
+    longer = [*args[:1], "1.2e14", *args[2:], "--n-convention", "body", "--run", "cell", "--out", str(out)]
     assert "fewer than" not in CliRunner().invoke(design, longer, catch_exceptions=False).stderr
 
 
@@ -140,8 +144,22 @@ def test_a_prior_that_counts_another_n_is_refused(tmp_path) -> None:
     prior = tmp_path / "fit.json"
     law = {"law": "chinchilla", "params": PRIOR, "certificate": {"status": "certified", "reasons": []}}
     args = ["--flops", "1e16", "--smallest", "500k", "--largest", "10M", "--target", "1e18", "--fit", str(prior)]
-    prior.write_text(json.dumps({**law, "conventions": {"N": "head"}}))
-    with pytest.raises(UserError, match=r"N counts body \+ output head.*--n-convention body"):
-        CliRunner().invoke(design, args, catch_exceptions=False)
     prior.write_text(json.dumps({**law, "conventions": {"N": "body"}}))
-    assert CliRunner().invoke(design, [*args, "--json"], catch_exceptions=False).exit_code == 0
+    with pytest.raises(UserError, match=r"N counts without embeddings.*--n-convention body"):
+        CliRunner().invoke(design, args, catch_exceptions=False)
+    assert (
+        CliRunner().invoke(design, [*args, "--n-convention", "body", "--json"], catch_exceptions=False).exit_code == 0
+    )
+
+
+def test_a_design_counts_the_head_and_writes_sizes_of_bodies(tmp_path) -> None:
+    out = tmp_path / "grid.yaml"
+    args = ["--flops", "1e13", "--smallest", "50k", "--largest", "800k", "--target", "1e15", "--family", "grid"]
+    result = CliRunner().invoke(design, [*args, "--run", "cell", "--out", str(out), "--json"], catch_exceptions=False)
+    answer = json.loads(result.stdout)
+    counting = counting_of(first_run(out), "head")
+    sizes = sorted(int(cell["model.size"]) for cell in yaml.safe_load(out.read_text())["cells"])
+    wanted = sorted(cell["N"] for cell in answer["designs"][0]["cells"])
+    assert answer["n_convention"] == "head" and counting.vocab_size > 1
+    assert counting.parameters(sizes[0]) == pytest.approx(wanted[0], rel=0.1) and wanted[0] > 1.5 * sizes[0]
+    assert counting.parameters(sizes[-1]) == pytest.approx(wanted[-1], rel=0.1)

@@ -1,13 +1,29 @@
 """Ladders: recovery of a known law, the held-out cell, and what six cells cannot tell."""
 
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from rich.console import Console
 
+from launch.commands.design import design
+from launch.commands.fit import fit
+from launch.commands.forecast import score
+from launch.commands.report import report
+from launch.commands.sweep import resume, run, submit
 from launch.scaling.laws.registry import find_law
 from launch.scaling.other.ladder import fit_ladder
 from launch.scaling.report import print_ladder, write
+from launch.scaling.report.decisions import parameter_text
 from launch.scaling.report.ladder import layout_difference
-from launch.scaling.table.load import from_ledger
+from launch.scaling.report.model import interval
+from launch.scaling.table.counting import DEFAULT_N, N_CONVENTIONS
+from launch.scaling.table.load import from_ledger, load
 from launch.scaling.trust.study import study
 from tests.scaling.runs import ladder_rows, ledger_row
 from trainer.contract.errors import UserError
@@ -92,3 +108,26 @@ def test_the_law_that_is_named_as_the_next_question_is_not_refused(capsys) -> No
     law = print_ladder(table)
     assert law == "power-N" and "Cells" in capsys.readouterr().out
     assert study(table, find_law(law)).certificate.status != "refused"
+
+
+@pytest.mark.parametrize("convention", ["head", "body", "total"])
+def test_a_sweep_prints_the_exponent_that_the_next_command_prints(tmp_path: Path, convention: str) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_text("".join(json.dumps(row) + "\n" for row in ladder_rows(noise=0.02)))
+    console = Console(record=True, width=200, file=io.StringIO())
+    law = print_ladder(load(ledger, n_convention=convention), console)
+    words = [str(ledger), "--law", str(law), "--n-convention", convention]
+    answer = json.loads(CliRunner().invoke(fit, [*words, "--json"], catch_exceptions=False).stdout)
+    shown = console.export_text()
+    row = next(line for line in shown.splitlines() if " alpha " in line and "E +" not in line)
+    assert parameter_text("alpha", answer["params"]["alpha"]) in row
+    assert interval(*answer["intervals"]["alpha"], ".4g") in row
+    assert N_CONVENTIONS[convention] in shown
+    said = CliRunner().invoke(fit, words, catch_exceptions=False).stdout
+    assert f"N counts {N_CONVENTIONS[convention]}" in " ".join(said.split())
+
+
+def test_every_door_counts_alike() -> None:
+    for command in (fit, report, run, submit, resume, design, score):
+        (option,) = (p for p in command.params if p.name == "n_convention")
+        assert option.default == DEFAULT_N and "--n-convention" in option.opts, command.name

@@ -77,13 +77,6 @@ def test_a_resolved_configuration_loads_to_itself(tmp_path: Path):
     assert load_run(path) == config
 
 
-def test_the_result_hash_ignores_layout_and_name_and_sees_the_rest():
-    base = run().result_hash()
-    assert run("parallel.tensor=2", "name=other", "tracking.wandb=disabled").result_hash() == base
-    assert run("seed=1").result_hash() != base
-    assert run("optim.lr=0.5").result_hash() != base
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [("a: [", "line 1"), ("- 1", "expected a mapping"), ("", "expected a mapping"), ("\x00", "not valid YAML")],

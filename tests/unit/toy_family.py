@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.config.base import parse_section
+from trainer.config.identity import Result
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import Degrees, ParallelConfig
 from trainer.config.run import RunConfig
@@ -34,8 +35,8 @@ TOY = Family(
 class ToyConfig(ModelConfig):
     """The toy's keys."""
 
-    family: Literal["toy"] = "toy"
-    gain: float = Field(1.0, gt=0, description="of what a block adds")
+    family: Result[Literal["toy"]] = "toy"
+    gain: Result[float] = Field(1.0, gt=0, description="of what a block adds")
 
 
 def count_parameters(config: ToyConfig) -> ParameterCount:

@@ -2,59 +2,60 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
+from trainer.config.identity import Determines, Execution, Result, Tokens, determining, hash_of
 from trainer.config.names import Name, check_name
 from trainer.config.secrets import Location, Options, from_environment
 from trainer.config.span import Count
 
 TRAIN, HELD_OUT = "train", "held_out"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-# Keys that say where a set lies or how it is read, not what is in it.
-WITHOUT_EFFECT_ON_CONTENT = (
-    "name",
-    "root",
-    "begin",
-    "stages",
-    "shuffle_window",
-    "packing",
-    "document_mask",
-    "repeat",
-    "cache",
-)
 
 
 class SourceConfig(Section):
     """One source of documents, read as a stream."""
 
-    name: str | None = Field(None, description="tag of the source in shards and reports; default: made from the path")
-    path: Location = Field(
+    name: Tokens[str | None] = Field(
+        None, description="tag of the source in shards and reports; default: made from the path"
+    )
+    path: Tokens[Location] = Field(
         "embedded", description="'embedded', a hub dataset, or files: jsonl, parquet, text, globs, URLs"
     )
-    format: Literal["auto", "hub", "json", "parquet", "text"] = Field("auto", description="auto: by the file's suffix")
-    subset: str | None = Field(None, description="configuration of a hub dataset")
-    split: str = Field("train", description="split of a hub dataset")
-    column: str = Field("text", description="the column that holds the text")
-    documents_are: Literal["lines", "paragraphs", "files"] = Field(
+    format: Tokens[Literal["auto", "hub", "json", "parquet", "text"]] = Field(
+        "auto", description="auto: by the file's suffix"
+    )
+    subset: Tokens[str | None] = Field(None, description="configuration of a hub dataset")
+    split: Tokens[str] = Field("train", description="split of a hub dataset")
+    column: Tokens[str] = Field("text", description="the column that holds the text")
+    documents_are: Tokens[Literal["lines", "paragraphs", "files"]] = Field(
         "paragraphs", description="what one document is, in text files"
     )
-    weight: float | None = Field(None, gt=0, description="share of the tokens seen; default: by size, none repeated")
-    max_bytes: Count | None = Field(None, gt=0, description="stop reading after so much text (UTF-8)")
-    min_chars: int = Field(1, gt=0, description="drop shorter documents")
-    max_chars: Count | None = Field(None, gt=0, description="cut longer documents off")
-    matching: str | None = Field(None, description="keep only documents in which this regular expression is found")
-    parts: int | None = Field(
+    weight: Result[float | None] = Field(
+        None, gt=0, description="share of the tokens seen; default: by size, none repeated"
+    )
+    max_bytes: Tokens[Count | None] = Field(None, gt=0, description="stop reading after so much text (UTF-8)")
+    min_chars: Tokens[int] = Field(1, gt=0, description="drop shorter documents")
+    max_chars: Tokens[Count | None] = Field(None, gt=0, description="cut longer documents off")
+    matching: Tokens[str | None] = Field(
+        None, description="keep only documents in which this regular expression is found"
+    )
+    parts: Tokens[int | None] = Field(
         None, gt=0, description="pieces that are prepared and restarted independently; default: by file, at most 256"
     )
-    storage: Options = Field({}, description="fsspec options of the path's file system; secrets as $VARIABLE alone")
-    stall_seconds: float = Field(300.0, gt=0, description="a source that is silent for so long is reported and left")
-    retries: int = Field(5, ge=0, description="how often reading goes on after a failure, with growing pauses")
+    storage: Execution[Options] = Field(
+        {}, description="fsspec options of the path's file system; secrets as $VARIABLE alone"
+    )
+    stall_seconds: Execution[float] = Field(
+        300.0, gt=0, description="a source that is silent for so long is reported and left"
+    )
+    retries: Execution[int] = Field(
+        5, ge=0, description="how often reading goes on after a failure, with growing pauses"
+    )
 
     @field_validator("matching")
     @classmethod
@@ -83,14 +84,14 @@ class SourceConfig(Section):
 class TokenizerConfig(Section):
     """How text becomes tokens: a sentencepiece model trained on a sample, bytes, or an existing model."""
 
-    kind: Literal["bpe", "unigram", "bytes", "sentencepiece", "huggingface"] = Field(
+    kind: Tokens[Literal["bpe", "unigram", "bytes", "sentencepiece", "huggingface"]] = Field(
         "bpe", description="bpe and unigram are trained with sentencepiece; the last two are read from 'path'"
     )
-    path: str | None = Field(None, description="an existing tokenizer.model (sentencepiece) or tokenizer.json")
-    vocab_size: Count = Field(4096, gt=0, description="of a trained tokenizer; others have their own")
-    byte_fallback: bool = Field(True, description="characters outside the vocabulary become bytes, not <unk>")
-    sample_bytes: Count = Field(20_000_000, gt=0, description="text that the tokenizer is trained on")
-    eos: str | None = Field(
+    path: Tokens[str | None] = Field(None, description="an existing tokenizer.model (sentencepiece) or tokenizer.json")
+    vocab_size: Tokens[Count] = Field(4096, gt=0, description="of a trained tokenizer; others have their own")
+    byte_fallback: Tokens[bool] = Field(True, description="characters outside the vocabulary become bytes, not <unk>")
+    sample_bytes: Tokens[Count] = Field(20_000_000, gt=0, description="text that the tokenizer is trained on")
+    eos: Tokens[str | None] = Field(
         None, description="end-of-document token of a Hugging Face tokenizer, where it is not known"
     )
 
@@ -115,48 +116,58 @@ class TokenizerConfig(Section):
 class StageConfig(Section):
     """From this many training tokens on, the mixture has these weights."""
 
-    from_tokens: Count = Field(gt=0, description="the weights hold from this token on")
-    weights: dict[str, float] = Field(description="source -> weight; a source that is left out is not read")
+    from_tokens: Result[Count] = Field(gt=0, description="the weights hold from this token on")
+    weights: Result[dict[str, float]] = Field(description="source -> weight; a source that is left out is not read")
 
 
 class CacheConfig(Section):
     """The node-local copy of shards whose set lies on a remote file system."""
 
-    directory: str = Field("~/.cache/escala/shards", description="local directory, shared by the ranks of a node")
-    max_bytes: Count = Field(50_000_000_000, gt=0, description="least recently used shards are removed beyond this")
-    ahead_steps: int = Field(64, ge=0, description="fetch the shards of so many coming steps in the background")
+    directory: Execution[str] = Field(
+        "~/.cache/escala/shards", description="local directory, shared by the ranks of a node"
+    )
+    max_bytes: Execution[Count] = Field(
+        50_000_000_000, gt=0, description="least recently used shards are removed beyond this"
+    )
+    ahead_steps: Execution[int] = Field(
+        64, ge=0, description="fetch the shards of so many coming steps in the background"
+    )
 
 
 class DataConfig(Section):
     """Sources, tokenizer and shards of one token set."""
 
-    name: Name = Field("embedded", description="of the prepared set")
+    name: Execution[Name] = Field("embedded", description="of the prepared set")
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
     tokenizer: TokenizerConfig = TokenizerConfig()
-    held_out_fraction: float = Field(0.01, ge=0, lt=1, description="share of documents for validation, by content hash")
+    held_out_fraction: Tokens[float] = Field(
+        0.01, ge=0, lt=1, description="share of documents for validation, by content hash"
+    )
     held_out_sets: tuple[SourceConfig, ...] = Field(
         (), description="sources that are only evaluated on; training documents equal to one of theirs are dropped"
     )
-    shard_tokens: Count = Field(
+    shard_tokens: Tokens[Count] = Field(
         67_108_864, ge=1024, description="a shard is closed at the first document after so many"
     )
-    root: Location = Field(
+    root: Execution[Location] = Field(
         "data", description="directory or URL that holds prepared sets; this one lies in <root>/<name>"
     )
 
-    begin: Literal["complete", "published"] = Field(
+    begin: Execution[Literal["complete", "published"]] = Field(
         "complete", description="train when all data are prepared, or on what is published while preparation goes on"
     )
-    stages: tuple[StageConfig, ...] = Field((), description="changes of the mixture's weights during training")
-    shuffle_window: Count | None = Field(
+    stages: Result[tuple[StageConfig, ...]] = Field((), description="changes of the mixture's weights during training")
+    shuffle_window: Result[Count | None] = Field(
         None, gt=0, description="shuffle within so many tokens, not the whole set: for sets larger than the cache"
     )
-    packing: Literal["concatenate", "best_fit"] = Field(
+    packing: Result[Literal["concatenate", "best_fit"]] = Field(
         "concatenate", description="cut the stream of documents into sequences, or fit whole documents into them"
     )
-    document_mask: bool = Field(False, description="tokens attend to their own document only; best_fit implies it")
-    repeat: bool = Field(True, description="false refuses a run that is longer than one pass")
-    cache: CacheConfig = CacheConfig()
+    document_mask: Result[bool] = Field(
+        False, description="tokens attend to their own document only; best_fit implies it"
+    )
+    repeat: Execution[bool] = Field(True, description="false refuses a run that is longer than one pass")
+    cache: Execution[CacheConfig] = CacheConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
@@ -196,12 +207,8 @@ class DataConfig(Section):
 
     def content(self) -> dict[str, Any]:
         """Return what determines the tokens of the set, as plain JSON values."""
-        values = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT_ON_CONTENT))
-        for source in (*values["sources"], *values["held_out_sets"]):
-            for key in ("weight", "storage", "stall_seconds", "retries"):
-                source.pop(key)
-        return values
+        return determining(self, Determines.TOKENS)
 
     def content_hash(self) -> str:
         """Hash of what determines the tokens of the set: the same under every name and in every place."""
-        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:16]
+        return hash_of(self.content())

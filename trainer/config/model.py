@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializeAsAny, WrapValidator
 
 from trainer.config.base import Section
+from trainer.config.identity import Execution, Result
 from trainer.config.span import Count
 from trainer.contract.errors import UserError
 from trainer.models.registry import FAMILIES, find_family, load
@@ -18,20 +19,20 @@ DEFAULT_FAMILY = "transformer"
 class ModelConfig(Section):
     """A language model. Read one with `parse_model`, which gives the section of its family."""
 
-    family: str = Field(DEFAULT_FAMILY, description=f"architecture: {', '.join(FAMILIES)}")
-    size: str | None = Field(None, description="body parameters, such as 10M; or give the shape, key by key")
-    d_model: int = Field(gt=0, description="width of the residual stream")
-    n_layers: int = Field(gt=0, description="number of blocks")
-    vocab_size: Count | None = Field(None, gt=0, description="default: the tokenizer's")
-    vocab_multiple_of: int = Field(
+    family: Result[str] = Field(DEFAULT_FAMILY, description=f"architecture: {', '.join(FAMILIES)}")
+    size: Execution[str | None] = Field(None, description="body parameters, such as 10M; or give the shape, key by key")
+    d_model: Result[int] = Field(gt=0, description="width of the residual stream")
+    n_layers: Result[int] = Field(gt=0, description="number of blocks")
+    vocab_size: Result[Count | None] = Field(None, gt=0, description="default: the tokenizer's")
+    vocab_multiple_of: Result[int] = Field(
         1, gt=0, description="round the embedding's rows up, so that tensor ranks can split it"
     )
-    context_length: Count = Field(256, gt=0, description="tokens of one training sequence")
-    tied_embeddings: bool = Field(True, description="the head is the embedding")
-    dropout: float = Field(
+    context_length: Result[Count] = Field(256, gt=0, description="tokens of one training sequence")
+    tied_embeddings: Result[bool] = Field(True, description="the head is the embedding")
+    dropout: Result[float] = Field(
         0.0, ge=0, lt=1, description="of attention, embeddings and what each part adds; training only"
     )
-    init_std: float | None = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
+    init_std: Result[float | None] = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
 
     @classmethod
     def known_keys(cls) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from trainer.config.base import Section
+from trainer.config.identity import Execution
 from trainer.config.model import ModelConfig
 from trainer.contract.errors import UserError
 from trainer.models.registry import cost_of
@@ -19,17 +20,25 @@ from trainer.models.registry import cost_of
 class ParallelConfig(Section):
     """Degrees of the mesh. Tensor ranks are innermost, so that they share a node."""
 
-    data: int = Field(-1, description="data-parallel degree; -1 takes what the other degrees leave of the world")
-    tensor: int = Field(1, gt=0, description="tensor-parallel degree")
-    sequence: int = Field(1, gt=0, description="sequence-parallel (Ulysses) degree")
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="what is sharded over data ranks (ZeRO, Rajbhandari 2020)")
-    offload: Literal["none", "optimizer", "parameters"] = Field("none", description="what host memory holds")
-    recompute: Literal["none", "selective", "full"] = Field(
+    data: Execution[int] = Field(
+        -1, description="data-parallel degree; -1 takes what the other degrees leave of the world"
+    )
+    tensor: Execution[int] = Field(1, gt=0, description="tensor-parallel degree")
+    sequence: Execution[int] = Field(1, gt=0, description="sequence-parallel (Ulysses) degree")
+    zero_stage: Execution[Literal[0, 1, 2, 3]] = Field(
+        1, description="what is sharded over data ranks (ZeRO, Rajbhandari 2020)"
+    )
+    offload: Execution[Literal["none", "optimizer", "parameters"]] = Field("none", description="what host memory holds")
+    recompute: Execution[Literal["none", "selective", "full"]] = Field(
         "none", description="activations made again in the backward pass: of attention, or of whole blocks"
     )
-    compile: bool = Field(False, description="torch.compile of each block")
-    overlap: bool = Field(False, description="overlap the backward all-reduce of column-parallel layers with compute")
-    timeout_seconds: float = Field(600.0, gt=0, description="a collective that waits longer fails, and the run with it")
+    compile: Execution[bool] = Field(False, description="torch.compile of each block")
+    overlap: Execution[bool] = Field(
+        False, description="overlap the backward all-reduce of column-parallel layers with compute"
+    )
+    timeout_seconds: Execution[float] = Field(
+        600.0, gt=0, description="a collective that waits longer fails, and the run with it"
+    )
 
     @model_validator(mode="after")
     def _offload_fits_stage(self) -> ParallelConfig:

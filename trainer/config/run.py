@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from trainer.config.base import Section
 from trainer.config.data import DataConfig
+from trainer.config.identity import Execution, Result
 from trainer.config.model import AnyModel
 from trainer.config.names import Name
 from trainer.config.optim import OptimConfig, ScheduleConfig
@@ -23,32 +22,27 @@ from trainer.config.sections import (
 )
 from trainer.config.span import Count
 
-# Sections and keys that change how a run is carried out, not what it computes.
-WITHOUT_EFFECT_ON_RESULT: dict[str, Any] = {
-    **dict.fromkeys(("parallel", "tracking", "checkpoint", "guard", "name", "device", "skip_steps"), True),
-    "data": {"name", "root", "begin", "cache"},
-    "batch": {"micro_batch"},
-}
-
 
 class RunConfig(Section):
     """One run. Length is given in tokens or in steps, not both."""
 
-    name: Name = Field("run", description="of the run directory, under --runs")
-    seed: int = Field(0, ge=0, description="of initial values, data order and dropout")
+    name: Execution[Name] = Field("run", description="of the run directory, under --runs")
+    seed: Result[int] = Field(0, ge=0, description="of initial values, data order and dropout")
     model: AnyModel
     data: DataConfig
     batch: BatchConfig
-    tokens: Count | None = Field(None, gt=0, description="length of the run in tokens")
-    steps: Count | None = Field(None, gt=0, description="length of the run in optimizer steps")
+    tokens: Result[Count | None] = Field(None, gt=0, description="length of the run in tokens")
+    steps: Result[Count | None] = Field(None, gt=0, description="length of the run in optimizer steps")
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     parallel: ParallelConfig = ParallelConfig()
-    skip_steps: tuple[str, ...] = Field((), description="stretches of the data order to leave out, such as 1200:1210")
-    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
+    skip_steps: Result[tuple[str, ...]] = Field(
+        (), description="stretches of the data order to leave out, such as 1200:1210"
+    )
+    precision: Result[Literal["auto", "fp32", "bf16", "fp8"]] = Field(
         "auto", description="auto: bf16 on a GPU, fp32 on a CPU; fp8: as bf16, the blocks multiply in fp8 (Hopper GPUs)"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+    device: Execution[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto: a GPU where there is one")
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -69,11 +63,3 @@ class RunConfig(Section):
         if self.precision == "fp8" and self.device == "cpu":
             raise ValueError("precision fp8 needs a Hopper GPU (compute capability 9.0 or above), but device is cpu")
         return self
-
-    def result_hash(self) -> str:
-        """Hash of what determines the result: the same at every layout, on every machine, under every name."""
-        return hashlib.sha256(json.dumps(self.result_values(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def result_values(self) -> dict[str, Any]:
-        """Return what determines the result, as plain JSON values."""
-        return self.model_dump(mode="json", exclude=WITHOUT_EFFECT_ON_RESULT)

@@ -7,14 +7,15 @@ from typing import Literal
 from pydantic import Field
 
 from trainer.config.base import Section
+from trainer.config.identity import Execution, Result
 from trainer.config.span import Count, Span, SpanField
 
 
 class BatchConfig(Section):
     """The global batch is given in tokens; micro-batch and accumulation follow from the world."""
 
-    tokens_per_step: Count = Field(gt=0, description="of one optimizer step, over all ranks")
-    micro_batch: int | None = Field(
+    tokens_per_step: Result[Count] = Field(gt=0, description="of one optimizer step, over all ranks")
+    micro_batch: Execution[int | None] = Field(
         None, gt=0, description="sequences of one forward pass on one rank; default: derived"
     )
 
@@ -22,41 +23,49 @@ class BatchConfig(Section):
 class CheckpointConfig(Section):
     """When checkpoints are written, which are kept, and what a starting run does with those that it finds."""
 
-    every: SpanField | None = Field(None, description="save so often; default: at the end only")
-    minutes: float | None = Field(None, gt=0, description="also save when this much time has passed")
-    keep_last: int = Field(2, gt=0, description="how many temporary checkpoints stay")
-    keep_every: SpanField | None = Field(None, description="checkpoints at these points are never deleted")
-    keep_at: tuple[Count, ...] = Field(
+    every: Execution[SpanField | None] = Field(None, description="save so often; default: at the end only")
+    minutes: Execution[float | None] = Field(None, gt=0, description="also save when this much time has passed")
+    keep_last: Execution[int] = Field(2, gt=0, description="how many temporary checkpoints stay")
+    keep_every: Execution[SpanField | None] = Field(None, description="checkpoints at these points are never deleted")
+    keep_at: Execution[tuple[Count, ...]] = Field(
         (), description="optimizer steps after which a checkpoint is written and never deleted"
     )
-    load: Literal["always", "if_available", "never", "warm_start"] = Field(
+    load: Result[Literal["always", "if_available", "never", "warm_start"]] = Field(
         "if_available", description="resume or refuse; resume or begin; begin; begin with the weights of source"
     )
-    source: str | None = Field(None, description="a checkpoint or run directory to load from; default: this run's own")
-    asynchronous: bool = Field(True, description="training waits for the copy to host memory only")
+    source: Result[str | None] = Field(
+        None, description="a checkpoint or run directory to load from; default: this run's own"
+    )
+    asynchronous: Execution[bool] = Field(True, description="training waits for the copy to host memory only")
 
 
 class EvaluationConfig(Section):
     """Held-out evaluation in a fixed order. It always runs at the end."""
 
-    every: SpanField | None = Field(None, description="evaluate so often; default: at the end only")
-    tokens: Count = Field(200_000, gt=0, description="held-out tokens for each set, spread evenly over it")
-    position_buckets: int = Field(8, gt=0, description="loss by position is reported in this many equal parts")
+    every: Execution[SpanField | None] = Field(None, description="evaluate so often; default: at the end only")
+    tokens: Result[Count] = Field(200_000, gt=0, description="held-out tokens for each set, spread evenly over it")
+    position_buckets: Result[int] = Field(8, gt=0, description="loss by position is reported in this many equal parts")
 
 
 class TrackingConfig(Section):
     """The local record is always written. W&B mirrors it; `auto` is online with credentials, else offline."""
 
-    log_every: SpanField = Field(Span(10, "steps"), description="record the loss so often")
-    wandb: Literal["auto", "online", "offline", "disabled"] = Field("auto", description="mirror of the local record")
-    project: str = Field("escala", description="in W&B")
-    group: str | None = Field(None, description="in W&B; a sweep gives its name")
-    tags: tuple[str, ...] = Field((), description="in W&B")
+    log_every: Execution[SpanField] = Field(Span(10, "steps"), description="record the loss so often")
+    wandb: Execution[Literal["auto", "online", "offline", "disabled"]] = Field(
+        "auto", description="mirror of the local record"
+    )
+    project: Execution[str] = Field("escala", description="in W&B")
+    group: Execution[str | None] = Field(None, description="in W&B; a sweep gives its name")
+    tags: Execution[tuple[str, ...]] = Field((), description="in W&B")
 
 
 class GuardConfig(Section):
     """What the run does when something goes wrong."""
 
-    non_finite: Literal["stop", "skip"] = Field("stop", description="on a loss or gradient that is not a number")
-    max_skips: int = Field(10, ge=0, description="give up after this many skipped steps in a row")
-    watchdog_seconds: float = Field(1800.0, gt=0, description="a rank without a step for so long ends the run")
+    non_finite: Result[Literal["stop", "skip"]] = Field(
+        "stop", description="on a loss or gradient that is not a number"
+    )
+    max_skips: Execution[int] = Field(10, ge=0, description="give up after this many skipped steps in a row")
+    watchdog_seconds: Execution[float] = Field(
+        1800.0, gt=0, description="a rank without a step for so long ends the run"
+    )

@@ -14,7 +14,9 @@ from trainer.plan.batch import BatchPlan, plan_batch
 from trainer.plan.counting import count_flops, count_parameters
 from trainer.plan.deepspeed import check_optimizer, deepspeed_config, effective_stage, resolve_precision
 from trainer.plan.fp8 import check_fp8
+from trainer.plan.identity import result_hash
 from trainer.plan.learning_rate import peak_lr
+from trainer.plan.length import total_steps
 from trainer.plan.memory import Memory, rank_memory
 
 
@@ -75,7 +77,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
     memory = run_memory(config, degrees, batch, gpu=gpu)
     return Plan(
         name=config.name,
-        config_hash=config.result_hash(),
+        config_hash=result_hash(config, gpu=gpu),
         degrees=degrees,
         zero_stage=stage,
         parameters=count_parameters(config.model).by_part(),
@@ -136,11 +138,3 @@ def warmup_steps(config: RunConfig) -> int:
             f"schedule.warmup is {warmup} steps, but the run has only {steps}: shorten one or lengthen the other"
         )
     return warmup
-
-
-def total_steps(config: RunConfig) -> int:
-    """Return the optimizer steps of the run; a length in tokens is rounded up to whole steps."""
-    if config.steps is not None:
-        return config.steps
-    assert config.tokens is not None
-    return -(-config.tokens // config.batch.tokens_per_step)

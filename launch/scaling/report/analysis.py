@@ -13,7 +13,7 @@ from launch.scaling.table.table import Table
 from launch.scaling.trust.holdout import Chosen, HoldOut, choose_law
 from launch.scaling.trust.study import Study, study
 
-BOOTSTRAP = 400
+REPLICATES = 400  # of a law in a report
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def analyse(table: Table) -> Surface | None:
     """Fit the laws of N and D; None where the runs do not identify one."""
     if not table.has("N", "D", "C"):
         return None
-    chinchilla = study(table, CHINCHILLA, bootstrap=BOOTSTRAP)
+    chinchilla = study(table, CHINCHILLA, bootstrap=REPLICATES)
     if chinchilla.fitted is None or chinchilla.fitted.draws is None:
         return None
     chosen = choose_law(table)
     best = chinchilla
     if chosen.law != CHINCHILLA.name:
-        best = study(table, find_law(chosen.law), bootstrap=BOOTSTRAP)
+        best = study(table, find_law(chosen.law), bootstrap=REPLICATES)
     return Surface(table, best, chinchilla, chosen)

@@ -9,7 +9,8 @@ import numpy as np
 
 from launch.scaling.questions.forecast import read, score
 from launch.scaling.report.model import Grid, Section, interval
-from launch.scaling.table.table import N_CONVENTIONS, Table
+from launch.scaling.table.counting import N_CONVENTIONS
+from launch.scaling.table.table import Table
 from launch.show.text import count, flops_text
 
 UNKNOWN = "not recorded in the table"

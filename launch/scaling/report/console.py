@@ -21,7 +21,7 @@ from launch.scaling.report.decisions import (
 )
 from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.table.table import N_CONVENTIONS, Table
+from launch.scaling.table.table import Table
 from launch.scaling.trust.holdout import Chosen, choose_law
 from launch.scaling.trust.study import Study, study
 from launch.show.console import make_console
@@ -83,7 +83,8 @@ def study_text(result: Study, cluster: str | None = None) -> Group:
         by = "" if cluster is None else f" by {cluster}"
         how = f"bootstrap{by}" if result.fitted.draws is not None else "profile"
         grid = Grid(["parameter", "value", f"95 % ({how})"], rows)
-        parts += [Text(f"{result.law.name}: {result.law.formula}", style="italic"), grid_text(grid)]
+        counting = f"; {result.table.counting}" if result.table.counting and "N" in result.law.variables else ""
+        parts += [Text(f"{result.law.name}: {result.law.formula}{counting}", style="italic"), grid_text(grid)]
         parts.append(
             Text(
                 f"objective {result.fitted.objective:.10g} over {len(result.table)} runs; "
@@ -111,6 +112,7 @@ def frontier_text(frontier: Frontier, table: Table) -> Group:
     ends = "" if frontier.interval is None else f", 95 % of the exponent {interval(*frontier.interval)}"
     line = f"{frontier.method}: N* = {frontier.coefficient:.4g} C^{frontier.exponent:.4f}{ends}"
     rows = [[flops_text(o.flops), count(o.N), f"{o.loss:.4f}"] for o in frontier.optima]
+    line += f"; {table.counting}" if table.counting else ""
     parts: list[RichTable | Text] = [Text(line), grid_text(Grid(["C", "N*", "loss"], rows))]
     parts += [Text(f"left out: {reason}", style="yellow") for reason in frontier.skipped]
     return Group(*parts, *_remarks(table))
@@ -130,8 +132,6 @@ def tuning_text(found: TuningLaw, table: Table) -> Group:
 
 def _remarks(table: Table) -> list[Text]:
     notes = [Text(f"note: {note}") for note in table.notes]
-    if table.n_convention in N_CONVENTIONS:
-        notes.insert(0, Text(f"note: N counts {N_CONVENTIONS[table.n_convention]}"))
     return notes + [Text(f"warning: {w}", style="yellow") for w in table.warnings]
 
 

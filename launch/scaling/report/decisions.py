@@ -12,7 +12,7 @@ from launch.scaling.questions.next_run import Decision, Estimate
 from launch.scaling.questions.published import Against
 from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, ranges
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.table.table import N_CONVENTIONS
+from launch.scaling.table.counting import N_CONVENTIONS
 from launch.scaling.trust.holdout import SHARES, HoldOut
 from launch.show.text import count, flops_text
 

@@ -14,9 +14,11 @@ from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import parameter_text
 from launch.scaling.report.model import Figure, Grid, Section, interval
 from launch.scaling.report.trust import hold_out_section, profile_figure
-from launch.scaling.table.table import N_CONVENTIONS, Table
+from launch.scaling.table.table import Table
+from launch.scaling.trust.bootstrap import BOOTSTRAP, SEED, residual_sd
 from launch.scaling.trust.certify import certify
 from launch.scaling.trust.holdout import LADDERS, hold_out
+from launch.scaling.trust.study import study
 from launch.show.text import count, flops_text
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -84,8 +86,7 @@ def ladder_answers(ladder: Ladder) -> Answers:
 
 def _main(ladder: Ladder) -> Section:
     variable = ladder.variable
-    convention = ladder.table.n_convention
-    counted = f" N counts {N_CONVENTIONS[convention]}." if convention in N_CONVENTIONS else ""
+    counted = _counting(ladder.table)
     main = Figure(
         "perplexity_against_" + {"N": "parameters", "D": "tokens", "C": "compute"}[variable],
         f"Perplexity against {UNIT[variable]}. Filled: fitted. Open: held out. Band: 95 % for one new run under "
@@ -105,18 +106,27 @@ def _main(ladder: Ladder) -> Section:
 
 
 def law_grid(ladder: Ladder) -> Grid:
-    """Return parameters with their intervals, one row a parameter."""
+    """Return the parameters of each law through all cells, as `escala fit --law NAME` gives them, a row each."""
     rows = []
     for law in ladder.laws:
-        for name, value in law.fitted.values.items():
-            shown = interval(*law.intervals[name], ".4g") if law.intervals else "none"
-            sd = f"{law.sd:.2%}" if np.isfinite(law.sd) else "none"
-            rows.append([law.fitted.law.formula, name, parameter_text(name, value), shown, sd])
+        whole = study(ladder.table, law.fitted.law, bootstrap=BOOTSTRAP, seed=SEED)
+        intervals, fitted = whole.intervals(), whole.fitted
+        assert fitted is not None  # fewer cells gave one
+        sd = residual_sd(fitted, ladder.table.columns.get("sem"))
+        spread = f"{sd:.2%}" if np.isfinite(sd) else "none"
+        for name, value in fitted.values.items():
+            shown = interval(*intervals[name], ".4g") if name in intervals else "none"
+            rows.append([law.fitted.law.formula, name, parameter_text(name, value), shown, spread])
+    held = " Forecasts come from fits to the others." if ladder.held_out.any() else ""
     return Grid(
         ["law", "parameter", "value", "95 %", "residual sd"],
         rows,
-        "Least squares on log loss; intervals from a parametric bootstrap with uncertain variance.",
+        f"Through all {len(ladder.table)} cells, as escala fit --law gives them.{_counting(ladder.table)}{held}",
     )
+
+
+def _counting(table: Table) -> str:
+    return f" {table.counting}." if table.counting else ""
 
 
 def forecast_grids(ladder: Ladder) -> list[Grid]:
@@ -152,7 +162,7 @@ def cell_grid(ladder: Ladder) -> Grid:
         cells += [f"{table.loss[i]:.4f}", f"{np.exp(table.loss[i]):.2f}"]
         rows.append([*cells, "held out" if ladder.held_out[i] else ""])
     header = ["cell", *sizes, *([] if ratio is None else ["D/N"]), "loss (nats)", "perplexity", ""]
-    return Grid(header, rows, _sem(table))
+    return Grid(header, rows, f"{_sem(table)}{_counting(table)}".strip())
 
 
 def _cells(ladder: Ladder) -> Section:

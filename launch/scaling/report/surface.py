@@ -10,7 +10,7 @@ from launch.scaling.questions.conventions import budget_exponent, count_every_wa
 from launch.scaling.questions.next_run import decide
 from launch.scaling.questions.sensitivity import sensitivity
 from launch.scaling.report import surface_figures as draw
-from launch.scaling.report.analysis import BOOTSTRAP, Surface
+from launch.scaling.report.analysis import REPLICATES, Surface
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import (
     counted_estimate,
@@ -76,7 +76,7 @@ def answers(s: Surface) -> Answers:
         parameters=", ".join(s.best.law.params),
         objective=f"Huber's function ({s.fitted.cost.delta:g}) of log loss, damped Newton with analytic derivatives",
         starts=f"a grid of exponents by variable projection; {c.share_of_starts:.0%} meet in the optimum",
-        intervals=f"95 % by {BOOTSTRAP} bootstrap replicates of the rows, and by profile likelihood; {c.status}",
+        intervals=f"95 % by {REPLICATES} bootstrap replicates of the rows, and by profile likelihood; {c.status}",
         held_out=validated,
     )
 
@@ -161,7 +161,8 @@ def _parameters(result: Study) -> Grid:
     ]
     caption = (
         f"{result.law.formula} ({result.law.source}). Huber {result.fitted.cost.delta:g} on log loss, objective "
-        f"{result.fitted.objective:.6g}; {BOOTSTRAP} replicates by row."
+        f"{result.fitted.objective:.6g}; {REPLICATES} replicates by row."
+        + (f" {result.table.counting}." if result.table.counting else "")
     )
     return Grid(["parameter", "value", "95 % bootstrap", "95 % profile"], rows, caption)
 

@@ -25,6 +25,7 @@ from launch.scaling.report.ladder import (
 )
 from launch.scaling.report.model import Figure, Report
 from launch.scaling.table.checks import names_text
+from launch.scaling.table.counting import DEFAULT_N
 from launch.scaling.table.load import from_ledger, load
 from launch.scaling.table.table import Table
 from trainer.contract.errors import UserError
@@ -64,7 +65,7 @@ def write(
     *,
     title: str = "Scaling report",
     layout_check: Curves | None = None,
-    n_convention: str = "head",
+    n_convention: str = DEFAULT_N,
     forecasts: Path | None = None,
 ) -> ReportPaths:
     """Write `report.html`, `report.md` and their PNGs about a ledger, its rows or a loaded table.

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from launch.scaling.table.build import build_table, keep_where
+from launch.scaling.table.counting import DEFAULT_N, N_CONVENTIONS
 from launch.scaling.table.endings import chance_in_rows, final_rows, without_bad_ends
 from launch.scaling.table.mapping import TARGETS, Source, resolve
 from launch.scaling.table.reading import Row, read_rows
-from launch.scaling.table.table import N_CONVENTIONS, Table
+from launch.scaling.table.table import Table
 from trainer.contract.errors import UserError, did_you_mean
 
 
 def load(
     path: str | Path,
     mapping: Mapping[str, str] | None = None,
-    n_convention: str = "head",
+    n_convention: str = DEFAULT_N,
     *,
     c_convention: str = "exact",
     where: Mapping[str, str] | None = None,
@@ -47,7 +48,7 @@ def from_ledger(
     rows: Sequence[Row],
     source: str = "ledger",
     sha256: str = "",
-    n_convention: str = "head",
+    n_convention: str = DEFAULT_N,
     c_convention: str = "exact",
     *,
     where: Mapping[str, str] | None = None,

@@ -14,13 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.scaling.arrays import Array
+from launch.scaling.table.counting import counting_text
 from trainer.contract.errors import UserError
-
-N_CONVENTIONS: dict[str, str] = {
-    "head": "body + output head (Porian et al. 2024)",
-    "body": "without embeddings and head (Kaplan et al. 2020)",
-    "total": "every distinct parameter (Hoffmann et al. 2022)",
-}
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,11 @@ class Table:
     c_convention: str = "as given"
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def counting(self) -> str:
+        """What N counts, to stand beside it; empty where the table does not say."""
+        return counting_text(self.n_convention)
 
     def __len__(self) -> int:
         return len(self.row)

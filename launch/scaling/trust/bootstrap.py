@@ -13,6 +13,7 @@ from launch.scaling.fit.newton import minimise
 from launch.scaling.fit.problem import Problem
 from trainer.contract.errors import UserError
 
+BOOTSTRAP, SEED = 1000, 42  # replicates of a fit that is asked for, and what they are drawn with
 FEWEST_REPLICATES = 40  # the first that leaves one outside each end of a 95 % interval
 BATCH = 200  # replicates solved at once: their Jacobians stay in the cache
 FADED = 1e-3  # of the lowest loss: a smaller floor has no gradient left that could bring it back

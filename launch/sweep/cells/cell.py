@@ -32,3 +32,4 @@ class Cell:
     check_of: str | None = None
     tolerance: float | None = None
     branch: Branch | None = None
+    former: str = ""  # its id before names were hashes of the resolved plan: `former.py`

@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.sweep.cells.cell import Branch, Cell
+from trainer.config.identity import hash_of
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
+from trainer.plan.identity import result_values
 from trainer.plan.learning_rate import cooldown_start
-from trainer.plan.plan import total_steps, warmup_steps
+from trainer.plan.length import total_steps
+from trainer.plan.plan import warmup_steps
 
 
 def share_trunks(cells: list[Cell]) -> list[Cell]:
@@ -58,7 +61,8 @@ def _parting(config: RunConfig) -> int:
 
 
 def _without_length(config: RunConfig) -> str:
-    return config.model_copy(update={"tokens": None, "steps": None}).result_hash()
+    values = result_values(config, gpu=False)  # every cell of a sweep has the same
+    return hash_of({key: value for key, value in values.items() if key != "steps"})
 
 
 def _refuse_other_schedules(cell: Cell) -> None:

@@ -11,22 +11,21 @@ import yaml
 from launch.show.text import count
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
+from launch.sweep.design.counting import Counting
 from launch.sweep.design.design import COOLDOWN, Cell
 from launch.sweep.design.pending import add_cell
 from trainer.config.model import ModelConfig
-from trainer.config.sizes import dimensions
-from trainer.contract.errors import UserError
 from trainer.contract.run_dir import write_atomically
 from trainer.plan.counting import count_parameters
-from trainer.plan.plan import total_steps
+from trainer.plan.length import total_steps
 
 WARMUP = 0.1  # of the shortest run: trunks warm up alike, whatever their length
 FEWEST_STEPS = 20  # of a cell: below that it has hardly left its warm-up
 
 
-def write_sweep(out: Path, run: str, slots: int, cells: Sequence[Cell]) -> None:
-    """Write cells as a sweep file. Sizes are body parameters of the ladder, tokens whole thousands."""
-    entries = [_settings(c) for c in cells]
+def write_sweep(out: Path, run: str, slots: int, cells: Sequence[Cell], counting: Counting) -> None:
+    """Write cells as a sweep file. Sizes name models of the ladder by their bodies, tokens are whole thousands."""
+    entries = [_settings(c, counting) for c in cells]
     shared: dict[str, Any] = {"run": run}
     if any(c.trunk for c in cells):
         warmup = max(1000, round(WARMUP * min(e["tokens"] for e in entries) / 1000) * 1000)
@@ -36,14 +35,14 @@ def write_sweep(out: Path, run: str, slots: int, cells: Sequence[Cell]) -> None:
     write_atomically(out, yaml.safe_dump(values, sort_keys=False))
 
 
-def add_to_sweep(path: Path, cells: Sequence[Cell]) -> None:
+def add_to_sweep(path: Path, cells: Sequence[Cell], counting: Counting) -> None:
     """Add cells to a sweep file that exists: their runs then come into the ledger of those that it has."""
     for cell in cells:
-        add_cell(path, _settings(cell))
+        add_cell(path, _settings(cell, counting))
 
 
-def _settings(cell: Cell) -> dict[str, Any]:
-    return {"model.size": _ladder_size(cell.N), "tokens": max(1000, round(cell.D / 1000) * 1000)}
+def _settings(cell: Cell, counting: Counting) -> dict[str, Any]:
+    return {"model.size": counting.size(cell.N), "tokens": max(1000, round(cell.D / 1000) * 1000)}
 
 
 def describe(path: Path) -> list[str]:
@@ -73,10 +72,3 @@ def _sizes_text(sizes: list[int]) -> str:
     if len(sizes) == 1:
         return f"one size of {count(sizes[0])}"
     return f"{len(sizes)} sizes from {count(sizes[0])} to {count(sizes[-1])}"
-
-
-def _ladder_size(N: float) -> str:
-    try:
-        return str(dimensions(round(N)).body_params)
-    except ValueError as error:
-        raise UserError(f"a cell of {count(N)} parameters: {error}") from None

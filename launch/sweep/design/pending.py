@@ -12,6 +12,7 @@ import yaml
 from launch.run.data_preparation import resolve
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
+from launch.sweep.execute.opened import cells_in
 from launch.sweep.ledger import ledger
 from trainer.config.load import read_yaml
 from trainer.config.run import RunConfig
@@ -36,7 +37,7 @@ def pending_cells(path: Path, runs: Path) -> list[Pending]:
     known = ledger.latest(runs / sweep.name / "ledger.jsonl")
     have = {cell for cell, row in known.items() if row.get("status") != "failed"}
     found = []
-    for cell in cells_of(sweep):
+    for cell in cells_in(sweep, runs / sweep.name):
         if cell.check_of is None and cell.id not in have:
             config, manifest = resolve(cell.config)
             plan = make_plan(config, world=sweep.ranks, train_tokens=manifest.tokens("train"))
@@ -44,9 +45,14 @@ def pending_cells(path: Path, runs: Path) -> list[Pending]:
     return found
 
 
+def first_run(path: Path) -> RunConfig:
+    """Return the configuration of a sweep's first cell. Its data need not be prepared."""
+    return cells_of(load_sweep(path))[0].config
+
+
 def shared_run(path: Path) -> RunConfig:
     """Return the configuration of a sweep's first cell, with the vocabulary of its data."""
-    return resolve(cells_of(load_sweep(path))[0].config)[0]
+    return resolve(first_run(path))[0]
 
 
 def add_cell(path: Path, settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,15 +10,23 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from launch.cluster.config import ClusterConfig
+from launch.cluster.local.warm import local_gpus
 from launch.run.data_preparation import ensure_prepared
+from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
+from launch.sweep.cells.former import refuse_former
 from launch.sweep.execute.run import CellProgress
+from launch.sweep.ledger import ledger
 from trainer.contract.errors import UserError
+from trainer.contract.plain_json import DamagedFileError, read_object, to_json
 from trainer.contract.run_dir import RunDir, write_atomically
 from trainer.data.store.manifest import Manifest
 from trainer.plan.plan import Plan, make_plan, share_out
 from trainer.plan.resolve import with_data
+
+RECORD, GPU = "sweep.json", "gpu"  # in the sweep's directory: what was run, and whether its ranks found a GPU
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Opened:
     sweep: SweepConfig
     directory: Path
     cells: list[CellProgress]
+    gpu: bool = False  # whether the ranks find one
 
     @property
     def plans(self) -> dict[str, Plan]:
@@ -38,7 +48,9 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
     sweep = load_sweep(config, assignments)
     directory, cells = runs / sweep.name, []
     manifests: dict[str, Manifest] = {}
-    wanted = cells_of(sweep)
+    wanted = cells_of(sweep, gpu=gpu)
+    ledger_file = directory / "ledger.jsonl"
+    refuse_former(wanted, ledger.latest(ledger_file), ledger_file)
     for cell in wanted:
         share_out(cell.config, sweep.ranks, gpu=gpu)  # what does not fit is said before data are prepared
     for cell in wanted:
@@ -54,7 +66,7 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
         plan = make_plan(run, world=sweep.ranks, gpu=gpu, train_tokens=manifest.tokens("train"))
         known = replace(cell, config=run)
         cells.append(CellProgress(known, plan, RunDir(directory / "cells" / cell.id)))
-    return Opened(sweep, directory, cells)
+    return Opened(sweep, directory, cells, gpu)
 
 
 @contextmanager
@@ -69,5 +81,23 @@ def locked(opened: Opened) -> Iterator[None]:
             f"another process is running this sweep in {opened.directory}: wait for it, or end it"
         ) from None
     with lock:
-        write_atomically(opened.directory / "sweep.json", opened.sweep.model_dump_json(indent=2) + "\n")
+        said = {**opened.sweep.model_dump(mode="json"), GPU: opened.gpu}
+        write_atomically(opened.directory / RECORD, to_json(said, indent=2) + "\n")
         yield
+
+
+def cells_in(sweep: SweepConfig, directory: Path) -> list[Cell]:
+    """Return the cells of a sweep under the names that they have in its directory; those of this machine in a new one.
+
+    What `precision: auto` came to belongs to a name, and this machine need not be the one that trains.
+    """
+    try:
+        gpu = bool(read_object(directory / RECORD, GPU)[GPU])
+    except (FileNotFoundError, DamagedFileError):
+        gpu = has_gpus(None)
+    return cells_of(sweep, gpu=gpu)
+
+
+def has_gpus(cluster: ClusterConfig | None) -> bool:
+    """Return whether the ranks of a sweep find a GPU: on a cluster as its file says, else on this machine."""
+    return bool(local_gpus(os.environ)) if cluster is None else cluster.gpu is not None

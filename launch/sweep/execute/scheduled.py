@@ -13,11 +13,12 @@ from launch.cluster.warnings import warn
 from launch.run.data_preparation import is_prepared
 from launch.run.run_state import loss_of_progress, state_of
 from launch.run.runs_root import runs_flag
+from launch.scaling.table.counting import DEFAULT_N
 from launch.show.plan_table import sweep_table
 from launch.sweep.cells.cell import Cell
-from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
-from launch.sweep.execute.opened import Opened, locked, open_sweep
+from launch.sweep.cells.former import former_names
+from launch.sweep.execute.opened import RECORD, Opened, cells_in, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import last_step
 from launch.sweep.execute.run import CellProgress, ready
 from launch.sweep.execute.story import Result, ending, report, run_sweep
@@ -49,6 +50,7 @@ def submit_sweep(
     failed: bool = False,
     at_most: int | None = None,
     dry_run: bool = False,
+    n_convention: str = DEFAULT_N,
 ) -> Result:
     """Send every cell that is missing to a cluster as one array. Raises UserError, before anything is sent.
 
@@ -63,14 +65,23 @@ def submit_sweep(
         rehearse(sweep, runs.resolve() / sweep.name, cluster, at_most)
     if cluster.backend not in SCHEDULED:
         where = runs.resolve()
-        return run_sweep(config, assignments, where, console, dry_run=dry_run, failed=failed, cluster=cluster)
-    opened = open_sweep(config, assignments, runs.resolve(), gpu=cluster.gpu is not None)
+        return run_sweep(
+            config,
+            assignments,
+            where,
+            console,
+            dry_run=dry_run,
+            failed=failed,
+            cluster=cluster,
+            n_convention=n_convention,
+        )
+    opened = open_sweep(config, assignments, runs.resolve(), gpu=has_gpus(cluster))
     if dry_run:
         console.print(sweep_table(opened.plans, {}, console.width))
         print(open_backend(cluster).render(_array(opened, ready(opened.cells, opened.cells), cluster, at_most)), end="")
         return Result()
     with locked(opened):
-        return _go_on(opened, cluster, name, config, console, failed=failed, at_most=at_most)
+        return _go_on(opened, cluster, name, config, console, failed=failed, at_most=at_most, n_convention=n_convention)
 
 
 def resume_sweep(
@@ -81,25 +92,28 @@ def resume_sweep(
     *,
     failed: bool,
     at_most: int | None,
+    n_convention: str = DEFAULT_N,
 ) -> Result:
     """Go on with a sweep where it was last: take in what has ended, send what is missing, report when all is done."""
     sweep = load_sweep(config, assignments)
     directory = runs / sweep.name
-    if not (directory / "sweep.json").exists():
+    if not (directory / RECORD).exists():
         raise UserError(f"sweep {sweep.name!r} has not been started under {runs}: use 'escala sweep run' or 'submit'")
     name = recorded_cluster(directory)
     if name is not None:
-        return submit_sweep(config, assignments, runs, name, console, failed=failed, at_most=at_most)
+        return submit_sweep(
+            config, assignments, runs, name, console, failed=failed, at_most=at_most, n_convention=n_convention
+        )
     if at_most is not None:
         raise UserError(
             "--at-most has an effect on arrays of Slurm and Kubernetes only; this sweep ran on this machine"
         )
-    return run_sweep(config, assignments, runs, console, failed=failed)
+    return run_sweep(config, assignments, runs, console, failed=failed, n_convention=n_convention)
 
 
 def _go_on(
     opened: Opened, cluster: ClusterConfig, name: str, config: Path, console: Console, *, failed: bool,
-    at_most: int | None,
+    at_most: int | None, n_convention: str,
 ) -> Result:  # fmt: skip
     stands = standing(opened.cells)
     collect(opened.cells, opened.directory / "ledger.jsonl")
@@ -118,7 +132,7 @@ def _go_on(
         console.print(
             f"  escala sweep status {again}\n  escala sweep resume {again}   when they have ended", soft_wrap=True
         )
-    paths = None if wanted or stands.busy else report(opened, console)
+    paths = None if wanted or stands.busy else report(opened, console, n_convention)
     if failed:
         return Result(wanted, paths)
     return Result(wanted, paths, *ending(stands.failed, stands.diverged, opened, config))
@@ -140,10 +154,12 @@ def _tell(stands: Standing, console: Console) -> None:
 def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict[str, Any]:
     """Return the state of every cell, from the run directories, the scheduler and the ledger. Changes nothing."""
     sweep = load_sweep(config, assignments)
-    directory, known = runs / sweep.name, cells_of(sweep)
+    directory = runs / sweep.name
+    known = cells_in(sweep, directory)
     run_dirs = {cell.id: RunDir(directory / "cells" / cell.id) for cell in known}
     jobs = scheduled([d for d in run_dirs.values() if d.read_status() not in (Status.DONE, Status.DIVERGED)])
     rows = list(ledger.read(directory / "ledger.jsonl"))
+    former = former_names(known, {row["cell"]: row for row in rows})
     remarks = {row["cell"]: str(row.get("reason", "")) for row in rows if row.get("status") == "done"}
     cells = [_cell_state(cell, run_dirs[cell.id], jobs, remarks.get(cell.id, "")) for cell in known]
     return {
@@ -154,6 +170,7 @@ def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict
         "ledger": str(directory / "ledger.jsonl"),
         "ledger_rows": len(rows),
         "ledger_damaged_lines": read_lines(directory / "ledger.jsonl").damaged,
+        "former_names": former,
         "cells": cells,
     }
 

@@ -22,10 +22,11 @@ from launch.run.run_state import DEAD, state_of
 from launch.run.runs_root import runs_flag
 from launch.scaling.report.console import print_ladder
 from launch.scaling.report.write import ReportPaths, write
+from launch.scaling.table.counting import DEFAULT_N
 from launch.scaling.table.load import from_ledger
 from launch.show.plan_table import sweep_table
 from launch.show.text import count, duration
-from launch.sweep.execute.opened import Opened, locked, open_sweep
+from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.run import CellProgress, SweepRun
 from launch.sweep.execute.submit import recorded_cluster, standing
@@ -59,11 +60,12 @@ def run_sweep(
     dry_run: bool = False,
     failed: bool = False,
     cluster: ClusterConfig | None = None,
+    n_convention: str = DEFAULT_N,
 ) -> Result:
     """Do what is missing of a sweep, here or on machines driven from here, and print what came out."""
     if cluster is None and not dry_run:
         need_rank_packages()
-    opened = open_sweep(config, assignments, runs, gpu=cluster is not None and cluster.gpu is not None)
+    opened = open_sweep(config, assignments, runs, gpu=has_gpus(cluster))
     expected, at_a_time = {}, max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
     if cluster is None:
         ranks = at_a_time * opened.sweep.ranks
@@ -86,7 +88,7 @@ def run_sweep(
             )
         _tell_dead(opened.cells, console)
         sweep_run = _train(opened, expected, at_a_time, console, failed, cluster)
-        paths = report(opened, console)
+        paths = report(opened, console, n_convention)
     started = [p for p in opened.cells if p.starts]
     return Result(started, paths, *ending(sweep_run.failed, sweep_run.diverged, opened, config))
 
@@ -164,7 +166,7 @@ def _place(
     return LocalBackend(slots, threads=1, preload=preload, log=opened.directory / "ranks.log"), job
 
 
-def report(opened: Opened, console: Console) -> ReportPaths | None:
+def report(opened: Opened, console: Console, n_convention: str = DEFAULT_N) -> ReportPaths | None:
     """Print the table and the law, and write the report, from the ledger alone. Return None where there is no law."""
     sweep, path = opened.sweep, opened.directory / "ledger.jsonl"
     ids = {p.cell.id for p in opened.cells if p.cell.check_of is None}
@@ -179,7 +181,7 @@ def report(opened: Opened, console: Console) -> ReportPaths | None:
         return None
     curves = next((line["curves"] for line in checks), None)
     try:
-        table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), "body")
+        table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), n_convention)
         law = print_ladder(table, console)
         paths = write(table, opened.directory / "report", title=sweep.name, layout_check=curves)
     except UserError as error:  # the runs are trained and in the ledger: a sweep of seeds has no law, and is no failure
@@ -188,6 +190,7 @@ def report(opened: Opened, console: Console) -> ReportPaths | None:
         )
         return None
     named = "" if law is None else f" --law {law}"
+    named += "" if n_convention == DEFAULT_N else f" --n-convention {n_convention}"
     ends = f"\nledger  {path}\nreport  {paths.html}\nnext    escala fit {path}{named} --out fit.json"
     console.print(ends, highlight=False, soft_wrap=True)
     return paths

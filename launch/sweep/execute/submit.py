@@ -21,6 +21,7 @@ from launch.run.run_state import begun_again, write_down
 from launch.run.submission import record_submission
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig
+from launch.sweep.execute.opened import has_gpus
 from launch.sweep.execute.run import CellProgress
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import read_object
@@ -91,7 +92,7 @@ def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_mos
 
     Where the data are there, submitting says the same at once.
     """
-    cells = cells_of(sweep)
+    cells = cells_of(sweep, gpu=has_gpus(cluster))
     if all(is_prepared(data) for data in {c.config.data.directory: c.config.data for c in cells}.values()):
         return
     first = [directory / "cells" / cell.id for cell in cells if cell.branch is None]

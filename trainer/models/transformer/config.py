@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from trainer.config.identity import Result
 from trainer.config.model import ModelConfig
 from trainer.config.sizes import dimensions
 
@@ -13,24 +14,28 @@ from trainer.config.sizes import dimensions
 class TransformerConfig(ModelConfig):
     """A decoder-only transformer. `size` finds width, depth and heads by the rule in `trainer/config/sizes.py`."""
 
-    family: Literal["transformer"] = Field("transformer", description="architecture")
-    n_heads: int = Field(gt=0, description="query heads; each is d_model / n_heads wide")
-    n_kv_heads: int | None = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
-    d_ff: int | None = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
+    family: Result[Literal["transformer"]] = Field("transformer", description="architecture")
+    n_heads: Result[int] = Field(gt=0, description="query heads; each is d_model / n_heads wide")
+    n_kv_heads: Result[int | None] = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
+    d_ff: Result[int | None] = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
 
-    position: Literal["rotary", "learned"] = Field("rotary", description="how places in the sequence are told")
-    rotary_base: float = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
-    norm: Literal["rmsnorm", "layernorm"] = Field("rmsnorm", description="before attention and MLP, and at the end")
-    norm_eps: float | None = Field(
+    position: Result[Literal["rotary", "learned"]] = Field("rotary", description="how places in the sequence are told")
+    rotary_base: Result[float] = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
+    norm: Result[Literal["rmsnorm", "layernorm"]] = Field(
+        "rmsnorm", description="before attention and MLP, and at the end"
+    )
+    norm_eps: Result[float | None] = Field(
         None,
         gt=0,
         description="added to the norms' variance; default 1e-6 (rmsnorm) or 1e-5 (layernorm)",
         exclude_if=lambda value: value is None,  # so that runs and checkpoints without it keep their identity
     )
-    mlp: Literal["swiglu", "gelu", "gelu_tanh"] = Field("swiglu", description="gelu_tanh: the approximation of GPT-2")
-    qk_norm: bool = Field(False, description="RMSNorm of queries and keys, for each head")
-    bias: bool = Field(False, description="biases in linear layers and LayerNorm")
-    fused_qkv: bool = Field(True, description="one matrix for queries, keys and values")
+    mlp: Result[Literal["swiglu", "gelu", "gelu_tanh"]] = Field(
+        "swiglu", description="gelu_tanh: the approximation of GPT-2"
+    )
+    qk_norm: Result[bool] = Field(False, description="RMSNorm of queries and keys, for each head")
+    bias: Result[bool] = Field(False, description="biases in linear layers and LayerNorm")
+    fused_qkv: Result[bool] = Field(True, description="one matrix for queries, keys and values")
 
     @model_validator(mode="before")
     @classmethod

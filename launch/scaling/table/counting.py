@@ -1,0 +1,15 @@
+"""How N counts the parameters of a model: the conventions, and the one that the project keeps to."""
+
+from __future__ import annotations
+
+N_CONVENTIONS: dict[str, str] = {
+    "head": "body + output head (Porian et al. 2024)",
+    "body": "without embeddings and head (Kaplan et al. 2020)",
+    "total": "every distinct parameter (Hoffmann et al. 2022)",
+}
+DEFAULT_N = "head"  # argued in docs/scaling.md, "How N is counted"
+
+
+def counting_text(convention: str) -> str:
+    """Return what N counts, to stand beside it; empty for a table of other people, which does not say."""
+    return f"N counts {N_CONVENTIONS[convention]}" if convention in N_CONVENTIONS else ""

@@ -1,0 +1,88 @@
+"""What a run is: the hash of everything that determines its result, resolved, and of nothing else.
+
+`lr: auto` enters as the number that it comes to, `precision: auto` as fp32 or bf16, a length in tokens as steps, a
+warm start as the hash of its checkpoint's manifest. `trainer/config/identity.py` says which fields count.
+
+The vocabulary enters as it is stated: one that is left out is the tokenizer's, which the data section determines. So
+a name does not depend on whether the data are prepared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.search import candidates, root_of
+from trainer.config.identity import Determines, determining, hash_of
+from trainer.config.model import ModelConfig
+from trainer.config.run import RunConfig
+from trainer.contract.errors import UserError
+from trainer.plan.counting import count_parameters
+from trainer.plan.deepspeed import resolve_precision
+from trainer.plan.learning_rate import peak_lr
+from trainer.plan.length import total_steps
+
+# A run that goes on in its own directory may change these, and does so when it is in trouble.
+CHANGED_ON_RESUME = ("skip_steps", "guard", "warm_start")
+LR_DIGITS = 12  # the last digits of a power differ between machines
+
+
+def result_values(config: RunConfig, *, gpu: bool) -> dict[str, Any]:
+    """Return what determines the result, as plain JSON values. `gpu`: whether the ranks find one, for `auto`."""
+    values = determining(config, Determines.RESULT)
+    for key in ("tokens", "checkpoint"):
+        values.pop(key, None)
+    values["steps"] = total_steps(config)
+    values["model"] = _model_values(config.model, values["model"])
+    values["optim"]["lr"] = float(f"{peak_lr(config.optim, _counted(config.model)):.{LR_DIGITS}g}")
+    values["precision"] = came_to(config, gpu=gpu)
+    if config.checkpoint.load == "warm_start" and config.checkpoint.source is not None:
+        found = warm_start_of(config.checkpoint.source)
+        values["warm_start"] = found[1] if found else None
+    return values
+
+
+def result_hash(config: RunConfig, *, gpu: bool) -> str:
+    """Hash of what determines the result: the same at every layout, on every machine, under every name."""
+    return hash_of(result_values(config, gpu=gpu))
+
+
+def lasting_values(config: RunConfig, *, gpu: bool) -> dict[str, Any]:
+    """Return what a run may not change when it goes on in its directory, as plain JSON values."""
+    values = result_values(config, gpu=gpu)
+    return {key: value for key, value in values.items() if key not in CHANGED_ON_RESUME}
+
+
+def came_to(config: RunConfig, *, gpu: bool) -> str:
+    """Return the precision that the run computes in. `gpu`: whether the ranks find one."""
+    if config.precision == "fp8":
+        return "fp8"
+    return resolve_precision(config.precision, gpu=config.device == "cuda" or (gpu and config.device == "auto"))
+
+
+def warm_start_of(source: str) -> tuple[Path, str] | None:
+    """Return the newest checkpoint of `source`, a checkpoint or a run directory, and its manifest's hash.
+
+    None where there is none that can be read.
+    """
+    try:
+        for found in candidates(root_of(Path(source))):
+            if found.problem is None:
+                return Path(found.path), hashlib.sha256(found.text.encode()).hexdigest()
+    except UserError:  # the directory cannot be listed
+        return None
+    return None
+
+
+def _counted(model: ModelConfig) -> int:
+    """Return the parameters of the body. No vocabulary changes them, so one that is not known yet is no matter."""
+    known = model if model.vocab_size is not None else model.model_copy(update={"vocab_size": 1})
+    return count_parameters(known).body
+
+
+def _model_values(model: ModelConfig, stated: dict[str, Any]) -> dict[str, Any]:
+    """Return the model's values with the defaults that follow from others spelt out, but for the vocabulary's."""
+    known = model if model.vocab_size is not None else model.model_copy(update={"vocab_size": 1})
+    spelt = {key: value for key, value in known.architecture().items() if key in stated and not key.startswith("vocab")}
+    return {**stated, **spelt}
