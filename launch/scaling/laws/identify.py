@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from launch.scaling.arrays import Array
+from launch.scaling.arrays import Array, near_groups
 
 SPREAD = 0.05  # standard deviation of a logarithm below which a quantity counts as held fixed
 LINE_SPREAD = 0.15  # the same about a line of ln D on ln N: no design varies D/N by so little on purpose
@@ -22,8 +22,7 @@ def log_spread(values: Array) -> float:
 
 def distinct(values: Array) -> int:
     """Count values that differ by more than a tenth of a percent."""
-    logs = np.sort(np.log(values))
-    return 1 + int(np.sum(np.diff(logs) > 1e-3))
+    return 1 + int(near_groups(np.log(values), 1e-3).max())
 
 
 def allocation_obstacles(columns: Mapping[str, Array]) -> list[str]:

@@ -25,6 +25,7 @@ LADDERS = {v: (f"power-{v}", f"power-{v}-floor") for v in ("N", "D", "C")}
 ROWS_PER_PARAMETER = 2
 EVERY_START = 6  # fewer starts are enough to compare laws
 PASSABLE = 1.5  # times the smallest error: a law that misses more is not taken in place of a refused one
+WILD = 8.0  # times the median error of a cut, at which errors are cut off: those of far and near runs stay whole
 EXACT = 1e-6  # mean errors below this are the solver's, not the law's
 
 
@@ -40,12 +41,12 @@ class HoldOut:
 
     @property
     def mean(self) -> float:
-        """Mean absolute error over the shared cuts, every cut weighing the same.
+        """Mean absolute error over the shared cuts, every cut weighing the same, and no run more than `WILD` medians.
 
         A law with many parameters misses the early cuts, whose runs lie farthest beyond: its own mean would flatter it.
         """
         cuts = self.shared or np.unique(self.cut)
-        return float(np.mean([np.mean(np.abs(self.error[self.cut == c])) for c in cuts]))
+        return float(np.mean([robust_mean(np.abs(self.error[self.cut == c])) for c in cuts]))
 
     def within(self, low: float, high: float) -> float | None:
         """Mean absolute error of rows at a distance between two factors."""
@@ -57,6 +58,11 @@ class HoldOut:
         runs = zip(self.cut, self.distance, self.error, strict=True)
         cuts = [{"seen": SHARES[int(c)], "distance": float(d), "error": float(e)} for c, d, e in runs]
         return {"law": self.law, "mean_error": self.mean, "runs": cuts}
+
+
+def robust_mean(errors: Array) -> float:
+    """Return the mean of absolute errors (n,), each cut off at `WILD` medians: one odd run must not rank the laws."""
+    return float(np.mean(np.minimum(errors, WILD * np.median(errors))))
 
 
 def candidates(table: Table) -> tuple[str, ...]:
