@@ -128,7 +128,8 @@ def fit(
 
     answer = result.to_json() | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json() | more.to_json()
     _give(answer, [chosen_text(chosen), study_text(result, cluster), deeper_text(more)], as_json, out)
-    if out is not None and not as_json and result.certificate.status != "refused":
+    asked = set(result.law.variables) <= {"N", "D", "C"}  # the others need columns that no command can be given
+    if out is not None and not as_json and asked and result.certificate.status != "refused":
         click.echo(f"next: escala {_next_question(result.law.variables)} --fit {out} ...")
 
 

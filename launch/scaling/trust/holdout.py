@@ -12,7 +12,7 @@ from launch.scaling.arrays import Array
 from launch.scaling.fit.fit import fit_law
 from launch.scaling.fit.objective import HUBER, Objective
 from launch.scaling.laws.base import Law
-from launch.scaling.laws.identify import allocation_obstacles, one_variable_obstacles
+from launch.scaling.laws.identify import NARROW, allocation_obstacles, one_variable_obstacles
 from launch.scaling.laws.registry import FIXED
 from launch.scaling.table.table import Table
 from launch.scaling.trust.certify import certify, obstacles
@@ -124,7 +124,9 @@ def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
     too few to hold any out get the usual law.
     """
     if table.has("N", "D") and allocation_obstacles(table.columns):
-        ladder = next((v for v in LADDERS if not one_variable_obstacles(v, table.columns, 2)), None)
+        ladder = next(
+            (v for v in LADDERS if _spans(table, v) and not one_variable_obstacles(v, table.columns, 2)), None
+        )
         one_budget = bool(one_variable_obstacles("C", table.columns, 2))  # N and D then trade off: no ladder of either
         instead = f"; --law power-{ladder} fits them as one ladder" if ladder and not one_budget else ""
         return Chosen(
@@ -143,6 +145,11 @@ def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
     passed = [h.law for h in results[: [h.law for h in results].index(best)]]
     but = f" but for {', '.join(passed)}, which all runs together refuse" if passed else ""
     return Chosen(best, f"it missed held-out budgets least{but}", results)
+
+
+def _spans(table: Table, variable: str) -> bool:
+    values = table.columns[variable]
+    return bool(values.max() >= NARROW * values.min())
 
 
 def believed(table: Table, results: Sequence[HoldOut], cost: Objective = HUBER) -> str | None:
