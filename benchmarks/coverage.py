@@ -45,6 +45,17 @@ def coupled(N: Array, D: Array) -> Array:
     return np.asarray(TRUTH["E"] + ((2.3e4 / N**0.58) + (3.1e5 / D**0.61)) ** 0.6)
 
 
+def without_floor(N: Array, D: Array) -> Array:
+    """Two powers alone, E = 0."""
+    return np.asarray(8 / N**0.09 + 60 / D**0.2)
+
+
+def narrow(sizes: int, horizons: int) -> tuple[Array, Array]:
+    """Sizes within a factor of 1.5."""
+    N, D = np.geomspace(1e8, 1.5e8, sizes), np.geomspace(1e10, 3e11, horizons)
+    return N.repeat(horizons), np.tile(D, sizes)
+
+
 def grid(sizes: int, horizons: int) -> tuple[Array, Array]:
     N, D = np.geomspace(5e7, 1e9, sizes), np.geomspace(1e9, 2e10, horizons)
     return N.repeat(horizons), np.tile(D, sizes)
@@ -88,6 +99,8 @@ CASES: dict[str, Case] = {
     "grid-16, sizes share errors, --cluster N": Case(grid(4, 4), sd=0.001, shared_sd=0.003, cluster="N"),
     "grid-20, the same": Case(grid(5, 4), sd=0.001, shared_sd=0.003, cluster="N"),
     "grid-36, the same": Case(grid(6, 6), sd=0.001, shared_sd=0.003, cluster="N"),
+    "grid-30, no floor, sd .2 %": Case(grid(6, 5), sd=0.002, surface=without_floor),
+    "narrow-60": Case(narrow(10, 6)),
     "grid-60, another true law": Case(grid(10, 6), surface=coupled),
 }
 

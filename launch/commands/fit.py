@@ -20,6 +20,7 @@ from launch.scaling.questions.questions import deepen
 from launch.scaling.table.clusters import clusters
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
+from launch.scaling.table.rows import RowsAre
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import BOOTSTRAP, SEED
 from launch.scaling.trust.holdout import Chosen, choose_law, held_out
@@ -79,6 +80,7 @@ def fit(
     where: tuple[str, ...],
     n_convention: str,
     drop_bad: bool,
+    rows_are: RowsAre,
     law: str,
     base: str | None,
     against: str | None,
@@ -101,7 +103,10 @@ def fit(
     held out and the law that misses them least is taken. The answer comes with a certificate, and is refused where the
     runs cannot identify it.
     """
-    runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
+    runs = load(
+        table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are,
+        trials=law in KNOBS,
+    )  # fmt: skip
     runs = drop_highest(runs, drop_highest_loss)
     _refuse_idle_options(law)
     if law in METHODS or law in KNOBS:
@@ -124,7 +129,8 @@ def fit(
 
     answer = result.to_json() | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json() | more.to_json()
     _give(answer, [chosen_text(chosen), study_text(result, cluster), deeper_text(more)], as_json, out)
-    if out is not None and not as_json and result.certificate.status != "refused":
+    asked = set(result.law.variables) <= {"N", "D", "C"}  # the others need columns that no command can be given
+    if out is not None and not as_json and asked and result.certificate.status != "refused":
         click.echo(f"next: escala {_next_question(result.law.variables)} --fit {out} ...")
 
 

@@ -19,6 +19,7 @@ from launch.scaling.report.model import interval
 from launch.scaling.table.counting import counting_text
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
+from launch.scaling.table.rows import RowsAre
 from launch.show.text import count
 from launch.sweep.design.pending import pending_cells
 from trainer.contract.errors import UserError
@@ -116,11 +117,12 @@ def score(
     where: tuple[str, ...],
     n_convention: str,
     drop_bad: bool,
+    rows_are: RowsAre,
     ledger: Path,
     as_json: bool,
 ) -> None:
     """Compare the forecasts with the runs of TABLE that have come in since."""
-    runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
+    runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are)
     scores, waiting = score_all(list(read(ledger)), runs)
     if as_json:
         found = {"scores": [s.to_json() for s in scores], "waiting": [f.id for f in waiting]}

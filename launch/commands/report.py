@@ -12,6 +12,7 @@ from launch.commands.tables import drop_highest, drop_highest_option, parse_wher
 from launch.scaling.report import write
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
+from launch.scaling.table.rows import RowsAre
 
 EPILOG = """\b
 Examples:
@@ -33,6 +34,7 @@ def report(
     where: tuple[str, ...],
     n_convention: str,
     drop_bad: bool,
+    rows_are: RowsAre,
     drop_highest_loss: int,
     out: Path,
     title: str | None,
@@ -40,7 +42,7 @@ def report(
     as_json: bool,
 ) -> None:
     """Write what TABLE tells into OUT/report.html (self-contained), OUT/report.md and PNGs."""
-    runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad)
+    runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are)
     runs = drop_highest(runs, drop_highest_loss)
     paths = write(runs, out, title=title or f"Scaling report: {_name(table)}", forecasts=forecasts)
     if as_json:

@@ -11,6 +11,21 @@ NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal
 Array = NDArray[Any]  # floats, and masks where a docstring says so
 
 
+def near_groups(values: Array, width: float) -> NDArray[np.int64]:
+    """Number values (n,) in groups: each starts at the least value not yet in one, and reaches up to `width` above it.
+
+    A chain of many near values is so many groups, not one.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered, found = values[order], np.empty(len(values), np.int64)
+    first = number = 0
+    while first < len(ordered):
+        end = int(np.searchsorted(ordered, ordered[first] + width, side="right"))
+        found[order[first:end]] = number
+        first, number = end, number + 1
+    return found
+
+
 def robust_sd(errors: Array) -> float:
     """Return the standard deviation of normal errors that have the same median of absolute values."""
     return float(np.median(np.abs(errors))) / NORMAL_MEDIAN

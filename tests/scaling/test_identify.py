@@ -5,8 +5,13 @@ import pytest
 
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import find_law
+from launch.scaling.questions.sensitivity import sensitivity
+from launch.scaling.report.decisions import sensitivity_grid
+from launch.scaling.table.load import load
 from launch.scaling.table.table import Table
+from launch.scaling.trust.holdout import choose_law
 from launch.scaling.trust.study import study
+from tests.conftest import shared_data
 from tests.scaling.runs import isoflop_grid, surface_loss
 
 
@@ -56,10 +61,42 @@ def test_a_floor_of_any_height_is_certified_where_nothing_hides_it(floor) -> Non
     assert certificate(N, D, floor + 400 / N**0.34 + 400 / D**0.28).status == "certified"
 
 
-def test_no_floor_is_refused_even_without_noise() -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.002])
+def test_no_floor_is_weak_where_the_decision_is_clear(noise) -> None:
     N, D = isoflop_grid([1e18, 1e19, 1e20, 1e21])
-    found = certificate(N, D, 400 / N**0.34 + 400 / D**0.28)
-    assert found.status == "refused" and "E is not identified" in found.reasons[0]
+    loss = (400 / N**0.34 + 400 / D**0.28) * np.exp(noise * np.random.default_rng(0).standard_normal(len(N)))
+    found = certificate(N, D, loss)
+    assert found.status == "weak" and "E is not identified" in found.reasons[0]
+    assert "at 10 times the largest budget N* is" in found.reasons[0]
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.2, "refused"), (1.9, "refused"), (30.0, "certified")])
+@pytest.mark.parametrize("name", ["N", "D"])
+def test_narrow_sizes_and_lengths_are_refused(factor, status, name) -> None:
+    N, D = (
+        np.geomspace(1e8, 1e8 * (factor if name == "N" else 30), 6),
+        np.geomspace(1e9, 1e9 * (factor if name == "D" else 30), 6),
+    )
+    N, D = N.repeat(6), np.tile(D, 6)
+    found = certificate(N, D, surface_loss(N, D))
+    assert found.status == status and (status == "certified" or found.reasons[0].startswith(f"narrow: {name} "))
+
+
+@pytest.mark.parametrize("name", ["one_width", "narrow_sizes"])
+def test_the_narrow_case_files_are_refused(name) -> None:
+    table = load(shared_data(f"cases/scaling/{name}.csv"))
+    chosen = choose_law(table)
+    assert study(table, find_law(chosen.law)).certificate.status == "refused" and "power-D" in chosen.why
+
+
+def test_fits_that_cannot_tell_without_a_group_are_shown() -> None:
+    N, D = np.array([1e8, 2e8, 4e8]).repeat(6), np.tile(np.geomspace(1e9, 3e10, 6), 3)
+    table = Table("t", "", {"N": N, "D": D, "C": 6 * N * D, "loss": surface_loss(N, D)}, np.arange(18), {})
+    found = sensitivity(table, CHINCHILLA, None, "N", 1e21)
+    assert [c.status for c in found.left_out] == ["refused"] * 3 and "only 2 different" in found.left_out[0].reason
+    grid = sensitivity_grid(found)
+    assert sum("cannot tell" in row for row in grid.rows) == 3 and "3 of 3 fits cannot tell" in grid.caption
+    assert "left_out" not in found.to_json()["spread"]
 
 
 def test_a_loss_that_rises_is_refused() -> None:

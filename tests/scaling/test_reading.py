@@ -25,6 +25,8 @@ def file_of(tmp_path, name: str, text: str | bytes):
     [
         ("a.csv", CSV),
         ("a.csv", "\ufeff" + CSV),
+        ("a.csv", CSV.encode("utf-16")),
+        ("a.jsonl", LINES.encode("utf-16")),
         ("a.csv", CSV.replace("\n", "\r\n")),
         ("a.csv", "\n" + CSV.replace("\n", "\n\n")),
         ("a.csv", CSV.replace(",", ",\t").replace("\t", " ")),
@@ -71,7 +73,8 @@ def test_a_torn_last_line_is_left_out_and_named(tmp_path) -> None:
         ("a.csv", CSV + "100,000,000,2e9,3\n", "row 5 has 5 cells, the header 3"),
         ("a.csv", CSV + "1e9,2e9\n", r"loss is missing .* in row 5 \(row 5: empty\)"),
         ("a.csv", "N,D,loss\n1e8,2e9," + "3" * 200_000, "line 2: not CSV"),
-        ("a.csv", CSV.encode("utf-16"), "not UTF-8"),
+        ("a.csv", CSV.encode("utf-16-be"), "no rows|no loss column|not UTF-8"),
+        ("a.csv", CSV.replace("N", "\u00f1").encode("latin-1"), "not UTF-8"),
         ("a.csv.gz", CSV, "not a whole gzip file"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:-9], "not a whole gzip file"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:10] + b"\xff" * 40, "not a whole gzip file"),

@@ -18,7 +18,7 @@ def sweeps(path, noise: float = 0.0, values: tuple[float, ...] = (0.25, 0.5, 1, 
                 log_loss = np.log(surface_loss(N, D)) + 0.02 * np.log(factor) ** 2 + noise * random.standard_normal()
                 lines.append(f"{N},{D},{best * factor!r},{float(np.exp(log_loss))!r}")
     path.write_text("\n".join(lines) + "\n")
-    return load(path)
+    return load(path, trials=True)
 
 
 def test_the_exponents_are_recovered(tmp_path) -> None:

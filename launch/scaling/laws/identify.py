@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from launch.scaling.arrays import Array
+from launch.scaling.arrays import Array, near_groups
 
 SPREAD = 0.05  # standard deviation of a logarithm below which a quantity counts as held fixed
 LINE_SPREAD = 0.15  # the same about a line of ln D on ln N: no design varies D/N by so little on purpose
 FEWEST_VALUES = 3  # of N, and of D
+NARROW = 2.0  # from the smallest to the largest: a power is not told from its own curvature within less
 SPARE, SLICES = 3, 4  # runs beyond the parameters of three curves in N, and sizes along them
 NAMES = {"N": "N (parameters)", "D": "D (tokens)", "C": "C (FLOPs)"}
 
@@ -22,8 +23,7 @@ def log_spread(values: Array) -> float:
 
 def distinct(values: Array) -> int:
     """Count values that differ by more than a tenth of a percent."""
-    logs = np.sort(np.log(values))
-    return 1 + int(np.sum(np.diff(logs) > 1e-3))
+    return 1 + int(near_groups(np.log(values), 1e-3).max())
 
 
 def allocation_obstacles(columns: Mapping[str, Array]) -> list[str]:
@@ -88,6 +88,13 @@ def _obstacles(N: Array, D: Array) -> list[str]:
             return [
                 f"only {distinct(values)} different values of {NAMES[name]}: a floor, a coefficient and an exponent "
                 "need three"
+            ]
+    for name, values in (("N", N), ("D", D)):
+        if values.max() < NARROW * values.min():
+            return [
+                f"narrow: {NAMES[name]} spans a factor of {values.max() / values.min():.2f}, from {values.min():.3g} "
+                f"to {values.max():.3g}, and less than {NARROW:g} says nothing of larger ones: a small error of one "
+                "size moves the exponent. Add runs that are smaller or larger"
             ]
     return []
 

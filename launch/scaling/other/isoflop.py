@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.scaling.arrays import Array, robust_sd
+from launch.scaling.arrays import Array, near_groups, robust_sd
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import check_replicates
 from trainer.contract.errors import UserError
@@ -22,6 +22,7 @@ from trainer.contract.errors import UserError
 METHODS = ("isoflop-parabola", "isoflop-akima", "envelope")
 SAME_BUDGET = 0.08  # of the logarithm: budgets nearer than this are one
 ONE_BUDGET = 0.2  # of the logarithm, from the first run of a budget to its last: strewn runs make no budget
+ONE_SIZE = 1e-3  # of the logarithm: sizes nearer than this are one
 GRID = 401  # points of an interpolated curve
 
 Sizes = tuple[Array, Array]  # of one budget: log N, ascending, and the lowest log loss of each
@@ -108,11 +109,12 @@ def _per_budget(table: Table, method: str) -> tuple[list[Optimum], list[str], li
 
 
 def _best_per_size(x: Array, y: Array) -> tuple[Array, Array]:
-    """Keep the lowest loss of each size, sizes ascending."""
-    sizes, index = np.unique(np.round(x, 9), return_inverse=True)
-    best = np.full(len(sizes), np.inf)
-    np.minimum.at(best, index, y)
-    return sizes, best
+    """Keep the lowest loss of each size, sizes ascending. Sizes within `ONE_SIZE` are one: a curve through two losses
+    of nearly one size would swing far below both.
+    """
+    index = near_groups(x, ONE_SIZE)
+    best = [i[np.argmin(y[i])] for i in (np.flatnonzero(index == k) for k in range(int(index.max()) + 1))]
+    return x[best], y[best]
 
 
 def parabola_minimum(x: Array, y: Array) -> tuple[float, float] | None:

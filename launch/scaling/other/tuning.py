@@ -60,6 +60,7 @@ def fit_tuning(table: Table, knob: str, *, bootstrap: int = 200, seed: int = 0) 
     column = KNOBS[knob]
     check_replicates(bootstrap, seed)
     table.require(("N", "D", column), knob)
+    table = table.select(np.isfinite(table.columns[column]))  # rows without the setting are no trials of it
     cell, h = _cells(table, column), np.log(table.columns[column])
     usable = _near_optimum(table, cell, h)
     if not usable.any():
@@ -83,9 +84,9 @@ def fit_tuning(table: Table, knob: str, *, bootstrap: int = 200, seed: int = 0) 
 
 def _cells(table: Table, column: str) -> Array:
     others = [c for c in ("N", "D", "lr", "batch", "U") if c in table.columns and c != column]
-    keys = np.stack([np.round(np.log(table.columns[c]), 6) for c in others], axis=1)
-    _, cell = np.unique(keys, axis=0, return_inverse=True)
-    return np.asarray(cell).ravel()
+    # Each column is numbered first: an empty cell, NaN, is then one value of it, and not a new one in every row.
+    keys = [np.unique(np.round(np.log(table.columns[c]), 6), return_inverse=True)[1].ravel() for c in others]
+    return np.asarray(np.unique(np.stack(keys), axis=1, return_inverse=True)[1]).ravel()
 
 
 def _near_optimum(table: Table, cell: Array, h: Array) -> Array:

@@ -29,14 +29,18 @@ EXTREME = 700.0  # of ln N* and ln D*/N*: a law that nothing identifies may put 
 
 @dataclass(frozen=True)
 class Choice:
-    """The best run for a budget C = 6 N D according to one fit. `without` names the group that it did not see."""
+    """The best run for a budget C = 6 N D according to one fit. `without` names the group that it did not see.
+
+    Numbers are None where the runs that are left identify no law: `status` is then refused and `reason` says why.
+    """
 
     law: str
-    N: float
-    tokens_per_parameter: float
-    loss: float
+    N: float | None
+    tokens_per_parameter: float | None
+    loss: float | None
     status: str = ""
     without: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Sensitivity:
             "laws": [asdict(c) for c in self.laws],
             "left_out": [asdict(c) for c in self.left_out],
             "grouped_by": self.grouped_by,
-            "spread": {name: {k: list(v) for k, v in ranges(c).items()} for name, c in self.sets() if c},
+            "spread": {name: {k: list(v) for k, v in ranges(c).items()} for name, c in self.sets() if c and known(c)},
         }
 
     def sets(self) -> list[tuple[str, Sequence[Choice]]]:
@@ -63,11 +67,16 @@ class Sensitivity:
         return [("laws", believed or self.laws), ("left_out", self.left_out)]
 
 
+def known(choices: Sequence[Choice]) -> list[Choice]:
+    """Return the choices of fits that could be made."""
+    return [c for c in choices if c.N is not None]
+
+
 def ranges(choices: Sequence[Choice]) -> dict[str, tuple[float, float]]:
-    """Return the smallest and largest N, D/N and loss."""
+    """Return the smallest and largest N, D/N and loss of the fits that could be made."""
     found = {}
     for name in ("N", "tokens_per_parameter", "loss"):
-        values = [float(getattr(c, name)) for c in choices]
+        values = [float(getattr(c, name)) for c in known(choices)]
         found[name] = (min(values), max(values))
     return found
 
@@ -102,7 +111,9 @@ def _left_out(table: Table, law: Law, groups: NDArray[np.str_], flops: float, co
     found = []
     for name in names:
         rest = table.select(groups != name)
-        if len(rest) < 2 * len(law.params) or obstacles(law, rest.columns):
+        why = obstacles(law, rest.columns)
+        if why or len(rest) < len(law.params):
+            found.append(Choice(law.name, None, None, None, "refused", str(name), why[0] if why else "too few runs"))
             continue
         fitted = fit_law(law, rest.columns, rest.loss, cost, every_start=EVERY_START)
         found.append(_choice(fitted, flops, without=str(name)))

@@ -87,7 +87,7 @@ def checklist_section(table: Table, answers: Answers) -> Section:
             ["Which evaluation set?", _distinct(table, "eval_set")],
             ["Points before the end of a run?", _branches(table)],
             ["Are losses smoothed?", _noise(table)],
-            ["Which points were left out?", "; ".join(w for w in table.warnings if "left out" in w) or "none"],
+            ["Which points were left out?", "; ".join(table.without) or "none"],
             ["Where are the raw data?", f"{table.source}, SHA-256 {table.sha256[:16] or 'none (in memory)'}"],
         ],
         "The fit": [

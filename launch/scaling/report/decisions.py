@@ -10,7 +10,7 @@ from launch.scaling.laws.groups import Behind
 from launch.scaling.questions.conventions import C_MEANING, Counted
 from launch.scaling.questions.next_run import Decision, Estimate
 from launch.scaling.questions.published import Against
-from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, ranges
+from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, known, ranges
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.table.counting import N_CONVENTIONS
 from launch.scaling.trust.holdout import SHARES, HoldOut
@@ -47,15 +47,19 @@ def sensitivity_grid(s: Sensitivity) -> Grid:
     if len(s.left_out) <= MOST_NAMED:
         rows += [_choice_row(f"without {s.grouped_by} {_group(s.grouped_by, c.without)}", c) for c in s.left_out]
     for name, choices in s.sets():
-        if len(choices) > 1:
+        if len(known(choices)) > 1:
             spans = ranges(choices)
             low, high = spans["N"]
             ratios, losses = spans["tokens_per_parameter"], spans["loss"]
-            label = "over laws" if name == "laws" else f"over {len(choices)} fits without one {s.grouped_by} each"
+            label = (
+                "over laws" if name == "laws" else f"over {len(known(choices))} fits without one {s.grouped_by} each"
+            )
             rows.append(
                 [label, f"[{count(low)}, {count(high)}]", interval(*ratios, ".1f"), interval(*losses, ".4f")]
             )  # fmt: skip
     caption = f"The best run for {flops_text(s.flops)} FLOPs."
+    if lost := [c for c in s.left_out if c.N is None]:
+        caption += f" Without one {s.grouped_by}, {len(lost)} of {len(s.left_out)} fits cannot tell: {lost[0].reason}."
     if not s.left_out:
         caption += f" No {s.grouped_by} is left out: there are one or more than {MOST_GROUPS}, or too few runs remain."
     return Grid(["fit", "N*", "D*/N*", "loss (nats)"], rows, caption)
@@ -67,6 +71,8 @@ def _group(by: str, label: str) -> str:
 
 
 def _choice_row(label: str, c: Choice) -> list[str]:
+    if c.N is None or c.tokens_per_parameter is None or c.loss is None:
+        return [label, "cannot tell", "-", "-"]
     return [label, count(c.N), f"{c.tokens_per_parameter:.1f}", f"{c.loss:.4f}"]
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from launch.scaling.arrays import Array
 from launch.scaling.table.checks import check_labels, check_values, find_repeats, rows_text
 from launch.scaling.table.mapping import LABELS, NUMERIC, PERPLEXITIES, Source, plain_name
-from launch.scaling.table.oddities import far_off, no_better_than_chance
+from launch.scaling.table.oddities import diverged, far_off, no_better_than_chance
 from launch.scaling.table.reading import Row
+from launch.scaling.table.rows import best_settings
 from launch.scaling.table.table import Table
 from launch.scaling.table.units import check_derived, check_flops, check_loss, check_sizes
 from trainer.contract.errors import UserError, did_you_mean
@@ -44,11 +45,14 @@ def build_table(
     drop_bad: bool,
     by_position: Sequence[Sequence[float]] = (),
     own: bool = False,
+    every_row: bool = False,
+    trials: bool = False,
 ) -> Table:
     """Build a table of rows; `sources` says which column each quantity is in.
 
     `own` rows are a ledger's: their counts are numbers of parameters and tokens, however small. Raises `UserError` for
-    what cannot be right; what looks wrong becomes a warning of the table.
+    what cannot be right; what looks wrong becomes a warning of the table. Runs that diverged are left out, and so are
+    trials of settings but the best of each cell (unless `trials` asks for them); with `every_row` nothing is.
     """
     rows = [row for _, row in numbered]
     cells = {t: [r.get(s.column) for r in rows] for t, s in sources.items()}
@@ -71,15 +75,28 @@ def build_table(
         check_sizes(table.columns, table.row, source)
     columns, notes = _derive(dict(table.columns))
     if not own:
-        warnings += check_derived(columns, notes, source)
+        warnings += check_derived(columns, notes, source, sources)
     if {"N", "D", "C"} <= table.columns.keys():
         warnings += check_flops(columns, table.row)
     warnings += check_loss(columns, sources["loss"], _perplexity(rows)[good], table.row)
     warnings += check_labels(table.labels, {t: s.column for t, s in sources.items()}, source)
-    warnings += find_repeats(columns, table.labels, table.row)
-    warnings += no_better_than_chance(columns, table.labels, table.row)
-    warnings += far_off(columns, table.labels, table.row)
-    return replace(table, columns=columns, notes=(*notes, *filled), warnings=tuple(warnings))
+    table = replace(table, columns=columns, notes=(*notes, *filled))
+    table, left_out = (table, []) if every_row else _one_row_a_run(table, trials)
+    warnings += left_out
+    warnings += find_repeats(table.columns, table.labels, table.row)
+    warnings += no_better_than_chance(table.columns, table.labels, table.row)
+    warnings += far_off(table.columns, table.labels, table.row)
+    return replace(table, warnings=tuple(warnings))
+
+
+def _one_row_a_run(table: Table, trials: bool) -> tuple[Table, list[str]]:
+    """Leave out runs that diverged and, unless `trials` are wanted, all settings but the best of each cell."""
+    said: list[str] = []
+    if not trials:
+        keep, said = best_settings(table.columns, table.labels)
+        table = table.select(keep)
+    keep, more = diverged(table.columns, table.labels, table.row)
+    return table.select(keep), [*said, *more]
 
 
 def _fill_flops(columns: Mapping[str, Array], cells: Mapping[str, Sequence[Any]], row: NDArray[np.int64]) -> list[str]:

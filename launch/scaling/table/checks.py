@@ -76,9 +76,9 @@ def check_labels(labels: Mapping[str, NDArray[np.str_]], columns: Mapping[str, s
     return []
 
 
-def names_text(names: Sequence[str], limit: int = 5) -> str:
+def names_text(names: Sequence[str], limit: int = 5, letters: int = 20) -> str:
     """List names, the first few, each by its first letters: hashes are long."""
-    shown = [name[:20] or "(empty)" for name in names[:limit]]
+    shown = [name[:letters] or "(empty)" for name in names[:limit]]
     return ", ".join(shown) + (", ..." if len(names) > limit else "")
 
 

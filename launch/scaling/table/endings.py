@@ -11,7 +11,8 @@ from launch.scaling.table.reading import Row
 from trainer.contract.errors import UserError
 
 STATUS_COLUMNS = ("status", "state", "runstatus", "runstate")
-BAD_ENDS = ("diverged", "failed", "crashed", "killed", "nan", "oom")  # as ledgers and trackers write them
+# As ledgers and trackers write them; a run that is still running has no end to fit.
+BAD_ENDS = ("diverged", "failed", "crashed", "killed", "nan", "oom", "running", "pending", "preempted", "preempting")
 
 
 def final_rows(numbered: Numbered, where: Mapping[str, str] | None, source: str) -> tuple[Numbered, list[str]]:

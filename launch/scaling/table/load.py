@@ -13,7 +13,9 @@ from launch.scaling.table.counting import DEFAULT_N, N_CONVENTIONS
 from launch.scaling.table.endings import chance_in_rows, final_rows, without_bad_ends
 from launch.scaling.table.mapping import TARGETS, Source, resolve
 from launch.scaling.table.reading import Row, read_rows
+from launch.scaling.table.rows import RowsAre, last_checkpoints
 from launch.scaling.table.table import Table
+from launch.scaling.table.wandb_export import refuse_curves
 from trainer.contract.errors import UserError, did_you_mean
 
 
@@ -25,23 +27,42 @@ def load(
     c_convention: str = "exact",
     where: Mapping[str, str] | None = None,
     drop_bad: bool = False,
+    rows_are: RowsAre = "auto",
+    trials: bool = False,
 ) -> Table:
     """Read a table of runs.
 
     A ledger of Escala is recognised by its columns; `n_convention` and `c_convention` apply to it alone. `where` keeps
     rows whose column equals a value. Rows with a missing, non-finite or non-positive number are an error that lists
-    them, or with `drop_bad` a warning. Two of N, D, C give the third by C = 6 N D. Raises `UserError`.
+    them, or with `drop_bad` a warning. Two of N, D, C give the third by C = 6 N D. One row a run is kept: `rows_are`
+    and `trials` say otherwise (`launch/scaling/table/rows.py`). Raises `UserError`.
     """
     raw = read_rows(Path(path))
     if {"params_body", "flops_exact", "cell"} <= raw.rows[0].keys() and not mapping:
-        table = from_ledger(raw.rows, str(path), raw.sha256, n_convention, c_convention, where=where, drop_bad=drop_bad)
+        table = from_ledger(
+            raw.rows, str(path), raw.sha256, n_convention, c_convention, where=where, drop_bad=drop_bad,
+            every_row=rows_are == "all", trials=trials,
+        )  # fmt: skip
     else:
+        refuse_curves(raw, str(path))
         numbered = keep_where(list(enumerate(raw.rows, start=1)), where, str(path))
         sources = resolve(mapping or {}, raw.columns, str(path))
         numbered, bad_ends = without_bad_ends(numbered, sources, where, str(path))
-        table = build_table(numbered, sources, str(path), raw.sha256, drop_bad=drop_bad)
-        table = replace(table, warnings=(*bad_ends, *table.warnings))
-    return replace(table, warnings=(*raw.warnings, *table.warnings))
+        numbered, early = last_checkpoints(numbered, sources, str(path), rows_are)
+        table = build_table(
+            numbered, sources, str(path), raw.sha256, drop_bad=drop_bad, every_row=rows_are == "all", trials=trials
+        )
+        table = replace(table, warnings=(*bad_ends, *early, *table.warnings))
+    return replace(table, warnings=(*raw.warnings, *table.warnings), left_out=_filtered(raw.rows, where, str(path)))
+
+
+def _filtered(rows: Sequence[Row], where: Mapping[str, str] | None, source: str) -> tuple[str, ...]:
+    """Say how many rows the conditions kept."""
+    if not where:
+        return ()
+    kept = len(keep_where(list(enumerate(rows, start=1)), where, source))
+    conditions = " ".join(f"--where {column}={value}" for column, value in where.items())
+    return (f"all but {kept} of {len(rows)} rows, by {conditions}",)
 
 
 def from_ledger(
@@ -53,6 +74,8 @@ def from_ledger(
     *,
     where: Mapping[str, str] | None = None,
     drop_bad: bool = False,
+    every_row: bool = False,
+    trials: bool = False,
 ) -> Table:
     """Build a table from ledger rows (`launch/sweep/ledger/ledger.py`). Runs that ended badly are left out by name."""
     if n_convention not in N_CONVENTIONS:
@@ -69,6 +92,8 @@ def from_ledger(
         drop_bad=drop_bad,
         by_position=[row.get("loss_by_position") or [] for _, row in numbered],
         own=True,
+        every_row=every_row,
+        trials=trials,
     )
     kept = {int(r) for r in table.row}
     counted = [row for number, row in numbered if number in kept]

@@ -15,20 +15,22 @@ from trainer.contract.errors import UserError, did_you_mean
 
 NUMERIC = ("N", "D", "C", "loss", "U", "sem", "lr", "batch")
 LABELS = ("name", "group", "trunk", "seed", "tokenizer", "vocab", "eval_set", "dataset")
-TARGETS = NUMERIC + LABELS
+ALONG_A_RUN = ("step", "total_steps")  # they tell a checkpoint from the end of a run, and are no part of a table
+TARGETS = NUMERIC + LABELS + ALONG_A_RUN
 ALONE = ("N", "D", "C", "loss")  # each of these has a column of its own
 
-# Names under which the field's tables keep these numbers, first match wins; compared without case, space, _ and -.
+# Names under which the field's tables keep these numbers, first match wins; compared without case and marks.
 KNOWN_NAMES: dict[str, tuple[str, ...]] = {
-    "N": ("n", "params", "numparams", "nparams", "parameters", "modelsize", "paramstotal", "nnonembed", "modelparams"),
+    "N": ("n", "params", "numparams", "nparams", "parameters", "modelsize", "paramstotal", "nnonembed", "modelparams",
+          "modelnumparams"),
     "D": ("d", "tokens", "numtokens", "ntokens", "trainingtokens", "traintokens", "datasize"),
     "C": ("c", "flops", "flop", "trainingflop", "trainingflops", "compute", "trainflops", "trainflopsreported"),
-    "loss": ("loss", "valloss", "evalloss", "finalloss", "testloss", "crossentropy", "celoss", "ce"),
+    "loss": ("loss", "valloss", "evalloss", "validationloss", "finalloss", "testloss", "crossentropy", "celoss", "ce"),
     "U": ("u", "uniquetokens"),
     "sem": ("sem", "losssem"),
     "lr": ("lr", "learningrate", "peaklr"),
     "batch": ("batch", "batchsize", "bs", "tokensperstep"),
-    "name": ("name", "run", "model"),
+    "name": ("name", "run", "runname", "runid", "model"),
     "group": ("group", "family", "arch", "architecture", "suite"),
     "trunk": ("trunk",),
     "seed": ("seed",),
@@ -36,12 +38,16 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "vocab": ("vocabsize", "nvocab", "vocab"),
     "eval_set": ("evalset", "evaldataset", "valset", "validationset", "testset"),
     "dataset": ("dataset", "traindataset", "trainset", "corpus"),
+    "step": ("step", "globalstep", "trainerglobalstep", "trainglobalstep", "iteration", "iter"),
+    "total_steps": ("totalsteps", "maxsteps", "numtrainsteps", "trainiters"),
 }  # fmt: skip
 PERPLEXITIES = ("ppl", "perplexity", "valppl", "testppl", "valperplexity", "testperplexity")
 _SCALED = re.compile(r"^(?P<column>.+?)\s*(?P<op>[*/])\s*(?P<factor>[0-9.eE+-]+|ln2)$")
-_NUMBER = re.compile(r"^(?P<digits>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)\s*(?P<suffix>[KkMBT]?)$", re.ASCII)
-_GROUPED = re.compile(r"^\d{1,3}(,\d{3})+(\.\d+)?$|^\d{1,3}(_\d{3})+$", re.ASCII)
-_SUFFIXES = {"": 1.0, "K": 1e3, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+_NUMBER = re.compile(r"^(?P<digits>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)\s*(?P<suffix>[KkMmBbTt]?)$", re.ASCII)
+# Thousands are marked by commas, _, apostrophes or spaces: plain, no-break, thin and narrow ones.
+_THOUSANDS = ",_'\u2019 \u00a0\u2009\u202f"
+_GROUPED = re.compile(rf"^[+-]?\d{{1,3}}([{_THOUSANDS}])\d{{3}}(\1\d{{3}})*(\.\d+)?$", re.ASCII)
+_SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _LOG = re.compile(r"^ln\((?P<column>.+)\)$")
 
 
@@ -52,6 +58,7 @@ class Source:
     column: str
     factor: float = 1.0
     logarithm: bool = False
+    as_said: bool = False  # the user wrote a conversion, if only `*1`: the unit is right
 
     @property
     def converts(self) -> bool:
@@ -70,18 +77,21 @@ class Source:
 
 
 def _plain_number(value: Any) -> float:
-    """Read 1e9, "1,000,000,000" and "1.3B" alike. Raises `ValueError`, `TypeError` and `OverflowError`."""
+    """Read 1e9, "1,000,000,000", "1 000 000 000", "1.3B" and "1.3b" alike.
+
+    Raises `ValueError`, `TypeError` and `OverflowError`.
+    """
     if isinstance(value, bool):
         raise ValueError(f"{value} is no number")
     if not isinstance(value, str):
         return float(value)
     text = value.strip()
     if _GROUPED.match(text):
-        return float(re.sub("[,_]", "", text))
+        return float(re.sub(f"[{_THOUSANDS}]", "", text))
     number = _NUMBER.match(text)
     if number is None:
         raise ValueError(f"{value!r} is no number")
-    return float(number["digits"]) * _SUFFIXES[number["suffix"]]
+    return float(number["digits"]) * _SUFFIXES[number["suffix"].upper()]
 
 
 def parse_map(text: str | None) -> dict[str, str]:
@@ -122,7 +132,7 @@ def resolve(mapping: Mapping[str, str], columns: Iterable[str], where: str) -> d
 
 def _only_labels() -> dict[str, tuple[str, ...]]:
     """A user who maps sizes by hand means exactly those; labels and the loss may still be found by name."""
-    return {t: names for t, names in KNOWN_NAMES.items() if t in LABELS or t == "loss"}
+    return {t: names for t, names in KNOWN_NAMES.items() if t in LABELS + ALONG_A_RUN or t == "loss"}
 
 
 def _source(text: str, available: list[str], target: str, where: str) -> Source:
@@ -133,7 +143,7 @@ def _source(text: str, available: list[str], target: str, where: str) -> Source:
     if match := _SCALED.match(text):
         column = _existing(match["column"], available, target, where)
         factor = math.log(2) if match["factor"] == "ln2" else _plain_factor(match["factor"], text)
-        return Source(column, factor if match["op"] == "*" else 1 / factor)
+        return Source(column, factor if match["op"] == "*" else 1 / factor, as_said=True)
     return Source(_existing(text, available, target, where))
 
 
@@ -154,5 +164,5 @@ def _existing(column: str, available: list[str], target: str, where: str) -> str
 
 
 def plain_name(name: str) -> str:
-    """Return a column's name without case, space, _ and -."""
-    return re.sub(r"[\s_\-]", "", name).lower()
+    """Return a column's name without case, space, _, - and the marks of W&B's nested names, . and /."""
+    return re.sub(r"[\s_\-./]", "", name).lower()

@@ -14,6 +14,8 @@ FEWEST_LEFT = 3  # degrees of freedom that a surface through the runs must leave
 ODD, LEAST = 8.0, 0.05  # robust standard deviations, and share of the loss, by which an odd run is off
 HARDLY = 0.02  # share of chance by which a run that learned anything is below it: initial values alone give 1 %
 ROUNDS = 30  # of reweighting
+MANY_EPOCHS = 4.0  # tokens seen up to so often are nearly as good as new (Muennighoff et al. 2023)
+DIVERGED = 1.5  # times the loss of the others: a run that far above them did not train
 
 
 def chance(loss: float | None, vocabulary: float) -> str:
@@ -45,23 +47,46 @@ def chance_warning(named: list[str]) -> list[str]:
     return [_warning("; ".join(named), len(named))] if named else []
 
 
+def diverged(
+    columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]], row: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return which rows trained, and name those that did not: loss `DIVERGED` times above the surface of the others.
+
+    Runs that saw their tokens many times may overfit as far; they are kept.
+    """
+    off = _odd(columns, labels)
+    bad = off > math.log(DIVERGED)
+    if {"D", "U"} <= columns.keys():
+        bad &= columns["D"] <= MANY_EPOCHS * columns["U"]
+    named = [f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(off[i])} the others)"
+             for i in np.flatnonzero(bad)]  # fmt: skip
+    return ~bad, [f"left out, diverged: {', '.join(named)} (--rows all fits them)"] if named else []
+
+
 def far_off(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]], row: NDArray[np.int64]) -> list[str]:
     """Name the runs whose loss is far off a smooth surface through all of one family.
 
     The surface is linear in the logarithms of N, D and C, as far as they differ, and quadratic where there are enough
     runs. It is fitted to the log loss by least absolute deviations, which one odd run does not bend.
     """
-    groups = labels.get("group", np.full(len(row), ""))
-    named = []
+    off = _odd(columns, labels)
+    named = [
+        f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(off[i])} the others)"
+        for i in np.flatnonzero(off)
+    ]
+    return [_warning(f"far off its neighbours: {', '.join(named)}", len(named))] if named else []
+
+
+def _odd(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]]) -> Array:
+    """Return by how much the log loss of each row is off the surface of its family, 0 where that is not odd."""
+    found = np.zeros(len(columns["loss"]))
+    groups = labels.get("group", np.full(len(found), ""))
     for group in dict.fromkeys(groups):
         of = np.flatnonzero(groups == group)
         off = _residuals(columns, of)
-        if off is None:
-            continue
-        limit = max(ODD * robust_sd(off), LEAST)
-        for i, by in zip(of[np.abs(off) > limit], off[np.abs(off) > limit], strict=True):
-            named.append(f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(by)} the others)")
-    return [_warning(f"far off its neighbours: {', '.join(named)}", len(named))] if named else []
+        if off is not None:
+            found[of] = np.where(np.abs(off) > max(ODD * robust_sd(off), LEAST), off, 0.0)
+    return found
 
 
 def _off_text(by: float) -> str:

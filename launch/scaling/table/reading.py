@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -63,7 +64,7 @@ def read_rows(path: Path) -> Raw:
 
 def _read_csv(content: bytes, path: str) -> tuple[list[Row], list[str]]:
     """Read a header and one row a line. Empty cells alone are no line; short rows lack their last cells."""
-    text = content.decode("utf-8-sig")
+    text = _text(content)
     mark = _delimiter(next((line for line in text.splitlines() if line.strip()), ""))
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
     try:
@@ -86,6 +87,11 @@ def _read_csv(content: bytes, path: str) -> tuple[list[Row], list[str]]:
     return [dict(zip(header, row + [""] * len(header), strict=False)) for row in rows], []
 
 
+def _text(content: bytes) -> str:
+    """Decode a text. UTF-16, as spreadsheets and Windows export it, is seen from its byte order mark."""
+    return content.decode("utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+
+
 def _delimiter(header: str) -> str:
     """Return the one of tab, semicolon and comma that splits the header into the most names."""
     unquoted = re.sub(r'"[^"]*"', "", header)
@@ -94,7 +100,7 @@ def _delimiter(header: str) -> str:
 
 def _read_json(content: bytes, path: str) -> tuple[list[Row], list[str]]:
     """Read a list of objects, or one object a line; which of the two is seen from the first character."""
-    text = content.decode("utf-8-sig")
+    text = _text(content)
     return (_json_list(text, path), []) if text.lstrip().startswith("[") else _json_lines(text, path)
 
 

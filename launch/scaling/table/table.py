@@ -34,6 +34,7 @@ class Table:
     c_convention: str = "as given"
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # by filters that the user named; what the reader left out is in the warnings
 
     @property
     def counting(self) -> str:
@@ -61,6 +62,11 @@ class Table:
 
     def has(self, *names: str) -> bool:
         return all(n in self.columns for n in names)
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Say which rows of the file are not in the table, and why."""
+        return (*self.left_out, *(w for w in self.warnings if w.startswith("left out")))
 
     def select(self, keep: NDArray[Any]) -> Table:
         """Return the rows for which `keep` (mask or indices) holds."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from launch.scaling.arrays import Array
 from launch.scaling.table.checks import rows_text
 from launch.scaling.table.mapping import Source
+from launch.scaling.table.unit_causes import YARDSTICK_D, YARDSTICK_N, check_cause, expected_loss, likely_unit
 from trainer.contract.errors import UserError
 
 SMALLEST = {"N": (1_000, "parameters"), "D": (10_000, "tokens"), "C": (1e7, "FLOPs")}
@@ -17,9 +18,6 @@ GAP = 100.0  # between rows of one table; a wider one means two units
 LARGEST_LOSS = 14.0  # nats: about ln(vocabulary) of the largest tokenizers, which guessing reaches
 MOST_TOKENS, FEWEST_TOKENS = 1e6, 0.05  # per parameter, median
 SAME, OFF = 0.02, 1.15  # C over 6 N D: a ratio that hardly varies, and differs from 1 by more than this factor
-# A published surface (Besiroglu et al. 2024, arXiv 2404.10102) as a yardstick for units only, and where it was seen.
-YARDSTICK = {"E": 1.8172, "A": 477.8, "B": 2143.4, "alpha": 0.3473, "beta": 0.3672}
-YARDSTICK_N, YARDSTICK_D = 1e7, 1e8
 LOGARITHMS = {"in bits": (1 / np.log(2), "*ln2"), "a logarithm to base 10": (1 / np.log(10), "*2.302585")}
 
 
@@ -35,7 +33,7 @@ def check_sizes(columns: Mapping[str, Array], row: NDArray[np.int64], source: st
                 f"{source}: {name} is at most {values[small].max():g} in {rows_text(row[small])} and at least "
                 f"{values[~small].min():g} in the others: not all are numbers of {unit}; mend them (70M is 70e6)"
             )
-        guess, factor = _guess(name, float(values.min()), float(values.max()))
+        guess, factor = likely_unit(columns, name) or _guess(name, float(values.min()), float(values.max()))
         raise UserError(
             f"{source}: {name} lies between {values.min():g} and {values.max():g}: not a number of {unit} but perhaps "
             f'{guess}; convert it with --map {name}="COLUMN*{factor}"'
@@ -51,7 +49,9 @@ def _guess(name: str, low: float, high: float) -> tuple[str, str]:
     return ("billions", "1e9") if billions else ("millions", "1e6")
 
 
-def check_derived(columns: Mapping[str, Array], notes: list[str], source: str) -> list[str]:
+def check_derived(
+    columns: Mapping[str, Array], notes: list[str], source: str, sources: Mapping[str, Source]
+) -> list[str]:
     """Raise `UserError` for a size from C = 6 N D that cannot be; return warnings for a strange D/N and C."""
     for note in notes:
         name = note[0]
@@ -65,6 +65,7 @@ def check_derived(columns: Mapping[str, Array], notes: list[str], source: str) -
             )
     if not {"N", "D"} <= columns.keys():
         return []
+    check_cause(columns, source, sources)
     ratio = float(np.median(columns["D"] / columns["N"]))
     sizes = f"N is at most {columns['N'].max():.3g} at {np.median(columns['D']):.3g} tokens, {ratio:.2g} per parameter"
     if ratio > MOST_TOKENS:
@@ -133,8 +134,7 @@ def _against_yardstick(columns: Mapping[str, Array]) -> list[str]:
     """Compare with a published surface: a loss in bits lies 44 % too high everywhere, bits per byte far too low."""
     if columns["N"].min() < YARDSTICK_N or columns["D"].min() < YARDSTICK_D:
         return []
-    p = YARDSTICK
-    expected = p["E"] + p["A"] / columns["N"] ** p["alpha"] + p["B"] / columns["D"] ** p["beta"]
+    expected = expected_loss(columns["N"], columns["D"])
     ratio = float(np.median(columns["loss"] / expected))
     if 0.45 <= ratio <= 1.33:
         return []

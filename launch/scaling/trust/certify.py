@@ -12,7 +12,8 @@ from launch.scaling.arrays import Array
 from launch.scaling.fit.fit import Fitted
 from launch.scaling.laws.base import MULTIPLIERS, Demanding, Law
 from launch.scaling.laws.identify import allocation_obstacles, one_variable_obstacles
-from launch.scaling.laws.optimum import log_optimal_n
+from launch.scaling.laws.optimum import log_optimal_n, loss_at
+from launch.scaling.trust.bootstrap import row_weights, weighted_bootstrap
 from launch.scaling.trust.profile import Profile, Quantity, profile_all, spread
 
 Status = Literal["certified", "weak", "refused"]
@@ -21,6 +22,8 @@ FLOOR_UNKNOWN = 0.02  # of the lowest loss: a floor that may lie below it is not
 FLOOR_ABSENT = 1e-6  # of the lowest loss: a floor that is nowhere seen, however sharp its interval
 FLOOR_REFUSED, FLOOR_VAGUE = 0.9, 0.45  # width of the floor's interval over its value
 ALLOCATION_UNKNOWN, ALLOCATION_VAGUE = np.log(30.0), np.log(3.0)  # width of the interval of ln N*
+DECISION_DRAWS = 200
+FURTHER, LOSS_VAGUE = 10.0, 0.05  # times the largest budget, and width of the interval of the log loss there
 FLAT = np.log(10.0)  # width of the interval of the logarithm of a multiplier
 CONDITION_REFUSED, CONDITION_WEAK = 1e7, 1e4
 SHARE_WEAK = 0.5
@@ -85,7 +88,12 @@ def certify(fitted: Fitted, *, lack_of_fit: str | None = None) -> Certificate:
         quantities["ln N*"] = lambda theta: log_optimal_n(law, theta, fitted.centre, budget)
     profiles = {} if reasons else profile_all(fitted, quantities)
     reasons += _refusals(fitted, profiles, condition)
+    vague_floor = [] if reasons else _floor_unknown(fitted, profiles)
+    decided = _decision_is_clear(fitted) if vague_floor and "ln N*" in profiles else ""
+    reasons += [] if decided else vague_floor
     weaknesses = _weaknesses(fitted, profiles, condition) + ([lack_of_fit] if lack_of_fit else [])
+    if decided:
+        weaknesses.insert(0, f"{vague_floor[0]}. The decision does not hang on it: {decided}")
     status: Status = "refused" if reasons else ("weak" if weaknesses else "certified")
     return Certificate(
         status,
@@ -133,17 +141,6 @@ def _refusals(fitted: Fitted, profiles: Mapping[str, Profile], condition: float)
             f"E on too few runs: {len(fitted.loss)} runs for {fitted.num_params} parameters leave nothing that tests a "
             "floor. Add runs, or fit a law without a floor"
         )
-    elif "E" in values and "E" in profiles:
-        low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
-        lowest = float(fitted.loss.min())
-        near_zero = low < FLOOR_UNKNOWN * lowest and (high > 2 * low or values["E"] < FLOOR_ABSENT * lowest)
-        if near_zero or high - low > FLOOR_REFUSED * values["E"]:
-            lower = "0" if low < FLOOR_UNKNOWN * lowest else f"{low:.3g}"
-            upper = f"{high:.3g}" if np.isfinite(high) and high < lowest else f"the lowest loss, {lowest:.3g},"
-            reasons.append(
-                f"E is not identified: every floor from {lower} to {upper} fits about as well (95 % profile); the "
-                f"optimum's {values['E']:.3g} means nothing. Larger or more runs are needed, or a law without a floor"
-            )
     if "ln N*" in profiles:
         low, high = profiles["ln N*"].interval
         if not high - low < ALLOCATION_UNKNOWN:
@@ -152,6 +149,44 @@ def _refusals(fitted: Fitted, profiles: Mapping[str, Profile], condition: float)
                 f"to {_size(high)}"
             )
     return reasons
+
+
+def _floor_unknown(fitted: Fitted, profiles: Mapping[str, Profile]) -> list[str]:
+    """Return why the floor is not identified: its interval reaches zero or is about as wide as its value."""
+    values = fitted.values
+    if "E" not in profiles:
+        return []
+    low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
+    lowest = float(fitted.loss.min())
+    near_zero = low < FLOOR_UNKNOWN * lowest and (high > 2 * low or values["E"] < FLOOR_ABSENT * lowest)
+    if not near_zero and high - low <= FLOOR_REFUSED * values["E"]:
+        return []
+    lower = "0" if low < FLOOR_UNKNOWN * lowest else f"{low:.3g}"
+    upper = f"{high:.3g}" if np.isfinite(high) and high < lowest else f"the lowest loss, {lowest:.3g},"
+    return [
+        f"E is not identified: every floor from {lower} to {upper} fits about as well (95 % profile); the "
+        f"optimum's {values['E']:.3g} means nothing. Larger or more runs are needed, or a law without a floor"
+    ]
+
+
+def _decision_is_clear(fitted: Fitted) -> str:
+    """Say that N* and the loss at `FURTHER` times the largest budget are known, whatever the floor; empty if not.
+
+    Replicates by row say it: the profile of a loss has no end on the side where the floor would have to be negative.
+    """
+    law, centre = fitted.law, fitted.centre
+    budget = FURTHER * float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
+    draws = weighted_bootstrap(fitted, row_weights(len(fitted.loss), DECISION_DRAWS, 0)).draws
+    assert draws is not None, "a bootstrap has draws"
+    log_n = log_optimal_n(law, draws, centre, budget)
+    low, high = np.quantile(log_n, [0.025, 0.975])
+    least, most = np.quantile(loss_at(law, draws, centre, log_n, budget), [0.025, 0.975])
+    if not (high - low < ALLOCATION_VAGUE and most - least < LOSS_VAGUE):
+        return ""
+    return (
+        f"at {FURTHER:g} times the largest budget N* is {_size(low)} to {_size(high)} and "
+        f"the loss {np.exp(least):.4f} to {np.exp(most):.4f} (95 % of {DECISION_DRAWS} replicates)"
+    )
 
 
 def _slope(fitted: Fitted, variable: str) -> float:
@@ -176,7 +211,7 @@ def _weaknesses(fitted: Fitted, profiles: Mapping[str, Profile], condition: floa
         reasons.append(f"ill conditioned: {condition:.1e}")
     if "E" in profiles:
         low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
-        if high - low > FLOOR_VAGUE * fitted.values["E"]:
+        if FLOOR_VAGUE * fitted.values["E"] < high - low <= FLOOR_REFUSED * fitted.values["E"]:
             reasons.append(f"E is vague: 95 % from {low:.3g} to {high:.3g}")
     for name in [n for n in fitted.law.params if n in EXPONENTS and n in profiles and n not in fitted.law.positive]:
         low, high = profiles[name].interval

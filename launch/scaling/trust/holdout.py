@@ -12,7 +12,7 @@ from launch.scaling.arrays import Array
 from launch.scaling.fit.fit import fit_law
 from launch.scaling.fit.objective import HUBER, Objective
 from launch.scaling.laws.base import Law
-from launch.scaling.laws.identify import allocation_obstacles, one_variable_obstacles
+from launch.scaling.laws.identify import NARROW, allocation_obstacles, one_variable_obstacles
 from launch.scaling.laws.registry import FIXED
 from launch.scaling.table.table import Table
 from launch.scaling.trust.certify import certify, obstacles
@@ -25,6 +25,7 @@ LADDERS = {v: (f"power-{v}", f"power-{v}-floor") for v in ("N", "D", "C")}
 ROWS_PER_PARAMETER = 2
 EVERY_START = 6  # fewer starts are enough to compare laws
 PASSABLE = 1.5  # times the smallest error: a law that misses more is not taken in place of a refused one
+WILD = 8.0  # times the median error of a cut, at which errors are cut off: those of far and near runs stay whole
 EXACT = 1e-6  # mean errors below this are the solver's, not the law's
 
 
@@ -40,12 +41,12 @@ class HoldOut:
 
     @property
     def mean(self) -> float:
-        """Mean absolute error over the shared cuts, every cut weighing the same.
+        """Mean absolute error over the shared cuts, every cut weighing the same, and no run more than `WILD` medians.
 
         A law with many parameters misses the early cuts, whose runs lie farthest beyond: its own mean would flatter it.
         """
         cuts = self.shared or np.unique(self.cut)
-        return float(np.mean([np.mean(np.abs(self.error[self.cut == c])) for c in cuts]))
+        return float(np.mean([robust_mean(np.abs(self.error[self.cut == c])) for c in cuts]))
 
     def within(self, low: float, high: float) -> float | None:
         """Mean absolute error of rows at a distance between two factors."""
@@ -57,6 +58,11 @@ class HoldOut:
         runs = zip(self.cut, self.distance, self.error, strict=True)
         cuts = [{"seen": SHARES[int(c)], "distance": float(d), "error": float(e)} for c, d, e in runs]
         return {"law": self.law, "mean_error": self.mean, "runs": cuts}
+
+
+def robust_mean(errors: Array) -> float:
+    """Return the mean of absolute errors (n,), each cut off at `WILD` medians: one odd run must not rank the laws."""
+    return float(np.mean(np.minimum(errors, WILD * np.median(errors))))
 
 
 def candidates(table: Table) -> tuple[str, ...]:
@@ -118,7 +124,9 @@ def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
     too few to hold any out get the usual law.
     """
     if table.has("N", "D") and allocation_obstacles(table.columns):
-        ladder = next((v for v in LADDERS if not one_variable_obstacles(v, table.columns, 2)), None)
+        ladder = next(
+            (v for v in LADDERS if _spans(table, v) and not one_variable_obstacles(v, table.columns, 2)), None
+        )
         one_budget = bool(one_variable_obstacles("C", table.columns, 2))  # N and D then trade off: no ladder of either
         instead = f"; --law power-{ladder} fits them as one ladder" if ladder and not one_budget else ""
         return Chosen(
@@ -137,6 +145,11 @@ def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
     passed = [h.law for h in results[: [h.law for h in results].index(best)]]
     but = f" but for {', '.join(passed)}, which all runs together refuse" if passed else ""
     return Chosen(best, f"it missed held-out budgets least{but}", results)
+
+
+def _spans(table: Table, variable: str) -> bool:
+    values = table.columns[variable]
+    return bool(values.max() >= NARROW * values.min())
 
 
 def believed(table: Table, results: Sequence[HoldOut], cost: Objective = HUBER) -> str | None:

@@ -15,6 +15,7 @@ from launch.scaling.laws.base import Demanding, Law
 from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.questions.saved_fit import internal_json
 from launch.scaling.table.checks import names_text, rows_text
+from launch.scaling.table.oddities import MANY_EPOCHS
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import check_replicates, cluster_weights, row_weights, weighted_bootstrap
 from launch.scaling.trust.certify import Certificate, certify, obstacles, refuse
@@ -23,7 +24,6 @@ from trainer.contract.errors import UserError
 
 FEWEST_GROUPS = 3
 FEW_GROUPS = 6  # below it their intervals are too narrow: see docs/benchmarks/scaling.md
-MANY_EPOCHS = 4.0  # tokens seen up to so often are nearly as good as new (Muennighoff et al. 2023)
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Study:
             "seconds": round(self.seconds, 4),
             "warnings": list(self.table.warnings),
             "notes": list(self.table.notes),
+            "left_out": list(self.table.without),
             "table": {"path": self.table.source, "sha256": self.table.sha256},
             "conventions": {"N": self.table.n_convention, "C": self.table.c_convention},
             "range": _range_json(self.table),
