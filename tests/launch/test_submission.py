@@ -194,7 +194,7 @@ def test_one_bad_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.Monke
         "empty": "unknown",
         "torn": "unknown",
     }
-    assert "there is no file " in rows["gone"].status.reason
+    assert "there is no cluster" in rows["gone"].status.reason
     assert "Unable to contact slurm controller" in rows["away"].status.reason
     assert "is not the record of a job" in rows["empty"].status.reason
     assert registry.find_one(runs, "here").backend == "local", "others are found beside it"
@@ -247,7 +247,7 @@ def test_a_record_that_cannot_be_written_names_the_job(tmp_path: Path, monkeypat
 def test_clusters_say_whether_they_answer(tmp_path: Path) -> None:
     assert reachable.describe("local")["answers"] is True
     gone = reachable.describe(str(tmp_path / "gone.yaml"))
-    assert gone["answers"] is False and "there is no file " in gone["said"]
+    assert gone["answers"] is False and "there is no cluster" in gone["said"]
     (tmp_path / "bin").mkdir()
     path = cluster(tmp_path, "backend: slurm\noptions: {partition: train}\n")
     for name, text in (("sinfo", "2 idle\\n1 down*\\n"), ("scontrol", "ClusterName = lab\\n")):
