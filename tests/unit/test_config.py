@@ -149,6 +149,7 @@ def test_a_value_that_cannot_be_is_refused_by_its_key(assignment: str, message: 
     with pytest.raises(UserError) as error:
         run(assignment)
     assert message in str(error.value)
+    assert "at least 1 item" not in str(error.value), "a wrong entry does not make its list short"
 
 
 def test_a_number_in_a_key_is_a_place_in_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -165,6 +166,12 @@ def test_a_number_in_a_key_is_a_place_in_a_list(tmp_path: Path, monkeypatch: pyt
         run("data.sources.2.min_chars=1", data="two")
     with pytest.raises(UserError, match=r"there is no sources\.1: sources has 1 entries"):
         run("data.sources.1.min_chars=1", data={})
+    with pytest.raises(
+        UserError, match=r"sources is a list of 2 entries: sources\.0 is its first one, and sources\.path"
+    ):
+        run("data.sources.path=c.jsonl", data="two")
+    with pytest.raises(UserError, match=r"sources\.-1 is none"):
+        run("data.sources.-1.path=c.jsonl", data="two")
 
 
 def test_numbers_stay_keys_of_mappings():

@@ -56,6 +56,9 @@ def _clauses(section: type[Section], errors: Sequence[Any]) -> list[str]:
     """Return one clause for each key that is wrong."""
     by_key: dict[str, list[Any]] = {}
     for error in errors:
+        at = error["loc"]
+        if error["type"] == "too_short" and any(len(o["loc"]) > len(at) and o["loc"][: len(at)] == at for o in errors):
+            continue  # a list is short only because an entry of it is wrong, which is said
         by_key.setdefault(_key(section, error["loc"]), []).append(error)
     for key, of_key in list(by_key.items()):  # a list counts the entries that are wrong as missing
         if of_key[0]["type"] == "too_short" and any(other.startswith(f"{key}.") for other in by_key):

@@ -33,6 +33,10 @@ def lay_over(below: Any, above: Any, key: str) -> Any:
     """Return what `key` has after `above` was laid over `below`, see `merge`."""
     if isinstance(above, dict) and isinstance(below, dict):
         return merge(below, above)
+    if isinstance(below, list | tuple) and isinstance(above, dict) and above and not are_places(above):
+        raise UserError(
+            f"{key} is a list of {len(below)} entries: {key}.0 is its first one, and {key}.{next(iter(above))} is none"
+        )
     if not (isinstance(below, list | tuple) and are_places(above)):
         return copy.deepcopy(above)
     entries = list(copy.deepcopy(below))

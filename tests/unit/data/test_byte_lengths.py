@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,21 @@ def test_other_tokenizers_are_measured_by_decoding(tmp_path: Path) -> None:
         ids = loaded.encode(text)
         assert loaded.decode(ids) == text
         assert sum(known.lengths[token] for token in ids) + known.first == len(text.encode())
+
+
+def test_added_tokens_are_counted_by_the_ids_that_the_library_gives_them(tmp_path: Path) -> None:
+    byte_level(tmp_path, "")
+    values = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] == EOS]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    values["added_tokens"] += [
+        {"id": 40, "content": "süße €", **plain},  # the id of a piece: the library gives it the next free one
+        {"id": 10**6, "content": "::", **plain},
+    ]
+    save_tokenizer(tmp_path, "huggingface", json.dumps(values).encode())
+    tokenizer, measured = load_tokenizer(tmp_path), byte_lengths(tmp_path)
+    text = "the süße €:: cat"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(measured.lengths) == tokenizer.vocab_size
+    assert sum(measured.lengths[token] for token in tokenizer.encode(text)) + measured.first == len(text.encode())
+    assert measured.lengths[40] == 1

@@ -167,6 +167,25 @@ def test_what_is_not_a_file_is_explained(tmp_path: Path) -> None:
         read(SourceConfig(name="s", path=str(tmp_path / "packed*.jsonl.gz")))
 
 
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"a\xff.jsonl")).write_text('{"text": "a"}\n')
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(UserError, match=r"a\\xff\.jsonl' is not UTF-8; rename the file"):
+        Source(SourceConfig(path=str(tmp_path / "a*.jsonl")))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    column = pyarrow.array(["a"])
+    parquet.write_table(pyarrow.Table.from_arrays([column, column], names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: it has 2 columns 'text'; give"):
+        Source(SourceConfig(path=str(tmp_path / "a.parquet"))).check()
+
+
 def test_garbage_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause would be seconds; a file that is damaged stays so."""
     monkeypatch.setattr("trainer.data.source.retry.pause_after", lambda failures, error: 1 / 0)

@@ -86,8 +86,8 @@ def _begin(config: DataConfig, root: Path, sources: list[Source], extend: bool, 
         try:
             return ensure_tokenizer(config, trained_on, root, progress)
         except UserError as error:
-            if any(source.gave_text for source in trained_on):
-                raise
+            if any(source.gave_text for source in trained_on) or not any(source.last.rows for source in trained_on):
+                raise  # it is not what the sources hold that is wrong
             told = "; ".join(f"{source.config.tag}: {source.last.told()}" for source in trained_on)
             raise UserError(f"{error} ({told})") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
@@ -150,6 +151,10 @@ def _local_files(config: SourceConfig) -> list[InputFile]:
 
 def _look(name: str, tag: str) -> InputFile:
     path = Path(name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the list of files is JSON, which has no such name
+        raise UserError(f"source {tag!r}: the name of {os.fsencode(name)!r} is not UTF-8; rename the file") from None
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -98,6 +98,8 @@ def _check_column(schema: Any, where: str, column: str) -> None:
     texts = [field.name for field in schema if _is_text(field.type)]
     if column not in schema.names:
         raise UserError(f"{where}: it has no column {column!r}{did_you_mean(column, schema.names)}")
+    if (count := schema.names.count(column)) > 1:
+        raise UserError(f"{where}: it has {count} columns {column!r}; give the one that is no text another name")
     kind = schema.field(column).type
     if not _is_text(kind) and str(kind) != "null":
         raise UserError(

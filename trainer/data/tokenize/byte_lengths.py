@@ -59,9 +59,12 @@ def _written(piece: str) -> int:
 
 
 def _huggingface(content: bytes) -> ByteLengths:
+    import tokenizers
+
     values = json.loads(content)
     pieces = _pieces(values)
-    added = {token["id"]: token for token in values.get("added_tokens") or []}
+    # By the ids that the library gives them: it does not follow a file whose ids its own numbering would not give.
+    added = tokenizers.Tokenizer.from_str(content.decode()).get_added_tokens_decoder()
     lengths = [0] * (max([*pieces, *added], default=-1) + 1)
     decoders = _chain(values.get("decoder"), "decoders")
     kinds = {decoder["type"] for decoder in decoders}
@@ -81,7 +84,7 @@ def _huggingface(content: bytes) -> ByteLengths:
     for token, length in measured.items():
         lengths[token] = length
     for token, entry in added.items():  # a special token is no text
-        lengths[token] = 0 if entry["special"] else len(entry["content"].encode())
+        lengths[token] = 0 if entry.special else len(entry.content.encode())
     return ByteLengths(lengths, first)
 
 
