@@ -125,8 +125,7 @@ class RankFailure:
     def __str__(self) -> str:
         if self.rank < 0:
             return f"{self.host}: {self.message}"
-        why = " (the machine ran out of memory, or somebody killed it)" if self.signal == "SIGKILL" else ""
-        how = f"signal {self.signal}{why}" if self.signal else f"exit code {self.exit_code}"
+        how = f"signal {self.signal}" if self.signal else f"exit code {self.exit_code}"
         return f"rank {self.rank} on {self.host} ended with {how}" + (f": {self.message}" if self.message else "")
 
 
