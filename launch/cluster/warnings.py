@@ -9,9 +9,11 @@ from launch.cluster.job import JobSpec
 
 def warn(spec: JobSpec, backend: str) -> None:
     """Say on standard error what looks forgotten. Nothing is refused: a cluster may be made that way."""
-    if backend != "slurm":
+    if backend == "slurm":
+        from launch.cluster.slurm.script import warnings
+    elif backend == "kubernetes":
+        from launch.cluster.kubernetes.options import warnings
+    else:
         return
-    from launch.cluster.slurm.script import warnings
-
     for text in warnings(spec):
         click.secho(f"warning: {text}", fg="yellow", err=True)

@@ -138,6 +138,16 @@ def test_an_interface_is_taken_or_refused_by_name(tmp_path: Path, port: int) -> 
     assert "no network interface 'ib7' (it has: " in json.loads(failure.read_text())["message"]
 
 
+def test_two_agents_on_one_host_keep_both_failures(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for process in (11, 12):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        (tmp_path / "x").mkdir(exist_ok=True)
+        assert gather(party(tmp_path / "x", port, is_host=True, interface="ib7"), lambda: False) != 0
+        for kept in (tmp_path / "x").glob("failure_*.json"):  # a peer's failure would end the second at once
+            kept.rename(tmp_path / kept.name)
+    assert len(list(tmp_path.glob("failure_*.json"))) == 2
+
+
 def test_a_signal_before_the_ranks_begin_leaves_as_saved(tmp_path: Path, port: int) -> None:
     words = ["-m", "trainer.node.agent", "--run-dir", str(tmp_path), "--attempt", "1", "--nodes", "2", "--host"]
     words += ["--rendezvous", f":{port}", "--", "-m", "nothing"]

@@ -87,6 +87,31 @@ def test_gpus_that_nobody_asks_for_are_warned_about(place: Path) -> None:
     assert "warning: 8 ranks a node train on H100-SXM" in done.stderr and "#SBATCH" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("backend", "options", "words"),
+    [
+        ("slurm", "gres: gpu:a100:4", "8 ranks share 4 GPUs"),
+        ("slurm", "gres: gpu", "8 ranks share 1 GPUs"),
+        ("slurm", "gres: gpu:8", ""),
+        ("slurm", "gres: 'lustre:1,gpu:4,gpu:4'", ""),
+        ("slurm", "gres: lustre:1", "asks Slurm for no GPUs"),
+        ("slurm", "gpus_per_node: 0", "asks Slurm for no GPUs"),
+        ("slurm", "extra: {gpu-bind: none}", "asks Slurm for no GPUs"),
+        ("slurm", "extra: {gpus-per-task: 8}", ""),
+        ("kubernetes", "gpus_per_node: 4", "it asks for 4 GPUs"),
+        ("kubernetes", "{}", ""),
+    ],
+)
+def test_fewer_gpus_than_ranks_are_warned_about(place: Path, backend: str, options: str, words: str) -> None:
+    image = "container: a/b:1\n" if backend == "kubernetes" else ""
+    text = f"backend: {backend}\nranks_per_node: 8\ngpu: H100-SXM\n{image}options:\n  {options}\n"
+    (place / "c.yaml").write_text(text)
+    tiny = str(ROOT / "configs" / "run" / "tiny.yaml")
+    done = CliRunner().invoke(render, [tiny, "--cluster", str(place / "c.yaml"), "--runs", str(place)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert words in done.stderr and bool(words) == ("warning" in done.stderr)
+
+
 def test_earlier_attempts_and_the_batch_output_are_shown(place: Path) -> None:
     assert run(place).exit_code == 0
     run_dir = place / "runs" / "tiny"

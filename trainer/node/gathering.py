@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -49,8 +50,11 @@ def gather(party: Party, superseded: Callable[[], bool]) -> Meeting | int:
 
 
 def _record(party: Party, error: Exception, code: int) -> int:
-    """Leave the failure where `escala jobs` looks for it, and where the other agents do."""
+    """Leave the failure where `escala jobs` looks for it, and where the other agents do.
+
+    Agents of several nodes on one host have one name: the process tells them apart.
+    """
     row = {"rank": -1, "host": party.me, "code": code, "time": time.time(), "signal": None, "message": str(error)}
-    write_atomically(party.logs / f"failure_{party.me}.json", json.dumps(row) + "\n")
+    write_atomically(party.logs / f"failure_{party.me}_{os.getpid()}.json", json.dumps(row) + "\n")
     print(f"error: {error}", flush=True)
     return code

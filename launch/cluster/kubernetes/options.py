@@ -145,3 +145,14 @@ def kubernetes_options(spec: JobSpec) -> KubernetesOptions:
     if twice:
         raise UserError(f"kubernetes.extra_resources: {', '.join(sorted(twice))} has an option of its own")
     return options
+
+
+def warnings(spec: JobSpec) -> list[str]:
+    """Return what looks forgotten: ranks that train on GPUs, of which their pod asks for fewer."""
+    number = kubernetes_options(spec).gpus_per_node
+    if spec.gpu is None or number is None or number >= spec.ranks_per_node:
+        return []
+    return [
+        f"{spec.ranks_per_node} ranks of a pod train on {spec.gpu}, but it asks for {number} GPUs: "
+        f"set `gpus_per_node: {spec.ranks_per_node}` under `options`, or leave it out"
+    ]

@@ -75,6 +75,8 @@ _KEY = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 # One task of a node would be bound to one core, and all its ranks with it. A node whose agent neither comes nor ends
 # must not hold the job when the others have left.
 SRUN_OPTIONS = ("--kill-on-bad-exit=0", "--wait=300", "--export=ALL", "--cpu-bind=none")
+_COUNT_GPUS = ("gpus", "gpus-per-task", "gpus-per-socket", "tres-per-task")  # of sbatch; others only bind or tune them
+_GRES = re.compile(r"\bgpu(?::[^:,]*[^:,\d][^:,]*)?(?::(\d+))?\b")  # gpu[:type][:count]
 MOST_STARTS = 3  # of one submission from one checkpoint
 
 
@@ -110,21 +112,30 @@ def _check_extra(key: str) -> None:
 
 def warnings(spec: JobSpec) -> list[str]:
     """Return what looks forgotten: ranks that want GPUs which the job does not ask Slurm for."""
-    options = slurm_options(spec)
-    asked = options.gres or options.gpus_per_node or any(key.startswith("gpu") for key in options.extra)
     if spec.gpu is None:
         return []
-    if not asked:
+    number = _gpus_of_a_node(slurm_options(spec))
+    if number == 0:
         return [
             f"{spec.ranks_per_node} ranks a node train on {spec.gpu}, but the job asks Slurm for no GPUs: "
             f"set `gpus_per_node: {spec.ranks_per_node}` under `options` unless nodes are given whole with theirs"
         ]
-    number = str(options.gpus_per_node or "").rpartition(":")[2]
-    if number.isdigit() and int(number) < spec.ranks_per_node:
+    if number is not None and number < spec.ranks_per_node:
         return [
             f"{spec.ranks_per_node} ranks share {number} GPUs of a node: set `gpus_per_node: {spec.ranks_per_node}`"
         ]
     return []
+
+
+def _gpus_of_a_node(options: SlurmOptions) -> int | None:
+    """Return how many GPUs of a node the options ask for, 0 for none, or None where they count them otherwise."""
+    if options.gpus_per_node is not None:
+        number = str(options.gpus_per_node).rpartition(":")[2]
+        return int(number) if number.isdigit() else None
+    if counts := [int(found[1] or 1) for found in _GRES.finditer(options.gres or "")]:
+        return sum(counts)
+    elsewhere = any(key in options.extra for key in _COUNT_GPUS) or re.search(r"shard|mps", options.gres or "")
+    return None if elsewhere else 0
 
 
 def render_script(
