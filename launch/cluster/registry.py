@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from launch.cluster.job import JobIdentity, JobSpec
 from trainer.contract.errors import UserError, did_you_mean
+from trainer.contract.plain_json import DamagedFileError, read_object
 from trainer.contract.run_dir import utc_now, write_atomically
 
 JOB_FILE = "job.json"
@@ -38,6 +41,9 @@ class Submitted:
     def write(self) -> None:
         """Leave the record in the run directory."""
         write_atomically(self.run_dir / JOB_FILE, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+
+
+_SUBMITTED = TypeAdapter(Submitted)
 
 
 @dataclass(frozen=True)
@@ -171,11 +177,16 @@ def read(run_dir: Path) -> Submitted | None:
 
 def _read(path: Path) -> Submitted:
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = read_object(path)
         known = {key: value for key, value in row.items() if key in {f.name for f in fields(Submitted)}}
-        identity = JobIdentity(**known.pop("identity", {}))
         # Where it lies now: runs are moved, and seen under another path from another machine.
-        return Submitted(**{**known, "run_dir": path.parent.absolute(), "identity": identity})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        text = f"{path} is not the record of a job ({error}): remove it, and look for the job at its scheduler"
+        return _SUBMITTED.validate_python({**known, "run_dir": path.parent.absolute()})
+    except (OSError, ValidationError, DamagedFileError) as error:
+        wrong = error.errors()[0] if isinstance(error, ValidationError) else None
+        why = (
+            f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+            if wrong
+            else str(error).removeprefix(f"{path} is damaged: ")
+        )
+        text = f"{path} is not the record of a job ({why}): remove it, and look for the job at its scheduler"
         raise UserError(text) from None

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from launch.cluster import attached
+from launch.cluster import attached, registry
 from launch.cluster.job import JobState, JobStatus
 from launch.cluster.overview import Row
 from launch.cluster.registry import Submitted
@@ -79,6 +79,20 @@ def test_a_launcher_that_was_killed_is_told_from_one_that_runs(tmp_path: Path) -
     row = Submitted(f"{socket.gethostname()}:{pid}:{started}", "x", "local", "local", tmp_path, 1, "now")
     state = attached.status(row)
     assert state.state is JobState.FAILED and state.reason.startswith("dead: it was running and its process is gone")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("job", 5), ("run_dir", None), ("settings", [1]), ("identity", 3), ("name", None), ("backend", {})],
+)
+def test_a_record_of_a_job_with_a_wrong_value_is_damaged(tmp_path: Path, key: str, value: object) -> None:
+    good = Submitted("h:1:1", "x", "local", "local", tmp_path, 1, "now").to_json()
+    (tmp_path / "job.json").write_text(json.dumps({**good, key: value}))
+    if key == "run_dir":  # it is where it lies
+        assert registry.read(tmp_path) is not None
+        return
+    with pytest.raises(UserError, match=rf"job.json is not the record of a job \({key}: Input should be"):
+        registry.read(tmp_path)
 
 
 def test_events_that_cannot_be_read_hide_no_run(tmp_path: Path) -> None:
