@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -56,3 +59,146 @@ def test_the_internals_of_deepspeed_were_read_in_the_installed_version() -> None
         f"trainer/engine/deepspeed/internals.py relies on what DeepSpeed {READ_IN} does inside, and {installed} is "
         "installed: read each function there against the new source, run tests/dist, and raise READ_IN"
     )
+
+
+# The border: what `launch` may import of `trainer`. The parts of a family are these, by the name of their module.
+BORDER = ("trainer.contract", "trainer.config", "trainer.plan", "trainer.models.registry", "trainer.models.roles")
+OF_A_FAMILY = ("config", "cost")
+# What it imports beside that today, and from where. Only ever take lines out.
+OVER_THE_BORDER = {
+    "trainer.checkpoint.compatible": {"launch/run/train_story.py"},
+    "trainer.checkpoint.manifest": {"launch/commands/checkpoint.py", "launch/sweep/cells/cell.py"},
+    "trainer.checkpoint.retention": {"launch/commands/checkpoint.py"},
+    "trainer.checkpoint.search": {"launch/commands/checkpoint.py", "launch/sweep/execute/run.py"},
+    "trainer.data.prepare.account": {"launch/run/data_story.py"},
+    "trainer.data.store.cache": {"launch/run/data_preparation.py"},
+    "trainer.data.store.exchange": {"launch/commands/data.py"},
+    "trainer.data.store.inspect": {"launch/commands/data.py"},
+    "trainer.data.store.manifest": {
+        "launch/commands/data.py", "launch/commands/plan.py", "launch/run/data_preparation.py",
+        "launch/run/data_story.py", "launch/sweep/execute/opened.py",
+    },
+    "trainer.data.store.pinned": {"launch/run/train_story.py"},
+    "trainer.data.store.verify": {"launch/run/data_story.py"},
+    "trainer.data.tokenize.round_trip": {"launch/run/data_story.py"},
+    "trainer.data.tokenize.tokenizer": {"launch/run/data_preparation.py"},
+    "trainer.node.agent": {"launch/cluster/driven.py", "launch/cluster/ssh/backend.py"},
+    "trainer.node.compile_cache": {"launch/cluster/local/warm.py"},
+    "trainer.node.failure": {
+        "launch/cluster/detached.py", "launch/cluster/local/local.py", "launch/cluster/local/warm.py",
+        "launch/cluster/logs.py", "launch/cluster/overview.py", "launch/cluster/slurm/batch_output.py",
+        "launch/cluster/ssh/backend.py", "launch/planner/verify.py",
+    },
+    "trainer.node.first_failure": {"launch/cluster/local/local.py", "launch/cluster/logs.py"},
+    "trainer.node.node_check": {"launch/commands/doctor.py"},
+    "trainer.node.rank": {"launch/cluster/local/cold.py"},
+    "trainer.node.ssh_end": {"launch/cluster/ssh/connection.py"},
+}  # fmt: skip
+# Imported by no module of `launch`, and `launch` by none of `trainer`.
+NEVER = ("torch", "deepspeed", "accelerate", "datasets", "transformers")
+
+# Each room with the rooms below it, lowest first: a module imports from its own and from those before.
+FLOORS = {
+    "trainer": (
+        ("contract",), ("observe", "node"), ("config", "models"), ("data", "guard"), ("plan",), ("parallel",),
+        ("optim",), ("engine",), ("evaluation", "checkpoint"), ("decoding", "loop"), ("session",), ("train",),
+    ),
+    "launch": (
+        ("groups", "show"), ("cluster",), ("planner",), ("run", "scaling"), ("sweep",), ("commands",), ("cli",),
+        ("__main__",),
+    ),
+}  # fmt: skip
+# Arrows that go up today. Only ever take lines out.
+UPWARD = {
+    ("launch.cluster", "launch.run"),
+    ("trainer.models", "trainer.plan"),  # a family's cost returns the plan's types
+    ("trainer.plan", "trainer.checkpoint"),  # a warm start enters a run's name by its manifest
+}
+
+
+def module_of(file: Path) -> str:
+    """Return a file's dotted name."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(file): file for file in FILES}
+
+
+@cache
+def own_imports(file: Path, *, late: bool) -> frozenset[str]:
+    """Return the project's modules that a file imports; those inside functions only with `late`, types for no one."""
+    found: set[str] = set()
+
+    def walk(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            if not late and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.module:
+                names = [f"{child.module}.{alias.name}" for alias in child.names]
+                found.update(name if name in MODULES else child.module for name in names)
+            walk(child)
+
+    walk(ast.parse(file.read_text(encoding="utf-8")))
+    return frozenset(found & MODULES.keys())
+
+
+def on_the_border(module: str) -> bool:
+    parts = module.split(".")
+    family = parts[:2] == ["trainer", "models"] and len(parts) == 4 and parts[3] in OF_A_FAMILY
+    return family or any(module == part or module.startswith(part + ".") for part in BORDER)
+
+
+def test_launch_stays_on_its_side_of_the_border() -> None:
+    found: dict[str, set[str]] = {}
+    for module, file in MODULES.items():
+        if module.startswith("launch"):
+            for name in own_imports(file, late=True):
+                if name.startswith("trainer") and not on_the_border(name):
+                    found.setdefault(name, set()).add(str(file.relative_to(ROOT)))
+    assert found == OVER_THE_BORDER, "a new crossing is refused; one that has gone leaves the list"
+
+
+def test_neither_half_imports_what_it_must_not() -> None:
+    for package in NEVER:
+        assert [file for file in importers(package) if file.startswith("launch/")] == [], package
+    assert [file for file in importers("launch") if file.startswith("trainer/")] == []
+
+
+def test_what_launch_may_import_brings_no_torch() -> None:
+    names = [m for m in MODULES if on_the_border(m)]
+    code = (
+        f"import importlib, sys\nfor m in {names!r}: importlib.import_module(m)\n"
+        f"print(sys.modules.keys() & {{*{NEVER!r}}})"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.rstrip().endswith("set()"), said
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {module: own_imports(file, late=False) - {module} for module, file in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_arrow_goes_up() -> None:
+    found = set()
+    for module, file in MODULES.items():
+        half, _, rest = module.partition(".")
+        for name in own_imports(file, late=False):
+            other, _, below = name.partition(".")
+            if other == half and rest and below and _floor(half, rest) < _floor(half, below):
+                found.add((f"{half}.{rest.split('.')[0]}", f"{half}.{below.split('.')[0]}"))
+    assert found == UPWARD, "a new arrow upwards is refused; one that has gone leaves the list"
+
+
+def _floor(half: str, module: str) -> int:
+    room = module.split(".")[0]
+    floors = [height for height, rooms in enumerate(FLOORS[half]) if room in rooms]
+    assert floors, f"{half}.{room} stands on no floor: give it one in FLOORS"
+    return floors[0]
