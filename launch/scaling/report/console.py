@@ -84,6 +84,10 @@ def study_text(result: Study, cluster: str | None = None) -> Group:
         how = f"bootstrap{by}" if result.fitted.draws is not None else "profile"
         grid = Grid(["parameter", "value", f"95 % ({how})"], rows)
         parts += [Text(f"{result.law.name}: {result.law.formula}", style="italic"), grid_text(grid)]
+        if (exponent := result.exponent()) is not None:
+            a, around = exponent
+            ends = "" if around is None else f", 95 % {interval(*around)}"
+            parts.append(Text(f"N* ~ C^a, a = {a:.4f}{ends}, at the largest budget"))
         parts.append(
             Text(
                 f"objective {result.fitted.objective:.10g} over {len(result.table)} runs; "

@@ -101,7 +101,8 @@ def _without_unfinished(
     if not {"step", "total_steps"} <= sources.keys():
         return numbered, said
     step, planned = sources["step"], sources["total_steps"]
-    done, early = [], []
+    done: Numbered = []
+    early: Numbered = []
     for number, row in numbered:
         at, last = step.number(row.get(step.column)), planned.number(row.get(planned.column))
         (early if at < REACHED * last else done).append((number, row))
