@@ -78,6 +78,8 @@ def test_epoch_optimum_and_intervals_are_reproduced() -> None:
         assert answer["intervals"][name] == pytest.approx(ends, rel=4e-3 if name == "A" else 1e-3)
     assert answer["certificate"]["status"] == "certified"
     assert answer["certificate"]["share_of_starts"] > 0.9
+    a, (low, high) = answer["allocation"]["a"], answer["allocation"]["interval"]
+    assert a == pytest.approx(0.3672 / (0.3473 + 0.3672), abs=1e-3) and 0.48 < low < a < high < 0.56
 
 
 def test_the_first_drop_is_of_the_highest_losses() -> None:

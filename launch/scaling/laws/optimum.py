@@ -12,6 +12,7 @@ from launch.scaling.laws.base import Centre, ClosedForm, Law
 GOLDEN = (5**0.5 - 1) / 2
 REACH = 12.0  # how far from the centre of the data ln N* is looked for: a factor of 160,000 either way
 LOWEST_BUDGET, HIGHEST_BUDGET = np.log(1e8), np.log(1e32)
+ABOUT = 2.0  # an exponent at a budget is taken between half and twice of it
 SECTIONS = 60  # of the golden section: the bracket shrinks below 1e-11
 
 
@@ -29,6 +30,12 @@ def log_optimal_n(law: Law, theta: Array, centre: Centre, flops: float | Array) 
 def _half_way(centre: Centre, flops: float | Array) -> Array:
     """Return how far ln N* moves from the centre of the data when N and D grow alike."""
     return np.asarray(0.5 * (np.log(flops / 6) - centre.means["N"] - centre.means["D"]))
+
+
+def budget_exponents(law: Law, theta: Array, centre: Centre, flops: float) -> Array:
+    """Return the local exponent a (B,) of N* ~ C^a at a budget; for Chinchilla's law it is beta / (alpha + beta)."""
+    low, high = (log_optimal_n(law, theta, centre, flops * by) for by in (1 / ABOUT, ABOUT))
+    return np.asarray((high - low) / (2 * np.log(ABOUT)))
 
 
 def loss_at(law: Law, theta: Array, centre: Centre, log_n: Array, flops: float | Array) -> Array:

@@ -20,6 +20,11 @@ from launch.scaling.table.table import Table
 from trainer.contract.errors import UserError
 
 STORED_DRAWS = 500
+# Laws that are made for their table, and what to ask instead.
+BY_TABLE = {
+    "shared-exponents": "Fit one family: escala fit TABLE --where COLUMN=FAMILY --law chinchilla",
+    "data-constrained": "Fit the runs that repeat no token: escala fit TABLE --law chinchilla",
+}
 DIGITS = 10
 
 
@@ -102,6 +107,11 @@ def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
         certificate = values.get("certificate", {"status": "unknown", "reasons": ["the file has no certificate"]})
         if refuse and certificate["status"] == "refused":
             raise UserError(f"{path} was refused: " + "; ".join(certificate["reasons"]))
+        if values["law"] in BY_TABLE:
+            raise UserError(
+                f"{path} is a fit of {values['law']}, which depends on more of its table than the file keeps: a budget "
+                f"or a new run cannot be asked of it. {BY_TABLE[values['law']]}"
+            )
         law = find_law(values["law"])
         internal = values.get("internal") or _from_params(law, values["params"])
         size = len(internal["theta"])

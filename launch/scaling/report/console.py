@@ -85,6 +85,10 @@ def study_text(result: Study, cluster: str | None = None) -> Group:
         grid = Grid(["parameter", "value", f"95 % ({how})"], rows)
         counting = f"; {result.table.counting}" if result.table.counting and "N" in result.law.variables else ""
         parts += [Text(f"{result.law.name}: {result.law.formula}{counting}", style="italic"), grid_text(grid)]
+        if (exponent := result.exponent()) is not None:
+            a, around = exponent
+            ends = "" if around is None else f", 95 % {interval(*around)}"
+            parts.append(Text(f"N* ~ C^a, a = {a:.4f}{ends}, at the largest budget"))
         parts.append(
             Text(
                 f"objective {result.fitted.objective:.10g} over {len(result.table)} runs; "

@@ -13,6 +13,7 @@ from launch.scaling.fit.fit import Fitted, fit_law
 from launch.scaling.fit.objective import HUBER, Objective
 from launch.scaling.laws.base import Demanding, Law
 from launch.scaling.laws.groups import SharedExponents
+from launch.scaling.laws.optimum import budget_exponents
 from launch.scaling.questions.saved_fit import internal_json
 from launch.scaling.table.checks import names_text, rows_text
 from launch.scaling.table.oddities import MANY_EPOCHS
@@ -45,6 +46,21 @@ class Study:
             return self.fitted.intervals()
         return self.certificate.intervals(self.law)
 
+    def exponent(self) -> tuple[float, tuple[float, float] | None] | None:
+        """Return a of N* ~ C^a at the largest budget and its 95 % interval over replicates.
+
+        None where the fit is refused or the law is not of N and D.
+        """
+        fitted = self.fitted
+        if fitted is None or self.certificate.status == "refused" or set(self.law.variables) != {"N", "D"}:
+            return None
+        budget = float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
+        a = float(budget_exponents(self.law, fitted.theta[None], fitted.centre, budget)[0])
+        if fitted.draws is None:
+            return a, None
+        low, high = np.quantile(budget_exponents(self.law, fitted.draws, fitted.centre, budget), [0.025, 0.975])
+        return a, (float(low), float(high))
+
     def to_json(self) -> dict[str, Any]:
         """Return what scripts rely on (`escala fit --json`)."""
         fitted, certificate = self.fitted, self.certificate
@@ -55,6 +71,7 @@ class Study:
             "params": dict.fromkeys(names) if fitted is None else fitted.values,
             "objective": None if fitted is None else fitted.objective,
             "intervals": {n: [_finite(v) for v in pair] for n, pair in self.intervals().items()},
+            "allocation": _allocation_json(self.exponent()),
             "certificate": {
                 "status": certificate.status,
                 "reasons": list(certificate.reasons),
@@ -145,6 +162,13 @@ def _overlooked(table: Table, law: Law) -> list[str]:
                 f"{law.name} counts them as new (--law data-constrained does not)"
             )
     return warnings
+
+
+def _allocation_json(exponent: tuple[float, tuple[float, float] | None] | None) -> dict[str, Any] | None:
+    if exponent is None:
+        return None
+    a, ends = exponent
+    return {"a": a, "interval": None if ends is None else list(ends)}
 
 
 def _finite(value: float) -> float | None:
