@@ -120,7 +120,7 @@ def progress(tmp_path: Path) -> CellProgress:
 def show_designs() -> None:
     cell = SimpleNamespace(N=1e6, D=2e7, cost=1e14, trunk=FOREIGN)
     one = SimpleNamespace(name=FOREIGN, cells=[cell], cost=1e14, sd_log_n=1, sd_log_ratio=1, sd_loss=1, why_not=FOREIGN)
-    design._show([one], FOREIGN, 1e15)  # type: ignore[list-item]
+    design._show([one], FOREIGN, 1e15, "head")  # type: ignore[list-item]
 
 
 COUNTS = {"shards": 1, "documents": 1, "tokens": 10, "text_bytes": 10, "bytes_per_token": 1.0}

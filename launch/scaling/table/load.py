@@ -97,7 +97,7 @@ def from_ledger(
     )
     kept = {int(r) for r in table.row}
     counted = [row for number, row in numbered if number in kept]
-    warnings += chance_in_rows(counted)
+    warnings += chance_in_rows([row for _, row in numbered])  # a trial that another one beat is named too
     recipe = [_recipe(r) for r in counted]
     return replace(
         table,
