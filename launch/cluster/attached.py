@@ -10,9 +10,10 @@ import psutil
 
 from launch.cluster.driven import told
 from launch.cluster.job import JobState, JobStatus
-from launch.cluster.logs import attempts, first_failure
+from launch.cluster.logs import first_failure
 from launch.cluster.registry import Submitted
 from launch.run.run_state import CLOCK_SLACK
+from trainer.contract.attempts import attempts
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
 

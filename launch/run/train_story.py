@@ -21,11 +21,10 @@ from trainer.checkpoint.compatible import check_start
 from trainer.config.load import dump, load_run
 from trainer.config.run import RunConfig
 from trainer.contract.errors import EndedBadlyError
-from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_PREEMPTED, RunDir, Status, write_atomically
+from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_PREEMPTED
+from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.data.store.pinned import pinned
 from trainer.plan.plan import make_plan, share_out
-
-EXIT_INTERRUPTED = 130  # nothing had been trained yet
 
 
 def train_here(

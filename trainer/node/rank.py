@@ -22,7 +22,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.run_dir import AGREED_EXITS, EXIT_FAILED, write_atomically
+from trainer.contract.exit_codes import AGREED_EXITS, EXIT_FAILED
+from trainer.contract.run_dir import write_atomically
 
 PR_SET_PDEATHSIG = 1
 

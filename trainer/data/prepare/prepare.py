@@ -18,7 +18,8 @@ import yaml
 
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
-from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.contract.errors import UserError
+from trainer.contract.exit_codes import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from trainer.data.prepare.claim import claimed, refuse_other_set
 from trainer.data.prepare.encode import Encoders, usable_cores
 from trainer.data.prepare.part_writer import PartWriter
@@ -124,10 +125,10 @@ def main() -> None:
         prepare(config, workers=arguments.workers, task=parse_task(arguments.task), extend=arguments.extend)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def read_config(path: Path) -> DataConfig:
