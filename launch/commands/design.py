@@ -181,7 +181,7 @@ def _show(designs: list[Design], source: str, target: float, n_convention: str) 
     header = ["design", "cells", "FLOPs", "sd ln N*", "sd ln D*/N*", "sd loss (nats)"]
     caption = (
         f"What each would tell about the best run for {flops_text(target)} FLOPs if {source} holds: expected standard "
-        "deviations (0.1 of ln N* is 10 % of N*). {counting_text(n_convention)}."
+        f"deviations (0.1 of ln N* is 10 % of N*). {counting_text(n_convention)}."
     )
     console = make_console()
     console.print(grid_text(Grid(header, rows, caption), f"Designs; the cells below are those of {designs[0].name}"))
