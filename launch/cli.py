@@ -12,11 +12,10 @@ import sys
 import click
 
 from launch.groups import LazyGroup
-from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
+from trainer.contract.errors import UserError, os_error_text
+from trainer.contract.exit_codes import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from trainer.contract.hiding import hide_in_tracebacks, without_secrets
 from trainer.contract.plain_text import plain
-
-EXIT_BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
 
 # name -> (module:attribute, one line for --help). In the order in which a user meets them.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -70,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(USER_ERROR_EXIT_CODE)
+        sys.exit(EXIT_USER_ERROR)
     except UserError as error:
         click.secho(plain(without_secrets(f"error: {error}")), fg="red", err=True)
         sys.exit(error.exit_code)
@@ -81,10 +80,10 @@ def main(args: list[str] | None = None) -> None:
         if error.errno is None:  # not the system's word, so it is ours
             raise
         click.secho(plain(without_secrets(f"error: {os_error_text(error)}")), fg="red", err=True)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        sys.exit(EXIT_USER_ERROR)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

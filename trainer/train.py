@@ -21,20 +21,19 @@ from trainer.config.load import dump, load_written, run_from_values
 from trainer.config.parallel import node_warning
 from trainer.config.run import RunConfig
 from trainer.config.yaml_text import parse_yaml
-from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError, os_error_text
-from trainer.contract.hiding import traceback_text, without_secrets
-from trainer.contract.plain_json import to_json
-from trainer.contract.provenance import provenance
-from trainer.contract.run_dir import (
+from trainer.contract.errors import UserError, os_error_text
+from trainer.contract.exit_codes import (
     EXIT_DIVERGED,
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_FENCED,
     EXIT_PREEMPTED,
-    RunDir,
-    Status,
-    write_atomically,
+    EXIT_USER_ERROR,
 )
+from trainer.contract.hiding import traceback_text, without_secrets
+from trainer.contract.plain_json import to_json
+from trainer.contract.provenance import provenance
+from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.data.read.opening import open_manifest
 from trainer.data.store.manifest import Manifest
 from trainer.data.store.pinned import pin
@@ -74,7 +73,7 @@ def _end_badly(error: Exception, run_dir: RunDir, fence: Fence, *, first: bool) 
     else:
         print(without_secrets(f"error: {said}"), file=sys.stderr)
     _fail(run_dir, first, without_secrets(said or f"{type(error).__name__}: {error}"))
-    return USER_ERROR_EXIT_CODE if isinstance(error, UserError) else EXIT_FAILED
+    return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED
 
 
 def _sentence(error: Exception) -> str | None:

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launch.cluster.job import JobState, JobStatus, RankFailure
+from trainer.contract.attempts import newest_attempt
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import utc_now, write_atomically
-from trainer.node.agent import newest_attempt
 
 FILE = "driver.json"
 

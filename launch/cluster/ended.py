@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.cluster.job import JobState, JobStatus
-from launch.cluster.logs import attempts, first_failure
+from launch.cluster.logs import first_failure
 from launch.run.run_state import divergence_of, failure_of
+from trainer.contract.attempts import attempts
 from trainer.contract.run_dir import RunDir, Status
 
 

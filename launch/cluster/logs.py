@@ -8,31 +8,11 @@ from pathlib import Path
 from launch.cluster.driven import told
 from launch.cluster.job import JobState, RankFailure
 from launch.cluster.registry import read
+from trainer.contract.attempts import attempts
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir
 from trainer.node.failure import signal_name
 from trainer.node.first_failure import Ending, recorded_failure
-
-
-def attempts(run_dir: Path) -> list[int]:
-    """Return the attempts that left logs, in order."""
-    logs = run_dir / "logs"
-    if not logs.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in logs.iterdir() if entry.name.isdigit())
-
-
-def next_attempt(run_dir: Path) -> tuple[int, Path]:
-    """Create and return the next attempt's number and log directory; two starters never get the same one."""
-    attempt = max(attempts(run_dir), default=0) + 1
-    while True:
-        path = RunDir(run_dir).logs(attempt)
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            attempt += 1
-        else:
-            return attempt, path
 
 
 def newest_logs(run_dir: Path) -> Path:

@@ -75,7 +75,7 @@ def _of_row(row: Submitted, follow: bool, rank: int | None) -> Iterator[str]:
 
 
 def _attempt(run_dir: Path, attempt: int) -> Path:
-    from launch.cluster.logs import attempts
+    from trainer.contract.attempts import attempts
     from trainer.contract.run_dir import RunDir
 
     known = attempts(run_dir)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import click
 
 from launch.commands.options import json_option, runs_option
+from trainer.contract.exit_codes import EXIT_DONE, EXIT_FAILED
 from trainer.contract.plain_text import plain
 
 if TYPE_CHECKING:
     from launch.cluster.config import ClusterConfig
     from launch.cluster.job import JobSpec
     from launch.cluster.preflight.checks import Check
-
-EXIT_FAIL = 1
 
 
 @click.command()
@@ -67,7 +66,7 @@ def preflight(cluster: str | None, all_reduce: bool, runs: Path, as_json: bool) 
         )
     else:
         _print(checks, problems)
-    sys.exit(EXIT_FAIL if failed else 0)
+    sys.exit(EXIT_FAILED if failed else EXIT_DONE)
 
 
 def _all_reduce(where: ClusterConfig, spec: JobSpec, scratch: Path) -> Check:

@@ -11,7 +11,7 @@ from launch.run.rank_packages import need_rank_packages
 from trainer.config.data import DataConfig
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import EXIT_USER_ERROR
+from trainer.contract.exit_codes import EXIT_USER_ERROR
 from trainer.data.store.manifest import FILE, Manifest
 from trainer.data.tokenize.tokenizer import check_tokenizer
 from trainer.plan.resolve import with_data

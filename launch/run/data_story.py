@@ -19,7 +19,7 @@ from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.config.load import resolve_base, set_values
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import EXIT_USER_ERROR
+from trainer.contract.exit_codes import EXIT_USER_ERROR
 from trainer.data.prepare.account import account
 from trainer.data.store.manifest import FILE, Manifest
 from trainer.data.tokenize.round_trip import RoundTrip

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import psutil
 
 from launch.cluster.job import JobState, JobStatus
+from trainer.contract.exit_codes import AGREED_EXITS, EXIT_DIVERGED, EXIT_FAILED, EXIT_FENCED
 from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
-from trainer.contract.run_dir import AGREED_EXITS, EXIT_DIVERGED, EXIT_FAILED, EXIT_FENCED, RunDir, Status
+from trainer.contract.run_dir import RunDir, Status
 
 WAITING, DEAD = "waiting", "dead"
 CLOCK_SLACK = 10.0  # seconds by which the start of one process may be told differently after the clock was set

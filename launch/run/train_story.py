@@ -22,11 +22,10 @@ from trainer.checkpoint.compatible import check_start
 from trainer.config.load import load_run
 from trainer.config.run import RunConfig
 from trainer.contract.errors import EndedBadlyError
-from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_PREEMPTED, RunDir, Status
+from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_PREEMPTED
+from trainer.contract.run_dir import RunDir, Status
 from trainer.data.store.pinned import pinned
 from trainer.plan.plan import make_plan, share_out
-
-EXIT_INTERRUPTED = 130  # nothing had been trained yet
 
 
 def train_here(

@@ -15,15 +15,8 @@ from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
 from trainer.checkpoint.manifest import read_manifest
 from trainer.config.load import dump
-from trainer.contract.run_dir import (
-    EXIT_FAILED,
-    EXIT_FENCED,
-    EXIT_PREEMPTED,
-    EXIT_USER_ERROR,
-    Status,
-    read_json_lines,
-    write_atomically,
-)
+from trainer.contract.exit_codes import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, EXIT_USER_ERROR
+from trainer.contract.run_dir import Status, read_json_lines, write_atomically
 
 pytestmark = pytest.mark.e2e
 

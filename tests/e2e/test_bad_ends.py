@@ -20,7 +20,8 @@ from launch.sweep.cells.config import load_sweep
 from launch.sweep.ledger import ledger
 from tests.e2e.planted import CURED, EARLY, KILLED, LATE, REFUSED
 from tests.e2e.ranks import configuration
-from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_FAILED, EXIT_USER_ERROR, RunDir, Status, write_atomically
+from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_FAILED, EXIT_USER_ERROR
+from trainer.contract.run_dir import RunDir, Status, write_atomically
 
 pytestmark = pytest.mark.e2e
 GOOD, CHANCE, GONE = (1, 2, 3), 4, 5  # seeds

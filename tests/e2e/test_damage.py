@@ -29,7 +29,8 @@ from trainer.checkpoint.search import newest_sound, sizes_problem
 from trainer.config.load import load_written
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import EXIT_USER_ERROR, RunDir, Status, read_json_lines, write_atomically
+from trainer.contract.exit_codes import EXIT_USER_ERROR
+from trainer.contract.run_dir import RunDir, Status, read_json_lines, write_atomically
 from trainer.data.read.opening import open_manifest
 from trainer.data.store.pinned import pinned
 

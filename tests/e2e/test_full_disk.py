@@ -10,7 +10,8 @@ import pytest
 from launch.cluster.local.warm import RankPool
 from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
-from trainer.contract.run_dir import EXIT_DONE, EXIT_FAILED, Status, read_json_lines
+from trainer.contract.exit_codes import EXIT_DONE, EXIT_FAILED
+from trainer.contract.run_dir import Status, read_json_lines
 
 pytestmark = pytest.mark.e2e
 STEPS = 20

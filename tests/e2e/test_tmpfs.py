@@ -26,7 +26,8 @@ from tests.e2e.ranks import PATIENCE, Ranks, configuration, make_pool
 from trainer.checkpoint.manifest import list_checkpoints
 from trainer.checkpoint.search import problem_with
 from trainer.config.run import RunConfig
-from trainer.contract.run_dir import EXIT_FAILED, Status
+from trainer.contract.exit_codes import EXIT_FAILED
+from trainer.contract.run_dir import Status
 
 STEPS, PAGE = 20, 4096
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.ranks import PATIENCE, configuration
 from trainer.config.load import dump
-from trainer.contract.run_dir import EXIT_PREEMPTED
+from trainer.contract.exit_codes import EXIT_PREEMPTED
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer.contract.run_dir import EXIT_PREEMPTED
+from trainer.contract.exit_codes import EXIT_PREEMPTED
 from trainer.node.agent import Node, Watch
 
 LATE = Path(__file__).with_name("programs") / "late.py"

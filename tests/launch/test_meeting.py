@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.contract.run_dir import EXIT_FAILED, EXIT_FENCED, EXIT_USER_ERROR
+from trainer.contract.exit_codes import EXIT_FAILED, EXIT_FENCED, EXIT_PORT_TAKEN, EXIT_USER_ERROR
 from trainer.node import addresses, meeting
 from trainer.node.agent import main
-from trainer.node.gathering import EXIT_PORT_TAKEN, gather
+from trainer.node.gathering import gather
 from trainer.node.meeting import AbsentError, Meeting, Party, PortTakenError, meet
 
 

@@ -24,8 +24,9 @@ from launch.sweep.execute.scheduled import sweep_status
 from tests.launch import test_sweep_run
 from tests.launch.test_sweep_run import finish, run
 from trainer.contract.errors import UserError
+from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_FENCED
 from trainer.contract.plain_json import to_json
-from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_FENCED, RunDir, Status
+from trainer.contract.run_dir import RunDir, Status
 from trainer.observe.identity import sign
 
 

@@ -14,7 +14,8 @@ from launch.sweep.cells.config import SweepConfig
 from launch.sweep.execute.run import CellProgress, SweepRun
 from launch.sweep.ledger import ledger
 from tests.launch.test_sweep_cells import RUN
-from trainer.contract.run_dir import EXIT_PREEMPTED, RunDir, Status, write_atomically
+from trainer.contract.exit_codes import EXIT_PREEMPTED
+from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.plan.plan import make_plan
 
 EVALUATION = {

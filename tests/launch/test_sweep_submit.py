@@ -130,7 +130,7 @@ def test_diverged_cells_are_kept_and_the_report_follows_the_last_cell(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[int] = []
-    monkeypatch.setattr(afar, "report", lambda opened, console: reported.append(len(opened.cells)))
+    monkeypatch.setattr(afar, "report", lambda opened, console, n_convention: reported.append(len(opened.cells)))
     submit(stub)
     first, second, third = run_dirs(stub)
     finish(first)

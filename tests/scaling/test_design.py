@@ -163,3 +163,5 @@ def test_a_design_counts_the_head_and_writes_sizes_of_bodies(tmp_path) -> None:
     assert answer["n_convention"] == "head" and counting.vocab_size > 1
     assert counting.parameters(sizes[0]) == pytest.approx(wanted[0], rel=0.1) and wanted[0] > 1.5 * sizes[0]
     assert counting.parameters(sizes[-1]) == pytest.approx(wanted[-1], rel=0.1)
+    said = CliRunner().invoke(design, [*args, "--n-convention", "total"], catch_exceptions=False).stdout
+    assert "N counts every distinct parameter" in " ".join(said.split())

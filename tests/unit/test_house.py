@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -82,7 +83,6 @@ OVER_THE_BORDER = {
     "trainer.data.store.verify": {"launch/run/data_story.py"},
     "trainer.data.tokenize.round_trip": {"launch/run/data_story.py"},
     "trainer.data.tokenize.tokenizer": {"launch/run/data_preparation.py"},
-    "trainer.node.agent": {"launch/cluster/driven.py", "launch/cluster/ssh/backend.py"},
     "trainer.node.compile_cache": {"launch/cluster/local/warm.py"},
     "trainer.node.failure": {
         "launch/cluster/detached.py", "launch/cluster/local/local.py", "launch/cluster/local/warm.py",
@@ -202,3 +202,20 @@ def _floor(half: str, module: str) -> int:
     floors = [height for height, rooms in enumerate(FLOORS[half]) if room in rooms]
     assert floors, f"{half}.{room} stands on no floor: give it one in FLOORS"
     return floors[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "home"),
+    [
+        (r"^\s*(EXIT_(?!OF\b)[A-Z_]+|AGREED_EXITS)(, EXIT_[A-Z_]+)* = ", "trainer/contract/exit_codes.py"),
+        (r"def \w*(claim|next|newest)\w*_attempt\w*\(", "trainer/contract/attempts.py"),
+    ],
+    ids=["exit codes", "claims of attempts"],
+)
+def test_a_fact_has_one_home(pattern: str, home: str) -> None:
+    found = {
+        str(file.relative_to(ROOT))
+        for file in FILES
+        if re.search(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert found == {home}

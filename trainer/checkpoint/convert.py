@@ -30,7 +30,8 @@ from trainer.checkpoint.manifest import (
 )
 from trainer.checkpoint.search import newest_sound, root_of
 from trainer.config.model import ModelConfig, parse_model
-from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.contract.errors import UserError
+from trainer.contract.exit_codes import EXIT_USER_ERROR
 from trainer.contract.run_dir import write_atomically
 from trainer.engine.protocol import WEIGHT
 from trainer.models.transformer.config import TransformerConfig
@@ -128,10 +129,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"wrote {a.target} from {checkpoint}")
     except (SafetensorError, OSError) as error:
         print(f"error: {a.target} could not be written: {error}", file=sys.stderr)
-        return USER_ERROR_EXIT_CODE
+        return EXIT_USER_ERROR
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_EXIT_CODE
+        return EXIT_USER_ERROR
     return 0
 
 

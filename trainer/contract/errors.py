@@ -6,7 +6,7 @@ import difflib
 import errno
 from collections.abc import Iterable
 
-USER_ERROR_EXIT_CODE = 2
+from trainer.contract.exit_codes import EXIT_USER_ERROR
 
 
 class UserError(Exception):
@@ -16,11 +16,11 @@ class UserError(Exception):
     line and exits with `exit_code`; nobody sees a traceback.
     """
 
-    exit_code = USER_ERROR_EXIT_CODE
+    exit_code = EXIT_USER_ERROR
 
 
 class EndedBadlyError(UserError):
-    """Something that was started ended badly. The exit code is that of what ended (`trainer/contract/run_dir.py`)."""
+    """Something that was started ended badly. The exit code is that of what ended, see `exit_codes.py`."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

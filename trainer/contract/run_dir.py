@@ -30,13 +30,6 @@ from typing import Any
 
 from trainer.contract.plain_json import read_lines, to_json
 
-# Exit codes of a rank and of `torchrun`'s caller. 75 is EX_TEMPFAIL of sysexits.h: try again. 77: a newer attempt has
-# replaced this one.
-EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_DIVERGED, EXIT_FENCED = 0, 1, 2, 75, 76, 77
-# A rank that leaves with one of these did so by agreement: starting the job again would not mend it, or is the business
-# of the requeue policy.
-AGREED_EXITS = frozenset({EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_DIVERGED, EXIT_FENCED})
-
 
 class Status(StrEnum):
     """The one word in the file `status`."""

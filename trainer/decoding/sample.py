@@ -14,7 +14,8 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.search import newest_sound
 from trainer.config.load import load_written
 from trainer.config.run import RunConfig
-from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.contract.errors import UserError
+from trainer.contract.exit_codes import EXIT_USER_ERROR
 from trainer.contract.run_dir import RunDir
 from trainer.data.read.opening import masks_documents
 from trainer.data.tokenize.run_tokenizer import tokenizer_of_run
@@ -142,7 +143,7 @@ def main() -> int:
         texts = sampled(run_dir, options, decoding)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_EXIT_CODE
+        return EXIT_USER_ERROR
     if options.as_json:
         print(json.dumps({"prompt": options.prompt, "texts": texts}))
     else:

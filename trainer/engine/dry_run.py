@@ -24,7 +24,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from trainer.config.load import load_run
 from trainer.config.parallel import check_model_splits, resolve_degrees
 from trainer.config.run import RunConfig
-from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.contract.errors import UserError
+from trainer.contract.exit_codes import EXIT_USER_ERROR
 from trainer.engine.deepspeed.layers import shard_model
 from trainer.engine.deepspeed.spread import prepare
 from trainer.engine.recompute import recompute_blocks
@@ -46,7 +47,7 @@ def main() -> int:
         print(json.dumps(dry_run(load_run(arguments.config), arguments.world)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_EXIT_CODE
+        return EXIT_USER_ERROR
     return 0
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 
+from trainer.contract.attempts import newest_attempt
 from trainer.contract.run_dir import RunDir
-from trainer.node.agent import newest_attempt
 
 
 class ReplacedError(Exception):

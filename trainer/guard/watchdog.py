@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from trainer.contract.run_dir import EXIT_FAILED
+from trainer.contract.exit_codes import EXIT_FAILED
 
 
 def end_process(seconds: float) -> None:

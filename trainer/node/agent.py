@@ -35,11 +35,12 @@ from typing import Any
 
 import psutil
 
-from trainer.contract.run_dir import AGREED_EXITS, EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, RunDir, write_atomically
+from trainer.contract.attempts import claim_attempt, newest_attempt
+from trainer.contract.exit_codes import AGREED_EXITS, EXIT_FAILED, EXIT_FENCED, EXIT_PORT_TAKEN, EXIT_PREEMPTED
+from trainer.contract.run_dir import RunDir, write_atomically
 from trainer.node.compile_cache import with_compile_cache
 from trainer.node.failure import last_error_line, oom_kills, port_was_taken, why_ended
 from trainer.node.first_failure import Ending, first_failure, torchrun_endings
-from trainer.node.gathering import EXIT_PORT_TAKEN as EXIT_PORT_TAKEN
 from trainer.node.gathering import gather
 from trainer.node.meeting import Meeting, Party
 from trainer.node.rank import die_with
@@ -141,14 +142,9 @@ def agree_on_attempt(run_dir: Path, identity: str, host: bool, timeout: float) -
     """Return the attempt of this start. The first node makes its directory and signs it; the others look for it."""
     logs = run_dir / "logs"
     deadline = time.monotonic() + timeout
-    attempt = newest_attempt(run_dir) + 1
-    while host:
-        try:
-            (logs / str(attempt)).mkdir(parents=True)
-        except FileExistsError:
-            attempt += 1
-            continue
-        write_atomically(logs / str(attempt) / "id", identity)
+    if host:
+        attempt, claimed = claim_attempt(run_dir)
+        write_atomically(claimed / "id", identity)
         return attempt
     while time.monotonic() < deadline:
         attempt = newest_attempt(run_dir)
@@ -279,13 +275,6 @@ class Watch:
             for process in (psutil.Process(self.torchrun.pid), *below):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-
-
-def newest_attempt(run_dir: Path) -> int:
-    """Return the number of the newest attempt that has a log directory."""
-    with contextlib.suppress(OSError):  # a shared filesystem that is away for a moment says nothing about attempts
-        return max((int(p.name) for p in (run_dir / "logs").iterdir() if p.name.isdigit()), default=0)
-    return 0
 
 
 def _report(node: Node, watch: Watch, code: int, own_log: Path) -> int:

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainer.contract.run_dir import EXIT_PREEMPTED, write_atomically
+from trainer.contract.exit_codes import EXIT_PREEMPTED
+from trainer.contract.run_dir import write_atomically
 from trainer.node.failure import signal_name, tail
 
 # What gloo, NCCL and torch's store say when a peer has gone or does not answer.

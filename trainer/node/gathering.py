@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -10,10 +9,9 @@ import time
 from collections.abc import Callable
 
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, EXIT_USER_ERROR, write_atomically
+from trainer.contract.exit_codes import EXIT_FAILED, EXIT_FENCED, EXIT_PORT_TAKEN, EXIT_PREEMPTED, EXIT_USER_ERROR
+from trainer.contract.run_dir import write_atomically
 from trainer.node.meeting import AbsentError, Meeting, Party, PortTakenError, meet
-
-EXIT_PORT_TAKEN = errno.EADDRINUSE
 
 
 class _Leave(Exception):  # noqa: N818 - no error: it carries an exit code out of the meeting

@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trainer.contract.exit_codes import AGREED_EXITS, EXIT_FAILED
 from trainer.contract.hiding import traceback_text
-from trainer.contract.run_dir import AGREED_EXITS, EXIT_FAILED, write_atomically
+from trainer.contract.run_dir import write_atomically
 
 PR_SET_PDEATHSIG = 1
 

@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.run_dir import EXIT_USER_ERROR
+from trainer.contract.exit_codes import EXIT_USER_ERROR
 from trainer.node.host_claim import HostClaim
 from trainer.node.rank import die_with
 

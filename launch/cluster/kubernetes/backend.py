@@ -16,8 +16,9 @@ from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.cluster.kubernetes.ends import LABEL as SET_LABEL
 from launch.cluster.kubernetes.ends import explained, set_status, waiting
 from launch.cluster.kubernetes.jobset import API, RUN_DIR, manifests, render_manifests
-from launch.cluster.logs import attempt_logs, attempts, first_failure, newest_logs
+from launch.cluster.logs import attempt_logs, first_failure, newest_logs
 from launch.cluster.slurm.states import array_status
+from trainer.contract.attempts import attempts
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir
 

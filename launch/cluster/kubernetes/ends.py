@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launch.cluster.job import JobState, JobStatus
-from trainer.contract.run_dir import EXIT_PREEMPTED
+from trainer.contract.exit_codes import EXIT_PREEMPTED
 
 LABEL = "jobset.sigs.k8s.io/jobset-name"
 TERMINAL = {"Completed": JobState.DONE, "Failed": JobState.FAILED}

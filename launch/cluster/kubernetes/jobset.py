@@ -15,7 +15,7 @@ from launch.cluster.job import JobSpec, Task
 from launch.cluster.kubernetes.options import KubernetesOptions, kubernetes_options
 from launch.cluster.quoting import check_spec, dns_label
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import AGREED_EXITS, EXIT_PREEMPTED
+from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PREEMPTED
 
 PORT = 29400
 API = ("jobset.x-k8s.io", "v1alpha2", "jobsets")

@@ -24,10 +24,11 @@ from launch.cluster.driven import tell
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.cluster.local.cold import ProcessPool
 from launch.cluster.local.warm import PRELOAD, RankPool, available_cores, local_gpus, rank_environment
-from launch.cluster.logs import attempt_logs, follow_logs, next_attempt, rank_failure
+from launch.cluster.logs import attempt_logs, follow_logs, rank_failure
 from launch.cluster.quoting import check_spec, sh
+from trainer.contract.attempts import claim_attempt
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import AGREED_EXITS, EXIT_PREEMPTED
+from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PREEMPTED
 from trainer.node.failure import oom_kills, port_was_taken, why_ended
 from trainer.node.first_failure import Ending, first_failure
 
@@ -208,7 +209,7 @@ class LocalBackend:
 
     def _start(self, job: _Job) -> None:
         spec = job.spec
-        job.attempt, job.log_dir = next_attempt(spec.run_dir)
+        job.attempt, job.log_dir = claim_attempt(spec.run_dir)
         job.endings, job.told, job.kill_at, job.oom_kills = [], False, None, oom_kills()
         job.limit_at = None if spec.time_limit is None else self.clock() + 60 * spec.time_limit
         self._say(job, JobStatus(JobState.RUNNING, reason=f"on {socket.gethostname()}"))

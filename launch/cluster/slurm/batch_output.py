@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.cluster.logs import attempts
+from trainer.contract.attempts import attempts
 from trainer.contract.run_dir import RunDir
 from trainer.node.failure import tail
 

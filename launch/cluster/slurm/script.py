@@ -17,6 +17,7 @@ from launch.cluster.quoting import check_spec, directive, is_plain_path, label, 
 from launch.cluster.slurm.environment import export_option
 from trainer.config.base import Section, parse_section
 from trainer.contract.errors import UserError
+from trainer.contract.exit_codes import EXIT_PORT_TAKEN, EXIT_PREEMPTED
 
 SBATCH_OPTIONS = (
     *("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "gpus_per_node", "gres"),
@@ -150,6 +151,8 @@ def render_script(
     output = spec.run_dir / ("slurm-%A_%a.out" if spec.array else "slurm-%j.out")
     plain = is_plain_path(spec.run_dir)
     text: str = _template().render(
+        exit_port_taken=EXIT_PORT_TAKEN,
+        exit_preempted=EXIT_PREEMPTED,
         directives=list(_directives(spec, options, output if plain else None, behind)),
         spec=spec,
         options=options,

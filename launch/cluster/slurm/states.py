@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launch.cluster.job import JobIdentity, JobState, JobStatus
-from trainer.contract.run_dir import EXIT_PREEMPTED
+from trainer.contract.exit_codes import EXIT_PREEMPTED
 
 # JobArrayID of an array's task is 123_4. A suffix of "|" prints a field without a width. What a user chose comes last:
 # a bar in another job's name or path shifts nothing that is read before it.

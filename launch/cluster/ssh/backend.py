@@ -21,15 +21,15 @@ from typing import Any
 from launch.cluster.attached import job_id
 from launch.cluster.driven import tell, telling_refusals
 from launch.cluster.job import JobSpec, JobState, JobStatus
-from launch.cluster.logs import attempt_logs, first_failure, follow_logs, newest_logs, next_attempt
+from launch.cluster.logs import attempt_logs, first_failure, follow_logs, newest_logs
 from launch.cluster.quoting import check_spec
 from launch.cluster.slurm.environment import check_secrets
 from launch.cluster.ssh.connect import connect, copy_code, start_order
 from launch.cluster.ssh.connection import Node, remote_command
 from launch.cluster.ssh.hosts import Host, SshOptions, hosts_for, ssh_command
+from trainer.contract.attempts import claim_attempt
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import AGREED_EXITS, EXIT_PREEMPTED
-from trainer.node.agent import EXIT_PORT_TAKEN
+from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PORT_TAKEN, EXIT_PREEMPTED
 from trainer.node.failure import error_line
 
 RETRY_SECONDS = 5.0
@@ -198,7 +198,7 @@ class SshBackend:
     def _start(self, job: _Job) -> None:
         """Connect, claim the next attempt, and start the agents."""
         nodes = self._connect(job)
-        attempt, _ = next_attempt(job.spec.run_dir)
+        attempt, _ = claim_attempt(job.spec.run_dir)
         address = job.options.rendezvous_host or str((nodes[0].hello or {})["address"])
         rendezvous = f"{address}:{random.randint(20000, 39999)}"  # noqa: S311 - spreads ports, guards nothing
         handed_on = {name: self.environment[name] for name in self.secrets}

@@ -33,7 +33,8 @@ from launch.sweep.execute.submit import recorded_cluster, standing
 from launch.sweep.ledger import ledger
 from launch.sweep.ledger.collect import loss_curve
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED, Status
+from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED
+from trainer.contract.run_dir import Status
 
 
 @dataclass(frozen=True)

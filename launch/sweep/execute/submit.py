@@ -13,7 +13,6 @@ from pathlib import Path
 from launch.cluster import registry
 from launch.cluster.config import ClusterConfig, lasting_name, open_backend
 from launch.cluster.job import JobSpec, JobStatus, Task
-from launch.cluster.logs import attempts
 from launch.cluster.overview import statuses_of
 from launch.cluster.registry import Submitted
 from launch.run.data_preparation import is_prepared
@@ -23,6 +22,7 @@ from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig
 from launch.sweep.execute.opened import has_gpus
 from launch.sweep.execute.run import CellProgress
+from trainer.contract.attempts import attempts
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import read_object
 from trainer.contract.run_dir import RunDir, Status, write_atomically

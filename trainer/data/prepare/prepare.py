@@ -17,7 +17,8 @@ from pathlib import Path
 from trainer.config.base import parse_section
 from trainer.config.data import DataConfig
 from trainer.config.load import parse_mapping, read_yaml
-from trainer.contract.errors import USER_ERROR_EXIT_CODE, UserError
+from trainer.contract.errors import UserError
+from trainer.contract.exit_codes import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from trainer.contract.hiding import hide_in_tracebacks, without_secrets
 from trainer.data.prepare.claim import claimed, refuse_other_set
 from trainer.data.prepare.encode import Encoders, usable_cores
@@ -125,10 +126,10 @@ def main() -> None:
         prepare(config, workers=arguments.workers, task=parse_task(arguments.task), extend=arguments.extend)
     except UserError as error:
         print(without_secrets(f"error: {error}"), file=sys.stderr)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def read_config(path: Path) -> DataConfig:
