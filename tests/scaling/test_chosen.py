@@ -1,6 +1,8 @@
 """The law that is taken when nobody names one, and laws that somebody published."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.registry import FIXED
 from launch.scaling.questions.published import compare
 from launch.scaling.table.load import load
+from launch.scaling.trust import holdout
 from launch.scaling.trust.holdout import choose_law, hold_out
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
@@ -33,20 +36,33 @@ def test_the_law_that_made_the_runs_is_chosen_and_the_others_are_reported(tmp_pa
     assert "Held-out larger budgets" in printed and "chinchilla: it missed held-out budgets least" in printed
 
 
-def test_a_law_that_all_runs_refuse_is_passed_over_by_name(tmp_path) -> None:
-    # Runs of Kaplan et al.'s law, which has no floor: `outer` contains it, and its floor is not identified.
+def refusing(monkeypatch: pytest.MonkeyPatch, law: str) -> None:
+    """Have the runs refuse one law, whatever they are."""
+
+    def certify(fitted: Any) -> Any:
+        return SimpleNamespace(status="refused" if fitted.law.name == law else "certified")
+
+    monkeypatch.setattr(holdout, "certify", certify)
+
+
+def test_a_law_that_all_runs_refuse_is_passed_over_by_name(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Runs of Kaplan et al.'s law, which has no floor: `outer` contains it, and a vague floor alone is no refusal.
     N, D = np.geomspace(1e6, 1e9, 6).repeat(6), np.tile(np.geomspace(1e8, 1e11, 6), 6)
     loss = ((9e13 / N) ** 0.8 + 5e13 / D) ** 0.095
     noisy = loss * np.exp(0.004 * np.random.default_rng(0).standard_normal(36))
-    chosen = choose_law(load(table_of(tmp_path / "t.csv", N, D, noisy)))
+    table = load(table_of(tmp_path / "t.csv", N, D, noisy))
+    assert choose_law(table).law == "outer"
+    refusing(monkeypatch, "outer")
+    chosen = choose_law(table)
     assert chosen.held_out[0].law == "outer" and chosen.law == "kaplan-ND"
     assert "but for outer, which all runs together refuse" in chosen.why
 
 
-def test_a_law_that_misses_far_more_is_no_way_out_of_a_refusal(tmp_path) -> None:
+def test_a_law_that_misses_far_more_is_no_way_out_of_a_refusal(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     N, D = np.geomspace(1e4, 1e6, 5).repeat(4), np.tile(np.geomspace(1e6, 1e8, 4), 5)
     far = {"E": 0.2, "A": 12.0, "B": 30.0, "alpha": 0.12, "beta": 0.16}
     loss = surface_loss(N, D, far) * np.exp(0.01 * np.random.default_rng(1).standard_normal(20))
+    refusing(monkeypatch, "chinchilla")
     chosen = choose_law(load(table_of(tmp_path / "t.csv", N, D, loss)))
     assert chosen.law == chosen.held_out[0].law == "chinchilla" and "refuse it" in chosen.why
 
