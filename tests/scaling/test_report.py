@@ -144,7 +144,7 @@ def test_numbers_on_logarithmic_axes_are_few_round_and_inside() -> None:
 
 def test_a_refused_surface_gives_no_best_size_and_draws_none(tmp_path) -> None:
     """Losses that no size changes identify a law of D alone: nothing about N* may be said or drawn."""
-    N, D = (grid.ravel() for grid in np.meshgrid([46e6, 60e6, 73e6, 86e6], [1e9, 3e9, 9e9, 27e9]))
+    N, D = (grid.ravel() for grid in np.meshgrid([46e6, 80e6, 140e6, 240e6], [1e9, 3e9, 9e9, 27e9]))
     noise = np.exp(0.004 * np.random.default_rng(1).standard_normal(len(N)))
     loss = (1.0 + 40 / D**0.18) * noise
     text, _ = written(tmp_path, "N,D,loss", list(zip(N, D, loss, strict=True)))

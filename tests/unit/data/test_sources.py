@@ -94,7 +94,7 @@ def test_the_embedded_text_is_real_and_in_a_fixed_order() -> None:
     [
         ("embedded", "embedded"),
         ("s3://bucket/x/*.jsonl.zst", "json"),
-        ("https://host/file.parquet?token=1", "parquet"),
+        ("https://host/file.parquet?version=1", "parquet"),
         ("corpus/notes.md", "text"),
         ("HuggingFaceFW/fineweb-edu", "hub"),
         ("wikitext", "hub"),

@@ -6,6 +6,7 @@ A key that were passed over could change what the model computes. Where a key is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -137,6 +138,9 @@ def config_from_huggingface(values: Any) -> TransformerConfig:
         keys.one_of(key, allowed, allowed[0] if allowed else False)
     for key in keys.others(HARMLESS | HARMLESS_OF[kind]):
         keys.refuse(key, f"is {_shown(keys.values[key])}, and not known here: it could change what the model computes")
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):  # harmless keys are no exception: nobody builds this
+            keys.refuse(key, f"is {value}, which is no number")
     if keys.problems:
         raise UserError(f"{CONFIG} of a {kind} cannot be converted exactly: {'; '.join(keys.problems)}")
     config = parse_section(TransformerConfig, settings, CONFIG)
