@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from launch.scaling.report import analysis, write
+from launch.scaling.report import analysis, ladder, write
 from launch.scaling.table.load import load
 from trainer.contract.errors import UserError
 
@@ -22,7 +22,8 @@ SMALL_PICTURES, FEW = 20, 40
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(write.__globals__, "DPI", SMALL_PICTURES)
-    monkeypatch.setattr(analysis, "BOOTSTRAP", FEW)
+    monkeypatch.setattr(analysis, "REPLICATES", FEW)
+    monkeypatch.setattr(ladder, "BOOTSTRAP", FEW)
 
 
 def report(text: str) -> str | None:
