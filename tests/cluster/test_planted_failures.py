@@ -149,7 +149,7 @@ def test_a_driver_that_was_killed_is_no_running_job(hosts: Hosts, tmp_path: Path
     driver.communicate(timeout=60)
     text = escala(before, "jobs", "--runs", str(tmp_path / "runs"), "--json")
     (row,) = json.loads(text)
-    assert row["state"] == "failed" and "the process that ran it is gone" in row["reason"], row
+    assert row["state"] == "failed" and "its process is gone" in row["reason"], row
     assert "on h1, h2" in row["reason"], "where it ran"
 
 
