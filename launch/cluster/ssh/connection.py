@@ -20,6 +20,7 @@ from trainer.contract.plain_text import plain
 from trainer.node.ssh_end import MARK
 
 BEAT_SECONDS = 2.0
+LAST_WORDS_SECONDS = 5.0
 REMOTE = ("-u", "-m", "trainer.node.ssh_end")
 _HOME = re.compile(r"~(?:[a-z_][a-z0-9_-]*)?(?:/|\Z)")
 
@@ -48,7 +49,9 @@ class Node:
 
     def listen(self, inbox: queue.Queue[tuple[Node, dict[str, Any] | None]]) -> None:
         """Start hearing the node, and showing it that this end is alive."""
-        for target in (self._read, self._beat, self._read_errors):
+        self.errors = threading.Thread(target=self._read_errors, daemon=True)
+        self.errors.start()
+        for target in (self._read, self._beat):
             threading.Thread(target=target, args=(inbox,), daemon=True).start()
 
     def send(self, message: dict[str, Any]) -> None:
@@ -92,9 +95,10 @@ class Node:
             else:
                 self.printed = (self.printed + line)[-4096:]
         self.process.wait()
+        self.errors.join(LAST_WORDS_SECONDS)  # what ssh said is the reason; a shared connection may keep the pipe open
         inbox.put((self, None))
 
-    def _read_errors(self, _: object) -> None:
+    def _read_errors(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.stderr = (self.stderr + line)[-4096:]
