@@ -10,7 +10,8 @@ from rich.text import Text
 
 from launch.planner.layout import Estimate
 from launch.planner.layouts import Layouts
-from launch.show.text import count, duration, size
+from launch.show.text import count, size
+from trainer.contract.durations import duration
 
 SHOWN = 10
 REFUSED_SHOWN = 5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from launch.show.text import count, duration, flops_text, size
+from launch.show.text import count, flops_text, size
+from trainer.contract.durations import duration
 from trainer.plan.plan import Plan
 
 NARROW = 110  # characters; a narrower terminal gets fewer columns

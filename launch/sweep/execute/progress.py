@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.table import Table
 
 from launch.cluster.job import JobState
-from launch.show.text import count, duration
+from launch.show.text import count
 from launch.sweep.execute.run import CellProgress
+from trainer.contract.durations import duration
 from trainer.contract.plain_json import NON_FINITE, DamagedFileError, parse_line, read_object
 from trainer.contract.run_dir import Status
 

@@ -25,13 +25,14 @@ from launch.scaling.report.write import ReportPaths, write
 from launch.scaling.table.counting import DEFAULT_N
 from launch.scaling.table.load import from_ledger
 from launch.show.plan_table import sweep_table
-from launch.show.text import count, duration
+from launch.show.text import count
 from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.run import CellProgress, SweepRun
 from launch.sweep.execute.submit import recorded_cluster, standing
 from launch.sweep.ledger import ledger
 from launch.sweep.ledger.collect import loss_curve
+from trainer.contract.durations import duration
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED
 from trainer.contract.run_dir import Status

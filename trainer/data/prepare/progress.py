@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from trainer.contract.durations import duration
+
 EVERY_ON_TERMINAL, EVERY_IN_LOG = 0.2, 5.0  # seconds
 
 
@@ -67,13 +69,3 @@ class Progress:
             return min(1.0, self.text_bytes / self.total_bytes)
         todo = self.total_parts - self._first_part_done
         return (self.parts - self._first_part_done) / todo if todo else 1.0
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as `42 s`, `3 min 20 s` or `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

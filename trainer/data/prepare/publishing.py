@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.config.data import HELD_OUT, TRAIN, DataConfig
+from trainer.contract.durations import duration
 from trainer.contract.errors import UserError
 from trainer.data.prepare.account import account
 from trainer.data.prepare.claim import release, set_lock
 from trainer.data.prepare.parts import Part, build_manifest, finished
-from trainer.data.prepare.progress import Progress, duration
+from trainer.data.prepare.progress import Progress
 from trainer.data.source.input_list import InputList
 from trainer.data.store.manifest import FILE, Manifest
 from trainer.data.tokenize.round_trip import altered_share, with_round_trips
