@@ -34,7 +34,7 @@ def manifests(spec: JobSpec, *, python: str, directory: str, secrets: tuple[str,
     if len(set(names)) < len(names):
         names = [f"{name[:34]}-{index}" for index, name in enumerate(names)]
     return [
-        _job_set(spec, task, name, options, python, directory, secrets)
+        _job_set(spec, task, name, options, _pod(spec, task, name, options, python, directory, secrets))
         for task, name in zip(spec.tasks, names, strict=True)
     ]
 
@@ -44,19 +44,11 @@ def render_manifests(documents: list[dict[str, Any]]) -> str:
     return "---\n".join(yaml.safe_dump(document, sort_keys=False, width=110) for document in documents)
 
 
-def _job_set(
-    spec: JobSpec,
-    task: Task,
-    name: str,
-    options: KubernetesOptions,
-    python: str,
-    directory: str,
-    secrets: tuple[str, ...],
-) -> dict[str, Any]:
+def _job_set(spec: JobSpec, task: Task, name: str, options: KubernetesOptions, pod: dict[str, Any]) -> dict[str, Any]:
     labels = {**options.labels, **OURS, "escala/job": name}
     if options.queue is not None:
         labels["kueue.x-k8s.io/queue-name"] = options.queue
-    template: dict[str, Any] = {"spec": _pod(spec, task, name, options, python, directory, secrets)}
+    template: dict[str, Any] = {"spec": pod}
     if options.labels or options.annotations:
         template["metadata"] = {"labels": dict(options.labels), "annotations": dict(options.annotations)}
     body: dict[str, Any] = {
