@@ -9,11 +9,9 @@ from pathlib import Path
 
 from launch.cluster.job import JobSpec
 from trainer.contract.errors import UserError
+from trainer.contract.hiding import looks_secret
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SECRET = re.compile(
-    r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)(?:_|$)", re.I
-)
 _WORD = re.compile(r"[A-Za-z0-9_.,:;=@%+/*~\[\]()|&!-]+\Z")
 
 
@@ -65,11 +63,6 @@ def check_spec(spec: JobSpec) -> None:
     bad = next((text for text in texts if "\0" in text), None)
     if bad is not None:
         raise UserError(f"job {spec.name!r}: {bad!r} contains a NUL character, which no command line can carry")
-
-
-def looks_secret(name: str) -> bool:
-    """Tell whether a variable of this name usually holds a secret."""
-    return _SECRET.search(name) is not None
 
 
 def check_environment(environment: Mapping[str, str], where: str) -> None:

@@ -42,8 +42,8 @@ def describe() -> dict[str, dict[str, Any]]:
     """Return everything, section by section."""
     from importlib.metadata import version as installed
 
-    from launch.cluster.quoting import looks_secret
     from launch.show.text import size
+    from trainer.contract.hiding import looks_secret
     from trainer.node.node_check import PACKAGES, free, gpus, memory, version
 
     shown = {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES) and not looks_secret(k)}

@@ -219,8 +219,10 @@ def _floor(half: str, module: str) -> int:
     [
         (r"^\s*(EXIT_(?!OF\b)[A-Z_]+|AGREED_EXITS)(, EXIT_[A-Z_]+)* = ", "trainer/contract/exit_codes.py"),
         (r"def \w*(claim|next|newest)\w*_attempt\w*\(", "trainer/contract/attempts.py"),
+        (r"def looks_secret\(", "trainer/contract/hiding.py"),
+        (r"def duration\(", "trainer/contract/durations.py"),
     ],
-    ids=["exit codes", "claims of attempts"],
+    ids=["exit codes", "claims of attempts", "names of secrets", "lengths of time"],
 )
 def test_a_fact_has_one_home(pattern: str, home: str) -> None:
     found = {

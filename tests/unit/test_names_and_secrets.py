@@ -132,6 +132,10 @@ def test_values_beside_the_name_of_a_secret_are_not_shown() -> None:
     with pytest.raises(UserError) as refused:
         parse_section(RunConfig, {**RUN, "data": [{"secret": "hunter2"}]}, "run")
     assert "hunter2" not in str(refused.value)
+    assert all(
+        looks_secret(name) for name in ("SLURM_JWT", "DB_PASSPHRASE", "HF_TOKEN1", "PRIVATEKEY", "OPENAI_API_KEY")
+    )
+    assert not any(looks_secret(name) for name in ("PWD", "OLDPWD", "HF_TOKEN_PATH"))
     assert not [
         name for name in ("tokens", "keyboard", "tokenizer", "monkey", "keep_at", "key_filename") if looks_secret(name)
     ]

@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus
 
 SECRET_WORDS = {
     "secret", "secrets", "key", "token", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "sas",
-    "auth", "accesskey", "secretkey", "apikey", "signature", "sig",
+    "auth", "accesskey", "secretkey", "privatekey", "apikey", "signature", "sig", "jwt",
 }  # fmt: skip
 PLACES = {"path", "file", "filename", "name", "sock", "dir", "url"}  # where a secret is, not what it is
 SHORTEST = 8  # characters of a value of the environment: a shorter one is a word that messages use
@@ -30,7 +30,7 @@ _taken: set[str] = set()
 
 def looks_secret(name: str) -> bool:
     """Return whether an option of this name holds a secret: `client_secret`, `accountKey`, `token`, not `key_file`."""
-    words = {word.lower() for word in _WORDS.findall(name)}
+    words = set() if name in SHELLS else {word.lower() for word in _WORDS.findall(name)}
     return bool(words & SECRET_WORDS) and not words & PLACES
 
 
@@ -57,11 +57,7 @@ def without_secrets(text: str) -> str:
 
     Those are what `hide` was told, and long values of variables whose names say that they are secrets.
     """
-    named = {
-        value
-        for name, value in os.environ.items()
-        if len(value) >= SHORTEST and name not in SHELLS and looks_secret(name)
-    }
+    named = {value for name, value in os.environ.items() if len(value) >= SHORTEST and looks_secret(name)}
     spellings = {spelling for value in _taken | named for spelling in _spellings(value)}
     for spelling in sorted(spellings, key=len, reverse=True):
         text = text.replace(spelling, HIDDEN)
