@@ -56,6 +56,18 @@ def test_policies(ranks: RankPool, tmp_path: Path) -> None:
     assert (again["first"], again["events"][0]["event"]) == (2, "resumed")
 
 
+def test_a_damaged_checkpoint_of_a_warm_starts_source_costs_no_progress(ranks: RankPool, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ranks.run(1, run_steps, tiny(), str(source), 3)
+    (source / "checkpoints" / "step_000000003" / "manifest.json").write_text("{")
+    warm = tiny(checkpoint={"load": "warm_start", "source": str(source)})
+    result = ranks.run(2, run_steps, warm, str(tmp_path / "run"), 1)[0]
+    started = event(result, "warm_started")
+    assert Path(started["checkpoint"]).name == "step_000000002"
+    assert [row["checkpoint"] for row in started["passed_over"]] == ["step_000000003"]
+    assert "began_anew" not in [row["event"] for row in result["events"]]
+
+
 @pytest.mark.parametrize(
     ("sections", "tokenizer", "expected"),
     [

@@ -14,6 +14,7 @@ from trainer.checkpoint.restore import Event, Restorer
 from trainer.checkpoint.retention import Misplaced, discard, newest_counted, set_aside, steps_to_delete
 from trainer.checkpoint.save import CheckpointWriter
 from trainer.config.sections import CheckpointConfig
+from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, write_atomically
 from trainer.data.order.skipping import Ranges
 from trainer.engine.engine import Engine
@@ -129,7 +130,7 @@ class Keeper:
             self.event("saved", step=step_of(checkpoint), checkpoint=checkpoint.name)
             if self.fence.open():
                 self._keep_what_counts(step_of(checkpoint) or 0)
-        except OSError as error:
+        except (OSError, UserError) as error:  # the latter for a directory that cannot be listed
             print(f"warning: {checkpoint.name} is saved, but not all after it: {error}", file=sys.stderr, flush=True)
 
     def _keep_what_counts(self, newest: int) -> None:

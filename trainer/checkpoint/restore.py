@@ -19,7 +19,7 @@ from trainer.checkpoint.compatible import check_identity
 from trainer.checkpoint.course import Course, put_in_order
 from trainer.checkpoint.load import UnreadableError, load
 from trainer.checkpoint.manifest import Manifest, file_problem, size_problem
-from trainer.checkpoint.search import Candidate, Passed, candidates, first_sound, root_of
+from trainer.checkpoint.search import Candidate, Passed, candidates, first_sound, root_of, sizes_problem
 from trainer.checkpoint.settings import changed_settings, refuse_other_order, sentence
 from trainer.config.sections import CheckpointConfig
 from trainer.contract.errors import UserError
@@ -60,6 +60,7 @@ class Restorer:
     skip: Ranges
     event: Event
     passed: list[Passed] = field(default_factory=list)
+    passed_in_source: list[Passed] = field(default_factory=list)  # of a warm start: no progress of this run is lost
     left: set[str] = field(default_factory=set)  # sound, but they have read what is to be skipped
     touched: bool = False  # a checkpoint was read in part: the model is no longer as it was built
 
@@ -77,13 +78,16 @@ class Restorer:
         if source is not None and (found := self._take(source, weights_only=policy == "warm_start")) is not None:
             return self._begin(*found, began, warm=policy == "warm_start")
         if policy in ("always", "warm_start") or self.touched:
-            passed = "".join(f"; {row.checkpoint} was passed over: {row.problem}" for row in self.passed)
+            passed = "".join(
+                f"; {row.checkpoint} was passed over: {row.problem}" for row in [*self.passed, *self.passed_in_source]
+            )
             raise UserError(f"checkpoint.load is {policy}, but there is no sound checkpoint in {source or own}{passed}")
         return self._begin(None, None, began)
 
     def _take(self, root: Path, *, weights_only: bool) -> tuple[Path, Manifest] | None:
         """Load the newest checkpoint that every rank finds sound, or return None."""
         offered = self._agreed_candidates(root)
+        passed = self.passed_in_source if weights_only else self.passed
         conflicts: list[str] = []
 
         def problem_of(checkpoint: Path, manifest: Manifest) -> str | None:
@@ -95,7 +99,7 @@ class Restorer:
 
         while True:
             found = first_sound(offered, problem_of)
-            self.passed.extend(found.passed)
+            passed.extend(found.passed)
             if found.checkpoint is None or found.manifest is None:
                 if conflicts:
                     raise UserError(conflicts[-1])
@@ -107,7 +111,7 @@ class Restorer:
                 load(self.engine, found.checkpoint, found.manifest, weights_only=weights_only)
             except UnreadableError as error:
                 self.touched = True
-                self.passed.append(Passed(found.checkpoint.name, str(error)))
+                passed.append(Passed(found.checkpoint.name, str(error)))
                 continue
             return found.checkpoint, found.manifest
 
@@ -140,10 +144,7 @@ class Restorer:
         mesh, device = self.engine.mesh, self.engine.device
         files = sorted(manifest.files.items())
 
-        def sizes() -> str:
-            return "; ".join(problem for name, file in files if (problem := size_problem(checkpoint, name, file)))
-
-        if missing := from_first_rank(sizes, device):
+        if missing := from_first_rank(lambda: sizes_problem(checkpoint, manifest) or "", device):
             return missing
         deadline = time.monotonic() + SIGHT_SECONDS
         mine = dict(files[mesh.rank :: mesh.world])
@@ -182,7 +183,10 @@ class Restorer:
             self.event("set_aside", **row)
         details = {"passed_over": order["passed_over"], "lost_steps": order["lost_steps"]}
         if warm:
-            self.event("warm_started", step=0, checkpoint=str(checkpoint), seconds=seconds)
+            rows = [row.row() for row in self.passed_in_source]
+            self.event("warm_started", step=0, checkpoint=str(checkpoint), passed_over=rows, seconds=seconds)
+            for row in self.passed_in_source:
+                self._say(f"{row.checkpoint} of the source is passed over: {row.problem}")
         if goes_on:
             self.event("resumed", step=step, checkpoint=str(checkpoint), **details, seconds=seconds)
         elif any(details.values()):
