@@ -33,6 +33,10 @@ Examples:
   escala forecast --fit fit.json --sweep ladder.yaml
   escala forecast score runs/ladder/ledger.jsonl
 """
+SCORE_EPILOG = """\b
+Example:
+  escala forecast score runs/ladder/ledger.jsonl --json
+"""
 
 
 @click.group(invoke_without_command=True, epilog=EPILOG)
@@ -107,7 +111,7 @@ def _pending(sweep: Path, runs: Path, fit: SavedFit) -> list[tuple[str, float, f
     return [(c.name, float(counted(c.config.model, fit.convention)), float(c.tokens)) for c in cells]
 
 
-@forecast.command()
+@forecast.command(epilog=SCORE_EPILOG)
 @table_options
 @click.option("--ledger", default=LEDGER, show_default=True, type=click.Path(path_type=Path))
 @json_option

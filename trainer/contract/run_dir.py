@@ -7,7 +7,7 @@
     run.json             who runs it: attempt, host, process, git revision, versions, W&B id
     status               one word, see `Status`
     metrics.jsonl        one line for each logged step and each evaluation
-    events.jsonl         what happened: started, resumed, saved, evaluated, preempted, finished, with times
+    events.jsonl         what happened: started, resumed, saved, preempted, done, with times
     result.json          the final evaluation, written when the run is done
     logs/<attempt>/rank_<r>.log
     checkpoints/step_<n>/
