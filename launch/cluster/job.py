@@ -165,3 +165,24 @@ class Backend(Protocol):
     def render(self, spec: JobSpec) -> str:
         """Return, byte for byte, what `submit` would hand over."""
         ...
+
+
+# What one member's state says of its array: before an earlier state, a later one does not count.
+WORST_FIRST = (
+    JobState.RUNNING,
+    JobState.PENDING,
+    JobState.UNKNOWN,
+    JobState.FAILED,
+    JobState.PREEMPTED,
+    JobState.CANCELLED,
+    JobState.DONE,
+)
+
+
+def array_status(members: list[JobStatus]) -> JobStatus:
+    """Return the status of a whole array: running while one runs, failed if one failed, done only when all are."""
+    states = [member.state for member in members]
+    done = sum(s is JobState.DONE for s in states)
+    reason = f"{done} of {len(states)} done"
+    first = next(state for state in WORST_FIRST if state in states)
+    return next(JobStatus(first, m.exit_code, m.failure, reason) for m in members if m.state is first)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.cluster.config import ClusterConfig, load_cluster
+from launch.cluster.kubernetes.client import api_errors, official_clients
 from launch.cluster.process import call
 from launch.cluster.slurm.queue import SlurmQueue
 from trainer.contract.errors import UserError
@@ -69,14 +70,9 @@ def _ssh(cluster: ClusterConfig) -> str:
 
 
 def _kubernetes() -> str:
-    try:
-        from kubernetes import client, config
-    except ImportError:
-        raise UserError("the Kubernetes client is not installed") from None
-    try:
-        config.load_config()
+    official_clients()  # set up the client, or say why they cannot
+    from kubernetes import client
+
+    with api_errors("answer"):
         version = client.VersionApi().get_code(_request_timeout=SECONDS)
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(lines[0]) from None
     return f"Kubernetes {version.git_version}"

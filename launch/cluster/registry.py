@@ -130,14 +130,14 @@ def find_all(root: Path, word: str) -> list[Submitted]:
     if place is not None and (place / JOB_FILE).exists():
         return [_read(place / JOB_FILE)]
     rows = list(find(root))
-    meant = [row for row in rows if word == row.job] or [row for row in rows if word in _parents(row, root)]
+    meant = [row for row in rows if word == row.job] or [row for row in rows if word in _parents(row)]
     if meant:
         return _newest(meant, word)
     meant = [row for row in rows if word == row.name]
     if not meant and place is not None:
         meant = list(find(place))
     if not meant:
-        known = [name for row in rows for name in (row.job, row.name, *_parents(row, root))]
+        known = [name for row in rows for name in (row.job, row.name, *_parents(row))]
         raise UserError(f"no submitted run {word!r} under {root}{did_you_mean(word, dict.fromkeys(known[:40]))}")
     if len({row.job for row in meant}) > 1 and all(row.name == word for row in meant):
         raise UserError(f"{word!r} may be any of the jobs {', '.join(row.job for row in meant)}: give the id")
@@ -162,7 +162,7 @@ def find_one(root: Path, word: str) -> Submitted:
     return meant[0]
 
 
-def _parents(row: Submitted, root: Path) -> set[str]:
+def _parents(row: Submitted) -> set[str]:
     """Return by what the whole sweep of a cell is called: the id of its array, and the sweep's name."""
     found = {row.job.rpartition("_")[0]} if row.backend == "slurm" else set()
     if row.run_dir.parent.name == "cells":

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch.cluster.job import JobState, JobStatus
-from launch.cluster.slurm.states import array_status
+from launch.cluster.job import JobState, JobStatus, array_status
 
 
 @pytest.mark.parametrize("state", JobState)

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.cluster.job import JobSpec, JobState, Requeue, Task
-from launch.cluster.kubernetes.backend import KubernetesBackend, official_clients
+from launch.cluster.kubernetes.backend import KubernetesBackend
+from launch.cluster.kubernetes.client import official_clients
 from launch.cluster.kubernetes.options import check_quantity
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
@@ -332,3 +333,10 @@ def test_quantities_are_those_of_the_official_client(text: str) -> None:
         assert parse(text) > 0
     except ValueError:
         assert parse(text) == 0
+
+
+def test_a_pod_without_a_log_is_said_in_one_sentence(backend: KubernetesBackend) -> None:
+    backend.submit(spec())
+    Api.pods = [{"metadata": {"name": "tiny-node-0"}}]
+    with pytest.raises(UserError, match="Kubernetes did not give the log of pod tiny-node-0"):
+        list(backend.logs("tiny"))

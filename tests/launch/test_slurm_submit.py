@@ -11,7 +11,7 @@ from launch.cluster.job import JobIdentity, JobSpec, Task
 from launch.cluster.process import CallError
 from launch.cluster.slurm.backend import SlurmBackend
 from launch.cluster.slurm.environment import client_environment, job_environment
-from launch.cluster.slurm.queue import seconds, user_name
+from launch.cluster.slurm.queue import SlurmQueue, seconds, user_name
 from tests.launch.test_slurm_states import CONFIG, backend
 from trainer.contract.errors import UserError
 
@@ -99,6 +99,40 @@ def test_a_shard_that_is_refused_takes_the_others_back(tmp_path: Path) -> None:
             JobSpec("sweep", (), tmp_path, array=tasks, time_limit=60)
         )
     assert ["scancel", "101"] in asked
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_no_answer_for_a_later_shard_takes_the_others_back_or_names_them(tmp_path: Path, cancelled: bool) -> None:
+    tasks = tuple(Task(f"t{i}", ("-m", "x"), tmp_path / f"t{i}") for i in range(10))
+    asked: list[list[str]] = []
+
+    def pretended(argv: list[str], **_: object) -> str:
+        asked.append(argv)
+        if argv[0] == "sbatch" and sum(words[0] == "sbatch" for words in asked) == 2:
+            raise UserError("sbatch gave no answer within 60 s")
+        if argv[0] == "scancel" and not cancelled:
+            raise UserError("scancel gave no answer within 60 s")
+        return {"sbatch": "101\n", "scontrol": CONFIG}.get(argv[0], "")
+
+    with pytest.raises(UserError, match="sbatch gave no answer within 60 s") as refused:
+        SlurmBackend(python="python3", directory=Path("/x"), call=pretended).submit(
+            JobSpec("sweep", (), tmp_path, array=tasks, time_limit=60)
+        )
+    assert ["scancel", "101"] in asked
+    assert ("still queued" in str(refused.value) and "101" in str(refused.value)) == (not cancelled)
+
+
+def test_accounting_is_asked_in_lists_that_a_command_line_holds() -> None:
+    asked: list[list[str]] = []
+
+    def pretended(argv: list[str], **_: object) -> str:
+        asked.append(argv)
+        return ""
+
+    SlurmQueue(pretended).accounted([f"12345678_{task}" for task in range(20_000)] + [str(i) for i in range(10_000)])
+    assert max(len(" ".join(argv)) for argv in asked) < 30_000
+    named = [job for argv in asked for job in argv[-1].partition("=")[2].split(",")]
+    assert len(named) == len(set(named)) == 10_001
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,6 @@ def _clauses(section: type[Section], errors: Sequence[Any]) -> list[str]:
         if error["type"] == "too_short" and any(len(o["loc"]) > len(at) and o["loc"][: len(at)] == at for o in errors):
             continue  # a list is short only because an entry of it is wrong, which is said
         by_key.setdefault(_key(section, error["loc"]), []).append(error)
-    for key, of_key in list(by_key.items()):  # a list counts the entries that are wrong as missing
-        if of_key[0]["type"] == "too_short" and any(other.startswith(f"{key}.") for other in by_key):
-            del by_key[key]
     return [_clause(section, key, of_key) for key, of_key in by_key.items()]
 
 

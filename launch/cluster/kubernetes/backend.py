@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from launch.cluster.ended import by_record, failed_by_record
-from launch.cluster.job import JobSpec, JobState, JobStatus
+from launch.cluster.job import JobSpec, JobState, JobStatus, array_status
+from launch.cluster.kubernetes.client import api_errors, official_clients
 from launch.cluster.kubernetes.ends import LABEL as SET_LABEL
 from launch.cluster.kubernetes.ends import explained, set_status, waiting
 from launch.cluster.kubernetes.jobset import API, RUN_DIR, manifests, render_manifests
 from launch.cluster.logs import attempt_logs, first_failure, newest_logs
-from launch.cluster.slurm.states import array_status
 from trainer.contract.attempts import attempts
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir
@@ -80,11 +77,11 @@ class KubernetesBackend:
     def status(self, ids: Sequence[str]) -> dict[str, JobStatus]:
         """Ask once for all JobSets of the namespace."""
         custom, _ = self.clients()
-        with _explained("list the JobSets"):
+        with api_errors("list the JobSets"):
             answer = custom.list_namespaced_custom_object(*API[:2], self.namespace, API[2])
         found = {item["metadata"]["name"]: set_status(item) for item in answer["items"]}
         wanted = {name for job in ids for name in job.split(",")}
-        known = {name: self._explained(name, status) for name, status in found.items() if name in wanted}
+        known = {name: self.explained(name, status) for name, status in found.items() if name in wanted}
         return {job: _joined([known.get(name) or self._gone(job) for name in job.split(",")]) for job in ids}
 
     def _gone(self, job: str) -> JobStatus:
@@ -94,7 +91,7 @@ class KubernetesBackend:
             return ended[0]
         return JobStatus(JobState.CANCELLED, reason="there is no such JobSet any more")
 
-    def _explained(self, name: str, status: JobStatus) -> JobStatus:
+    def explained(self, name: str, status: JobStatus) -> JobStatus:
         """Add what is only asked about the few jobs that failed or do not start: their Jobs, pods and logs."""
         if status.state is JobState.PENDING:
             why = waiting(self._pods(name))
@@ -102,7 +99,7 @@ class KubernetesBackend:
         if status.state is not JobState.FAILED:
             return status
         found = explained(status, self._objects(*JOBS, name), self._pods(name))
-        run_dirs = next((dirs for job, dirs in self.run_dirs.items() if job == name), ())
+        run_dirs = self.run_dirs.get(name, ())
         known = attempts(run_dirs[0]) if run_dirs else []
         failure = first_failure(RunDir(run_dirs[0]).logs(known[-1])) if known else None
         if failure is None or found.state is not JobState.FAILED:
@@ -116,7 +113,7 @@ class KubernetesBackend:
         """Return the Jobs or pods of one JobSet as the API gives them."""
         custom, core = self.clients()
         words = {"label_selector": f"{SET_LABEL}={name}"}
-        with _explained(f"list the {kind} of {name}"):
+        with api_errors(f"list the {kind} of {name}"):
             if not group:
                 answer = core.list_namespaced_pod(self.namespace, **words, _preload_content=False)
                 return list(json.loads(answer.data)["items"])
@@ -124,15 +121,10 @@ class KubernetesBackend:
 
     def _finished_before(self, document: dict[str, Any]) -> bool:
         """Return whether a finished JobSet of this run has the name. Raises UserError where another one has it."""
-        custom, _ = self.clients()
         name, run_dir = document["metadata"]["name"], document["metadata"]["annotations"][RUN_DIR]
-        try:
-            item = custom.get_namespaced_custom_object(*API[:2], self.namespace, API[2], name)
-        except Exception as error:
-            if getattr(error, "status", None) == 404:
-                return False
-            with _explained(f"look for {name}"):
-                raise
+        item = self._get(name)
+        if item is None:
+            return False
         owner = (item["metadata"].get("annotations") or {}).get(RUN_DIR)
         if not set_status(item).state.final:
             raise UserError(f"JobSet {name} of {owner or 'another program'} runs: cancel it, or name the run otherwise")
@@ -143,17 +135,24 @@ class KubernetesBackend:
             )
         return True
 
+    def _get(self, name: str) -> dict[str, Any] | None:
+        """Return a JobSet, or None where there is none of the name. Raises UserError where it cannot be asked for."""
+        custom, _ = self.clients()
+        with api_errors(f"look for {name}"):
+            try:
+                found: dict[str, Any] = custom.get_namespaced_custom_object(*API[:2], self.namespace, API[2], name)
+            except Exception as error:
+                if getattr(error, "status", None) != 404:
+                    raise
+                return None
+        return found
+
     def _remove(self, name: str) -> None:
         """Delete a finished JobSet and wait until its name is free."""
         self.cancel(name)
-        custom, _ = self.clients()
         for _ in range(REMOVAL_SECONDS):
-            try:
-                custom.get_namespaced_custom_object(*API[:2], self.namespace, API[2], name)
-            except Exception as error:
-                if getattr(error, "status", None) == 404:
-                    return
-                raise
+            if self._get(name) is None:
+                return
             self.pause(1.0)
         raise UserError(f"the finished JobSet {name} is still being removed after {REMOVAL_SECONDS} s: submit it again")
 
@@ -165,17 +164,18 @@ class KubernetesBackend:
             return
         _, core = self.clients()
         for name in job.split(","):
-            with _explained(f"list the pods of {name}"):
+            with api_errors(f"list the pods of {name}"):
                 pods = core.list_namespaced_pod(self.namespace, label_selector=f"{SET_LABEL}={name}")
             for pod in pods.items:
-                text = core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="trainer")
+                with api_errors(f"give the log of pod {pod.metadata.name}"):
+                    text = core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="trainer")
                 yield from (f"[{pod.metadata.name}] {line}" for line in text.splitlines())
 
     def cancel(self, job: str) -> None:
         """Delete the JobSets with their pods, which get SIGTERM and time to save."""
         custom, _ = self.clients()
         for name in job.split(","):
-            with _explained(f"delete {name}"):
+            with api_errors(f"delete {name}"):
                 custom.delete_namespaced_custom_object(
                     *API[:2], self.namespace, API[2], name, propagation_policy="Foreground"
                 )
@@ -183,56 +183,13 @@ class KubernetesBackend:
     def _create(self, documents: list[dict[str, Any]], **how: str) -> None:
         custom, _ = self.clients()
         for document in documents:
-            with _explained(f"create {document['metadata']['name']}"):
+            with api_errors(f"create {document['metadata']['name']}"):
                 custom.create_namespaced_custom_object(*API[:2], self.namespace, API[2], document, **how)
 
     def _manifests(self, spec: JobSpec) -> list[dict[str, Any]]:
         documents = manifests(spec, python=self.python, directory=self.directory, secrets=self.secrets)
         self.namespace = documents[0]["metadata"]["namespace"]
         return documents
-
-
-def official_clients() -> tuple[Any, Any]:
-    """Return the official client's interfaces, set up from kubeconfig. Raises UserError where it is not installed."""
-    if importlib.util.find_spec("kubernetes") is None:
-        raise UserError(
-            "the Kubernetes client is not installed: `pip install kubernetes`, "
-            "or pipe `escala render ...` to `kubectl apply -f -`"
-        )
-    from kubernetes import client, config
-
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # it prints where it looks; our output may be JSON
-            config.load_config()
-    except config.ConfigException as error:
-        raise UserError(f"no Kubernetes cluster is configured here ({error}): set KUBECONFIG") from None
-    return client.CustomObjectsApi(), client.CoreV1Api()
-
-
-class _explained:  # noqa: N801  (read as a statement: `with _explained(...):`)
-    """Turn the client's errors into one sentence."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        status = getattr(error, "status", None)
-        if error is None or isinstance(error, UserError):
-            return
-        if status == 404:
-            hint = "is the JobSet controller installed, and does the namespace exist?"
-        elif status == 409:
-            hint = "one of that name exists: cancel it, or give the run another name"
-        elif status is not None:
-            hint = str(getattr(error, "reason", ""))
-        elif type(error).__module__.startswith("urllib3"):
-            hint = "the cluster's API server cannot be reached"
-        else:
-            return
-        raise UserError(f"Kubernetes did not {self.what}: {hint} (status {status})") from None
 
 
 def _joined(statuses: list[JobStatus]) -> JobStatus:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from launch.cluster.process import Call, CallError
@@ -58,10 +58,8 @@ class SlurmQueue:
 
     def listed(self, ids: Iterable[str]) -> dict[str, Listed]:
         """Return the rows of jobs, and of the tasks of arrays, that the controller still knows."""
-        bases = sorted({job.partition("_")[0] for job in ids})
         found: dict[str, Listed] = {}
-        for start in range(0, len(bases), AT_A_TIME):
-            some = ",".join(bases[start : start + AT_A_TIME])
+        for some in _bases(ids):
             words = ["--noheader", "--array", "--states=all", f"--jobs={some}", f"--Format={SQUEUE_FIELDS}"]
             try:
                 found |= parse_rows(self.ask("squeue", *words))
@@ -72,11 +70,14 @@ class SlurmQueue:
 
     def accounted(self, ids: Iterable[str]) -> dict[str, Listed]:
         """Return what accounting keeps about jobs; nothing where there is none."""
-        words = ["--noheader", "--allocations", "--parsable2", f"--format={SACCT_FIELDS}", f"--jobs={','.join(ids)}"]
-        try:
-            return parse_rows(self.ask("sacct", *words))
-        except UserError:  # no accounting here, or not now: the run directory says how it ended
-            return {}
+        found: dict[str, Listed] = {}
+        for some in _bases(ids):
+            words = ["--noheader", "--allocations", "--parsable2", f"--format={SACCT_FIELDS}", f"--jobs={some}"]
+            try:
+                found |= parse_rows(self.ask("sacct", *words))
+            except UserError:  # no accounting here, or not now: the run directory says how it ended
+                break
+        return found
 
     def limit_seconds(self, partition: str | None) -> int | None:
         """Return the time that a partition gives to a job which asks for none; None for no limit or no answer."""
@@ -90,6 +91,13 @@ class SlurmQueue:
                 limits = [seconds(fields.get(key, "")) for key in ("DefaultTime", "MaxTime")]
                 return next((limit for limit in limits if limit is not None), None)
         return None
+
+
+def _bases(ids: Iterable[str]) -> Iterator[str]:
+    """Yield the ids of jobs, those of arrays without their tasks, in lists that a command line can hold."""
+    bases = sorted({job.partition("_")[0] for job in ids})
+    for start in range(0, len(bases), AT_A_TIME):
+        yield ",".join(bases[start : start + AT_A_TIME])
 
 
 def seconds(text: str) -> int | None:

@@ -66,13 +66,21 @@ class SlurmSubmission:
                 task.run_dir.mkdir(parents=True, exist_ok=True)
             shard.run_dir.mkdir(parents=True, exist_ok=True)
             try:
-                answer = self._sbatch(shard, script, "--parsable")
-            except CallError as error:
-                for job in jobs:
-                    self.queue.ask("scancel", job)
-                raise UserError(self._explain(spec, error)) from None
-            jobs.append(self._id_in(answer, shard))
+                jobs.append(self._id_in(self._sbatch(shard, script, "--parsable"), shard))
+            except UserError as error:
+                reason = self._explain(spec, error) if isinstance(error, CallError) else str(error)
+                raise UserError(reason + self._take_back(jobs)) from None
         return ",".join(jobs)
+
+    def _take_back(self, jobs: list[str]) -> str:
+        """Cancel jobs; return what to add to the reason for it: nothing, or which of them are still queued."""
+        left = []
+        for job in jobs:
+            try:
+                self.queue.ask("scancel", job)
+            except UserError:
+                left.append(job)
+        return f"; still queued, for scancel failed too: {', '.join(left)}" if left else ""
 
     def _check_limit(self, spec: JobSpec) -> None:
         """Refuse a job that would be told to save as soon as it begins, by the limit of its partition."""
