@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.dist.pool import RankPool
 from tests.dist.runs import global_batch, tiny
 from tests.dist.test_checkpoint import train_from
 from trainer.checkpoint.convert import consolidate, main
+from trainer.checkpoint.manifest import read_manifest
 from trainer.contract.errors import UserError
 from trainer.models.build import make_model
 
@@ -73,3 +75,24 @@ def test_what_no_layout_holds_is_refused(ranks: RankPool, tmp_path: Path, capsys
     ranks.run(1, train_from, tiny(model={"norm": "layernorm"}), str(tmp_path), 0, 1, None)
     assert main([str(tmp_path), str(tmp_path / "out"), "--to", "huggingface"]) == 2
     assert "no Hugging Face layout holds norm layernorm" in capsys.readouterr().err
+
+
+def test_a_family_that_is_not_installed_is_said(
+    ranks: RankPool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks.run(1, train_from, tiny(), str(tmp_path), 0, 1, None)
+    manifest = read_manifest(tmp_path / "step_000000001")
+    foreign = replace(manifest, architecture={**manifest.architecture, "family": "mine"})
+    (tmp_path / "step_000000001" / "manifest.json").write_text(foreign.to_json())
+    assert main([str(tmp_path), str(tmp_path / "out.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert "there is no family 'mine' of models" in said and "could not be written" not in said
+
+
+def test_a_source_that_cannot_be_read_is_not_called_the_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there" / "config.json").mkdir(parents=True)
+    assert main([str(tmp_path / "there"), str(tmp_path / "out"), "--to", "checkpoint"]) == 2
+    said = capsys.readouterr().err
+    assert "config.json cannot be read" in said and "could not be written" not in said

@@ -62,7 +62,14 @@ def consolidate(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[d
         tensors[name] = values.to(dtype)
         if dtype == torch.float16 and tensors[name].isinf().any() and not values.isinf().any():
             raise UserError(f"{name} has a value of {values.abs().max():g}, beyond fp16's largest: use --dtype bf16")
-    return tensors, parse_model(manifest.architecture)
+    return tensors, _model_of(checkpoint, manifest)
+
+
+def _model_of(checkpoint: Path, manifest: Manifest) -> ModelConfig:
+    try:
+        return parse_model(manifest.architecture)
+    except ValueError as error:  # such as a family whose package is not installed here
+        raise UserError(f"{checkpoint}: {error}") from None
 
 
 def write_safetensors(checkpoint: Path, target: Path, dtype: torch.dtype) -> None:
