@@ -190,6 +190,8 @@ def test_a_warm_start_enters_by_its_checkpoint(tmp_path: Path) -> None:
     assert name_of(run("checkpoint.load=never", "checkpoint.source=x")) == name_of(run())
     write(tmp_path / "a" / "checkpoints", small_manifest(5))
     assert name_of(a) != name_of(copy), "the newest is taken"
+    (tmp_path / "a" / "checkpoints" / "step_000000005" / "rank_00001.safetensors").unlink()
+    assert name_of(a) == name_of(copy), "one without its files is passed over, as the start does"
 
 
 def test_a_run_in_trouble_may_leave_steps_out_when_it_goes_on() -> None:

@@ -13,7 +13,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.search import candidates, root_of
+from trainer.checkpoint.manifest import MANIFEST
+from trainer.checkpoint.search import newest_sound, root_of, sizes_problem
 from trainer.config.identity import Determines, determining, hash_of
 from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
@@ -64,15 +65,16 @@ def came_to(config: RunConfig, *, gpu: bool) -> str:
 def warm_start_of(source: str) -> tuple[Path, str] | None:
     """Return the newest checkpoint of `source`, a checkpoint or a run directory, and its manifest's hash.
 
-    None where there is none that can be read.
+    One that is damaged as far as its manifest and the sizes of its files tell is passed over, as a start passes it
+    over. None where there is none.
     """
     try:
-        for found in candidates(root_of(Path(source))):
-            if found.problem is None:
-                return Path(found.path), hashlib.sha256(found.text.encode()).hexdigest()
-    except UserError:  # the directory cannot be listed
+        found = newest_sound(root_of(Path(source)), sizes_problem)
+        if found.checkpoint is None:
+            return None
+        return found.checkpoint, hashlib.sha256((found.checkpoint / MANIFEST).read_bytes()).hexdigest()
+    except (UserError, OSError):  # the directory cannot be listed
         return None
-    return None
 
 
 def _counted(model: ModelConfig) -> int:
