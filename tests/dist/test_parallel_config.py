@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.dist.runs import tiny
-from trainer.checkpoint.compatible import architecture_values, check_architecture
+from trainer.checkpoint.compatible import check_architecture
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.retention import steps_to_delete
 from trainer.plan.deepspeed import check_optimizer, deepspeed_config, effective_stage
@@ -92,7 +92,7 @@ def test_what_is_advised_for_an_odd_vocabulary_works(rows: int, tensor: int, fit
 )
 def test_a_warm_start_may_state_the_same_rows_in_other_words(change: dict[str, int], refused: str) -> None:
     """An imported model says how many rows its embedding has, not how many of them are padding."""
-    there = architecture_values(tiny(model={"vocab_size": 128}).model)
+    there = tiny(model={"vocab_size": 128}).model.architecture()
     manifest = Manifest(step=0, architecture=there, state={}, optimizer={}, parameters={}, files={})
     model = tiny(model=change).model
     if refused:
@@ -100,7 +100,7 @@ def test_a_warm_start_may_state_the_same_rows_in_other_words(change: dict[str, i
             check_architecture(manifest, Path("x"), model, weights_only=True)
     else:
         check_architecture(manifest, Path("x"), model, weights_only=True)
-    if architecture_values(model) != there:
+    if model.architecture() != there:
         with pytest.raises(UserError, match="is of another model"):
             check_architecture(manifest, Path("x"), model)
 

@@ -13,7 +13,8 @@ from launch.cluster.local.warm import RankPool, rank_environment
 from trainer.config.base import parse_section
 from trainer.config.load import dump
 from trainer.config.run import RunConfig
-from trainer.contract.run_dir import RunDir, Status, read_json_lines, write_atomically
+from trainer.contract.plain_json import rows_of
+from trainer.contract.run_dir import RunDir, Status, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = ("torch", "torch._dynamo", "deepspeed", "trainer.train")
@@ -137,7 +138,7 @@ class Ranks:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the run's events of one name."""
-        return [event for event in read_json_lines(self.run_dir.events) if event["event"] == name]
+        return [event for event in rows_of(self.run_dir.events) if event["event"] == name]
 
     def log(self, rank: int = 0) -> str:
         """Return what one rank of the newest attempt printed."""
@@ -148,4 +149,4 @@ class Ranks:
         self.start(config)
         self.end(time.monotonic() + PATIENCE)
         assert self.run_dir.read_status() is Status.DONE, self.log()
-        return [(row["kind"], row["step"], row["loss"]) for row in read_json_lines(self.run_dir.metrics)]
+        return [(row["kind"], row["step"], row["loss"]) for row in rows_of(self.run_dir.metrics)]

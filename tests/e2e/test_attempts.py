@@ -16,7 +16,8 @@ from tests.e2e.ranks import PATIENCE, Ranks, configuration
 from trainer.checkpoint.manifest import read_manifest
 from trainer.config.load import dump
 from trainer.contract.exit_codes import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, EXIT_USER_ERROR
-from trainer.contract.run_dir import Status, read_json_lines, write_atomically
+from trainer.contract.plain_json import rows_of
+from trainer.contract.run_dir import Status, write_atomically
 
 pytestmark = pytest.mark.e2e
 
@@ -36,7 +37,7 @@ def test_one_rank_asked_to_stop_stops_all_with_the_agreed_code(
     ranks.end(time.monotonic() + PATIENCE)
     assert set(ranks.codes.values()) == {EXIT_PREEMPTED}
     assert ranks.run_dir.read_status() is Status.PREEMPTED
-    steps = [row["step"] for row in read_json_lines(ranks.run_dir.metrics)]
+    steps = [row["step"] for row in rows_of(ranks.run_dir.metrics)]
     assert ranks.run_dir.latest.read_text().strip() == f"step_{steps[-1]:09d}"
 
 

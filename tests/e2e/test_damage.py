@@ -30,7 +30,8 @@ from trainer.config.load import load_written
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_USER_ERROR
-from trainer.contract.run_dir import RunDir, Status, read_json_lines, write_atomically
+from trainer.contract.plain_json import rows_of
+from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.data.read.opening import open_manifest
 from trainer.data.store.pinned import pinned
 
@@ -105,9 +106,9 @@ class Interrupted:
             assert len(errors) == 1 and "Traceback" not in log, f"{damage}: {log}"
             return "one sentence"
         assert code == 0, f"{damage}: exit code {code}: {log}"
-        rows = [(row["kind"], row["step"], row["loss"]) for row in read_json_lines(ranks.run_dir.metrics)]
+        rows = [(row["kind"], row["step"], row["loss"]) for row in rows_of(ranks.run_dir.metrics)]
         assert rows == self.expected, f"{damage}: other losses"
-        (said,) = [e for e in read_json_lines(ranks.run_dir.events) if e["event"] in ("resumed", "began_anew")]
+        (said,) = [e for e in rows_of(ranks.run_dir.events) if e["event"] in ("resumed", "began_anew")]
         if said["step"] < NEWEST:
             assert said["lost_steps"] == NEWEST - said["step"] and said["passed_over"], f"{damage}: {said}"
             assert "trained again" in log, f"{damage}: not said: {log}"
@@ -126,7 +127,7 @@ def interrupt(pool: RankPool, data: Path, root: Path) -> Interrupted:
     run_dir.events.unlink()
     write_atomically(run_dir.latest, f"step_{NEWEST:09d}\n")
     run_dir.write_status(Status.RUNNING)
-    rows = [row for row in read_json_lines(run_dir.metrics) if row["step"] <= NEWEST]
+    rows = [row for row in rows_of(run_dir.metrics) if row["step"] <= NEWEST]
     write_atomically(run_dir.metrics, "".join(json.dumps(row) + "\n" for row in rows))
     assert [path.name for path in sorted(run_dir.checkpoints.iterdir())] == [f"step_{n:09d}" for n in (OLDER, NEWEST)]
     return Interrupted(pool, config, run_dir.root, expected)

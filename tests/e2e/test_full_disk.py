@@ -11,7 +11,8 @@ from launch.cluster.local.warm import RankPool
 from launch.run.data_preparation import resolve
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
 from trainer.contract.exit_codes import EXIT_DONE, EXIT_FAILED
-from trainer.contract.run_dir import Status, read_json_lines
+from trainer.contract.plain_json import rows_of
+from trainer.contract.run_dir import Status
 
 pytestmark = pytest.mark.e2e
 STEPS = 20
@@ -44,6 +45,6 @@ def test_a_run_ends_equal_to_one_whose_disk_had_room(
         assert run.run_dir.latest.read_text().strip() != "step_000000020", "the last checkpoint found no room"
         rows = run.finish()
     else:
-        rows = [(row["kind"], row["step"], row["loss"]) for row in read_json_lines(run.run_dir.metrics)]
+        rows = [(row["kind"], row["step"], row["loss"]) for row in rows_of(run.run_dir.metrics)]
         assert full not in ("4:19", "9:11") or run.events("records_waited"), "rows have waited"
     assert rows == whole

@@ -19,7 +19,8 @@ from tests.e2e.test_data_prepare import shared_memory, wait_until
 from tests.e2e.test_data_remote import Server
 from trainer.config.load import dump
 from trainer.config.run import RunConfig
-from trainer.contract.run_dir import RunDir, Status, read_json_lines, write_atomically
+from trainer.contract.plain_json import rows_of
+from trainer.contract.run_dir import RunDir, Status, write_atomically
 
 pytestmark = pytest.mark.e2e
 STEPS = 60
@@ -83,7 +84,7 @@ def test_nothing_stays_behind_and_the_same_command_completes_the_run(
     assert run_dir.read_status() is Status.RUNNING
 
     assert train(config, tmp_path).wait(timeout=240) == 0, (tmp_path / "output").read_text()
-    assert [(row["kind"], row["step"], row["loss"]) for row in read_json_lines(metrics)] == expected
-    events = {event["event"]: event for event in read_json_lines(run_dir.events)}
+    assert [(row["kind"], row["step"], row["loss"]) for row in rows_of(metrics)] == expected
+    events = {event["event"]: event for event in rows_of(run_dir.events)}
     assert "resumed" in events and events["pass_ended"]["passes"] == 1
     assert shared_memory() <= before and not list((tmp_path / "temporary").rglob("*"))

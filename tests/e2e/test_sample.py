@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from trainer.contract.run_dir import RunDir, read_json_lines
+from trainer.contract.plain_json import rows_of
+from trainer.contract.run_dir import RunDir
 
 pytestmark = pytest.mark.e2e
 
@@ -49,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 def test_a_source_of_which_nothing_is_read_is_named(run: RunDir) -> None:
-    (event,) = (row for row in read_json_lines(run.events) if row["event"] == "source_left_out")
+    (event,) = (row for row in rows_of(run.events) if row["event"] == "source_left_out")
     assert event["source"] == "short" and event["tokens"] > 0
     assert json.loads(run.result.read_text())["sources_left_out"] == {"short": event["tokens"]}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.checkpoints import small_manifest, write
 from trainer.checkpoint.contents import contents_problem
 from trainer.checkpoint.manifest import FormatError, Manifest, Share, checkpoint_name, read_manifest, seal
-from trainer.checkpoint.retention import Misplaced, list_set_aside, newest_counted, set_aside
+from trainer.checkpoint.retention import list_set_aside, misplaced_among, set_aside
 from trainer.checkpoint.search import newest_sound, problem_with
 from trainer.checkpoint.settings import changed_settings, refuse_other_order
 from trainer.contract.errors import UserError
@@ -115,13 +115,13 @@ def test_only_what_counts_is_counted(tmp_path: Path) -> None:
     for step, changes in {10: {}, 20: {}, 30: {"trajectory": "fe"}, 40: {}, 50: {}}.items():
         write(tmp_path, small_manifest(step, **changes))
     (tmp_path / checkpoint_name(20) / "rank_00001.safetensors").write_bytes(b"")
-    found = list(newest_counted(tmp_path, 2, trajectory="0123456789abcdef", newest=40))
-    kept = [path.name for path in found if isinstance(path, Path)]
-    assert kept == [checkpoint_name(40), checkpoint_name(10)]
-    reasons = {found.checkpoint.name: found.reason for found in found if isinstance(found, Misplaced)}
+    found = list(misplaced_among(tmp_path, 2, trajectory="0123456789abcdef", newest=40))
+    reasons = {row.checkpoint.name: row.reason for row in found}
     assert reasons == {
         checkpoint_name(50): "abandoned", checkpoint_name(30): "abandoned", checkpoint_name(20): "damaged",
     }  # fmt: skip
+    (first,) = misplaced_among(tmp_path, 1, trajectory="0123456789abcdef", newest=40)
+    assert first.checkpoint.name == checkpoint_name(50), "those below the newest that counts are not looked at"
 
 
 def test_what_is_set_aside_does_not_pile_up(tmp_path: Path) -> None:

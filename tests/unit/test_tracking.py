@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from trainer.contract.run_dir import RunDir, Status, read_json_lines
+from trainer.contract.plain_json import rows_of
+from trainer.contract.run_dir import RunDir, Status
 from trainer.observe import wandb_mirror
 from trainer.observe.console import console_line
 from trainer.observe.metrics import METRICS
@@ -42,7 +43,7 @@ def test_rows_go_to_the_file_and_to_every_observer(tmp_path: Path):
     record.row("train", 1, loss=2.0)
     record.row("evaluation", 1, loss=2.5)
     record.finish(0)
-    rows = list(read_json_lines(tmp_path / "metrics.jsonl"))
+    rows = list(rows_of(tmp_path / "metrics.jsonl"))
     assert (
         rows
         == mirror.rows
@@ -76,7 +77,7 @@ def test_a_resumed_record_has_each_step_once_even_after_a_torn_line(tmp_path: Pa
     record.rewind(3)
     for step in range(4, 7):
         record.row({"kind": "train", "step": step, "loss": float(step)})
-    assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows_of(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_status_is_one_word(tmp_path: Path):

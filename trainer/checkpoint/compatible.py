@@ -17,11 +17,6 @@ from trainer.contract.errors import UserError
 from trainer.data.store.manifest import Manifest as DataManifest
 
 
-def architecture_values(config: ModelConfig) -> dict[str, Any]:
-    """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-    return config.architecture()
-
-
 def identity_of(data: DataManifest) -> dict[str, str]:
     """Return what a checkpoint keeps of the data, beside the position in them."""
     return {"tokenizer": data.tokenizer_hash}
@@ -65,7 +60,7 @@ def check_architecture(manifest: Manifest, checkpoint: Path, model: ModelConfig,
     A warm start may change what no parameter depends on. It may also state the embedding's rows in other words, as
     imported models do, whose padding is not known.
     """
-    mine, theirs = architecture_values(model), manifest.architecture
+    mine, theirs = model.architecture(), manifest.architecture
     free = [*model.free_on_warm_start()] if weights_only else []
     if weights_only and _rows(mine) == _rows(theirs):
         free += ["vocab_size", "vocab_multiple_of"]

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.checkpoint.compatible import architecture_values
 from trainer.checkpoint.huggingface_files import read_huggingface, tokenizer_of, write_huggingface
 from trainer.checkpoint.load import Source
 from trainer.checkpoint.manifest import (
@@ -105,7 +104,7 @@ def write_checkpoint(source: Path, target: Path) -> Path:
     shares = {name: Share(None, (), (0, t.numel())) for name, t in tensors.items()}
     manifest = Manifest(
         step=0,
-        architecture=architecture_values(config),
+        architecture=config.architecture(),
         state={},
         optimizer={},
         parameters={name: tuple(t.shape) for name, t in tensors.items()},

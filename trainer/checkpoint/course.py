@@ -15,8 +15,9 @@ from trainer.checkpoint.manifest import checkpoint_name, list_checkpoints, step_
 from trainer.checkpoint.retention import ABANDONED, DAMAGED, Misplaced, misplaced, set_aside
 from trainer.checkpoint.search import Passed
 from trainer.contract.errors import UserError
-from trainer.contract.run_dir import RunDir, read_json_lines, write_atomically
-from trainer.guard.fence import Fence, ReplacedError
+from trainer.contract.plain_json import rows_of
+from trainer.contract.run_dir import RunDir, write_atomically
+from trainer.guard.fence import Fence
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ def put_in_order(course: Course, passed: Sequence[Passed], fence: Fence) -> dict
     Returns `trajectory`, `passed_over` and `lost_steps` as the event has them, `set_aside` with one row for each, and
     `lines` for the console. Raises `UserError` where a checkpoint cannot be moved: the next start would resume from it.
     """
-    if not fence.open():
-        raise ReplacedError(fence.sentence())
+    fence.check()
     gone = _missing_newest(course)
     passed = [*gone, *passed]
     lost = max(0, _furthest(course, passed) - course.step)
@@ -105,7 +105,7 @@ def _furthest(course: Course, passed: Sequence[Passed]) -> int:
     names = [path.name for path in list_checkpoints(course.run_dir.checkpoints)] + [row.checkpoint for row in passed]
     steps = [step for name in names if (step := step_of(Path(name))) is not None]
     if course.checkpoint is None:  # an ordinary interruption loses what came after its newest checkpoint; this is more
-        steps += [row["step"] for row in read_json_lines(course.run_dir.metrics) if isinstance(row.get("step"), int)]
+        steps += [row["step"] for row in rows_of(course.run_dir.metrics, "step") if isinstance(row["step"], int)]
     return max(steps, default=0)
 
 

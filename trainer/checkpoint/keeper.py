@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.checkpoint.manifest import list_checkpoints, step_of
 from trainer.checkpoint.restore import Event, Restorer
-from trainer.checkpoint.retention import Misplaced, discard, newest_counted, set_aside, steps_to_delete
+from trainer.checkpoint.retention import discard, misplaced_among, set_aside, steps_to_delete
 from trainer.checkpoint.save import CheckpointWriter
 from trainer.config.sections import CheckpointConfig
 from trainer.contract.errors import UserError
@@ -135,13 +135,12 @@ class Keeper:
 
     def _keep_what_counts(self, newest: int) -> None:
         root, keep = self.run_dir.checkpoints, self.config
-        for found in list(newest_counted(root, keep.keep_last, trajectory=self.writer.trajectory, newest=newest)):
-            if isinstance(found, Misplaced):
-                target = set_aside(found.checkpoint, found.reason)
-                self.event(
-                    "set_aside", checkpoint=found.checkpoint.name, to=str(target), reason=found.reason,
-                    problem=found.problem,
-                )  # fmt: skip
+        for found in list(misplaced_among(root, keep.keep_last, trajectory=self.writer.trajectory, newest=newest)):
+            target = set_aside(found.checkpoint, found.reason)
+            self.event(
+                "set_aside", checkpoint=found.checkpoint.name, to=str(target), reason=found.reason,
+                problem=found.problem,
+            )  # fmt: skip
         steps = [step for path in list_checkpoints(root) if (step := step_of(path)) is not None]
         gone = steps_to_delete(steps, keep_last=keep.keep_last, keep_every=self.keep_every_steps, keep_at=keep.keep_at)
         for path in list_checkpoints(root):

@@ -145,7 +145,7 @@ def load(engine: Engine, checkpoint: Path, manifest: Manifest, *, weights_only: 
 
 def _agree_on_problem(engine: Engine, problem: str) -> None:
     found = to_first_rank(problem, engine.device)
-    said = from_first_rank(lambda: "; ".join(clause for clause in by_rank(found) if clause[-2:] != ": "), engine.device)
+    said = from_first_rank(lambda: "; ".join(by_rank(found, silent="")), engine.device)
     if said:
         raise UnreadableError(f"it cannot be read: {said}")
 

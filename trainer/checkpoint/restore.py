@@ -205,9 +205,9 @@ def _judge(checkpoint: Path, reports: list[str]) -> str:
     """Return what ranks found damaged. Raises `UserError` where some do not see what the first rank sees."""
     unseen, damaged = zip(*(json.loads(report) for report in reports), strict=True)
     if any(unseen):
-        clauses = [clause for clause in by_rank(unseen) if not clause.endswith(": ")]
+        clauses = "; ".join(by_rank(unseen, silent=""))
         raise UserError(
-            f"not all ranks see {checkpoint} as the first does, {SIGHT_SECONDS:.0f} s after it: {'; '.join(clauses)}. "
+            f"not all ranks see {checkpoint} as the first does, {SIGHT_SECONDS:.0f} s after it: {clauses}. "
             "The run directory must be one directory for all nodes: see that it is mounted, and start the run again"
         )
     return "; ".join(problem for problem in damaged if problem)

@@ -62,15 +62,16 @@ def misplaced(checkpoint: Path, *, trajectory: str, newest: int) -> Misplaced | 
     return None
 
 
-def newest_counted(root: Path, count: int, *, trajectory: str, newest: int) -> Iterator[Path | Misplaced]:
-    """Yield checkpoints, newest first, until `count` of them count; and each misplaced one that lies among them."""
+def misplaced_among(root: Path, count: int, *, trajectory: str, newest: int) -> Iterator[Misplaced]:
+    """Yield those that are misplaced among the newest checkpoints, newest first, until `count` were seen that count."""
     for path in list_checkpoints(root):
         if count == 0:
             return
         found = misplaced(path, trajectory=trajectory, newest=newest)
         if found is None:
             count -= 1
-        yield found or path
+        else:
+            yield found
 
 
 def set_aside(checkpoint: Path, reason: str) -> Path:

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.checkpoint.compatible import architecture_values
 from trainer.checkpoint.manifest import (
     MANIFEST,
     File,
@@ -92,7 +91,7 @@ def take_snapshot(
     memory.wait()
     manifest = Manifest(
         step=step,
-        architecture=architecture_values(engine.config.model),
+        architecture=engine.config.model.architecture(),
         state=dict(state),
         optimizer={"name": engine.config.optim.name, **engine.sharded.counters()},
         parameters={name: split.shape for name, split in engine.splits.items()},

@@ -28,7 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.plain_json import read_lines, to_json
+from trainer.contract.plain_json import to_json
 
 
 class Status(StrEnum):
@@ -173,8 +173,3 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
-
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file. Damaged lines and a torn last line are left out (see `read_lines`)."""
-    yield from read_lines(path).rows

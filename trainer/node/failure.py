@@ -16,7 +16,7 @@ _ERROR_LINE = re.compile(
 _ABORTED = re.compile(r"^Fatal Python error: Aborted")
 _CPP_ERROR = re.compile(r"^what\(\):\s+(.+)$")  # why C++ aborted, such as NCCL's watchdog
 _RANK_PREFIX = re.compile(r"^\[rank\d+\]: ")  # torch puts it in front of tracebacks
-_PORT_TAKEN = re.compile(r"EADDRINUSE|[Aa]ddress already in use")
+_PORT_TAKEN = re.compile(r"EADDRINUSE|address already in use", re.I)
 _KILLED = "killed from outside, often for want of memory (then the kernel's log, `dmesg`, says so)"
 _STAYED = "killed, for it was asked to end and did not"
 _OUT_OF_MEMORY = "out of memory: the kernel killed it"
@@ -65,7 +65,12 @@ def tail(log: Path, size: int = TAIL_BYTES) -> str:
 
 def port_was_taken(log: Path) -> bool:
     """Tell whether the rank ended because its rendezvous port was in use: worth another try with another port."""
-    return _PORT_TAKEN.search(tail(log)) is not None
+    return says_port_taken(tail(log))
+
+
+def says_port_taken(text: str) -> bool:
+    """Tell whether an error is that of a port in use."""
+    return _PORT_TAKEN.search(text) is not None
 
 
 def signal_name(code: int) -> str | None:

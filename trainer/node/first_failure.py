@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trainer.contract.exit_codes import EXIT_PREEMPTED
 from trainer.contract.run_dir import write_atomically
-from trainer.node.failure import signal_name, tail
+from trainer.node.failure import says_port_taken, signal_name, tail
 
 # What gloo, NCCL and torch's store say when a peer has gone or does not answer.
 _CONSEQUENCE = re.compile(
@@ -26,7 +26,6 @@ _CONSEQUENCE = re.compile(
     r"|connectFullMesh|wait timeout|client socket|socket timeout|Rendezvous\w*Error|application timeout",
     re.I,
 )
-_PORT_TAKEN = re.compile(r"address already in use|EADDRINUSE", re.I)  # a DistNetworkError that is a cause
 _SUMMARY = re.compile(r"^\s*time\s+: (\S+)\n(?:.*\n)*?\s*rank\s+: (\d+) .*\n\s*exitcode\s+: (-?\d+)", re.M)
 
 
@@ -66,7 +65,7 @@ class Ending:
 
 def is_consequence(message: str) -> bool:
     """Tell whether an error is what a rank says when another one has gone or does not answer."""
-    return _CONSEQUENCE.search(message) is not None and _PORT_TAKEN.search(message) is None
+    return _CONSEQUENCE.search(message) is not None and not says_port_taken(message)  # a DistNetworkError too
 
 
 def first_failure(endings: Iterable[Ending]) -> Ending | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any
 from trainer.contract.run_dir import write_atomically
 from trainer.node.addresses import address_towards, interface_of, own_addresses, resolve
 from trainer.node.json_line import Line
+from trainer.node.names import own_name
 
 CONNECT_SECONDS = 3.0
 ROUND_SECONDS = 0.5
@@ -64,7 +64,7 @@ class Party:
 
     @property
     def me(self) -> str:
-        return os.environ.get("SLURMD_NODENAME", socket.gethostname())
+        return own_name()
 
 
 def meet(party: Party, check: Callable[[], None] = lambda: None) -> Meeting:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainer.node.names import own_name
+
 PACKAGES = ("torch", "deepspeed", "datasets", "sentencepiece", "wandb", "numpy", "pydantic")
 MEET_SECONDS = 15.0
 WANDB_SECONDS = 3.0
@@ -37,7 +39,7 @@ def main() -> None:
 def describe(meet: Path, nodes: int, wandb: str) -> dict[str, Any]:
     """Return this node's report."""
     return {
-        "host": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
+        "host": own_name(),
         "time": time.time(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -116,7 +118,7 @@ def reachable(url: str) -> bool:
 
 def seen_by_all(meet: Path, nodes: int) -> dict[str, Any]:
     """Write a file, wait for those of the other nodes, and tell how many were seen and how long writing took."""
-    name = f"{os.environ.get('SLURMD_NODENAME', socket.gethostname())}-{os.getpid()}.node"
+    name = f"{own_name()}-{os.getpid()}.node"
     began = time.monotonic()
     try:
         meet.mkdir(parents=True, exist_ok=True)

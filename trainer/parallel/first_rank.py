@@ -64,12 +64,15 @@ def agreed(text: str, device: torch.device, disagreement: Callable[[Sequence[str
     from_first_rank(compare, device)
 
 
-def by_rank(texts: Sequence[str]) -> list[str]:
-    """Return one clause for each different text, with the ranks that gave it: "rank 1: ...", "ranks 0, 2: ..."."""
+def by_rank(texts: Sequence[str], *, silent: str | None = None) -> list[str]:
+    """Return one clause for each different text, with the ranks that gave it: "rank 1: ...", "ranks 0, 2: ...".
+
+    Ranks whose text is `silent` are left out.
+    """
     ranks: dict[str, list[int]] = defaultdict(list)
     for rank, text in enumerate(texts):
         ranks[text].append(rank)
-    return [f"rank{'s' * (len(of) > 1)} {_shortened(of)}: {text}" for text, of in ranks.items()]
+    return [f"rank{'s' * (len(of) > 1)} {_shortened(of)}: {text}" for text, of in ranks.items() if text != silent]
 
 
 def _shortened(ranks: list[int], most: int = 8) -> str:

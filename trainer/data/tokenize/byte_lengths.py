@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.data.tokenize.tokenizer import DIRECTORY, META
+from trainer.data.tokenize.byte_characters import CHARACTER_OF
+from trainer.data.tokenize.segments import SPACE
+from trainer.data.tokenize.tokenizer import locate_tokenizer, read_meta
 
-SPACE = "▁"
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-# The characters by which byte-level tokenizers write bytes (GPT-2's encoder.py): themselves where they can be printed.
-PRINTED = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-BYTE_CHARACTERS = frozenset(map(chr, PRINTED | set(range(0x100, 0x100 + 256 - len(PRINTED)))))
+BYTE_CHARACTERS = frozenset(CHARACTER_OF.values())
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class ByteLengths:
 
 def byte_lengths(directory: Path) -> ByteLengths:
     """Return the byte lengths of a tokenizer that can be loaded from `directory`, its own or that of its set."""
-    path = directory / DIRECTORY if (directory / DIRECTORY / META).exists() else directory
-    meta = json.loads((path / META).read_text(encoding="utf-8"))
+    path = locate_tokenizer(directory)
+    meta = read_meta(path)
     if meta["kind"] == "bytes":
         return ByteLengths([*[1] * 256, 0])
     model = (path / meta["file"]).read_bytes()

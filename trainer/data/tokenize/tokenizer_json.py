@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trainer.data.tokenize.byte_characters import CHARACTER_OF
 from trainer.data.tokenize.huggingface_tokenizer import HuggingFace
 from trainer.data.tokenize.segments import SPACE
 from trainer.data.tokenize.tokenizer import Bytes, SentencePiece, Tokenizer, load_tokenizer, locate_tokenizer, read_meta
@@ -27,11 +28,7 @@ def _of_bytes() -> Any:
     """Return a byte-level BPE without merges, whose 256 characters are numbered by the byte that they stand for."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    # Printable bytes stand for themselves, the others, in order, for what begins at 256 (Radford et al. 2019, GPT-2).
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    character = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-    made = Tokenizer(models.BPE({character[byte]: byte for byte in range(256)}, []))
+    made = Tokenizer(models.BPE({CHARACTER_OF[byte]: byte for byte in range(256)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(Bytes().piece(Bytes.eos_id), special=True, normalized=False)])
