@@ -17,55 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.cluster.slurm_conf import munge_options, write_conf
 from trainer.node.rank import die_with
 
 GPUS = ("/dev/null", "/dev/zero")  # any character devices pass for GPUs: nothing opens them
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
-
-CONF = """\
-ClusterName=escala
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={port}
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-CredType=cred/munge
-AuthInfo=socket={root}/munge.sock,cred_expire=5
-StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool/%n
-SlurmctldPidFile={root}/slurmctld.pid
-SlurmdPidFile={root}/slurmd.%n.pid
-SlurmctldLogFile={root}/slurmctld.log
-SlurmdLogFile={root}/slurmd.%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-DefMemPerNode=500
-SlurmdParameters=config_overrides
-SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2,batch_sched_delay=0
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-SlurmctldParameters=preempt_send_user_signal
-JobRequeue=1
-ReturnToService=2
-SlurmdTimeout=10
-KillWait=10
-CompleteWait=0
-MinJobAge=600
-FirstJobId={first}
-TCPTimeout=2
-MessageTimeout=10
-BatchStartTimeout=5
-MailProg=/bin/true
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
-GresTypes=gpu
-{nodes}
-PartitionName=train Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
-PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
-"""
 
 
 def missing() -> str | None:
@@ -89,24 +45,17 @@ class Slurm:
     def start(self) -> None:
         """Start the daemons and wait until every node is idle."""
         self.root.chmod(0o755)
-        for part in ("state", "spool"):
-            (self.root / part).mkdir()
-        key = self.root / "munge.key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o600)
         host = socket.gethostname().split(".")[0]
         node = "NodeName={} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs=16 CoresPerSocket=16 RealMemory=8000"
         node += f" Gres=gpu:h100:{len(GPUS)}"
         lines = [node.format(name, host, port) for name, port in zip(self.names, self.ports[1:], strict=True)]
+        own = ["ClusterName=escala", f"SlurmctldHost={host}(127.0.0.1)", f"SlurmctldPort={self.ports[0]}"]
+        own += ["TaskPlugin=task/none", "GresTypes=gpu"]
         # Rendezvous ports follow from job ids: two clusters on one machine must not count from the same one.
-        first, text = random.randrange(1, 5000) * 1000, "\n".join(lines)
-        conf = CONF.format(host=host, port=self.ports[0], root=self.root, nodes=text, first=first)
-        (self.root / "slurm.conf").write_text(conf)
+        write_conf(self.root, first=random.randrange(1, 5000) * 1000, nodes=lines, own=own)
         gpus = "".join(f"Name=gpu Type=h100 File={device}\n" for device in GPUS)
         (self.root / "gres.conf").write_text(gpus)
-        files = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munge.pid"}
-        files |= {"log-file": "munge.log", "seed-file": "munge.seed"}
-        self._daemon("munged", "--foreground", *(f"--{key}={self.root / name}" for key, name in files.items()))
+        self._daemon("munged", *munge_options(self.root))
         wait_until(lambda: (self.root / "munge.sock").exists(), 20, "munged")
         self._daemon("slurmctld", "-D")
         for name in self.names:

@@ -17,51 +17,7 @@ from tests.cluster import hosts as host_module
 from tests.cluster import slurm as slurm_module
 from tests.cluster.hosts import NET, Hosts
 from tests.cluster.slurm import all_processes, end_with, environment_of, wait_until
-
-CONF = """\
-ClusterName={name}
-SlurmctldHost=h1({net}.1)
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-CredType=cred/munge
-AuthInfo=socket={root}/munge.sock,cred_expire=5
-StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool/%n
-SlurmctldPidFile={root}/slurmctld.pid
-SlurmdPidFile={root}/slurmd.%n.pid
-SlurmctldLogFile={root}/slurmctld.log
-SlurmdLogFile={root}/slurmd.%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin={task_plugin}
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-DefMemPerNode=500
-SlurmdParameters=config_overrides
-SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2,batch_sched_delay=0
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-SlurmctldParameters=preempt_send_user_signal
-JobRequeue=1
-ReturnToService=2
-SlurmdTimeout=10
-KillWait=10
-CompleteWait=0
-MinJobAge=600
-MaxArraySize=4
-FirstJobId={first}
-TCPTimeout=2
-MessageTimeout=10
-BatchStartTimeout=5
-MailProg=/bin/true
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
-{nodes}
-PartitionName=train Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
-PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
-PartitionName=short Nodes=ALL MaxTime=2 State=UP PriorityTier=1 PreemptMode=REQUEUE
-"""
+from tests.cluster.slurm_conf import munge_options, write_conf
 
 
 def missing() -> str | None:
@@ -90,10 +46,8 @@ class SlurmHosts:
         if self.loopback_name:
             self._call_themselves_loopback()
         self._write_conf()
-        files = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munge.pid"}
-        files |= {"log-file": "munge.log", "seed-file": "munge.seed"}
         home = self.conf.parent
-        self._daemon("munged", "h1", "munged", "--foreground", *(f"--{k}={home / f}" for k, f in files.items()))
+        self._daemon("munged", "h1", "munged", *munge_options(home))
         wait_until(lambda: (home / "munge.sock").exists(), 20, "munged")
         self.start_controller()
         for node in self.nodes:
@@ -165,16 +119,11 @@ class SlurmHosts:
             assert done.returncode == 0, done.stderr
 
     def _write_conf(self) -> None:
-        home = self.conf.parent
-        for part in ("state", "spool"):
-            (home / part).mkdir(parents=True)
-        key = home / "munge.key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o600)
         row = "NodeName={0}{1} CPUs=16 CoresPerSocket=16 RealMemory=8000"
         rows = [row.format(n, f" NodeAddr={NET}.{n[1:]}" if self.node_addr else "") for n in self.nodes]
-        values = {"name": self.name, "net": NET, "root": home, "first": self.first, "task_plugin": "task/none"}
-        self.conf.write_text(CONF.format(nodes="\n".join(rows), **values))
+        own = [f"ClusterName={self.name}", f"SlurmctldHost=h1({NET}.1)", "TaskPlugin=task/none", "MaxArraySize=4"]
+        own.append("PartitionName=short Nodes=ALL MaxTime=2 State=UP PriorityTier=1 PreemptMode=REQUEUE")
+        write_conf(self.conf.parent, first=self.first, nodes=rows, own=own)
 
     def _daemon(self, label: str, host: str, *argv: str) -> None:
         log = (self.root / f"{label}.out").open("ab")
