@@ -64,18 +64,22 @@ def _schema(section: Any) -> dict[str, Any]:
 def _with_families(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put the keys that only some families of models have behind those that all have."""
     from trainer.config.model import config_class
+    from trainer.models.mixers.registry import MIXERS
     from trainer.models.registry import FAMILIES
 
     common = {row["key"] for row in rows}
     own = [(name, row) for name in FAMILIES for row in _rows(_schema(config_class(name)), {}, "model.")]
     added = [{**row, "meaning": f"{name}: {row['meaning']}"} for name, row in own if row["key"] not in common]
+    for name, mixer in MIXERS.items():
+        options = _rows(_schema(mixer.cost_class.Options), {}, f"model.mixer.{name}.")
+        added += [{**row, "meaning": f"the mixer {name}: {row['meaning']}"} for row in options]
     last = max(place for place, row in enumerate(rows) if row["key"].startswith("model.")) + 1
     return [*rows[:last], *added, *rows[last:]]
 
 
 def _rows(section: dict[str, Any], known: dict[str, Any], prefix: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a section and of those inside it. Keys of a list's items are written `sources[].path`."""
-    for name, field in section["properties"].items():
+    for name, field in section.get("properties", {}).items():
         inner = field.get("$ref") or field.get("items", {}).get("$ref")
         if inner is not None:
             many = "[]" if "items" in field else ""

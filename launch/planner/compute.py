@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launch.planner.gpus import Gpu
-from launch.planner.rates import FLASH_BACKWARD, LAUNCH, MEMORY_SHARE, Rates
-from launch.planner.shape import Shape, Way
+from launch.planner.rates import FLASH_BACKWARD, LAUNCH, MEMORY_SHARE, SERIAL_KERNEL, Rates
+from launch.planner.shape import Way
+from trainer.plan.shape import MixerShape, Shape
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Compute:
         return self.w.micro_batch * self.s.T / self.w.sequence
 
     @property
-    def layers(self) -> float:
-        return self.s.L / self.w.pipeline
+    def mixers(self) -> list[tuple[MixerShape, float]]:
+        """Mixers, each with the layers that it has on this rank."""
+        return [(mixer, layers / self.w.pipeline) for mixer, layers in self.s.mixers]
 
     @property
     def bandwidth(self) -> float:
@@ -43,34 +45,38 @@ class Compute:
 
     def matrices(self) -> float:
         """Return the seconds of all linear layers and the head, and of casting their operands to fp8."""
-        s, w, tokens, fp8 = self.s, self.w, self.tokens, self.w.precision == "fp8"
-        up = 2 * s.F if s.gated else s.F
-        # (outputs, inputs) on one rank
-        sides = [
-            ((s.q + 2 * s.kv) / w.tensor, s.D),
-            (s.D, s.q / w.tensor),
-            (up / w.tensor, s.D),
-            (s.D, s.F / w.tensor),
-        ]
+        s, w = self.s, self.w
+        head = (4 if w.chunked_head else 3) * self.product(self.tokens, s.V / w.tensor, s.D) / w.pipeline
+        return sum(layers * self._layer(mixer) for mixer, layers in self.mixers) + head
+
+    def _layer(self, mixer: MixerShape) -> float:
+        """Return the seconds of one layer's linear layers."""
+        w, tokens, fp8 = self.w, self.tokens, self.w.precision == "fp8"
+        sides = [product.on_rank(w.tensor) for product in (*mixer.products, *self.s.mlp)]
         layer = w.passes * max(sum(self.product(tokens, n, k, fp8=fp8) for n, k in sides), LAUNCH)
-        if w.recompute == "selective":  # the product that leads to attention is made again too
-            layer += self.product(tokens, *sides[0], fp8=fp8)
+        if w.recompute == "selective":  # the products that lead into the mixer are made again too
+            layer += sum(self.product(tokens, n, k, fp8=fp8) for n, k in sides[: len(mixer.products) - 1])
         if fp8:  # inputs and weights in each forward pass, gradients and weights in the backward pass
             cast = sum((w.passes - 2) * tokens * k + tokens * n + (w.passes - 1) * n * k for n, k in sides)
             layer += cast * w.cast_bytes / self.bandwidth
-        head = (4 if w.chunked_head else 3) * self.product(tokens, s.V / w.tensor, s.D) / w.pipeline
-        return self.layers * layer + head
+        return layer
 
     def attention(self) -> float:
-        """Return the seconds of scores and weighted sums."""
+        """Return the seconds of what mixes tokens: scores and weighted sums, or scans."""
+        return sum(layers * self._mixing(mixer) for mixer, layers in self.mixers)
+
+    def _mixing(self, mixer: MixerShape) -> float:
+        """Return the seconds of one layer, beside its linear layers."""
         s, w = self.s, self.w
-        heads, forward = s.H / w.tensor, w.passes - 2 + (w.recompute == "selective")
-        if not w.flash:
-            each = 2 * heads * w.micro_batch * self.product(s.T / w.sequence, s.T, s.head_dim)
-            return self.layers * (forward + 2) * each
+        heads, forward = mixer.heads / w.tensor, w.passes - 2 + (w.recompute == "selective")
+        serial = (forward + 2) * s.T * mixer.serial_kernels * SERIAL_KERNEL
+        if heads and not w.flash:
+            each = 2 * heads * w.micro_batch * self.product(s.T / w.sequence, s.T, mixer.head_dim)
+            return (forward + 2) * each
         share = self.rates.hopper_attention if self.gpu.power_limited else self.rates.ampere_attention
-        flops = 2 * self.tokens * 2 * (s.T / 2) * heads * s.head_dim  # the masked half is skipped
-        return self.layers * (forward + FLASH_BACKWARD) * flops / (share * self.gpu.flops)
+        flops = 2 * self.tokens * 2 * mixer.keys_seen(s.T) * heads * mixer.head_dim  # the masked half is skipped
+        flops += self.tokens * mixer.flops / w.tensor
+        return (forward + FLASH_BACKWARD) * flops / (share * self.gpu.flops) + serial
 
     def elementwise(self) -> float:
         """Return the seconds in which norms, sums, activations, rotations, softmax and loss move their bytes.
@@ -78,11 +84,16 @@ class Compute:
         Values of a token that a forward pass reads and writes; a backward pass moves twice as many.
         """
         s, w = self.s, self.w
-        if w.compiled:  # each sum together with the norm that follows it
-            whole, mlp, rotated = 8 * s.D, (3 if s.gated else 2) * s.F, 2 * (s.q + s.kv)
-        else:
-            whole, mlp, rotated = 10 * s.D, (5 if s.gated else 2) * s.F, 8 * (s.q + s.kv)
-        scores = 0.0 if w.flash else 4.5 * s.H * s.T  # softmax and dropout, each read and written, and a mask
-        layer = whole + (mlp + s.rotary * rotated + scores) / w.tensor
+        moved = sum(layers * w.passes * self._values(mixer) * w.value for mixer, layers in self.mixers)
         loss = w.loss_bytes * s.V / w.tensor / w.pipeline
-        return self.tokens * (self.layers * w.passes * layer * w.value + loss) / self.bandwidth
+        return self.tokens * (moved + loss) / self.bandwidth
+
+    def _values(self, mixer: MixerShape) -> float:
+        """Return the values of a token that elementwise kernels of one layer read and write."""
+        s, w = self.s, self.w
+        if w.compiled:  # each sum together with the norm that follows it
+            whole, mlp, own = 8 * s.D, (3 if s.gated else 2) * s.F, mixer.fused_values
+        else:
+            whole, mlp, own = 10 * s.D, (5 if s.gated else 2) * s.F, mixer.values
+        scores = 0.0 if w.flash else 4.5 * mixer.heads * s.T  # softmax and dropout, each read and written, and a mask
+        return whole + (mlp + own + scores) / w.tensor

@@ -14,10 +14,12 @@ import numpy as np
 
 from launch.cluster.local.warm import available_cores
 from launch.planner.gpus import Gpu
+from launch.planner.rates import SERIAL_KERNEL
 from launch.planner.shape import shape_of, way_of
 from launch.planner.step_time import StepTime, step_time
 from trainer.config.parallel import Degrees
 from trainer.config.run import RunConfig
+from trainer.models.registry import cost_of
 from trainer.plan.activations import activations
 from trainer.plan.batch import BatchPlan
 from trainer.plan.counting import count_parameters
@@ -51,6 +53,14 @@ def matrix_rate() -> float:
     return best
 
 
+def serial_seconds(config: RunConfig) -> float:
+    """Return what the recurrences of one micro-batch take because each token waits for the one before."""
+    cost = cost_of(config.model.family)
+    mixers = cost.step_shape(config.model).mixers if hasattr(cost, "step_shape") else ()
+    kernels = sum(layers * mixer.serial_kernels for mixer, layers in mixers)
+    return float(3 * kernels * config.model.context_length * SERIAL_KERNEL)  # the backward pass has twice as many
+
+
 def seconds_on_cpu(config: RunConfig, plan: Plan, rate: float, *, ranks: int) -> float:
     """Estimate the wall-clock seconds of a run while so many ranks, its own included, share cores nobody else needs."""
     crowd = max(1.0, ranks / available_cores())
@@ -58,4 +68,5 @@ def seconds_on_cpu(config: RunConfig, plan: Plan, rate: float, *, ranks: int) ->
     moved = kept + 2 * 4 * config.model.vocab_rows // plan.degrees.tensor
     shared = plan.degrees.tensor * plan.degrees.sequence
     per_token = plan.flops_per_token["total"] / shared / (EFFICIENCY * rate) + moved * PASSES / BANDWIDTH
-    return START_SECONDS + crowd * (plan.steps * STEP_SECONDS + plan.tokens / plan.degrees.data * per_token)
+    micro_batches = plan.steps * (STEP_SECONDS + plan.accumulation * serial_seconds(config))
+    return START_SECONDS + crowd * (micro_batches + plan.tokens / plan.degrees.data * per_token)

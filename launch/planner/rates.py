@@ -31,6 +31,7 @@ NODE_SHARE = 0.75  # of NVLink or PCIe that large collectives reach
 NETWORK_SHARE = 0.80  # of InfiniBand or RoCE that large collectives reach
 STEP = 0.02  # seconds of a step beyond its kernels: loading, synchronising, logging
 LAUNCH = 60e-6  # seconds to launch the kernels of one layer's pass: small layers take no less
+SERIAL_KERNEL = 6e-6  # seconds of a kernel that waits for the one before, whatever its size
 LATENCY = 10e-6  # seconds for one collective inside a node, whatever its size
 BUCKET = 50_000_000  # elements of one reduction or gathering, where they do not follow the layers
 FLASH_BACKWARD = 2.5  # products of flash attention's backward pass over its forward: five to two (Dao 2023)

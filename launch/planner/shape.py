@@ -1,4 +1,4 @@
-"""What the time of a step depends on: the model's shape, and the way in which it is spread and run."""
+"""How a model is spread and run, and its shape as the planner asks for it."""
 
 from __future__ import annotations
 
@@ -9,35 +9,10 @@ from trainer.config.model import ModelConfig
 from trainer.config.parallel import Degrees
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
-from trainer.models.transformer.config import TransformerConfig
+from trainer.models.registry import cost_of
 from trainer.plan.activations import MOST_LOGITS
 from trainer.plan.batch import BatchPlan
-
-
-@dataclass(frozen=True)
-class Shape:
-    """T tokens of a sequence, D width, F width of the MLP, H heads, L layers, V vocabulary rows."""
-
-    D: int
-    F: int
-    L: int
-    H: int
-    kv_heads: int
-    head_dim: int
-    V: int
-    T: int
-    gated: bool
-    rotary: bool = False
-
-    @property
-    def q(self) -> int:
-        """Width of all queries."""
-        return self.H * self.head_dim
-
-    @property
-    def kv(self) -> int:
-        """Width of all keys, or of all values."""
-        return self.kv_heads * self.head_dim
+from trainer.plan.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -86,20 +61,11 @@ class Way:
 
 def shape_of(model: ModelConfig) -> Shape:
     """Return the shape of a model whose vocabulary is known. Raises `UserError` for a family that has none yet."""
-    if not isinstance(model, TransformerConfig):
+    cost = cost_of(model.family)
+    if not hasattr(cost, "step_shape"):
         raise UserError(f"the planner has no model of a step's time for the family {model.family!r} yet")
-    return Shape(
-        D=model.d_model,
-        F=model.ff_width,
-        L=model.n_layers,
-        H=model.n_heads,
-        kv_heads=model.kv_heads,
-        head_dim=model.head_dim,
-        V=model.vocab_rows,
-        T=model.context_length,
-        gated=model.mlp == "swiglu",
-        rotary=model.position == "rotary",
-    )
+    shape: Shape = cost.step_shape(model)
+    return shape
 
 
 def way_of(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, zero: int, ranks_per_node: int) -> Way:

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from launch.planner.compute import Compute
 from launch.planner.gpus import Gpu
 from launch.planner.rates import OPTIMIZER_BYTES, RATES, STEP, Rates
-from launch.planner.shape import Shape, Way
+from launch.planner.shape import Way
 from launch.planner.traffic import Traffic
+from trainer.plan.shape import Shape
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from launch.planner.gpus import Gpu
 from launch.planner.rates import BUCKET, LATENCY, NETWORK_SHARE, NODE_SHARE, Rates
-from launch.planner.shape import Shape, Way
+from launch.planner.shape import Way
+from trainer.plan.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,14 @@ class Traffic:
         if w.sequence == 1:
             return 0.0
         times = 3 if w.recompute == "full" else 2
-        moved = self.activations * (2 * s.q + 2 * s.kv) / s.D / w.tensor
         inside = w.tensor * w.sequence <= w.ranks_per_node
         # Unlike a ring, an all-to-all sends most of what each rank has out of its node, over that rank's own link.
         link = NODE_SHARE * self.gpu.link_node if inside else NETWORK_SHARE * self.gpu.link_network
-        return self.layers * times * (moved * (w.sequence - 1) / w.sequence / link + 4 * LATENCY)
+        seconds = 0.0
+        for mixer, layers in s.mixers:
+            moved = self.activations * mixer.exchanged / s.D / w.tensor
+            seconds += layers / w.pipeline * times * (moved * (w.sequence - 1) / w.sequence / link + 4 * LATENCY)
+        return seconds
 
     def hand_over(self) -> float:
         """Return the seconds of a micro-batch's activations to the next pipeline stage and their gradients back.

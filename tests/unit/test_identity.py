@@ -19,6 +19,7 @@ from trainer.config.identity import Determines, holds_sections, said
 from trainer.config.load import run_from_values
 from trainer.config.model import config_class
 from trainer.config.run import RunConfig
+from trainer.models.mixers.registry import MIXERS
 from trainer.models.registry import FAMILIES
 from trainer.plan.identity import lasting_values, result_hash, result_values
 
@@ -37,7 +38,7 @@ OTHER: dict[str, Any] = {
     "model.vocab_size": 999, "model.vocab_multiple_of": 64, "model.context_length": 128,
     "model.tied_embeddings": False, "model.dropout": 0.1, "model.init_std": 0.5, "model.position": "learned",
     "model.rotary_base": 500.0, "model.norm": "layernorm", "model.norm_eps": 1e-3, "model.mlp": "gelu",
-    "model.qk_norm": True, "model.bias": True, "model.fused_qkv": False,
+    "model.pattern": ["gated_conv", "attention"], "model.qk_norm": True, "model.bias": True, "model.fused_qkv": False,
     "data.name": "b", "data.root": "elsewhere", "data.begin": "published", "data.held_out_fraction": 0.2,
     "data.shard_tokens": 2048, "data.shuffle_window": 4096, "data.packing": "best_fit", "data.document_mask": True,
     "data.repeat": False, "data.cache.directory": "c", "data.cache.max_bytes": 5, "data.cache.ahead_steps": 1,
@@ -65,7 +66,7 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 # Fields with no value of their own to change to: their tests are below, by these names.
 ELSEWHERE = {
-    "steps", "model.family", "model.size", "checkpoint.load", "checkpoint.source", "data.sources.0.name",
+    "steps", "model.family", "model.size", "model.mixer", "checkpoint.load", "checkpoint.source", "data.sources.0.name",
     "data.tokenizer.path", "data.tokenizer.eos",
 }  # fmt: skip
 
@@ -117,7 +118,13 @@ EXECUTION = sorted(key for key in OTHER if SAYS.get(key) is Determines.NOTHING)
 
 @pytest.mark.parametrize(
     "section",
-    sorted(sections(RunConfig, set()) | {config_class(f) for f in FAMILIES} | {ToyConfig}, key=lambda s: s.__name__),
+    sorted(
+        sections(RunConfig, set())
+        | {config_class(f) for f in FAMILIES}
+        | {mixer.cost_class.Options for mixer in MIXERS.values()}
+        | {ToyConfig},
+        key=lambda s: s.__name__,
+    ),
 )
 def test_every_field_says_what_it_determines(section: type[Section]) -> None:
     silent = [n for n, f in section.model_fields.items() if said(f) is None and not holds_sections(f.annotation)]
@@ -161,6 +168,22 @@ def test_a_size_is_the_shape_that_it_stands_for() -> None:
     shape = {key: getattr(sized, key) for key in ("d_model", "n_layers", "n_heads")}
     by_size, by_shape = (run_from_values({**RUN, "model": m}, "test") for m in ({"size": "12k"}, shape))
     assert name_of(by_size) == name_of(by_shape)
+
+
+def test_a_mixer_enters_with_its_options_and_the_default_does_not() -> None:
+    assert "mixer" not in result_values(run(), gpu=False)["model"], (
+        "runs from before there was a choice keep their name"
+    )
+    assert name_of(run("model.mixer=attention")) == name_of(run("model.pattern=[attention]")) == name_of(run())
+    plain = {"d_model": 64, "n_layers": 4, "context_length": 64}
+    mixers: list[dict[str, Any]] = [
+        {"mixer": "gated_conv"}, {"mixer": {"gated_conv": {"kernel": 3}}},
+        {"pattern": ["gated_conv", {"gated_conv": {"kernel": 3}}]},
+    ]  # fmt: skip
+    names = [name_of(run_from_values({**RUN, "model": {**plain, **m}}, "test")) for m in mixers]
+    assert len({*names, name_of(run())}) == 4
+    for spelt in ({"mixer": {"gated_conv": {"kernel": 4}}}, {"pattern": ["gated_conv", "gated_conv"]}):
+        assert name_of(run_from_values({**RUN, "model": {**plain, **spelt}}, "test")) == names[0]
 
 
 def test_the_vocabulary_enters_as_it_is_stated_whether_data_are_prepared_or_not() -> None:

@@ -59,6 +59,10 @@ def check_splits(model: ToyConfig, degrees: Degrees) -> None:
         raise UserError("the toy cannot be split over tensor or sequence ranks: set parallel.tensor to 1")
 
 
+def check_documents(model: ToyConfig) -> None:
+    raise UserError("the toy reads on over the end of a document: set data.document_mask to false")
+
+
 def fp8_sides(model: ToyConfig, tensor: int) -> dict[str, int]:
     return {"d_model": model.d_model}
 
@@ -80,11 +84,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState | None) -> Tensor:
         total = x.cumsum(1)
-        count = torch.arange(1, x.shape[1] + 1, device=x.device)
+        count = torch.arange(1, x.shape[1] + 1, device=x.device).expand(x.shape[:2])
         if state is not None:
             total, count = total + state.get("total", 0), count + state.get("count", 0)
-            state["total"], state["count"] = total[:, -1:], count[-1:]
-        mixed: Tensor = x + self.gain * self.mix(total / count[:, None])
+            state["total"], state["count"] = total[:, -1:], count[:, -1:]
+        mixed: Tensor = x + self.gain * self.mix(total / count[:, :, None])
         return mixed
 
 

@@ -33,8 +33,7 @@ from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_USER_ERROR
 from trainer.contract.run_dir import write_atomically
 from trainer.engine.protocol import WEIGHT
-from trainer.models.transformer.config import TransformerConfig
-from trainer.models.transformer.huggingface import from_huggingface, to_huggingface
+from trainer.models.huggingface import from_huggingface, to_huggingface
 from trainer.parallel.tensor.split import Split
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,8 +80,6 @@ def write_safetensors(checkpoint: Path, target: Path, dtype: torch.dtype) -> Non
 def export_huggingface(checkpoint: Path, target: Path, dtype: torch.dtype) -> None:
     """Write a directory that `transformers` loads, with the run's tokenizer where it is found."""
     tensors, config = consolidate(checkpoint, dtype)
-    if not isinstance(config, TransformerConfig):
-        raise UserError(f"no Hugging Face layout is known here for the family {config.family!r}: export safetensors")
     tokenizer = tokenizer_of(checkpoint, read_manifest(checkpoint))
     if tokenizer is None:
         print(f"no tokenizer of {checkpoint} was found; {target} has none, and no end token", file=sys.stderr)

@@ -19,7 +19,7 @@ from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, write_atomically
 from trainer.data.tokenize.tokenizer import DIRECTORY, META, load_tokenizer, read_meta
 from trainer.data.tokenize.tokenizer_json import tokenizer_json
-from trainer.models.transformer.huggingface_config import CONFIG
+from trainer.models.huggingface import CONFIG
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 

@@ -205,6 +205,11 @@ class DataConfig(Section):
         """Where the prepared set lies: <root>/<name>."""
         return f"{self.root.rstrip('/')}/{self.name}"
 
+    @property
+    def confines_documents(self) -> bool:
+        """Whether tokens read their own document only, in training, evaluation and decoding alike."""
+        return self.document_mask or self.packing == "best_fit"
+
     def content(self) -> dict[str, Any]:
         """Return what determines the tokens of the set, as plain JSON values."""
         return determining(self, Determines.TOKENS)

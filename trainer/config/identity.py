@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic.fields import FieldInfo
 
 from trainer.config.base import Section
+from trainer.config.choice import Choice
 
 T = TypeVar("T")
 
@@ -63,9 +64,17 @@ def determining(section: Section, least: Determines) -> dict[str, Any]:
                 found[name] = inner
         elif holds_sections(field.annotation) and isinstance(value, tuple):
             found[name] = [determining(entry, least) for entry in value]
+        elif isinstance(value, Choice):
+            found[name] = _determining_choice(value, least)
+        elif isinstance(value, tuple) and any(isinstance(entry, Choice) for entry in value):
+            found[name] = [_determining_choice(entry, least) for entry in value]
         else:
             found[name] = dumped[name]
     return found
+
+
+def _determining_choice(choice: Choice, least: Determines) -> dict[str, Any]:
+    return {choice.name: determining(choice.options, least)}
 
 
 def hash_of(values: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ REPLACES = {
     "steps": ("tokens",),
     "tokens": ("steps",),
     "size": ("d_model", "n_layers", "n_heads"),
+    "mixer": ("pattern",),
+    "pattern": ("mixer",),
 }
 
 

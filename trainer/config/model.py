@@ -57,6 +57,11 @@ class ModelConfig(Section):
         """Return the numbers that a size stands for, by key."""
         return {"d_model": self.d_model, "n_layers": self.n_layers}
 
+    @property
+    def kind(self) -> str:
+        """What curves of a comparison are named by."""
+        return self.family
+
     def free_on_warm_start(self) -> tuple[str, ...]:
         """Return the settings that no parameter depends on, so that a warm start may change them."""
         return ()

@@ -10,11 +10,15 @@ Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). The rule:
 3. Heads are 64 wide from d = 512 up to 2048 and 128 above; smaller models have at least two heads of 16 or 32,
    so that every model of the ladder can be split over two tensor ranks.
 4. Among the shapes whose width is a multiple of two heads, take the one that is nearest in N and in ratio.
+
+Another mixer than attention has other layers. Its shape has the body parameters of attention's shape within 2.5 %,
+and among such shapes nearly the ratio of attention's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trainer.config.span import parse_count
@@ -80,3 +84,51 @@ def _distance(shape: Dimensions, wanted: int, ratio: float) -> float:
     size_error = abs(math.log(shape.body_params / wanted))
     ratio_error = abs(math.log(shape.d_model / shape.n_layers / ratio))
     return 5 * size_error + ratio_error
+
+
+# Steps in which widths of other mixers are searched after steps of two heads; a finer one must be worth its DEMERIT.
+FINER, DEMERIT = (16, 8, 4), 0.15
+FINEST = 64  # steps are not finer than this share of the width, unless nothing else agrees
+AGREES = 0.025  # so that any two mixers are within 5 % of each other
+DEEP = 64  # layers that any pattern fits into, to count what a layer has
+
+
+def fitted(like: Dimensions, body: Callable[[Dimensions], int | None], wanted: int | None) -> Dimensions:
+    """Return the shape nearest to `like` whose body, as `body` counts it, has `wanted` parameters within 2.5 %.
+
+    `body` returns None for a shape that the model cannot have. Raises ValueError where no shape comes near.
+    """
+    if wanted is None:
+        raise ValueError("the settings beside the size do not fit the shape of that size: give d_model and n_layers")
+    if body(like) == wanted:
+        return like
+    ratio, agreeing = like.d_model / like.n_layers, []
+    for number, step in enumerate((2 * head_width(like.d_model), *FINER)):
+        if agreeing and step * FINEST < like.d_model:
+            break
+        for shape in _near(like, step, body, wanted):
+            error = abs((body(shape) or 0) / wanted - 1)
+            if error <= AGREES:
+                distance = 5 * error + abs(math.log(shape.d_model / shape.n_layers / ratio)) + DEMERIT * number
+                agreeing.append((distance, shape))
+    if not agreeing:
+        raise ValueError(f"no shape has {wanted:,} parameters of the body within 2.5 %: give d_model and n_layers")
+    return min(agreeing, key=lambda row: row[0])[1]
+
+
+def _near(like: Dimensions, step: int, body: Callable[[Dimensions], int | None], wanted: int) -> Iterator[Dimensions]:
+    """Yield shapes of a third to three times the width, at the depths that come nearest to a body."""
+    for d_model in range(max(step, like.d_model // 3 // step * step), 3 * like.d_model, step):
+        heads = _heads(d_model)
+        few, many = (body(Dimensions(d_model, n_layers, heads)) for n_layers in (DEEP, 2 * DEEP))
+        if few is None or many is None:
+            continue
+        depth = math.floor(DEEP + (wanted - few) * DEEP / (many - few))
+        for n_layers in range(max(1, depth), depth + 3):  # a pattern's layers are not all alike
+            yield Dimensions(d_model, n_layers, heads)
+
+
+def _heads(d_model: int) -> int:
+    """Return the number of heads that divides a width into even ones nearest to the rule's."""
+    fits = [heads for heads in range(1, d_model // 2 + 1) if d_model % heads == 0 and d_model // heads % 2 == 0]
+    return min(fits, key=lambda heads: abs(math.log(d_model / heads / head_width(d_model))) + heads % 2)

@@ -16,7 +16,7 @@ from trainer.optim.build import make_optimizer
 from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.sequence import shard_attention
-from trainer.parallel.tensor.shard import materialise, splits_of, sum_shared_gradients
+from trainer.parallel.tensor.shard import cut_parameters, materialise, splits_of, sum_shared_gradients
 from trainer.plan.deepspeed import check_optimizer
 
 
@@ -36,6 +36,7 @@ def build_engine(
     if fp8:
         check_gpu(device)
     shard_model(model, mesh, overlap=config.parallel.overlap, fp8=fp8)
+    cut_parameters(model, splits)
     if fp8:
         multiply_in_fp8(model.blocks)
     materialise(model, splits, config.seed, device)

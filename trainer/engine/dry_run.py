@@ -33,6 +33,7 @@ from trainer.models.build import make_model
 from trainer.models.interface import LanguageModel
 from trainer.parallel.mesh import Mesh, build_mesh
 from trainer.parallel.sequence import shard_attention
+from trainer.parallel.tensor.shard import cut_parameters, splits_of
 from trainer.plan.plan import make_plan
 
 
@@ -81,7 +82,9 @@ def dry_run(config: RunConfig, world: int) -> dict[str, Any]:
 def _spread(config: RunConfig, mesh: Mesh) -> LanguageModel:
     torch.set_default_dtype(torch.bfloat16)
     model = make_model(config.model)
+    splits = splits_of(model, mesh)
     shard_model(model, mesh)
+    cut_parameters(model, splits)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
     return model

@@ -16,6 +16,7 @@ from trainer.models.common.head import Head
 from trainer.models.common.initial import fill
 from trainer.models.roles import Roles, role_of
 
+# What one layer keeps of the tokens that it has read, by name. Each tensor's first dimension is the sequence (B).
 LayerState = dict[str, Tensor]
 
 
@@ -23,11 +24,23 @@ LayerState = dict[str, Tensor]
 class State:
     """What a model keeps of the tokens that it has read: keys and values, recurrent states, windows.
 
-    A layer's state is a dictionary of its own, which its first call fills and each further call updates in place.
+    A layer's state is a dictionary of its own, empty before the first token. Its first call fills it, and each further
+    call puts new tensors there.
     """
 
     layers: list[LayerState]
     length: int = 0  # tokens read so far
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a mixer may need besides its input. One pass of a model has one, the same for all layers."""
+
+    positions: Tensor  # (T), places of the tokens in the sequence
+    angles: tuple[Tensor, Tensor] | None = None  # of rotary positions, where the model has them
+    # (B, T), or the whole sequence on sequence ranks: the document of each token, which reads its own only. Numbers of
+    # neighbouring documents differ.
+    documents: Tensor | None = None
 
 
 class LanguageModel(nn.Module):

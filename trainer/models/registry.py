@@ -1,4 +1,4 @@
-"""Families of language models and mixers by name. Free of torch: each part is imported when it is asked for.
+"""Families of language models by name. Free of torch: each part is imported when it is asked for.
 
 A family is a folder with `config.py` and `cost.py`, free of torch, and `model.py`. A package of yours may add one
 through the entry point group `escala.families`, which names a `Family`.
@@ -23,6 +23,7 @@ class Family:
     config: str  # its section of the configuration, a ModelConfig
     cost: str  # the module that counts: see `trainer/models/transformer/cost.py`
     model: str  # a LanguageModel, made from its configuration
+    huggingface: tuple[str, ...] = ()  # modules that convert: see `trainer/models/huggingface.py`
 
 
 FAMILIES = {
@@ -31,6 +32,7 @@ FAMILIES = {
         config="trainer.models.transformer.config:TransformerConfig",
         cost="trainer.models.transformer.cost",
         model="trainer.models.transformer.model:Transformer",
+        huggingface=("trainer.models.transformer.huggingface",),
     ),
 }
 

@@ -11,35 +11,30 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from trainer.models.initial import Constant, Initial, Normal
+
+__all__ = ["Constant", "Normal", "Role", "Roles", "linear", "norm", "role_of", "split_of_module"]
+
 # How tensor ranks share a parameter; None: every rank holds it whole.
 #   vocab         rows are words: lookups and logits are partial, the loss is computed without gathering them
 #   column        rows of the weight (and values of the bias) are shared out: a rank makes a share of the outputs
 #   row           columns of the weight are shared out: the ranks' outputs are summed, the bias is added once
 #   shared heads  held whole, but used by each rank's own heads: its gradient is summed over tensor ranks
-SplitKind = Literal["vocab", "column", "row", "shared heads"]
+#   shared outputs  a linear layer that is held whole, and whose outputs each rank uses for its own heads: the gradient
+#                 of the outputs is summed over tensor ranks
+# A parameter that is no linear layer or embedding is cut by rows (column) or columns (row), and its module reads its
+# widths off it.
+SplitKind = Literal["vocab", "column", "row", "shared heads", "shared outputs"]
+WHOLE = (None, "shared heads", "shared outputs")
 # Which rule an optimizer may apply: Muon takes matrices, everything else is AdamW's.
 Group = Literal["matrix", "embedding", "head", "vector"]
-
-
-@dataclass(frozen=True)
-class Normal:
-    """Begin with normal values of mean 0."""
-
-    std: float
-
-
-@dataclass(frozen=True)
-class Constant:
-    """Begin with one value everywhere."""
-
-    value: float
 
 
 @dataclass(frozen=True)
 class Role:
     """What one parameter is for. `fan_in` is the number of inputs that each of its outputs sums over."""
 
-    initial: Normal | Constant
+    initial: Initial
     group: Group
     decay: bool = False
     split: SplitKind | None = None
@@ -65,15 +60,18 @@ def split_of_module(roles: Roles, module: str) -> Role | None:
 
 
 def linear(
-    name: str, std: float, fan_in: int, *, split: SplitKind | None = None, parts: tuple[int, ...] = ()
+    name: str, std: float | Initial, fan_in: int, *, split: SplitKind | None = None, parts: tuple[int, ...] = ()
 ) -> dict[str, Role]:
     """Return the roles of a linear layer of the body: a matrix that decays, and a bias, if there is one, that does not.
+
+    The matrix begins with normal values of this standard deviation, or as it is said.
 
     The bias of a row-split layer is whole: it is added once, to the sum.
     """
     own = None if split == "row" else split
+    initial = std if isinstance(std, Initial) else Normal(std)
     return {
-        f"{name}.weight": Role(Normal(std), "matrix", decay=True, split=split, parts=parts, fan_in=fan_in),
+        f"{name}.weight": Role(initial, "matrix", decay=True, split=split, parts=parts, fan_in=fan_in),
         f"{name}.bias": Role(Constant(0.0), "vector", split=own, parts=parts),
     }
 

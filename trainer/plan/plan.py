@@ -10,6 +10,7 @@ from trainer.config.parallel import Degrees, check_model_splits, resolve_degrees
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import to_json
+from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan, plan_batch
 from trainer.plan.counting import count_flops, count_parameters
 from trainer.plan.deepspeed import check_optimizer, deepspeed_config, effective_stage, resolve_precision
@@ -120,6 +121,8 @@ def share_out(config: RunConfig, world: int, *, gpu: bool = False) -> tuple[Degr
     """
     degrees = resolve_degrees(config.parallel, world)
     check_model_splits(config.model, degrees)
+    if config.data.confines_documents:
+        cost_of(config.model.family).check_documents(config.model)
     check_optimizer(config)
     warmup_steps(config)
     context_length, micro_batch = config.model.context_length, config.batch.micro_batch

@@ -130,7 +130,7 @@ def _flat(row: Row, n_convention: str, c_convention: str) -> Row:
         "lr": row["lr"],
         "batch": row["tokens_per_step"],
         "name": row["name"],
-        "group": row["family"],
+        "group": row.get("kind") or row["family"],
         "trunk": row.get("trunk") or row["cell"],
         "seed": row["seed"],
         "tokenizer": row["tokenizer_hash"],

@@ -39,9 +39,10 @@ class LedgerRow(BaseModel):
     time: str  # ISO 8601, UTC
 
     family: str
+    kind: str = ""  # what its curve is called: the family, or the mixers of its blocks; rows of old have none
     d_model: int
     n_layers: int
-    n_heads: int
+    shape: dict[str, int] = {}  # as the family states it, heads where it has any; rows of old have n_heads
     vocab_size: int
     context_length: int
     params_embedding: int  # token embedding table

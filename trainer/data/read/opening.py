@@ -70,7 +70,7 @@ def maps_within(data: DataConfig, manifest: Manifest) -> int:
 
 def masks_documents(data: DataConfig) -> bool:
     """Return whether tokens attend to their own document only, in training, evaluation and decoding alike."""
-    return data.document_mask or data.packing == "best_fit"
+    return data.confines_documents
 
 
 def open_batches(

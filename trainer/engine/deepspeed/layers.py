@@ -23,7 +23,7 @@ from deepspeed.module_inject.layers import (
 from torch import Tensor, nn
 
 from trainer.models.interface import LanguageModel
-from trainer.models.roles import Role, split_of_module
+from trainer.models.roles import WHOLE, Role, split_of_module
 from trainer.parallel.fp8 import linear as fp8_linear
 from trainer.parallel.mesh import Group, Mesh
 from trainer.parallel.tensor.overlap import overlap_reduction
@@ -41,7 +41,11 @@ def shard_model(model: LanguageModel, mesh: Mesh, *, overlap: bool = False, fp8:
     tied = model.config.tied_embeddings
     for name, module in list(model.named_modules()):
         role = split_of_module(model.roles, name)
-        if role is None or role.split in (None, "shared heads") or (tied and name == "embed"):
+        if role is None or not isinstance(module, nn.Linear | nn.Embedding) or (tied and name == "embed"):
+            continue
+        if role.split == "shared outputs":
+            module.register_forward_hook(_sum_gradient(mesh.tensor_group))
+        if role.split in WHOLE:
             continue
         layer = _parallel_layer(module, role, name, mesh.tensor_group)
         if overlap and role.split == "column":
@@ -53,6 +57,16 @@ def shard_model(model: LanguageModel, mesh: Mesh, *, overlap: bool = False, fp8:
     if tied:
         model.embed = VocabParallelEmbedding(model.embed, mesh.tensor_group, tied_vocab_parallel_linear=model.head)
     model.token_loss = VocabularyParallelLoss(mesh.tensor_group, mesh.tp_rank)
+
+
+def _sum_gradient(group: Group) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """Return a forward hook that has the gradient of the outputs summed over the group."""
+
+    def hook(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
+        summed: Tensor = ColumnParallel.apply(group, outputs)  # type: ignore[no-untyped-call]
+        return summed
+
+    return hook
 
 
 def _parallel_layer(module: nn.Module, role: Role, name: str, group: Group) -> nn.Module:

@@ -7,11 +7,25 @@ rank that holds a slice can make the whole parameter, keep its slice, and agree 
 from __future__ import annotations
 
 import hashlib
+import math
+from functools import singledispatch
 
 import torch
 from torch import Tensor
 
-from trainer.models.roles import Constant, Normal
+from trainer.models.initial import (
+    Constant,
+    Identity,
+    Initial,
+    InverseSoftplus,
+    LogOfUniform,
+    Normal,
+    Orthogonal,
+    Stacked,
+    Uniform,
+)
+
+Shape = tuple[int, ...]
 
 
 def generator_for(name: str, seed: int) -> torch.Generator:
@@ -20,10 +34,63 @@ def generator_for(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def fill(parameter: Tensor, name: str, initial: Normal | Constant, seed: int) -> None:
+def fill(parameter: Tensor, name: str, initial: Initial, seed: int) -> None:
     """Fill in place, as the parameter's role says."""
     if isinstance(initial, Constant):
         parameter.fill_(initial.value)
         return
-    values = torch.empty(parameter.shape, dtype=torch.float32)
-    parameter.copy_(values.normal_(0.0, initial.std, generator=generator_for(name, seed)))
+    parameter.copy_(values(initial, tuple(parameter.shape), generator_for(name, seed)))
+
+
+@singledispatch
+def values(initial: Initial, shape: Shape, generator: torch.Generator) -> Tensor:
+    """Return the values of a parameter, float32 on the CPU."""
+    raise AssertionError(f"nothing says how {initial} is filled: register it with values.register")
+
+
+@values.register
+def _normal(initial: Normal, shape: Shape, generator: torch.Generator) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32).normal_(0.0, initial.std, generator=generator)
+
+
+@values.register
+def _constant(initial: Constant, shape: Shape, generator: torch.Generator) -> Tensor:
+    return torch.full(shape, initial.value, dtype=torch.float32)
+
+
+@values.register
+def _uniform(initial: Uniform, shape: Shape, generator: torch.Generator) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32).uniform_(initial.low, initial.high, generator=generator)
+
+
+@values.register
+def _log_of_uniform(initial: LogOfUniform, shape: Shape, generator: torch.Generator) -> Tensor:
+    return _uniform(Uniform(initial.low, initial.high), shape, generator).log()
+
+
+@values.register
+def _inverse_softplus(initial: InverseSoftplus, shape: Shape, generator: torch.Generator) -> Tensor:
+    wanted = _uniform(Uniform(math.log(initial.low), math.log(initial.high)), shape, generator).exp()
+    return wanted + torch.log(-torch.expm1(-wanted))
+
+
+@values.register
+def _identity(initial: Identity, shape: Shape, generator: torch.Generator) -> Tensor:
+    return (initial.gain * torch.eye(*shape[-2:])).expand(shape).clone()
+
+
+@values.register
+def _orthogonal(initial: Orthogonal, shape: Shape, generator: torch.Generator) -> Tensor:
+    rows, width = shape
+    assert rows % width == 0, f"{shape} is no stack of squares"
+    squares = []
+    for _ in range(rows // width):
+        q, r = torch.linalg.qr(torch.empty(width, width).normal_(generator=generator))
+        squares.append(q * r.diagonal().sign())  # else its distribution would not be uniform (Mezzadri 2007)
+    return initial.gain * torch.cat(squares)
+
+
+@values.register
+def _stacked(initial: Stacked, shape: Shape, generator: torch.Generator) -> Tensor:
+    assert sum(rows for rows, _ in initial.parts) == shape[0], f"{initial.parts} of {shape}"
+    return torch.cat([values(part, (rows, *shape[1:]), generator) for rows, part in initial.parts])

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
+from trainer.config.choice import Choice, parse_choice, plain_choice
 from trainer.config.identity import Result
 from trainer.config.model import ModelConfig
-from trainer.config.sizes import dimensions
+from trainer.config.sizes import Dimensions, dimensions, fitted
+from trainer.models.mixers.base import kinds_of
+from trainer.models.mixers.registry import find_mixer
+from trainer.models.registry import cost_of
+
+ATTENTION = Choice("attention")
+INSIDE_MIXERS = ("rotary", "alibi")  # positions that a mixer applies; the others are added to the embedding
+OF_MIXERS = ("n_heads", "n_kv_heads", "qk_norm", "fused_qkv")  # keys that only some mixers read
+
+
+def parse_mixer(value: Any) -> Choice:
+    """Return a mixer and its options, given `NAME` or `{NAME: {option: value}}`. Raises ValueError."""
+    return parse_choice(value, lambda name: find_mixer(name).cost_class.Options)
+
+
+MixerChoice = Annotated[
+    Choice,
+    BeforeValidator(parse_mixer),
+    PlainSerializer(plain_choice),
+    WithJsonSchema({"type": "string", "format": "NAME or {NAME: {option: value}}"}),
+]
 
 
 class TransformerConfig(ModelConfig):
-    """A decoder-only transformer. `size` finds width, depth and heads by the rule in `trainer/config/sizes.py`."""
+    """A stack of blocks: norm, mixer, norm, MLP. With attention as its mixer it is a decoder-only transformer.
+
+    `size` finds width, depth and heads by the rule in `trainer/config/sizes.py`.
+    """
 
     family: Result[Literal["transformer"]] = Field("transformer", description="architecture")
-    n_heads: Result[int] = Field(gt=0, description="query heads; each is d_model / n_heads wide")
+    mixer: Result[MixerChoice] = Field(
+        ATTENTION,
+        description="what mixes tokens in every layer",
+        exclude_if=lambda value: value == ATTENTION,  # so that runs from before there was a choice keep their identity
+    )
+    pattern: Result[tuple[MixerChoice, ...] | None] = Field(
+        None,
+        min_length=1,
+        description="mixers, repeated over the layers, in place of one mixer",
+        exclude_if=lambda value: value is None,
+    )
+    n_heads: Result[int | None] = Field(
+        None,
+        gt=0,
+        description="heads of mixers that have them; query heads are d_model / n_heads wide",
+        exclude_if=lambda value: value is None,
+    )
     n_kv_heads: Result[int | None] = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
     d_ff: Result[int | None] = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
 
-    position: Result[Literal["rotary", "learned"]] = Field("rotary", description="how places in the sequence are told")
+    position: Result[Literal["rotary", "learned", "none"]] = Field(
+        "rotary", description="how places in the sequence are told; none where no mixer applies rotary positions"
+    )
     rotary_base: Result[float] = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
     norm: Result[Literal["rmsnorm", "layernorm"]] = Field(
         "rmsnorm", description="before attention and MLP, and at the end"
@@ -39,32 +81,86 @@ class TransformerConfig(ModelConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _dimensions_from_size(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("size") is None:
+    def _derived(cls, values: Any) -> Any:
+        """Fill in what follows from the mixers and the size."""
+        if not isinstance(values, dict):
             return values
+        if values.get("pattern") is not None and "mixer" in values:
+            raise ValueError("give mixer or pattern, not both")
+        mixers = _stated_mixers(values)
+        classes = [find_mixer(mixer.name).cost_class for mixer in mixers]
+        if "position" not in values and not any("rotary" in mixer.positions for mixer in classes):
+            values = {**values, "position": "none"}
+        if values.get("size") is None:
+            return _shortest(values)
         shape = dimensions(values["size"])
-        derived = {"d_model": shape.d_model, "n_layers": shape.n_layers, "n_heads": shape.n_heads}
-        return {**derived, **values, "size": str(values["size"])}
+        if set(mixers) != {ATTENTION} and not {"d_model", "n_layers"} & values.keys():
+            shape = fitted(shape, lambda wanted: _body(cls, values, wanted), _body(cls, _with_attention(values), shape))
+        derived = {"d_model": shape.d_model, "n_layers": shape.n_layers}
+        if any("n_heads" in mixer.settings for mixer in classes):
+            derived["n_heads"] = shape.n_heads
+        return _shortest({**derived, **values, "size": str(values["size"])})
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> TransformerConfig:
-        if self.d_model % self.n_heads:
-            raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
-        if self.n_heads % self.kv_heads:
-            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads}")
-        if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions need an even head width, d_model / n_heads is {self.head_dim}")
+    def _mixers_fit(self) -> TransformerConfig:
+        if self.pattern is not None and len(self.pattern) > self.n_layers:
+            raise ValueError(
+                f"pattern names {len(self.pattern)} mixers, and the model has {self.n_layers} layers: shorten the "
+                "pattern, or give more layers (n_layers)"
+            )
+        kinds = kinds_of(self)
+        names = ", ".join(dict.fromkeys(kind.mixer.name for kind in kinds))
+        self._check_settings({key for kind in kinds for key in kind.cost.settings}, names)
+        if self.position in INSIDE_MIXERS and not any(self.position in kind.cost.positions for kind in kinds):
+            raise ValueError(
+                f"position {self.position} is applied to queries and keys, and {names} has none: set position to "
+                "learned or none"
+            )
+        for kind in kinds:
+            kind.cost.check()
         return self
+
+    def _check_settings(self, read: set[str], names: str) -> None:
+        """Raise ValueError for a setting that no mixer of the model reads, and for heads that are not given."""
+        if self.n_heads is None and "n_heads" in read:
+            raise ValueError(f"n_heads is missing: the mixer {names} has heads")
+        for key in OF_MIXERS:
+            if key not in read and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no effect with the mixer {names}: leave it out")
+
+    @property
+    def mixers(self) -> tuple[Choice, ...]:
+        """The mixer of each layer."""
+        pattern = self.pattern or (self.mixer,)
+        return tuple(pattern[layer % len(pattern)] for layer in range(self.n_layers))
+
+    @property
+    def kind(self) -> str:
+        """What curves of a comparison are named by: the family, or the mixers where they are not attention."""
+        if self.pattern is None:
+            return self.family if self.mixer == ATTENTION else str(self.mixer)
+        return " + ".join(map(str, self.pattern))
+
+    @property
+    def heads(self) -> int:
+        """Number of (query) heads, of a model that has any."""
+        assert self.n_heads is not None, "no mixer of this model has heads"
+        return self.n_heads
 
     @property
     def head_dim(self) -> int:
         """Width of one head."""
-        return self.d_model // self.n_heads
+        return self.d_model // self.heads
 
     @property
     def kv_heads(self) -> int:
         """Number of key/value heads."""
-        return self.n_kv_heads or self.n_heads
+        return self.n_kv_heads or self.heads
+
+    @property
+    def norm_rows(self) -> int:
+        """Vectors of a norm: its scale, and its bias if it has one."""
+        return 2 if self.norm == "layernorm" and self.bias else 1
 
     @property
     def ff_width(self) -> int:
@@ -80,12 +176,55 @@ class TransformerConfig(ModelConfig):
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-        return {**super().architecture(), "d_ff": self.ff_width, "n_kv_heads": self.kv_heads}
+        heads = {} if self.n_heads is None else {"n_kv_heads": self.kv_heads}
+        return {**super().architecture(), "d_ff": self.ff_width, **heads}
 
     def shape(self) -> dict[str, int]:
-        """Return width, depth and heads."""
-        return {**super().shape(), "n_heads": self.n_heads}
+        """Return width, depth and heads, if there are any."""
+        return super().shape() if self.n_heads is None else {**super().shape(), "n_heads": self.n_heads}
 
     def free_on_warm_start(self) -> tuple[str, ...]:
-        """With rotary positions no parameter depends on the context and the base."""
-        return ("context_length", "rotary_base") if self.position == "rotary" else ()
+        """No parameter depends on the context and the base, but for learned positions."""
+        return () if self.position == "learned" else ("context_length", "rotary_base")
+
+
+def _stated_mixers(values: dict[str, Any]) -> list[Choice]:
+    """Return the mixers that a section names, before it is read. Raises ValueError."""
+    if values.get("pattern") is None:
+        return [parse_mixer(values.get("mixer", ATTENTION))]
+    stated = values["pattern"]
+    if not isinstance(stated, list | tuple) or not stated:
+        raise ValueError("pattern is a list of mixers, such as [gated_conv, attention]")
+    return [parse_mixer(value) for value in stated]
+
+
+def _shortest(values: dict[str, Any]) -> dict[str, Any]:
+    """Say a pattern that repeats in the shortest way, so that one model has one name."""
+    pattern, layers = values.get("pattern"), values.get("n_layers")
+    if pattern is None or not isinstance(layers, int) or len(pattern) > layers:
+        return values
+    mixers = [parse_mixer(value) for value in pattern]
+    period = next(p for p in range(1, len(mixers) + 1) if mixers == (mixers[:p] * len(mixers))[: len(mixers)])
+    if period > 1:
+        return {**values, "pattern": mixers[:period]}
+    return {**{key: value for key, value in values.items() if key != "pattern"}, "mixer": mixers[0]}
+
+
+def _with_attention(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the section of the transformer that a model is compared with: the same block around attention."""
+    other = {key: value for key, value in values.items() if key not in ("mixer", "pattern")}
+    return {key: value for key, value in other.items() if key != "position" or value not in (*INSIDE_MIXERS, "none")}
+
+
+def _body(section: type[TransformerConfig], values: dict[str, Any], shape: Dimensions) -> int | None:
+    """Return the parameters of the body of a shape; None where a mixer cannot have it."""
+    plain = {key: value for key, value in values.items() if key not in ("size", "vocab_size", "n_heads")}
+    shaped = {**plain, "d_model": shape.d_model, "n_layers": shape.n_layers, "vocab_size": 1}
+    if any("n_heads" in find_mixer(mixer.name).cost_class.settings for mixer in _stated_mixers(values)):
+        shaped["n_heads"] = values.get("n_heads", shape.n_heads)
+    try:
+        config = section.model_validate(shaped)
+    except ValueError:
+        return None
+    body: int = cost_of(config.family).count_parameters(config).body
+    return body

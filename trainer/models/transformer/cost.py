@@ -1,76 +1,98 @@
-"""Parameters, FLOPs, activations and widths of a transformer, from its configuration alone. Free of torch."""
+"""Parameters, FLOPs, activations and widths of a stack of blocks, from its configuration alone. Free of torch."""
 
 from __future__ import annotations
 
 from trainer.config.parallel import Degrees
 from trainer.contract.errors import UserError
+from trainer.models.mixers.base import kinds_of
 from trainer.models.transformer.activations import activations
 from trainer.models.transformer.config import TransformerConfig
 from trainer.plan.counting import FlopCount, ParameterCount
+from trainer.plan.shape import Shape
 
-__all__ = ["activations", "check_splits", "count_flops", "count_parameters", "fp8_sides"]
+__all__ = [
+    "activations",
+    "check_documents",
+    "check_splits",
+    "count_flops",
+    "count_parameters",
+    "fp8_sides",
+    "step_shape",
+]
 
 
 def count_parameters(config: TransformerConfig) -> ParameterCount:
-    """Count the parameters of a transformer. The vocabulary must be known."""
+    """Count the parameters of a model. The vocabulary must be known."""
     D, F, L = config.d_model, config.ff_width, config.n_layers
-    q_width, kv_width = config.n_heads * config.head_dim, config.kv_heads * config.head_dim
     bias = int(config.bias)
-    attention = D * (q_width + 2 * kv_width) + q_width * D + bias * (q_width + 2 * kv_width + D)
     up_width = 2 * F if config.mlp == "swiglu" else F
     mlp = D * up_width + F * D + bias * (up_width + D)
-    norm_rows = 2 if config.norm == "layernorm" and config.bias else 1
-    norms = L * 2 * norm_rows * D + norm_rows * D
-    if config.qk_norm:
-        norms += L * 2 * norm_rows * config.head_dim
+    norms = L * 2 * config.norm_rows * D + config.norm_rows * D
+    mixing: dict[str, int] = {}
+    whole = 0
+    for kind in kinds_of(config):
+        count, layers = kind.cost.parameters(), len(kind.layers)
+        mixing[kind.mixer.name] = mixing.get(kind.mixer.name, 0) + layers * count.own
+        norms += layers * count.norms
+        whole += layers * count.whole
     table = config.vocab_rows * D
     position = config.context_length * D if config.position == "learned" else 0
     return ParameterCount(
         embedding=table,
         position=position,
-        body_parts={"attention": L * attention, "mlp": L * mlp, "norms": norms},
+        body_parts={**mixing, "mlp": L * mlp, "norms": norms},
         head=0 if config.tied_embeddings else table,
-        replicated=norms + position,
+        replicated=norms + position + whole,
     )
 
 
 def count_flops(config: TransformerConfig) -> FlopCount:
     """Count the training FLOPs of one token at the full context length, see `trainer/plan/counting.py`."""
-    D, F, L, T = config.d_model, config.ff_width, config.n_layers, config.context_length
-    q_width, kv_width = config.n_heads * config.head_dim, config.kv_heads * config.head_dim
+    D, F, L = config.d_model, config.ff_width, config.n_layers
     up_width = 2 * F if config.mlp == "swiglu" else F
-    matrices = D * (q_width + 2 * kv_width) + q_width * D + D * up_width + F * D
+    counted = [(kind.cost.flops(), len(kind.layers)) for kind in kinds_of(config)]
     return FlopCount(
-        body=6 * L * matrices,
-        attention=3 * L * 2 * (T + 1) * q_width,
+        body=L * 6 * (D * up_width + F * D) + sum(layers * flops.matrices for flops, layers in counted),
+        attention=sum(layers * flops.context for flops, layers in counted),
         head=6 * config.vocab_rows * D,
     )
 
 
 def check_splits(model: TransformerConfig, degrees: Degrees) -> None:
-    """Raise `UserError` where heads or the MLP's width cannot be shared by the tensor and sequence ranks."""
-    t, s = degrees.tensor, degrees.sequence
-    if t > model.kv_heads and model.n_heads % t == 0:
+    """Raise `UserError` where mixers or the MLP's width cannot be shared by the tensor and sequence ranks."""
+    for kind in kinds_of(model):
+        kind.cost.check_splits(degrees)
+    if model.ff_width % degrees.tensor:
         raise UserError(
-            f"tensor degree {t} is greater than the {model.kv_heads} key/value heads: "
-            f"use a tensor degree that divides {model.kv_heads}, or more key/value heads (model.n_kv_heads)"
+            f"d_ff {model.ff_width} is not a multiple of the tensor degree {degrees.tensor}: change one of them"
         )
-    for name, count in {"n_heads": model.n_heads, "n_kv_heads": model.kv_heads, "d_ff": model.ff_width}.items():
-        if count % t:
-            raise UserError(f"{name} {count} is not a multiple of the tensor degree {t}: change one of them")
-    for name, count in (("n_heads", model.n_heads), ("n_kv_heads", model.kv_heads)):
-        if (count // t) % s:
+
+
+def check_documents(model: TransformerConfig) -> None:
+    """Raise `UserError` where a mixer would carry something of one document into the next."""
+    for kind in kinds_of(model):
+        if not kind.cost.respects_documents:
             raise UserError(
-                f"{name} {count} / tensor {t} = {count // t} heads on a rank, not a multiple of the sequence degree "
-                f"{s}: sequence parallelism hands each rank whole heads, so lower a degree or add heads"
+                f"the mixer {kind.mixer.name} does not stop at the end of a document: set data.document_mask to false "
+                "and data.packing to concatenate, or take another mixer"
             )
 
 
 def fp8_sides(model: TransformerConfig, tensor: int) -> dict[str, int]:
     """Return the sides of the matrices that a tensor rank multiplies in fp8, by name."""
-    return {
-        "d_model": model.d_model,
-        f"n_heads x head_dim / tensor {tensor}": model.n_heads * model.head_dim // tensor,
-        f"n_kv_heads x head_dim / tensor {tensor}": model.kv_heads * model.head_dim // tensor,
-        f"d_ff / tensor {tensor}": model.ff_width // tensor,
-    }
+    sides = {"d_model": model.d_model}
+    for kind in kinds_of(model):
+        sides |= kind.cost.fp8_sides(tensor)
+    return {**sides, f"d_ff / tensor {tensor}": model.ff_width // tensor}
+
+
+def step_shape(model: TransformerConfig) -> Shape:
+    """Return what the time of a step depends on. The vocabulary must be known."""
+    return Shape(
+        D=model.d_model,
+        F=model.ff_width,
+        V=model.vocab_rows,
+        T=model.context_length,
+        gated=model.mlp == "swiglu",
+        mixers=tuple((kind.cost.shape(), len(kind.layers)) for kind in kinds_of(model)),
+    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.contract.errors import UserError
-from trainer.models.transformer.config import TransformerConfig
+from trainer.models.transformer.config import ATTENTION, TransformerConfig
 from trainer.models.transformer.huggingface_config import (
     GPT2_ACTIVATIONS,
     config_from_huggingface,
@@ -22,6 +22,7 @@ from trainer.models.transformer.huggingface_config import (
 )
 
 Tensors = dict[str, Tensor]
+MODEL_TYPES = ("llama", "qwen3", "gpt2")
 
 _LLAMA_BLOCK = {
     "attn_norm.weight": "input_layernorm.weight",
@@ -64,10 +65,12 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 def layout_of(config: TransformerConfig) -> str:
     """Return `llama`, `qwen3` or `gpt2`. Raises `UserError` for an architecture that none of them can hold."""
+    if set(config.mixers) != {ATTENTION}:
+        raise UserError(f"no Hugging Face layout holds the mixer {config.kind}: export safetensors")
     kind = (config.norm, config.mlp, config.position, config.bias)
     if kind == ("rmsnorm", "swiglu", "rotary", False):
         return "qwen3" if config.qk_norm else "llama"
-    same_heads = config.kv_heads == config.n_heads
+    same_heads = config.kv_heads == config.heads
     gpt2 = kind in [("layernorm", mlp, "learned", True) for mlp in GPT2_ACTIVATIONS.values()]
     if gpt2 and config.fused_qkv and same_heads and not config.qk_norm:
         return "gpt2"
@@ -170,7 +173,7 @@ def _their_names(config: TransformerConfig, layout: str) -> dict[str, str]:
 def _their_shapes(config: TransformerConfig, layout: str) -> dict[str, tuple[int, ...]]:
     """Return the shape there of each parameter."""
     D, K, F, V = config.d_model, config.head_dim, config.ff_width, config.vocab_rows
-    H, G = config.n_heads, config.kv_heads
+    H, G = config.heads, config.kv_heads
     shapes: dict[str, tuple[int, ...]] = {"embed": (V, D), "head": (V, D), "position": (config.context_length, D)}
     if layout == "gpt2":  # inputs first
         shapes |= {"attn.qkv": (D, 3 * D), "attn.out": (D, D), "mlp.up": (D, F), "mlp.down": (F, D)}
@@ -212,7 +215,7 @@ def _separate(tensors: Tensors, config: TransformerConfig) -> Tensors:
     for name, tensor in tensors.items():
         stem = name.removesuffix(".weight")
         if stem.endswith(".qkv"):
-            widths = [config.n_heads * K, config.kv_heads * K, config.kv_heads * K]
+            widths = [config.heads * K, config.kv_heads * K, config.kv_heads * K]
             for part, values in zip("qkv", tensor.split(widths), strict=True):
                 result[f"{stem.removesuffix('qkv')}{part}.weight"] = values
         elif stem.endswith(".gate_up"):

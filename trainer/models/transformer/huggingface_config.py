@@ -12,9 +12,8 @@ from typing import Any
 
 from trainer.config.base import parse_section
 from trainer.contract.errors import UserError
+from trainer.models.huggingface import CONFIG
 from trainer.models.transformer.config import TransformerConfig
-
-CONFIG = "config.json"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -226,7 +225,7 @@ def config_to_huggingface(config: TransformerConfig, layout: str) -> dict[str, A
             "model_type": "gpt2",
             "n_embd": config.d_model,
             "n_layer": config.n_layers,
-            "n_head": config.n_heads,
+            "n_head": config.heads,
             "n_inner": config.ff_width,
             "n_positions": config.context_length,
             "vocab_size": config.vocab_rows,
@@ -240,7 +239,7 @@ def config_to_huggingface(config: TransformerConfig, layout: str) -> dict[str, A
         "hidden_size": config.d_model,
         "intermediate_size": config.ff_width,
         "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
+        "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_rows,

@@ -1,4 +1,4 @@
-"""A decoder-only transformer in plain PyTorch. It knows nothing of ranks, DeepSpeed or checkpoints.
+"""A stack of blocks in plain PyTorch, a decoder-only transformer where the mixer is attention. It knows nothing of ranks, DeepSpeed or checkpoints.
 
 Shapes: B batch, T tokens, D d_model, K head width.
 """
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from trainer.models.common.head import Head
 from trainer.models.common.mlp import GatedMLP, PlainMLP
 from trainer.models.common.norm import make_norm
-from trainer.models.interface import LanguageModel, LayerState, State, places, tie_head
-from trainer.models.mixers.attention.module import rotary_angles
-from trainer.models.mixers.registry import Mixer, find_mixer
-from trainer.models.registry import load
+from trainer.models.common.rotary import rotary_angles
+from trainer.models.interface import Context, LanguageModel, LayerState, State, places, tie_head
+from trainer.models.mixers.registry import find_mixer
 from trainer.models.transformer.config import TransformerConfig
 from trainer.models.transformer.roles import roles
 
@@ -21,12 +20,13 @@ from trainer.models.transformer.roles import roles
 class Block(nn.Module):
     """One pre-norm layer: x + mixer(norm x), then x + mlp(norm x)."""
 
-    def __init__(self, config: TransformerConfig, mixer: Mixer, layer: int) -> None:
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        D, F = config.d_model, config.ff_width
-        self._mixer, self._mixer_norm = mixer.slot, f"{mixer.slot}_norm"
+        D, F, choice = config.d_model, config.ff_width, config.mixers[layer]
+        mixer = find_mixer(choice.name)
+        self._mixer, self._mixer_norm = mixer.prefix, f"{mixer.prefix}_norm"
         self.add_module(self._mixer_norm, make_norm(config, D))
-        self.add_module(self._mixer, load(mixer.module)(config, layer))
+        self.add_module(self._mixer, mixer.module_class(config, choice.options, layer))
         self.mlp_norm = make_norm(config, D)
         self.mlp = (
             GatedMLP(D, F, bias=config.bias)
@@ -37,20 +37,14 @@ class Block(nn.Module):
 
     @property
     def mixer(self) -> nn.Module:
-        """What mixes tokens. In names of parameters it is called by its slot."""
+        """What mixes tokens. In names of parameters it is called by its own name."""
         mixer: nn.Module = getattr(self, self._mixer)
         return mixer
 
-    def forward(
-        self,
-        x: Tensor,
-        angles: tuple[Tensor, Tensor] | None,
-        documents: Tensor | None = None,
-        state: LayerState | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """Return (B, T, D) for x (B, T, D)."""
         normed = getattr(self, self._mixer_norm)(x)
-        x = x + self.residual_dropout(self.mixer(normed, angles, documents, state))
+        x = x + self.residual_dropout(self.mixer(normed, context=context, state=state))
         mixed: Tensor = x + self.residual_dropout(self.mlp(self.mlp_norm(x)))
         return mixed
 
@@ -65,8 +59,7 @@ class Transformer(LanguageModel):
         self.embed = nn.Embedding(config.vocab_rows, config.d_model)
         self.position = nn.Embedding(config.context_length, config.d_model) if config.position == "learned" else None
         self.embed_dropout = nn.Dropout(config.dropout)
-        mixer = find_mixer("attention")
-        self.blocks = nn.ModuleList(Block(config, mixer, layer) for layer in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = make_norm(config, config.d_model)
         self.head = Head(config.d_model, config.vocab_rows)
         tie_head(self)
@@ -81,7 +74,9 @@ class Transformer(LanguageModel):
         angles = None
         if self.config.position == "rotary":
             angles = rotary_angles(positions, self.config.head_dim, self.config.rotary_base)
+        context = Context(positions, angles, documents)
         for number, block in enumerate(self.blocks):
-            x = block(x, angles, documents, None if state is None else state.layers[number])
+            # by keyword: hooks of ZeRO 3 look at what comes by place, and know no Context
+            x = block(x, context=context, state=None if state is None else state.layers[number])
         normed: Tensor = self.norm(x)
         return normed

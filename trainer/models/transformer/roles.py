@@ -1,11 +1,10 @@
-"""The roles of a transformer's parameters. Letters: D d_model, F MLP width."""
+"""The roles of the parameters of a stack of blocks. Letters: D d_model, F MLP width."""
 
 from __future__ import annotations
 
 import math
 
-from trainer.models.mixers.registry import find_mixer
-from trainer.models.registry import load
+from trainer.models.mixers.base import kinds_of
 from trainer.models.roles import Normal, Role, linear, norm
 from trainer.models.transformer.config import TransformerConfig
 
@@ -20,16 +19,26 @@ def roles(config: TransformerConfig) -> dict[str, Role]:
     D, F = config.d_model, config.ff_width
     std = config.init_std or math.sqrt(2 / (5 * D))
     out_std = std / math.sqrt(2 * config.n_layers)
-    mixer = find_mixer("attention")
-    mixing = {f"blocks.*.{mixer.slot}.{name}": role for name, role in load(mixer.roles)(config, std, out_std).items()}
     return {
         "embed.weight": Role(Normal(std), "embedding", split="vocab"),
         "position.weight": Role(Normal(std), "embedding"),
         "head.weight": Role(Normal(std), "head", split="vocab", fan_in=D),
-        **mixing,
+        **_mixing(config, std, out_std),
         **linear("blocks.*.mlp.gate_up", std, D, split="column", parts=(F, F)),
         **linear("blocks.*.mlp.up", std, D, split="column"),
         **linear("blocks.*.mlp.down", out_std, F, split="row"),
         **norm("blocks.*_norm"),
         **norm("norm"),
     }
+
+
+def _mixing(config: TransformerConfig, std: float, out_std: float) -> dict[str, Role]:
+    """Return the roles of all mixers. One mixer with several options has a table for each layer."""
+    kinds = kinds_of(config)
+    found: dict[str, Role] = {}
+    for kind in kinds:
+        alone = sum(kind.mixer.name == other.mixer.name for other in kinds) == 1
+        for name, role in kind.cost.roles(std, out_std).items():
+            for layer in ("*",) if alone else kind.layers:
+                found[f"blocks.{layer}.{kind.mixer.prefix}.{name}"] = role
+    return found

@@ -54,6 +54,19 @@ def take_share(whole: Tensor, split: Split) -> Tensor:
 
 
 @torch.no_grad()
+def cut_parameters(model: LanguageModel, splits: Mapping[str, Split]) -> None:
+    """Give this rank its share of each split parameter that lies in no linear layer or embedding, in place."""
+    for name, parameter in list(model.named_parameters()):
+        split = splits[name]
+        if split.dim is None or tuple(parameter.shape) == split.local_shape:
+            continue
+        share = nn.Parameter(take_share(parameter, split).clone())
+        share.tensor_model_parallel = True  # type: ignore[attr-defined]  # so its norm is summed over tensor ranks
+        module, _, last = name.rpartition(".")
+        setattr(model.get_submodule(module), last, share)
+
+
+@torch.no_grad()
 def materialise(model: LanguageModel, splits: Mapping[str, Split], seed: int, device: torch.device) -> None:
     """Move a model to its device; one that lies on the meta device is filled, one whole parameter at a time."""
     if not any(parameter.is_meta for parameter in model.parameters()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.models.roles import Role
+from trainer.models.roles import WHOLE, Role
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Split:
 
 def split_parameter(role: Role, shape: tuple[int, ...], *, tp_rank: int, tp_size: int) -> Split:
     """Return the share of one tensor rank. All widths must be multiples of `tp_size` (see `check_model_splits`)."""
-    if tp_size == 1 or role.split in (None, "shared heads"):
+    if tp_size == 1 or role.split in WHOLE:
         return Split(shape)
     dim = 1 if role.split == "row" else 0
     widths = role.parts or (shape[dim],)

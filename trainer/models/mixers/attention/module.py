@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.config.choice import NoOptions
 from trainer.models.common.norm import make_norm
-from trainer.models.interface import LayerState
+from trainer.models.common.rotary import rotate
+from trainer.models.interface import Context, LayerState
 from trainer.models.transformer.config import TransformerConfig
 
 
@@ -23,24 +25,20 @@ def remember(state: LayerState, key: Tensor, value: Tensor) -> tuple[Tensor, Ten
     return key, value
 
 
-def rotary_angles(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (T, K/2) of the rotary embedding (Su et al. 2021, arXiv 2104.09864)."""
-    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = torch.outer(positions.float(), base**-exponent)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the pairs (i, i + K/2) of x (B, H, T, K) by the angles (T, K/2)."""
-    cos, sin = angles[0].to(x.dtype), angles[1].to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+def remember_documents(state: LayerState, documents: Tensor | None) -> Tensor | None:
+    """Append the documents (B, T) of new tokens to those of the tokens before, and return all of them."""
+    if documents is None:
+        return None
+    if "documents" in state:
+        documents = torch.cat([state["documents"], documents], dim=1)
+    state["documents"] = documents
+    return documents
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, dropout: float) -> Tensor:
     """Attend from (B, H, T, K) to (B, G, S + T, K) through torch's fused kernels; returns (B, H, T, K).
 
-    `documents` (B, T) names the document of each token; tokens see only their own document.
+    `documents` (B, S + T) names the document of each token; tokens see only their own document.
     """
     T, total = query.shape[2], key.shape[2]
     grouped = query.shape[1] != key.shape[1]
@@ -50,27 +48,27 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, documents: Tenso
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, enable_gqa=grouped)
     mask = torch.ones(T, total, dtype=torch.bool, device=query.device).tril(diagonal=total - T)
     if documents is not None:
-        mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+        mask = mask & (documents[:, None, total - T :, None] == documents[:, None, None, :])
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
 
 
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) with grouped-query heads (Ainslie et al. 2023)."""
 
-    def __init__(self, config: TransformerConfig, layer: int) -> None:
+    def __init__(self, config: TransformerConfig, options: NoOptions, layer: int) -> None:
         super().__init__()
         D, K = config.d_model, config.head_dim
         self.head_dim, self.dropout = K, config.dropout
-        self.query_share = config.n_heads // config.kv_heads
+        self.query_share = config.heads // config.kv_heads
         if config.fused_qkv:
-            self.qkv = nn.Linear(D, (config.n_heads + 2 * config.kv_heads) * K, bias=config.bias)
+            self.qkv = nn.Linear(D, (config.heads + 2 * config.kv_heads) * K, bias=config.bias)
         else:
-            self.q = nn.Linear(D, config.n_heads * K, bias=config.bias)
+            self.q = nn.Linear(D, config.heads * K, bias=config.bias)
             self.k = nn.Linear(D, config.kv_heads * K, bias=config.bias)
             self.v = nn.Linear(D, config.kv_heads * K, bias=config.bias)
         self.q_norm = make_norm(config, K) if config.qk_norm else None
         self.k_norm = make_norm(config, K) if config.qk_norm else None
-        self.out = nn.Linear(config.n_heads * K, D, bias=config.bias)
+        self.out = nn.Linear(config.heads * K, D, bias=config.bias)
         self.attend = causal_attention
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,21 +83,17 @@ class Attention(nn.Module):
         query, key, value = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in parts)
         return query, key, value
 
-    def forward(
-        self,
-        x: Tensor,
-        angles: tuple[Tensor, Tensor] | None,
-        documents: Tensor | None = None,
-        state: LayerState | None = None,
-    ) -> Tensor:
-        """Return (B, T, D) for x (B, T, D); `angles` rotate queries and keys, see `rotary_angles`."""
+    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
+        """Return (B, T, D) for x (B, T, D). The context's angles rotate queries and keys, see `rotary_angles`."""
         query, key, value = self._project(x)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
+        if context.angles is not None:
+            query, key = rotate(query, context.angles), rotate(key, context.angles)
+        documents = context.documents
         if state is not None:
             key, value = remember(state, key, value)
+            documents = remember_documents(state, documents)
         mixed = self.attend(query, key, value, documents, self.dropout if self.training else 0.0)
         B, T = x.shape[:2]
         projected: Tensor = self.out(mixed.transpose(1, 2).reshape(B, T, -1))
