@@ -27,6 +27,11 @@ class Kept:
         """Bytes of one element of a dropout mask."""
         return 0 if self.model.dropout == 0 else 1 if self.gpu else self.value
 
+    @property
+    def exact(self) -> int:
+        """Bytes of a float32 copy of one value; 0 where values are float32 already."""
+        return 0 if self.value == STATISTIC else STATISTIC
+
     def norm(self, width: int, groups: int = 1) -> int:
         """Input and statistics of a norm over `groups` parts of `width`; its output is counted where it is used."""
         if self.model.norm == "layernorm":

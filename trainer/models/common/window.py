@@ -18,7 +18,7 @@ def causal_window(x: Tensor, width: int, documents: Tensor | None, state: LayerS
     must be given documents always or never.
     """
     before = width - 1
-    past = x.new_zeros(x.shape[0], before, x.shape[2]) if not state else state["inputs"]
+    past = x.new_zeros(x.shape[0], before, x.shape[2]) if state is None or "inputs" not in state else state["inputs"]
     inputs = torch.cat([past, x], dim=1) if before else x
     if state is not None:
         state["inputs"] = inputs[:, inputs.shape[1] - before :]
@@ -36,13 +36,13 @@ def begins(documents: Tensor | None, state: LayerState | None) -> Tensor | None:
     """Return whether each token (B, T) is the first of its document, where a recurrence forgets; None without any.
 
     The first token of all begins with an empty state anyway. A state keeps the last document (B, 1), so a sequence may
-    come in parts, if numbers go on in the next part.
+    come in parts, if numbers go on in the next part. `causal_window` keeps its own.
     """
     if documents is None:
         return None
-    last = documents[:, :1] if state is None or "documents" not in state else state["documents"]
+    last = documents[:, :1] if state is None or "document" not in state else state["document"]
     if state is not None:
-        state["documents"] = documents[:, -1:]
+        state["document"] = documents[:, -1:]
     return documents != torch.cat([last, documents[:, :-1]], dim=1)
 
 

@@ -54,6 +54,9 @@ def _shipped(name: str, stem: str, slot: str = "") -> Mixer:
 MIXERS = {
     "attention": _shipped("attention", "Attention", slot="attn"),  # as checkpoints have always named it
     "gated_conv": _shipped("gated_conv", "GatedConv"),
+    "lstm": _shipped("lstm", "Lstm"),
+    "qrnn": _shipped("qrnn", "Qrnn"),
+    "min_gru": _shipped("min_gru", "MinGru"),
 }
 
 
