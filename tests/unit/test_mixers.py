@@ -30,7 +30,11 @@ from trainer.plan.plan import make_plan
 
 VOCAB, T, ROWS = 61, 24, 3
 # Kinds that a mixer has beside its default.
-OPTIONS: dict[str, list[dict[str, Any]]] = {"gated_conv": [{"kernel": 1}, {"kernel": 3}]}
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "gated_conv": [{"kernel": 1}, {"kernel": 3}],
+    "temporal_conv": [{"kernel": 2, "cycle": 1}],
+    "qrnn": [{"kernel": 1}],
+}
 KINDS = [(name, options) for name in MIXERS for options in ({}, *OPTIONS.get(name, []))]
 # Settings of the block that a mixer may read.
 BLOCKS: list[dict[str, Any]] = [{}, {"bias": True, "norm": "layernorm", "mlp": "gelu"}]
@@ -127,7 +131,7 @@ def test_the_state_has_the_size_that_is_stated(name: str, options: dict) -> None
             model(tokens(length=length), state=state)
         (kind,) = kinds_of(config)
         stated = kind.cost.state_size()
-        held = sum(tensor[0].numel() for tensor in state.layers[0].values())
+        held = max(sum(tensor[0].numel() for tensor in layer.values()) for layer in state.layers)
         assert held == stated.fixed + length * stated.per_token
 
 

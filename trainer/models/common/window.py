@@ -11,24 +11,26 @@ from torch import Tensor
 from trainer.models.interface import LayerState
 
 
-def causal_window(x: Tensor, width: int, documents: Tensor | None, state: LayerState | None) -> Tensor:
-    """Return the last `width` inputs of each token, itself last: (B, T, k, D) for x (B, T, D).
+def causal_window(
+    x: Tensor, width: int, documents: Tensor | None, state: LayerState | None, *, dilation: int = 1
+) -> Tensor:
+    """Return `width` inputs up to each token, itself last, `dilation` apart: (B, T, k, D) for x (B, T, D).
 
     What lies before the first token, or in another document, is 0. A state keeps the inputs that are still seen; it
     must be given documents always or never.
     """
-    before = width - 1
+    before, span = (width - 1) * dilation, (width - 1) * dilation + 1
     past = x.new_zeros(x.shape[0], before, x.shape[2]) if state is None or "inputs" not in state else state["inputs"]
     inputs = torch.cat([past, x], dim=1) if before else x
     if state is not None:
         state["inputs"] = inputs[:, inputs.shape[1] - before :]
-    window = inputs.unfold(1, width, 1).transpose(2, 3)
+    window = inputs.unfold(1, span, 1)[..., ::dilation].transpose(2, 3)
     if documents is None:
         return window
     numbers = torch.cat([_past_documents(documents, before, state), documents], dim=1)
     if state is not None:
         state["documents"] = numbers[:, numbers.shape[1] - before :]
-    same = numbers.unfold(1, width, 1) == documents[:, :, None]
+    same = numbers.unfold(1, span, 1)[..., ::dilation] == documents[:, :, None]
     return window * same[..., None].to(x.dtype)
 
 

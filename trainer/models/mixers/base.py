@@ -91,7 +91,7 @@ class MixerCost(Generic[O]):
         raise NotImplementedError
 
     def state_size(self) -> StateSize:
-        """Return what decoding keeps of one sequence in one layer."""
+        """Return what decoding keeps of one sequence in one layer, that which keeps most."""
         return StateSize()
 
     def shared_widths(self) -> dict[str, int] | None:

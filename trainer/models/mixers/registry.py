@@ -54,6 +54,7 @@ def _shipped(name: str, stem: str, slot: str = "") -> Mixer:
 MIXERS = {
     "attention": _shipped("attention", "Attention", slot="attn"),  # as checkpoints have always named it
     "gated_conv": _shipped("gated_conv", "GatedConv"),
+    "temporal_conv": _shipped("temporal_conv", "TemporalConv"),
     "lstm": _shipped("lstm", "Lstm"),
     "qrnn": _shipped("qrnn", "Qrnn"),
     "min_gru": _shipped("min_gru", "MinGru"),

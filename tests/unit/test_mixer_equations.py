@@ -1,4 +1,4 @@
-"""Recurrences against their definitions, step by step, and against torch."""
+"""Recurrences and convolutions against their definitions, step by step, and against torch."""
 
 from __future__ import annotations
 
@@ -106,3 +106,16 @@ def test_gated_recurrences_equal_their_equations(name: str) -> None:
             h, before = torch.sigmoid(f) * h + (1 - torch.sigmoid(f)) * torch.tanh(z), token
             expected.append(mixer.out(torch.sigmoid(o) * h))
     torch.testing.assert_close(mixer(x, Context(torch.arange(13))), torch.stack(expected, dim=1), **EXACT)
+
+
+@pytest.mark.parametrize("layer", [0, 2, 8])
+def test_a_dilated_convolution_equals_that_of_torch(layer: int) -> None:
+    """The same taps through `F.conv1d` with its own dilation."""
+    config = parse_model({"d_model": 6, "n_layers": 9, "vocab_size": 5, "mixer": "temporal_conv", "init_std": 0.5})
+    mixer = build_model(config, 0).blocks[layer].temporal_conv.double()
+    dilation = {0: 1, 2: 4, 8: 1}[layer]
+    x = torch.randn(2, 17, 6, dtype=torch.float64)
+    taps = mixer.conv.weight.view(6, 3, 6).permute(0, 2, 1)
+    padded = nn.functional.pad(x.transpose(1, 2), (2 * dilation, 0))
+    expected = mixer.out(nn.functional.conv1d(padded, taps, dilation=dilation).relu().transpose(1, 2))
+    torch.testing.assert_close(mixer(x, Context(torch.arange(17))), expected, **EXACT)
