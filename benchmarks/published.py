@@ -18,8 +18,8 @@ from launch.planner.step_time import StepTime, step_time
 from trainer.config.parallel import ParallelConfig
 from trainer.models.transformer.config import TransformerConfig
 from trainer.plan.counting import count_parameters
-from trainer.plan.shape import Shape
 from trainer.plan.memory import rank_memory
+from trainer.plan.shape import Shape
 
 TABLE = Path(__file__).with_name("published_throughput.csv")
 SEED = 14  # of the choice of llm-foundry's half that the rates were fitted to

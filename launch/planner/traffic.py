@@ -24,7 +24,7 @@ class Traffic:
 
     @property
     def layers(self) -> float:
-        return self.s.L / self.w.pipeline
+        return self.s.layers / self.w.pipeline
 
     @property
     def activations(self) -> float:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.unit.toy_mixer import register
 from trainer.config.base import parse_section
 from trainer.config.model import parse_model
 from trainer.config.parallel import Degrees, ParallelConfig
@@ -28,6 +29,7 @@ from trainer.plan.activations import activations
 from trainer.plan.counting import count_flops, count_parameters
 from trainer.plan.plan import make_plan
 
+register()  # the mixer of docs/extending.md
 VOCAB, T, ROWS = 61, 24, 3
 # Kinds that a mixer has beside its default.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -296,7 +298,7 @@ def test_mixers_alternate_over_the_layers() -> None:
         ({"mixer": "gated_conv", "n_heads": 2}, "n_heads has no effect with the mixer gated_conv"),
         ({"mixer": "gated_conv", "qk_norm": True}, "qk_norm has no effect with the mixer gated_conv"),
         ({"mixer": "gated_conv", "pattern": ["attention"]}, "give mixer or pattern, not both"),
-        ({"pattern": ["gated_conv", "attention"] * 2, "n_heads": 2}, "pattern names 4 mixers, and the model has 3 layers"),
+        ({"pattern": ["gated_conv", "attention"] * 2, "n_heads": 2}, "names 4 mixers, and the model has 3 layers"),
         ({"pattern": "gated_conv"}, "pattern is a list of mixers"),
         ({"pattern": []}, "pattern is a list of mixers"),
         ({"mixer": ["a"]}, "expected a name, or one name with its options"),

@@ -14,12 +14,15 @@ class NoOptions(Section):
     """The options of a kind that has none."""
 
 
+NO_OPTIONS = NoOptions()
+
+
 @dataclass(frozen=True)
 class Choice:
     """A kind by its name, and its options."""
 
     name: str
-    options: Section = NoOptions()
+    options: Section = NO_OPTIONS
 
     def __str__(self) -> str:
         changed = self.options.model_dump(exclude_defaults=True)

@@ -53,7 +53,7 @@ class Shape:
     mixers: tuple[tuple[MixerShape, int], ...]  # each with the number of its layers
 
     @property
-    def L(self) -> int:
+    def layers(self) -> int:
         """Number of layers."""
         return sum(layers for _, layers in self.mixers)
 

@@ -1,6 +1,6 @@
-"""A stack of blocks in plain PyTorch, a decoder-only transformer where the mixer is attention. It knows nothing of ranks, DeepSpeed or checkpoints.
+"""A stack of blocks in plain PyTorch; with attention as its mixer, a decoder-only transformer.
 
-Shapes: B batch, T tokens, D d_model, K head width.
+It knows nothing of ranks, DeepSpeed or checkpoints. Shapes: B batch, T tokens, D d_model.
 """
 
 from __future__ import annotations
