@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.config.model import parse_model
 from trainer.models.build import build_model
+from trainer.models.common.chunked import chunked_recurrence
 from trainer.models.common.lstm import lstm
 from trainer.models.common.scan import linear_scan
 from trainer.models.interface import Context
@@ -119,3 +120,74 @@ def test_a_dilated_convolution_equals_that_of_torch(layer: int) -> None:
     padded = nn.functional.pad(x.transpose(1, 2), (2 * dilation, 0))
     expected = mixer.out(nn.functional.conv1d(padded, taps, dilation=dilation).relu().transpose(1, 2))
     torch.testing.assert_close(mixer(x, Context(torch.arange(17))), expected, **EXACT)
+
+
+def test_mamba2_equals_that_of_transformers() -> None:
+    """Copied weights, their plain CPU path; several chunks, and a length that is no multiple of one."""
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+    torch.manual_seed(0)
+    E, H, N = 64, 4, 16
+    settings = {"hidden_size": 32, "num_heads": H, "head_dim": E // H, "state_size": N, "expand": 2, "n_groups": 1}
+    theirs = Mamba2Mixer(transformers.Mamba2Config(**settings, chunk_size=32, use_bias=False), layer_idx=0).eval()
+    options = {"mamba2": {"state": N, "norm_groups": 1}}
+    shape = {"d_model": 32, "n_layers": 1, "n_heads": H, "vocab_size": 5, "norm_eps": 1e-5}
+    ours = build_model(parse_model({**shape, "mixer": options}), 0).blocks[0].mamba2
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+        z_x, bc, dt = theirs.in_proj.weight.split([2 * E, 2 * N, H])
+        taps, biases = theirs.conv1d.weight.squeeze(1).split([E, 2 * N]), theirs.conv1d.bias.split([E, 2 * N])
+        copied = {
+            "into.weight": z_x, "bc.weight": bc, "dt.weight": dt, "out.weight": theirs.out_proj.weight,
+            "conv_x": taps[0], "conv_bc": taps[1], "conv_x_bias": biases[0], "conv_bc_bias": biases[1],
+            "dt_bias": theirs.dt_bias, "A_log": theirs.A_log, "skip": theirs.D, "scale": theirs.norm.weight,
+        }  # fmt: skip
+        ours.load_state_dict(copied)
+        x = torch.randn(2, 150, 32)
+        torch.testing.assert_close(ours(x, Context(torch.arange(150))), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+def recurrence(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, first: Tensor, S: Tensor) -> Tensor:
+    outputs = []
+    for t in range(value.shape[1]):
+        S = torch.where(first[:, t, None, None, None], 0.0, log_decay[:, t, :, None, None].exp() * S)
+        S = S + key[:, t, :, :, None] * value[:, t, :, None, :]
+        outputs.append((query[:, t, :, None, :] @ S).squeeze(2))
+    return torch.stack(outputs, dim=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    T=st.sampled_from([1, 5, 63, 64, 65, 130]),
+    shared=st.booleans(),
+    borders=st.lists(st.integers(1, 129), max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_chunks_of_a_recurrence_equal_its_steps(T: int, shared: bool, borders: list[int], seed: int) -> None:
+    """Outputs and gradients, with documents that begin anywhere."""
+    torch.manual_seed(seed)
+    B, H, N, P = 2, 3, 4, 5
+    G = 1 if shared else H
+    shapes = [(B, T, G, N), (B, T, G, N), (B, T, H, P)]
+    query, key, value = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    log_decay = (-torch.rand(B, T, H, dtype=torch.float64) * 3).requires_grad_()
+    initial = torch.randn(B, H, N, P, dtype=torch.float64, requires_grad=True)
+    first = torch.zeros(B, T, dtype=torch.bool)
+    first[0, [place for place in borders if place < T]] = True
+    got, last = chunked_recurrence(query, key, value, log_decay, first, initial)
+    expected = recurrence(query, key, value, log_decay, first, initial)
+    torch.testing.assert_close(got, expected, **EXACT)
+    inputs = [query, key, value, log_decay, initial]
+    pairs = (torch.autograd.grad(y.sin().sum(), inputs) for y in (got, expected))
+    for ours, theirs in zip(*pairs, strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+    parts = [slice(0, T // 2), slice(T // 2, T)]
+    S, outputs = initial, []
+    for part in parts:
+        if part.start < part.stop:
+            y, S = chunked_recurrence(*(x[:, part] for x in (query, key, value, log_decay)), first[:, part], S)
+            outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), expected, **EXACT)
+    torch.testing.assert_close(S, last, **EXACT)

@@ -87,7 +87,7 @@ def _distance(shape: Dimensions, wanted: int, ratio: float) -> float:
 
 
 # Steps in which widths of other mixers are searched after steps of two heads; a finer one must be worth its DEMERIT.
-FINER, DEMERIT = (16, 8, 4), 0.15
+FINER, DEMERIT = (16, 8, 4, 2), 0.15
 FINEST = 64  # steps are not finer than this share of the width, unless nothing else agrees
 AGREES = 0.025  # so that any two mixers are within 5 % of each other
 DEEP = 64  # layers that any pattern fits into, to count what a layer has

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.models.common.precision import exact
 from trainer.models.common.window import begins
 from trainer.models.interface import LayerState
 
@@ -42,9 +43,8 @@ class LinearScan(torch.autograd.Function):
 
 def linear_scan(decay: Tensor, value: Tensor, initial: Tensor | None) -> Tensor:
     """Return h (B, T, D) in float32. `decay` (B, T, D) lies between 0 and 1; `initial` (B, D) defaults to 0."""
-    start = torch.zeros_like(value[:, 0], dtype=torch.float32) if initial is None else initial
-    exact = torch.float64 if value.dtype == torch.float64 else torch.float32
-    h: Tensor = LinearScan.apply(decay.to(exact), value.to(exact), start.to(exact))
+    decay, value = exact(decay), exact(value)
+    h: Tensor = LinearScan.apply(decay, value, torch.zeros_like(value[:, 0]) if initial is None else exact(initial))
     return h
 
 

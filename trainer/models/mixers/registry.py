@@ -58,6 +58,7 @@ MIXERS = {
     "lstm": _shipped("lstm", "Lstm"),
     "qrnn": _shipped("qrnn", "Qrnn"),
     "min_gru": _shipped("min_gru", "MinGru"),
+    "mamba2": _shipped("mamba2", "Mamba2"),
 }
 
 
