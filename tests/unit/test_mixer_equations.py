@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from trainer.config.model import parse_model
 from trainer.models.build import build_model
 from trainer.models.common.chunked import chunked_recurrence
+from trainer.models.common.delta import delta_rule
+from trainer.models.common.exponential_gates import matrix_memory
 from trainer.models.common.lstm import lstm
 from trainer.models.common.scan import linear_scan
 from trainer.models.interface import Context
@@ -191,3 +193,57 @@ def test_chunks_of_a_recurrence_equal_its_steps(T: int, shared: bool, borders: l
             outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, dim=1), expected, **EXACT)
     torch.testing.assert_close(S, last, **EXACT)
+
+
+def delta_step_by_step(query: Tensor, key: Tensor, value: Tensor, strength: Tensor, log_decay: Tensor) -> Tensor:
+    """The gated delta rule as Yang et al. 2025 write it (equation 10), for (B, T, H, ...)."""
+    unit = torch.eye(key.shape[-1], dtype=key.dtype)
+    S, outputs = torch.zeros(*key.shape[:1], *key.shape[2:], value.shape[-1], dtype=key.dtype), []
+    for t in range(value.shape[1]):
+        k, b = key[:, t, :, :, None], strength[:, t, :, None, None]
+        S = log_decay[:, t, :, None, None].exp() * (unit - b * k * k.transpose(-1, -2)) @ S
+        S = S + b * k * value[:, t, :, None, :]
+        outputs.append((query[:, t, :, None, :] @ S).squeeze(2))
+    return torch.stack(outputs, dim=1)
+
+
+def memory_step_by_step(query: Tensor, key: Tensor, value: Tensor, log_input: Tensor, log_forget: Tensor) -> Tensor:
+    """An mLSTM's memory as Beck et al. 2024 write it (equations 19 to 27), without stabilisation."""
+    S, n, outputs = 0.0, 0.0, []
+    for t in range(value.shape[1]):
+        i, f = log_input[:, t, :, None].exp(), log_forget[:, t, :, None].exp()
+        S = f[..., None] * S + (i * key[:, t])[..., None] * value[:, t, :, None, :]
+        n = f * n + i * key[:, t]
+        scale = (query[:, t] * n).sum(-1, keepdim=True).abs().clamp(min=1)
+        outputs.append((query[:, t, :, None, :] @ S).squeeze(2) / scale)
+    return torch.stack(outputs, dim=1)
+
+
+@pytest.mark.parametrize("T", [1, 64, 65, 150])
+@pytest.mark.parametrize("rule", ["delta", "memory"])
+def test_chunks_of_matrix_recurrences_equal_their_steps(rule: str, T: int) -> None:
+    torch.manual_seed(T)
+    B, H, N, P = 2, 3, 4, 5
+    query, key, value = (torch.randn(B, T, H, width, dtype=torch.float64) for width in (N, N, P))
+    first, second = torch.randn(2, B, T, H, dtype=torch.float64)
+    chunked, steps = {"delta": (delta_rule, delta_step_by_step), "memory": (matrix_memory, memory_step_by_step)}[rule]
+    if rule == "delta":
+        key, gates = key / key.norm(dim=-1, keepdim=True), (first.sigmoid(), -second.abs())
+    else:
+        gates = first, (second + 2).sigmoid().log()
+    inputs = [x.detach().requires_grad_() for x in (query, key, value, *gates)]
+    y, expected = chunked(*inputs, None, None)[0], steps(*inputs)
+    torch.testing.assert_close(y, expected, **EXACT)
+    for pair in zip(*(torch.autograd.grad(out.sin().sum(), inputs) for out in (y, expected)), strict=True):
+        torch.testing.assert_close(*pair, **EXACT)
+
+
+def test_the_delta_rule_equals_that_of_transformers() -> None:
+    """Their step-by-step form, float32."""
+    qwen = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    torch.manual_seed(0)
+    query, key, value = (nn.functional.normalize(torch.randn(2, 100, 3, 8), dim=-1) for _ in range(3))
+    strength, log_decay = torch.rand(2, 100, 3), -torch.rand(2, 100, 3)
+    theirs, _ = qwen.torch_recurrent_gated_delta_rule(query, key, value, log_decay, strength)
+    ours, _ = delta_rule(query * 8**-0.5, key, value, strength, log_decay, None, None)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

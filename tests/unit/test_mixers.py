@@ -105,12 +105,12 @@ def test_no_token_sees_the_future(name: str, options: dict) -> None:
 @settings(max_examples=20, deadline=None)
 @given(cuts=st.lists(st.integers(1, T - 1), max_size=5, unique=True).map(sorted), kind=st.sampled_from(KINDS))
 def test_chunks_with_a_state_equal_one_pass(cuts: list[int], kind: tuple[str, dict]) -> None:
-    model, text = built(*kind), tokens()
+    model, text = built(*kind).double(), tokens()
     state = model.initial_state()
     with torch.no_grad():
         whole = model(text)
         parts = [model(part, state=state) for part in text.tensor_split(cuts, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-10, rtol=1e-10)
     assert all(tensor.shape[0] == ROWS for layer in state.layers for tensor in layer.values())
 
 
@@ -144,18 +144,18 @@ DOCUMENTED = [kind for kind in KINDS if MIXERS[kind[0]].cost_class.respects_docu
 @pytest.mark.parametrize("cuts", [[10], [1, 2, 9, 23], [12, 13]], ids=str)
 def test_documents_do_not_see_each_other(name: str, options: dict, cuts: list[int]) -> None:
     """Each document alone has the outputs that it has among others, positions aside."""
-    model, text = built(name, options, position="none"), tokens()
+    model, text = built(name, options, position="none").double(), tokens()
     borders = torch.zeros(ROWS, T, dtype=torch.int32)
     borders[:, cuts] = 1
     documents = borders.cumsum(1).int()
     with torch.no_grad():
         together = model(text, documents=documents)
         alone = [model(part) for part in text.tensor_split(cuts, dim=1)]
-        torch.testing.assert_close(together, torch.cat(alone, dim=1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together, torch.cat(alone, dim=1), atol=1e-10, rtol=1e-10)
         state = model.initial_state()
         pairs = zip(text.tensor_split([5, 12], 1), documents.tensor_split([5, 12], 1), strict=True)
         parts = [model(part, documents=numbers, state=state) for part, numbers in pairs]
-        torch.testing.assert_close(torch.cat(parts, dim=1), together, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.cat(parts, dim=1), together, atol=1e-10, rtol=1e-10)
 
 
 @every_mixer

@@ -52,6 +52,14 @@ class InverseSoftplus(Initial):
 
 
 @dataclass(frozen=True)
+class Spaced(Initial):
+    """Evenly from `low` to `high`, as forget gates of an mLSTM, whose heads shall remember differently long."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Identity(Initial):
     """`gain` on the diagonal of the last two dimensions, or 0: a recurrence that keeps what it has."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+CHUNK = 64  # tokens of a chunk, in which recurrences of matrices are worked on side by side
+
 
 @dataclass(frozen=True)
 class Product:

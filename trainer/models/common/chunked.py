@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.models.common.documents import Borders, borders
-
-CHUNK = 64
+from trainer.models.common.chunks import Borders, borders
+from trainer.plan.shape import CHUNK
 
 
 def chunked_recurrence(

@@ -21,6 +21,7 @@ from trainer.models.initial import (
     LogOfUniform,
     Normal,
     Orthogonal,
+    Spaced,
     Stacked,
     Uniform,
 )
@@ -72,6 +73,11 @@ def _log_of_uniform(initial: LogOfUniform, shape: Shape, generator: torch.Genera
 def _inverse_softplus(initial: InverseSoftplus, shape: Shape, generator: torch.Generator) -> Tensor:
     wanted = _uniform(Uniform(math.log(initial.low), math.log(initial.high)), shape, generator).exp()
     return wanted + torch.log(-torch.expm1(-wanted))
+
+
+@values.register
+def _spaced(initial: Spaced, shape: Shape, generator: torch.Generator) -> Tensor:
+    return torch.linspace(initial.low, initial.high, math.prod(shape)).view(shape)
 
 
 @values.register

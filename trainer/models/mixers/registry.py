@@ -59,6 +59,8 @@ MIXERS = {
     "qrnn": _shipped("qrnn", "Qrnn"),
     "min_gru": _shipped("min_gru", "MinGru"),
     "mamba2": _shipped("mamba2", "Mamba2"),
+    "gated_delta": _shipped("gated_delta", "GatedDelta"),
+    "mlstm": _shipped("mlstm", "Mlstm"),
 }
 
 

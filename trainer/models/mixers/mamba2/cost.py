@@ -15,9 +15,7 @@ from trainer.models.common.kept import STATISTIC, Kept
 from trainer.models.initial import Constant, InverseSoftplus, LogOfUniform, Uniform
 from trainer.models.mixers.base import Flops, MixerCost, Parameters, StateSize
 from trainer.models.roles import Role, linear
-from trainer.plan.shape import MixerShape, Product
-
-CHUNK = 64  # as in trainer/models/common/chunked.py, which needs torch
+from trainer.plan.shape import CHUNK, MixerShape, Product
 
 
 class Mamba2Options(Section):

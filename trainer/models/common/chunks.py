@@ -1,6 +1,6 @@
-"""Where documents begin in a sequence that is worked on in chunks.
+"""Sequences that are worked on in chunks, and where documents begin in them.
 
-Shapes: B batch, T tokens, M chunks, C tokens of a chunk.
+Shapes: B batch, T tokens, M chunks, C tokens of a chunk, H heads.
 """
 
 from __future__ import annotations
@@ -32,3 +32,8 @@ def borders(first: Tensor, chunks: int) -> Borders:
         after=number == last[..., None],
         through=last == entering,
     )
+
+
+def in_chunks(x: Tensor, chunks: int) -> Tensor:
+    """Return (B, M, H, C, ...) for x (B, M C, H, ...)."""
+    return x.unflatten(1, (chunks, -1)).transpose(2, 3)
