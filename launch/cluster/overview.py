@@ -14,10 +14,10 @@ from launch.cluster.config import load_cluster, open_backend, read_cluster
 from launch.cluster.ended import by_record
 from launch.cluster.job import Backend, JobState, JobStatus
 from launch.cluster.registry import Damaged, Submitted, find_all, records
+from launch.run.newest_step import newest_step
 from launch.run.run_state import loss_of_progress
 from trainer.contract.errors import UserError, os_error_text
 from trainer.contract.run_dir import RunDir
-from trainer.node.failure import tail
 
 ATTACHED = ("local", "ssh")
 
@@ -67,8 +67,13 @@ def overview(root: Path, words: Sequence[str] = ()) -> list[Row]:
     found = records(root) if not words else list(dict.fromkeys(r for word in words for r in find_all(root, word)))
     rows = [row for row in found if isinstance(row, Submitted)]
     statuses = statuses_of(rows)
-    shown = [Row(row, statuses[row.run_dir], last_step(row.run_dir)) for row in rows]
+    shown = [Row(row, statuses[row.run_dir], _step(row.run_dir)) for row in rows]
     return [*shown, *(_damaged(row) for row in found if isinstance(row, Damaged))]
+
+
+def _step(run_dir: Path) -> int | None:
+    row = newest_step(RunDir(run_dir))
+    return None if row is None else int(row["step"])
 
 
 def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
@@ -120,12 +125,3 @@ def backend_of(rows: Sequence[Submitted]) -> Backend:
         elif adopt is not None:
             adopt(row.job, (row.run_dir,))
     return backend
-
-
-def last_step(run_dir: Path) -> int | None:
-    """Return the step of the newest complete line of metrics.jsonl, without reading all of it."""
-    try:
-        lines = tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]
-        return int(json.loads(lines[-1])["step"]) if lines else None
-    except (OSError, ValueError, TypeError, KeyError):  # unreadable, or zeros after a crash: no reason to hide it
-        return None

@@ -72,13 +72,11 @@ def run(
       escala sweep run configs/sweep/quickstart.yaml --set tokens=200k
       escala sweep run configs/sweep/quickstart.yaml --json | jq -r .report.html
     """
-    from launch.sweep.execute.story import run_sweep
+    from launch.sweep.execute.story import Wish, run_sweep
 
-    console = _console(as_json, dry_run)
+    wish = Wish(config, assignments, runs, failed=failed, dry_run=dry_run, n_convention=n_convention)
     with interrupts():
-        result = run_sweep(
-            config, assignments, runs, console, dry_run=dry_run, failed=failed, n_convention=n_convention
-        )
+        result = run_sweep(wish, _console(as_json, dry_run))
     _end(result, as_json, config, assignments, runs)
 
 
@@ -115,21 +113,11 @@ def submit(
       escala sweep status configs/sweep/quickstart.yaml --runs /shared/runs
       escala sweep resume configs/sweep/quickstart.yaml --runs /shared/runs
     """
-    from launch.sweep.execute.scheduled import submit_sweep
+    from launch.sweep.execute.story import Wish, submit_sweep
 
-    console = _console(as_json, dry_run)
+    wish = Wish(config, assignments, runs, failed, at_most, dry_run=dry_run, n_convention=n_convention)
     with interrupts():
-        result = submit_sweep(
-            config,
-            assignments,
-            runs,
-            cluster,
-            console,
-            failed=failed,
-            at_most=at_most,
-            dry_run=dry_run,
-            n_convention=n_convention,
-        )
+        result = submit_sweep(wish, cluster, _console(as_json, dry_run))
     _end(result, as_json, config, assignments, runs)
 
 
@@ -159,13 +147,11 @@ def resume(
       escala sweep resume configs/sweep/quickstart.yaml
       escala sweep resume configs/sweep/quickstart.yaml --failed
     """
-    from launch.sweep.execute.scheduled import resume_sweep
+    from launch.sweep.execute.story import Wish, resume_sweep
 
+    wish = Wish(config, assignments, runs, failed, at_most, n_convention=n_convention)
     with interrupts():
-        console = _console(as_json)
-        result = resume_sweep(
-            config, assignments, runs, console, failed=failed, at_most=at_most, n_convention=n_convention
-        )
+        result = resume_sweep(wish, _console(as_json))
     _end(result, as_json, config, assignments, runs)
 
 
@@ -182,7 +168,7 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
       escala sweep status configs/sweep/quickstart.yaml
       escala sweep status configs/sweep/quickstart.yaml --json | jq '.cells[].loss'
     """
-    from launch.sweep.execute.scheduled import sweep_status
+    from launch.sweep.execute.status import sweep_status
 
     found = sweep_status(config, assignments, runs)
     if as_json:
@@ -209,7 +195,7 @@ def _console(as_json: bool, dry_run: bool = False) -> Console:
 
 def _end(result: Result, as_json: bool, config: Path, assignments: tuple[str, ...], runs: Path) -> None:
     """Print how the sweep stands for scripts. Raises EndedBadlyError where cells failed or diverged."""
-    from launch.sweep.execute.scheduled import sweep_status
+    from launch.sweep.execute.status import sweep_status
 
     if as_json:
         click.echo(to_json({**sweep_status(config, assignments, runs), **result.to_json()}, indent=2))

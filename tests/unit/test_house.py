@@ -70,7 +70,7 @@ OVER_THE_BORDER = {
     "trainer.checkpoint.compatible": {"launch/run/train_story.py"},
     "trainer.checkpoint.manifest": {"launch/commands/checkpoint.py", "launch/sweep/cells/cell.py"},
     "trainer.checkpoint.retention": {"launch/commands/checkpoint.py"},
-    "trainer.checkpoint.search": {"launch/commands/checkpoint.py", "launch/sweep/execute/run.py"},
+    "trainer.checkpoint.search": {"launch/commands/checkpoint.py", "launch/sweep/cells/planned.py"},
     "trainer.data.prepare.account": {"launch/run/data_story.py"},
     "trainer.data.store.cache": {"launch/run/data_preparation.py"},
     "trainer.data.store.exchange": {"launch/commands/data.py"},
@@ -86,7 +86,7 @@ OVER_THE_BORDER = {
     "trainer.node.compile_cache": {"launch/cluster/local/warm.py"},
     "trainer.node.failure": {
         "launch/cluster/detached.py", "launch/cluster/local/local.py", "launch/cluster/local/warm.py",
-        "launch/cluster/logs.py", "launch/cluster/overview.py", "launch/cluster/slurm/batch_output.py",
+        "launch/cluster/logs.py", "launch/cluster/slurm/batch_output.py",
         "launch/cluster/ssh/backend.py", "launch/planner/verify.py",
     },
     "trainer.node.first_failure": {"launch/cluster/local/local.py", "launch/cluster/logs.py"},
