@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.cluster.job import Backend, JobSpec, JobState, JobStatus
+from launch.cluster.backend import Backend
+from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.run.run_state import begin_again, state_of, write_down
 from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.trunks import from_branch_point

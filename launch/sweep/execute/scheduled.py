@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from launch.cluster.backends import is_driven
 from launch.cluster.config import ClusterConfig, load_cluster, open_backend
 from launch.cluster.job import JobSpec
 from launch.cluster.warnings import warn
@@ -23,7 +24,6 @@ from launch.sweep.execute.progress import last_step
 from launch.sweep.execute.run import CellProgress, ready
 from launch.sweep.execute.story import Result, ending, report, run_sweep
 from launch.sweep.execute.submit import (
-    SCHEDULED,
     Standing,
     array_of,
     check_shape,
@@ -58,12 +58,12 @@ def submit_sweep(
     """
     cluster, sweep = load_cluster(name), load_sweep(config, assignments)
     check_shape(sweep, cluster, name)
-    if cluster.backend not in SCHEDULED and at_most is not None:
+    if is_driven(cluster.backend) and at_most is not None:
         raise UserError(f"--at-most has no effect on {cluster.backend}: its nodes and ranks_per_node are the limit")
     warn(cluster.job(sweep.name, (), runs), cluster.backend)
     if not dry_run:
         rehearse(sweep, runs.resolve() / sweep.name, cluster, at_most)
-    if cluster.backend not in SCHEDULED:
+    if is_driven(cluster.backend):
         where = runs.resolve()
         return run_sweep(
             config,

@@ -11,11 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
-from launch.cluster.config import LOCAL, ClusterConfig, open_backend
+from launch.cluster.backend import Driver, Sharing
+from launch.cluster.backends import find_backend
+from launch.cluster.config import LOCAL, ClusterConfig, open_driver
 from launch.cluster.job import JobSpec
-from launch.cluster.local.local import LocalBackend
-from launch.cluster.local.warm import PRELOAD
-from launch.cluster.ssh.backend import SshBackend
 from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.run.rank_packages import need_rank_packages
 from launch.run.run_state import DEAD, state_of
@@ -150,22 +149,18 @@ def _train(
 
 def _place(
     opened: Opened, cluster: ClusterConfig | None
-) -> tuple[LocalBackend | SshBackend, Callable[[str, tuple[str, ...], Path], JobSpec]]:
+) -> tuple[Driver, Callable[[str, tuple[str, ...], Path], JobSpec]]:
     """Return the backend that runs the cells from this process, and how a cell becomes its job."""
     sweep = opened.sweep
-    if cluster is not None and cluster.backend == "ssh":
-        backend = open_backend(cluster)
-        assert isinstance(backend, SshBackend)
-        return backend, cluster.job
-    slots = cluster.nodes * cluster.ranks_per_node if cluster else sweep.slots or sweep.ranks
+    where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
+    mirrored = any(p.cell.config.tracking.wandb != "disabled" for p in opened.cells)
+    imports = ("wandb",) if mirrored else ()  # a second of each cell otherwise, beside its first steps
+    driver = open_driver(where, Sharing(threads=1, imports=imports, log=opened.directory / "ranks.log"))
 
     def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
-        here = cluster or LOCAL
-        return replace(here.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
+        return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
 
-    mirrored = any(p.cell.config.tracking.wandb != "disabled" for p in opened.cells)
-    preload = (*PRELOAD, "wandb") if mirrored else PRELOAD  # a second of each cell otherwise, beside its first steps
-    return LocalBackend(slots, threads=1, preload=preload, log=opened.directory / "ranks.log"), job
+    return driver, job if find_backend(where.backend).side_by_side else where.job
 
 
 def report(opened: Opened, console: Console, n_convention: str = DEFAULT_N) -> ReportPaths | None:

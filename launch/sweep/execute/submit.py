@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.cluster import registry
-from launch.cluster.config import ClusterConfig, lasting_name, open_backend
+from launch.cluster.backends import find_backend, is_driven
+from launch.cluster.config import ClusterConfig, lasting_name, open_backend, open_scheduler
 from launch.cluster.job import JobSpec, JobStatus, Task
 from launch.cluster.overview import statuses_of
 from launch.cluster.registry import Submitted
@@ -28,7 +29,6 @@ from trainer.contract.plain_json import read_object
 from trainer.contract.run_dir import RunDir, Status, write_atomically
 
 RECORD = "cluster.json"  # in the sweep's directory: where its cells were sent
-SCHEDULED = ("slurm", "kubernetes")  # these keep jobs when this process has gone
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Standing:
 def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
     """Raise UserError where a cell's ranks are not those that the cluster gives to a job."""
     world = cluster.nodes * cluster.ranks_per_node
-    if cluster.backend == "local" and sweep.ranks <= world:
+    if find_backend(cluster.backend).side_by_side and sweep.ranks <= world:
         return
     if world != sweep.ranks:
         raise UserError(
@@ -56,7 +56,7 @@ def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
 
 def scheduled(run_dirs: list[RunDir]) -> dict[RunDir, tuple[Submitted, JobStatus]]:
     """Return the job and its state for each run that a scheduler was given. Asks it once."""
-    rows = {d: row for d in run_dirs if (row := registry.read(d.root)) and row.backend in SCHEDULED}
+    rows = {d: row for d in run_dirs if (row := registry.read(d.root)) and not is_driven(row.backend)}
     if not rows:
         return {}
     found = statuses_of(list(rows.values()))
@@ -97,8 +97,8 @@ def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_mos
         return
     first = [directory / "cells" / cell.id for cell in cells if cell.branch is None]
     array = array_of(directory, first, cluster, at_most)
-    at_once = cluster.backend in SCHEDULED
-    open_backend(cluster).rehearse(array if at_once else cluster.job(sweep.name, array.command, directory))
+    one = cluster.job(sweep.name, array.command, directory)
+    open_backend(cluster).rehearse(one if is_driven(cluster.backend) else array)
 
 
 def array_of(directory: Path, cells: list[Path], cluster: ClusterConfig, at_most: int | None) -> JobSpec:
@@ -116,13 +116,13 @@ def array_of(directory: Path, cells: list[Path], cluster: ClusterConfig, at_most
 
 def send(spec: JobSpec, cells: list[CellProgress], cluster: ClusterConfig, name: str, directory: Path) -> str:
     """Lay out the cells' directories, submit the array, and record where every cell went. Return the job's id."""
-    backend = open_backend(cluster)
+    scheduler = open_scheduler(cluster)
     with begun_again([progress.run_dir for progress in cells]):
         for progress in cells:
             progress.lay_out()
-        job = backend.submit(spec)
+        job = scheduler.submit(spec)
     kept = lasting_name(name)
-    rows = record_submission(spec, job, kept, cluster, backend)
+    rows = record_submission(spec, job, kept, cluster, scheduler.identity(job))
     for progress, row in zip(cells, rows, strict=True):
         progress.job = row.job
     write_atomically(directory / RECORD, json.dumps({"cluster": kept, "job": job}) + "\n")
