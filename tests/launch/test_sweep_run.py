@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.cluster.config import LOCAL
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.run.run_state import state_of
 from launch.sweep.cells.cells import Cell, cells_of
@@ -56,6 +57,9 @@ class Pretend:
 
     def render(self, spec: JobSpec) -> str:
         return ""
+
+    def wait(self, seconds: float) -> None:
+        pass
 
 
 def finish(spec: JobSpec) -> JobStatus:
@@ -109,7 +113,7 @@ def drive(
     retry: bool = False,
 ) -> tuple[Ran, Pretend]:
     backend, limits = Pretend(outcome), Limits(queued=False, retry=retry)
-    hands = Hands(directory, planned(directory, cells), Place(backend, False, JobSpec, wait=lambda _: None))
+    hands = Hands(directory, planned(directory, cells), Place(LOCAL, JobSpec, driver=backend))
     return Ran(hands, reconcile(hands, limits, show), limits), backend
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launch.cluster.backend import Driver, Scheduler
 from launch.cluster.config import ClusterConfig, lasting_name
-from launch.cluster.job import Backend, JobSpec, JobStatus, Task
+from launch.cluster.job import JobSpec, JobStatus, Task
 from launch.run.run_state import begin_again, begun_again, write_down
 from launch.run.submission import record_submission
 from launch.sweep.cells.planned import PlannedCell
@@ -31,16 +30,20 @@ CLUSTER = "cluster.json"  # in the sweep's directory: the cluster of its last st
 
 @dataclass(frozen=True)
 class Place:
-    """Where the cells of a sweep run."""
+    """Where the cells of a sweep run: on a scheduler that keeps jobs, or a driver whose jobs end with this process."""
 
-    backend: Backend
-    queued: bool  # it keeps jobs when this process has gone
+    cluster: ClusterConfig
     job: Callable[[str, tuple[str, ...], Path], JobSpec]  # from a cell's name, command and run directory
-    cluster: ClusterConfig | None = None  # None: this machine, without a cluster file
-    name: str = ""  # of the cluster
+    scheduler: Scheduler | None = None
+    driver: Driver | None = None
+    name: str = ""  # of the cluster's file; "" without one
     at_most: int | None = None  # tasks of an array at a time
-    session: AbstractContextManager[object] = field(default_factory=nullcontext)  # at its end nothing is left running
-    wait: Callable[[float], None] = time.sleep  # until something happens, at most for these seconds
+
+    @property
+    def backend(self) -> Scheduler | Driver:
+        backend = self.scheduler or self.driver
+        assert backend is not None, "a place has one of the two"
+        return backend
 
 
 @dataclass
@@ -109,22 +112,21 @@ class Hands:
             self._record(spec, job)
 
     def _specs(self, cells: list[PlannedCell]) -> list[tuple[JobSpec, list[PlannedCell]]]:
-        if self.place.queued:
+        if self.place.scheduler is not None:
             return [(self.array([one.id for one in cells]), cells)]
         return [(self.place.job(one.id, command_of(one.run_dir.root), one.run_dir.root), [one]) for one in cells]
 
     def array(self, cells: Sequence[str]) -> JobSpec:
-        """Return the one job of these cells for a queue."""
-        assert self.place.cluster is not None, "a queue has a cluster file"
+        """Return the one job of these cells for a scheduler."""
         roots = [one.run_dir.root for one in self.cells if one.id in set(cells)]
         return array_of(self.directory, roots, self.place.cluster, self.place.at_most)
 
     def _record(self, spec: JobSpec, job: str) -> None:
         """Write where the cells went. Jobs that this process drives need no record of their own."""
         place, file = self.place, self.directory / CLUSTER
-        name = "" if place.cluster is None else lasting_name(place.name)
-        if place.queued and place.cluster is not None:
-            record_submission(spec, job, name, place.cluster, place.backend)
+        name = lasting_name(place.name)
+        if place.scheduler is not None:
+            record_submission(spec, job, name, place.cluster, place.scheduler.identity(job))
         if self.starts.total() > len(spec.tasks):
             return  # said with the first
         if name:

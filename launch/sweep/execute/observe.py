@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from launch.cluster import registry
+from launch.cluster.backends import is_driven
 from launch.cluster.job import JobStatus
 from launch.cluster.overview import statuses_of
 from launch.cluster.registry import Submitted
@@ -14,8 +15,6 @@ from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.execute.decide import Seen
 from launch.sweep.ledger.collect import result_problem
 from trainer.contract.run_dir import RunDir, Status
-
-SCHEDULED = ("slurm", "kubernetes")  # these keep jobs when this process has gone
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def _look(one: PlannedCell, past: Past) -> Seen:
 def scheduled(run_dirs: Sequence[RunDir]) -> dict[RunDir, tuple[Submitted, JobStatus]]:
     """Return the job and its state for each run that a scheduler was given and that has not ended. Asks it once."""
     going = [d for d in run_dirs if d.read_status() not in (Status.DONE, Status.DIVERGED)]
-    rows = {d: row for d in going if (row := registry.read(d.root)) and row.backend in SCHEDULED}
+    rows = {d: row for d in going if (row := registry.read(d.root)) and not is_driven(row.backend)}
     if not rows:
         return {}
     found = statuses_of(list(rows.values()))

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from launch.cluster.config import ClusterConfig
-from launch.cluster.local.warm import local_gpus
+from launch.cluster.this_machine import local_gpus
 from launch.run.data_preparation import ensure_prepared
 from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of

@@ -27,4 +27,5 @@ def reconcile(hands: Hands, limits: Limits, show: Callable[[Decision], None]) ->
             hands.start(decision.start)
         if decision.then is not Then.WAIT:
             return decision
-        hands.place.wait(LOOK_EVERY)
+        assert hands.place.driver is not None, "nobody waits for a queue"
+        hands.place.driver.wait(LOOK_EVERY)

@@ -13,11 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from launch.cluster.config import LOCAL, ClusterConfig, load_cluster, open_backend
+from launch.cluster.backend import Sharing
+from launch.cluster.backends import find_backend, is_driven
+from launch.cluster.config import LOCAL, ClusterConfig, load_cluster, open_backend, open_driver, open_scheduler
 from launch.cluster.job import JobSpec
-from launch.cluster.local.local import LocalBackend
-from launch.cluster.local.warm import PRELOAD
-from launch.cluster.ssh.backend import SshBackend
 from launch.cluster.warnings import warn
 from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.run.data_preparation import is_prepared
@@ -33,7 +32,7 @@ from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.execute.act import Hands, Place, array_of, recorded_cluster
 from launch.sweep.execute.decide import Decision, Limits, Then, decide, stand
-from launch.sweep.execute.observe import SCHEDULED, observe
+from launch.sweep.execute.observe import observe
 from launch.sweep.execute.opened import RECORD, Opened, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.reconcile import reconcile
@@ -95,7 +94,7 @@ def submit_sweep(wish: Wish, name: str, console: Console) -> Result:
     cluster, sweep = load_cluster(name), load_sweep(wish.config, wish.assignments)
     wish = replace(wish, runs=wish.runs.resolve())
     check_shape(sweep, cluster, name)
-    if cluster.backend not in SCHEDULED and wish.at_most is not None:
+    if is_driven(cluster.backend) and wish.at_most is not None:
         raise UserError(f"--at-most has no effect on {cluster.backend}: its nodes and ranks_per_node are the limit")
     warn(cluster.job(sweep.name, (), wish.runs), cluster.backend)
     if not wish.dry_run:
@@ -118,7 +117,7 @@ def resume_sweep(wish: Wish, console: Console) -> Result:
 def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
     """Raise UserError where a cell's ranks are not those that the cluster gives to a job."""
     world = cluster.nodes * cluster.ranks_per_node
-    if cluster.backend == "local" and sweep.ranks <= world:
+    if find_backend(cluster.backend).side_by_side and sweep.ranks <= world:
         return
     if world != sweep.ranks:
         raise UserError(
@@ -137,18 +136,19 @@ def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_mos
         return
     first = [directory / "cells" / cell.id for cell in cells if cell.branch is None]
     array = array_of(directory, first, cluster, at_most)
-    at_once = cluster.backend in SCHEDULED
-    open_backend(cluster).rehearse(array if at_once else cluster.job(sweep.name, array.command, directory))
+    one = cluster.job(sweep.name, array.command, directory)
+    open_backend(cluster).rehearse(one if is_driven(cluster.backend) else array)
 
 
 def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Console) -> Result:
     """Do what is missing of a sweep, here or on a cluster, and print what came out."""
     opened = open_sweep(wish.config, wish.assignments, wish.runs, gpu=has_gpus(cluster))
     place = _place(opened, cluster, name, wish.at_most)
-    limits = Limits(place.queued, wish.failed)
+    queued = place.scheduler is not None
+    limits = Limits(queued, wish.failed)
     at_a_time = max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
     expected = _expected(opened, at_a_time) if cluster is None else {}
-    if wish.dry_run or not place.queued:
+    if wish.dry_run or not queued:
         before = Hands(opened.directory, opened.cells, place)
         plan = decide(observe(opened.cells, before.past()), limits)
         console.print(sweep_table(opened.plans, expected, console.width))
@@ -157,12 +157,12 @@ def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Consol
             console.print(saved, highlight=False)
         console.print()
         if wish.dry_run:
-            if place.queued and plan.start:
+            if queued and plan.start:
                 print(place.backend.render(before.array(plan.start)), end="")
             return Result()
     with locked(opened):
         hands = Hands(opened.directory, opened.cells, place)
-        if place.queued:
+        if queued:
             decision = reconcile(hands, limits, lambda now: tell(now, opened, console))
             _tell_sent(hands, decision, wish, console)
         else:
@@ -182,21 +182,17 @@ def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Consol
 def _place(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: int | None) -> Place:
     """Return the backend of the cells, and how a cell becomes its job there."""
     sweep = opened.sweep
-    if cluster is not None and cluster.backend != "local":
-        backend = open_backend(cluster)
-        if isinstance(backend, SshBackend):
-            return Place(backend, False, cluster.job, cluster, name, session=backend, wait=backend.wait)
-        return Place(backend, True, cluster.job, cluster, name, at_most)
-    slots = cluster.nodes * cluster.ranks_per_node if cluster else sweep.slots or sweep.ranks
+    where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
+    if not is_driven(where.backend):
+        return Place(where, where.job, scheduler=open_scheduler(where), name=name, at_most=at_most)
+    mirrored = any(one.cell.config.tracking.wandb != "disabled" for one in opened.cells)
+    imports = ("wandb",) if mirrored else ()  # a second of each cell otherwise, beside its first steps
+    driver = open_driver(where, Sharing(threads=1, imports=imports, log=opened.directory / "ranks.log"))
 
     def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
-        here = cluster or LOCAL
-        return replace(here.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
+        return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
 
-    mirrored = any(one.cell.config.tracking.wandb != "disabled" for one in opened.cells)
-    preload = (*PRELOAD, "wandb") if mirrored else PRELOAD  # a second of each cell otherwise, beside its first steps
-    here = LocalBackend(slots, threads=1, preload=preload, log=opened.directory / "ranks.log")
-    return Place(here, False, job, cluster, name, session=here, wait=here.wait)
+    return Place(where, job if find_backend(where.backend).side_by_side else where.job, driver=driver, name=name)
 
 
 def _drive(hands: Hands, limits: Limits, watcher: Watcher, console: Console) -> Decision:
@@ -209,7 +205,8 @@ def _drive(hands: Hands, limits: Limits, watcher: Watcher, console: Console) -> 
                 console.print(f"{one.id} {state.reason}", highlight=False, markup=False, soft_wrap=True)
         watcher.update(decision.cells)
 
-    with hands.place.session, watcher:
+    assert hands.place.driver is not None
+    with hands.place.driver, watcher:
         began = time.monotonic()
         decision = reconcile(hands, limits, show)
     stands, started = stand(decision.cells, limits), len(hands.started)
@@ -228,7 +225,6 @@ def _drive(hands: Hands, limits: Limits, watcher: Watcher, console: Console) -> 
 
 def _tell_sent(hands: Hands, decision: Decision, wish: Wish, console: Console) -> None:
     if decision.start:
-        assert hands.place.cluster is not None
         where, job = hands.place.cluster.backend, hands.ids[decision.start[0]]
         console.print(f"submitted {len(decision.start)} cells as {where} job {job}", soft_wrap=True)
     if decision.then is Then.LEAVE:
