@@ -29,8 +29,7 @@ def looks(draw: st.DrawFn) -> list[Seen]:
             draw(st.none() | st.sampled_from(Status)),
             draw(st.none() | jobs),
             draw(st.integers(0, MOST_STARTS + 1)),
-            draw(st.none() | st.sampled_from(BAD)),
-            unreadable=draw(st.booleans()),
+            draw(st.none() | st.sampled_from([*BAD, Status.PENDING])),
             collected=draw(st.booleans()),
             trunk=draw(st.none() | st.sampled_from([*NAMES, "not there"])),
             parted=draw(st.booleans()),
@@ -48,7 +47,7 @@ def test_any_look_has_an_answer_that_keeps_the_rules(seen: list[Seen], limits: L
     before, after = {c.cell: c for c in seen}, {c.cell: c for c in decision.cells}
     assert decision == decide(seen, limits) and before.keys() == after.keys()
     if decision.then is Then.REFUSE:
-        assert not limits.queued and not (decision.write or decision.again or decision.collect or decision.start)
+        assert not limits.queued and not (decision.write or decision.collect or decision.start)
         return
     stands = stand(decision.cells, limits)
     everyone = stands.done + stands.busy + stands.failed + stands.diverged + stands.due
@@ -68,14 +67,9 @@ def test_any_look_has_an_answer_that_keeps_the_rules(seen: list[Seen], limits: L
 @given(looks(), limits_of)
 def test_what_was_carried_out_is_not_decided_again(seen: list[Seen], limits: Limits) -> None:
     first = decide(seen, limits)
-    done = [
-        replace(
-            c, collected=c.collected or c.cell in first.collect, unreadable=c.unreadable and c.status is Status.DONE
-        )
-        for c in first.cells
-    ]
+    done = [replace(c, collected=c.collected or c.cell in first.collect) for c in first.cells]
     again = decide(done, limits)
-    assert not (again.write or again.again or again.collect)
+    assert not (again.write or again.collect)
     if first.then is Then.REFUSE:
         assert again.then is Then.REFUSE
 
@@ -84,7 +78,7 @@ def test_what_was_carried_out_is_not_decided_again(seen: list[Seen], limits: Lim
 def test_a_state_that_nobody_knows_changes_nothing(seen: list[Seen], retry: bool) -> None:
     away = [replace(c, job=JobStatus(JobState.UNKNOWN), unsaid=None) for c in seen]
     decision = decide(away, Limits(queued=True, retry=retry))
-    assert not (decision.write or decision.again or decision.collect or decision.start)
+    assert not (decision.write or decision.collect or decision.start)
     assert decision.then is (Then.LEAVE if seen else Then.FINISH)
 
 
@@ -143,15 +137,13 @@ class World:
         if says is not None and says.state is JobState.FAILED and says.exit_code != EXIT_FENCED and status not in ENDS:
             unsaid = Status.DIVERGED if says.exit_code == EXIT_DIVERGED else Status.FAILED
         told = name in self.collected
-        return Seen(
-            name, status, says, self.starts.get(name, 0), unsaid,
-            unreadable=status is Status.DONE and not told and name in self.damaged,
-            collected=told, trunk=self.trunks.get(name),
-        )  # fmt: skip
+        if status is Status.DONE and not told and name in self.damaged:
+            unsaid = Status.PENDING
+        return Seen(name, status, says, self.starts.get(name, 0), unsaid, told, self.trunks.get(name))
 
     def follow(self, decision: Decision) -> None:
         by_id = {c.cell: c for c in decision.cells}
-        for name in decision.write + decision.again:
+        for name in (c.cell for c in decision.write):
             self.status[name] = by_id[name].status
         for name in decision.collect:
             assert name not in self.collected and name not in self.damaged.intersection(decision.collect)
@@ -235,7 +227,7 @@ def test_a_queue_and_a_driven_sweep_come_to_the_same_end(made: tuple[dict[str, l
         (Seen("a", Status.PREEMPTED, JobStatus(JobState.PREEMPTED), starts=2), Limits(False), ("a",)),
         (Seen("a", Status.PREEMPTED, JobStatus(JobState.PREEMPTED), starts=3), Limits(False), ()),
         (Seen("a", Status.RUNNING, JobStatus(JobState.FAILED, -9), unsaid=Status.FAILED), Limits(True), ()),
-        (Seen("a", Status.DONE, unreadable=True), Limits(True), ("a",)),
+        (Seen("a", Status.DONE, unsaid=Status.PENDING), Limits(True), ("a",)),
         (Seen("a", trunk="b"), Limits(True), ()),
         (Seen("a", trunk="b", parted=True), Limits(True), ("a",)),
     ],

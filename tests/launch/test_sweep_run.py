@@ -15,9 +15,9 @@ from launch.run.run_state import state_of
 from launch.sweep.cells.cells import Cell, cells_of
 from launch.sweep.cells.config import SweepConfig
 from launch.sweep.cells.planned import PlannedCell
-from launch.sweep.execute.act import Hands, Place
 from launch.sweep.execute.decide import Decision, Limits, Standing, stand
 from launch.sweep.execute.reconcile import reconcile
+from launch.sweep.execute.underway import Place, Underway
 from launch.sweep.ledger import ledger
 from tests.launch.test_sweep_cells import RUN
 from trainer.contract.exit_codes import EXIT_PREEMPTED
@@ -80,7 +80,7 @@ def cells() -> list[Cell]:
 class Ran:
     """A sweep that was run to its end."""
 
-    hands: Hands
+    sweep: Underway
     decision: Decision
     limits: Limits
 
@@ -90,11 +90,11 @@ class Ran:
 
     @property
     def ledger(self) -> Path:
-        return self.hands.ledger
+        return self.sweep.ledger
 
     @property
     def cells(self) -> Sequence[PlannedCell]:
-        return self.hands.cells
+        return self.sweep.cells
 
     def why(self, cell: str) -> str:
         (found,) = [one for one in self.cells if one.id == cell]
@@ -113,8 +113,8 @@ def drive(
     retry: bool = False,
 ) -> tuple[Ran, Pretend]:
     backend, limits = Pretend(outcome), Limits(queued=False, retry=retry)
-    hands = Hands(directory, planned(directory, cells), Place(LOCAL, JobSpec, driver=backend))
-    return Ran(hands, reconcile(hands, limits, show), limits), backend
+    sweep = Underway(directory, planned(directory, cells), Place(LOCAL, JobSpec, driver=backend))
+    return Ran(sweep, reconcile(sweep, limits, show), limits), backend
 
 
 def run(directory: Path, outcome: Callable[[JobSpec, int], JobStatus], retry: bool = False) -> tuple[Ran, Pretend]:

@@ -25,8 +25,7 @@ class Seen:
     status: Status | None = None  # what its run directory says
     job: JobStatus | None = None  # of its newest job; None: it has none, or it ended by its own record
     starts: int = 0  # by this process, whose job `job` is then
-    unsaid: Status | None = None  # how it ended, where only its job knows: still to be written
-    unreadable: bool = False  # it is done, and its result cannot be read
+    unsaid: Status | None = None  # to be written: how it ended, as only its job knows; pending for a damaged result
     collected: bool = False  # the ledger has been told how it ended
     trunk: str | None = None  # the cell that it branches off
     parted: bool = False  # the trunk's checkpoint is there to go on from
@@ -73,19 +72,18 @@ class Then(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, in this order. `cells` is how they stand when `write` and `again` are done."""
+    """What to do, in this order. `cells` is how they stand after `write`."""
 
     cells: tuple[Seen, ...]
     then: Then
-    write: tuple[str, ...] = ()  # how these ended goes into their run directories
-    again: tuple[str, ...] = ()  # these count as not done
+    write: tuple[Seen, ...] = ()  # what is unsaid of these goes into their run directories
     collect: tuple[str, ...] = ()  # how these ended goes into the ledger
     start: tuple[str, ...] = ()  # as one array where there is a queue
 
 
 def decide(seen: Sequence[Seen], limits: Limits) -> Decision:
     """Return what to do now. Total: any state of any cells has an answer."""
-    cells = tuple(_settled(one) for one in seen)
+    cells = tuple(replace(one, status=one.unsaid or one.status, unsaid=None) for one in seen)
     stands = stand(cells, limits)
     if not limits.queued and any(one.open and not one.starts for one in cells):
         return Decision(cells, Then.REFUSE)
@@ -93,8 +91,7 @@ def decide(seen: Sequence[Seen], limits: Limits) -> Decision:
     return Decision(
         cells,
         Then.FINISH if not going else Then.LEAVE if limits.queued else Then.WAIT,
-        write=tuple(one.cell for one in seen if one.unsaid is not None),
-        again=tuple(one.cell for one in seen if _spoilt(one)),
+        write=tuple(one for one in seen if one.unsaid is not None),
         collect=tuple(one.cell for one in cells if one.status in ENDS and not one.open and not one.collected),
         start=stands.ready,
     )
@@ -131,16 +128,5 @@ def _due(one: Seen, limits: Limits) -> bool:
     bad = one.status in (Status.FAILED, Status.DIVERGED)
     if not one.starts:
         return limits.retry or not bad
-    stopped = one.unreadable or (one.job is not None and one.job.state is JobState.PREEMPTED)
+    stopped = one.status is Status.PENDING or (one.job is not None and one.job.state is JobState.PREEMPTED)
     return stopped and not bad and one.starts < limits.most_starts
-
-
-def _settled(one: Seen) -> Seen:
-    """Return a cell as it stands when its job's word is written down, and a damaged result counts for none."""
-    if one.unsaid is not None:
-        return replace(one, status=one.unsaid, unsaid=None)
-    return replace(one, status=Status.PENDING) if _spoilt(one) else one
-
-
-def _spoilt(one: Seen) -> bool:
-    return one.status is Status.DONE and one.unreadable and not one.open and one.unsaid is None

@@ -30,13 +30,14 @@ from launch.show.text import count
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.planned import PlannedCell
-from launch.sweep.execute.act import Hands, Place, array_of, recorded_cluster
+from launch.sweep.execute.act import array_of, recorded_cluster
 from launch.sweep.execute.decide import Decision, Limits, Then, decide, stand
 from launch.sweep.execute.observe import observe
 from launch.sweep.execute.opened import RECORD, Opened, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.reconcile import reconcile
 from launch.sweep.execute.report import ending, report, tell
+from launch.sweep.execute.underway import Place, Underway
 from trainer.contract.durations import duration
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_DONE
@@ -134,8 +135,7 @@ def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_mos
     cells = cells_of(sweep, gpu=has_gpus(cluster))
     if all(is_prepared(data) for data in {c.config.data.directory: c.config.data for c in cells}.values()):
         return
-    first = [directory / "cells" / cell.id for cell in cells if cell.branch is None]
-    array = array_of(directory, first, cluster, at_most)
+    array = array_of(directory, [cell.id for cell in cells if cell.branch is None], cluster, at_most)
     one = cluster.job(sweep.name, array.command, directory)
     open_backend(cluster).rehearse(one if is_driven(cluster.backend) else array)
 
@@ -149,8 +149,7 @@ def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Consol
     at_a_time = max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
     expected = _expected(opened, at_a_time) if cluster is None else {}
     if wish.dry_run or not queued:
-        before = Hands(opened.directory, opened.cells, place)
-        plan = decide(observe(opened.cells, before.past()), limits)
+        plan = decide(observe(Underway(opened.directory, opened.cells, place)), limits)
         console.print(sweep_table(opened.plans, expected, console.width))
         console.print(_total_text(opened, stand(plan.cells, limits).due, expected, at_a_time), highlight=False)
         if saved := branches_text(opened.cells):
@@ -158,15 +157,16 @@ def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Consol
         console.print()
         if wish.dry_run:
             if queued and plan.start:
-                print(place.backend.render(before.array(plan.start)), end="")
+                array = array_of(opened.directory, plan.start, place.cluster, wish.at_most)
+                print(place.backend.render(array), end="")
             return Result()
     with locked(opened):
-        hands = Hands(opened.directory, opened.cells, place)
+        underway = Underway(opened.directory, opened.cells, place)
         if queued:
-            decision = reconcile(hands, limits, lambda now: tell(now, opened, console))
-            _tell_sent(hands, decision, wish, console)
+            decision = reconcile(underway, limits, lambda now: tell(now, opened, console))
+            _tell_sent(underway, decision, wish, console)
         else:
-            decision = _drive(hands, limits, Watcher(console, opened.cells, expected, at_a_time), console)
+            decision = _drive(underway, limits, Watcher(console, opened.cells, expected, at_a_time), console)
         if decision.then is Then.REFUSE:
             raise UserError(
                 f"{len(stand(decision.cells, limits).busy)} cells of this sweep are queued or running on "
@@ -176,7 +176,7 @@ def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Consol
         if waiting := stand(decision.cells, limits).waiting:
             console.print(f"{len(waiting)} cells wait for their trunk: 'resume' starts them when it is there")
         paths = report(opened, console, wish.n_convention) if decision.then is Then.FINISH else None
-    return Result(hands.started, paths, *ending(decision, limits, opened, wish.config))
+    return Result(underway.started, paths, *ending(decision, limits, opened, wish.config))
 
 
 def _place(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: int | None) -> Place:
@@ -195,21 +195,21 @@ def _place(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: in
     return Place(where, job if find_backend(where.backend).side_by_side else where.job, driver=driver, name=name)
 
 
-def _drive(hands: Hands, limits: Limits, watcher: Watcher, console: Console) -> Decision:
+def _drive(underway: Underway, limits: Limits, watcher: Watcher, console: Console) -> Decision:
     """Run the cells from here until all have ended."""
 
     def show(decision: Decision) -> None:
-        for one in hands.cells:
+        for one in underway.cells:
             state = state_of(one.run_dir)
             if one.id in decision.start and state.word == DEAD:
                 console.print(f"{one.id} {state.reason}", highlight=False, markup=False, soft_wrap=True)
         watcher.update(decision.cells)
 
-    assert hands.place.driver is not None
-    with hands.place.driver, watcher:
+    assert underway.place.driver is not None
+    with underway.place.driver, watcher:
         began = time.monotonic()
-        decision = reconcile(hands, limits, show)
-    stands, started = stand(decision.cells, limits), len(hands.started)
+        decision = reconcile(underway, limits, show)
+    stands, started = stand(decision.cells, limits), len(underway.started)
     if decision.then is Then.REFUSE:
         return decision
     if started:
@@ -223,9 +223,9 @@ def _drive(hands: Hands, limits: Limits, watcher: Watcher, console: Console) -> 
     return decision
 
 
-def _tell_sent(hands: Hands, decision: Decision, wish: Wish, console: Console) -> None:
+def _tell_sent(underway: Underway, decision: Decision, wish: Wish, console: Console) -> None:
     if decision.start:
-        where, job = hands.place.cluster.backend, hands.ids[decision.start[0]]
+        where, job = underway.place.cluster.backend, underway.ids[decision.start[0]]
         console.print(f"submitted {len(decision.start)} cells as {where} job {job}", soft_wrap=True)
     if decision.then is Then.LEAVE:
         lines = f"  escala sweep status {wish.words}\n  escala sweep resume {wish.words}   when they have ended"
