@@ -74,8 +74,8 @@ class Scheduler(Backend, Protocol):
         """Return what tells a job that was submitted here from another one that gets its id later."""
         ...
 
-    def batch_output(self, job: str) -> Path | None:
-        """Return the file of what the job printed around its ranks; None where there is none (yet)."""
+    def batch_lines(self, job: str) -> Iterator[str] | None:
+        """Return the lines that the job's own script printed; None where there is no script, or no line yet."""
         ...
 
 

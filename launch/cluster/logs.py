@@ -109,13 +109,6 @@ def _shown(ranks: list[int]) -> str:
     return "none" if not ranks else f"{ranks[0]} to {ranks[-1]}"
 
 
-def lines_of(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            yield line.rstrip("\n")
-
-
 def first_failure(log_dir: Path) -> RankFailure | None:
     """Return the failure that began it, of those that were recorded in an attempt's directory, or None."""
     found = recorded_failure(log_dir)

@@ -59,9 +59,9 @@ class OneByOne:
         """Yield the lines of one run's job."""
         return self.scheduler.logs(job, rank, follow)
 
-    def batch_output(self, job: str) -> Path | None:
-        """Return that of one run's job."""
-        return self.scheduler.batch_output(job)
+    def batch_lines(self, job: str) -> Iterator[str] | None:
+        """Return those of one run's job."""
+        return self.scheduler.batch_lines(job)
 
     def cancel(self, *jobs: str) -> None:
         """End the jobs of runs."""

@@ -88,10 +88,9 @@ def _attempt(run_dir: Path, attempt: int) -> Path:
 
 def _batch(row: Submitted) -> Iterator[str]:
     from launch.cluster.backends import is_driven
-    from launch.cluster.logs import lines_of
     from launch.cluster.overview import scheduler_of
 
-    path = None if is_driven(row.backend) else scheduler_of([row]).batch_output(row.job)
-    if path is None:
+    lines = None if is_driven(row.backend) else scheduler_of([row]).batch_lines(row.job)
+    if lines is None:
         raise UserError(f"{row.backend} job {row.job} has no batch output in {row.identity.output or row.run_dir}")
-    return lines_of(path)
+    return lines

@@ -78,7 +78,7 @@ class KubernetesBackend:
         """Return nothing beside the id: a JobSet's name is that of its run."""
         return NOBODY
 
-    def batch_output(self, job: str) -> Path | None:
+    def batch_lines(self, job: str) -> Iterator[str] | None:
         """Return None: no script runs around the ranks."""
         return None
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from launch.cluster.ended import STATE_OF, by_record, failed_by_record
 from launch.cluster.job import NOBODY, JobIdentity, JobSpec, JobState, JobStatus, array_status
-from launch.cluster.logs import attempt_logs, first_failure, lines_of, newest_logs, rank_logs
+from launch.cluster.logs import attempt_logs, first_failure, newest_logs, rank_logs
 from launch.cluster.process import Call, call
 from launch.cluster.quoting import label
-from launch.cluster.slurm.batch_output import attempts_of, batch_output, reason_in
+from launch.cluster.slurm.batch_output import attempts_of, batch_output, lines_of, reason_in
 from launch.cluster.slurm.follow import Following
 from launch.cluster.slurm.queue import AT_A_TIME, SlurmQueue, user_name
 from launch.cluster.slurm.states import Listed
@@ -79,9 +79,10 @@ class SlurmBackend:
         """Take up a job that an earlier process submitted, perhaps somebody else's."""
         self.known[job] = _Known(run_dirs, identity)
 
-    def batch_output(self, job: str) -> Path | None:
-        """Return the file that the batch script of a job writes, None where there is none (yet)."""
-        return batch_output(job, self._run_dir(job), self._identity(job).output)
+    def batch_lines(self, job: str) -> Iterator[str] | None:
+        """Return the lines that the batch script of a job printed, None where there are none (yet)."""
+        path = batch_output(job, self._run_dir(job), self._identity(job).output)
+        return None if path is None else lines_of(path)
 
     def status(self, ids: Sequence[str]) -> dict[str, JobStatus]:
         """Ask the queue once, then accounting once for what the queue has forgotten. Raises UserError without answer.

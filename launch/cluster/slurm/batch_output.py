@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.contract.attempts import attempts
@@ -44,3 +45,10 @@ def attempts_of(run_dir: Path, job: str) -> list[int]:
         if mark.is_file() and mark.read_text(encoding="utf-8").strip() == job:
             found.append(attempt)
     return found
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """Yield the lines of a batch script's output."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            yield line.rstrip("\n")
