@@ -141,7 +141,7 @@ CALLS = [
 
 @pytest.mark.parametrize("line", CALLS)
 def test_a_command_that_asks_changes_nothing(
-    place: Path, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert any(line.startswith(name) for name in READ) or "--dry-run" in line
     cell = json.loads((place / "runs/s/ledger.jsonl").read_text().splitlines()[0])["cell"]
@@ -149,7 +149,7 @@ def test_a_command_that_asks_changes_nothing(
     before = traces(place)
     call(*line.format(cell=cell, failed=failed, elsewhere=tmp_path / "report").split())
     assert traces(place) == before
-    assert capsys.readouterr().out, "it tells something"
+    assert capfd.readouterr().out, "it tells something"
 
 
 def test_every_reading_command_is_called() -> None:

@@ -15,6 +15,7 @@ from launch.run.run_state import state_of
 from launch.sweep.cells.cells import Cell, cells_of
 from launch.sweep.cells.config import SweepConfig
 from launch.sweep.cells.planned import PlannedCell
+from launch.sweep.execute.act import recorded_cluster
 from launch.sweep.execute.decide import Decision, Limits, Standing, stand
 from launch.sweep.execute.reconcile import reconcile
 from launch.sweep.execute.underway import Place, Underway
@@ -111,9 +112,10 @@ def drive(
     outcome: Callable[[JobSpec, int], JobStatus],
     show: Callable[[Decision], None] = lambda _: None,
     retry: bool = False,
+    cluster: str = "",
 ) -> tuple[Ran, Pretend]:
     backend, limits = Pretend(outcome), Limits(queued=False, retry=retry)
-    sweep = Underway(directory, planned(directory, cells), Place(LOCAL, JobSpec, driver=backend))
+    sweep = Underway(directory, planned(directory, cells), Place(LOCAL, JobSpec, driver=backend, name=cluster))
     return Ran(sweep, reconcile(sweep, limits, show), limits), backend
 
 
@@ -237,3 +239,25 @@ def test_a_ledger_row_counts_by_every_convention(tmp_path: Path):
     assert row["flops_6nd_total"] == pytest.approx(6 * row["params_total"] * 10240)
     assert row["flops_6nd_head"] - row["flops_6nd_body"] == pytest.approx(6 * 512 * row["d_model"] * 10240)
     assert row["params_total"] == row["params_body"] + row["params_embedding"]
+
+
+def test_a_sweep_remembers_the_hosts_that_it_was_driven_on_last(tmp_path: Path):
+    def broken(spec: JobSpec, starts: int) -> JobStatus:
+        return JobStatus(JobState.FAILED, 1, reason="no memory")
+
+    drive(tmp_path, cells(), broken, cluster="hosts.yaml")
+    assert recorded_cluster(tmp_path) == str(Path("hosts.yaml").absolute())
+    drive(tmp_path, cells(), broken)
+    assert recorded_cluster(tmp_path) == str(Path("hosts.yaml").absolute()), "nothing was started here"
+    drive(tmp_path, cells(), broken, retry=True)
+    assert recorded_cluster(tmp_path) is None
+
+
+def test_a_cell_that_gives_up_its_machine_for_good_is_a_failure(tmp_path: Path):
+    def outcome(spec: JobSpec, starts: int) -> JobStatus:
+        RunDir(spec.run_dir).write_status(Status.PREEMPTED)
+        return JobStatus(JobState.PREEMPTED, EXIT_PREEMPTED, reason="saved and stopped")
+
+    sweep, backend = run(tmp_path, outcome)
+    assert backend.submitted == [c.id for c in cells()] * 3
+    assert sweep.stands.failed == tuple(c.id for c in cells()) and not list(ledger.read(sweep.ledger))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from launch.cluster.job import JobSpec
+from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.commands.cancel import cancel
 from launch.commands.sweep import sweep
 from launch.show.console import make_console
@@ -285,3 +285,22 @@ def test_a_sweep_warns_of_gpus_that_nobody_asks_for(stub: Stub) -> None:
     (stub.root / "c.yaml").write_text("backend: slurm\nranks_per_node: 2\ngpu: H100-SXM\n")
     done = command(stub, "submit", "--cluster", str(stub.root / "c.yaml"), "--dry-run")
     assert "warning: 2 ranks a node train on H100-SXM" in done.stderr, (done.output, done.exception)
+
+
+def test_a_cell_that_is_trained_here_is_no_longer_that_of_an_earlier_job(stub: Stub) -> None:
+    """Else what Slurm says of the old job would become the word of the new attempt."""
+    submit(stub)
+    stub.says(t100_0="FAILED", t100_1="FAILED", t100_2="FAILED")
+    assert "3 of 3 cells failed" in resume(stub)
+    first = run_dirs(stub)[0]
+
+    def outcome(spec: JobSpec, starts: int) -> JobStatus:
+        if spec.run_dir == first.root:
+            first.write_status(Status.RUNNING)  # and nobody is there to say more
+            return JobStatus(JobState.CANCELLED)
+        return test_sweep_run.finish(spec)
+
+    directory = stub.root / "runs" / "s"
+    test_sweep_run.drive(directory, test_sweep_run.cells(), outcome, retry=True)
+    again, backend = test_sweep_run.run(directory, lambda spec, _: test_sweep_run.finish(spec))
+    assert backend.submitted == [first.root.name] and not again.stands.failed

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launch.cluster.config import ClusterConfig, lasting_name
 from launch.cluster.job import JobSpec, Task
+from launch.cluster.registry import JOB_FILE
 from launch.run.run_state import begin_again, begun_again, write_down
 from launch.run.submission import record_submission
 from launch.sweep.cells.planned import PlannedCell
@@ -35,7 +36,8 @@ def write(sweep: Underway, decision: Decision) -> None:
             run_dir.write_status(Status.PENDING)
         elif seen.job is not None:
             write_down(run_dir, seen.job)
-    collect([by_id[cell] for cell in decision.collect], sweep.ledger)
+    if decision.collect:
+        collect([by_id[cell] for cell in decision.collect], sweep.ledger)
     sweep.collected.update(decision.collect)
 
 
@@ -52,8 +54,10 @@ def start(sweep: Underway, cells: Sequence[str]) -> None:
         with begun_again([one.run_dir for one in members]):
             for one in members:
                 lay_out(one)
+                if place.driver is not None:  # its jobs have no record, and that of an earlier one is of it no more
+                    (one.run_dir.root / JOB_FILE).unlink(missing_ok=True)
             job = place.backend.submit(spec)
-        if place.scheduler is not None:  # jobs that this process drives need no record of their own
+        if place.scheduler is not None:
             record_submission(spec, job, lasting_name(place.name), place.cluster, place.scheduler.identity(job))
         if not sweep.started:
             _record(sweep.directory, place)

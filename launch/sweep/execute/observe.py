@@ -32,15 +32,15 @@ def observe(sweep: Underway) -> list[Seen]:
 
 
 def _look(one: PlannedCell, sweep: Underway, job: JobStatus | None) -> Seen:
-    status = one.run_dir.read_status()
+    status, idle = one.run_dir.read_status(), job is None or job.state.final
     told = one.id in sweep.collected or (status is Status.DONE and one.id in sweep.recorded)
     collected = told or one.cell.check_of is not None  # a check has no row
     unsaid = None if job is None else last_word(one.run_dir, job)
-    if status is Status.DONE and not collected and (job is None or job.state.final) and result_problem(one.run_dir):
+    if status is Status.DONE and idle and not collected and result_problem(one.run_dir):
         unsaid = Status.PENDING
     trunk = None if one.cell.branch is None else one.cell.branch.trunk
-    starts, parted = sweep.starts[one.id], one.branch_point is not None
-    return Seen(one.id, status, job, starts, unsaid, collected, trunk, parted)
+    parted = status is not Status.DONE and idle and one.branch_point is not None  # where nobody asks, nothing is read
+    return Seen(one.id, status, job, sweep.starts[one.id], unsaid, collected, trunk, parted)
 
 
 def scheduled(run_dirs: Sequence[RunDir]) -> dict[RunDir, tuple[Submitted, JobStatus]]:

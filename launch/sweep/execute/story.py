@@ -168,10 +168,10 @@ def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Consol
         else:
             decision = _drive(underway, limits, Watcher(console, opened.cells, expected, at_a_time), console)
         if decision.then is Then.REFUSE:
+            where = recorded_cluster(opened.directory) or "a cluster"
             raise UserError(
-                f"{len(stand(decision.cells, limits).busy)} cells of this sweep are queued or running on "
-                f"{recorded_cluster(opened.directory)}: wait for them ('escala sweep status {wish.words}'), or end "
-                "them with 'escala cancel'"
+                f"{len(stand(decision.cells, limits).busy)} cells of this sweep are queued or running on {where}: wait "
+                f"for them ('escala sweep status {wish.words}'), or end them with 'escala cancel'"
             )
         if waiting := stand(decision.cells, limits).waiting:
             console.print(f"{len(waiting)} cells wait for their trunk: 'resume' starts them when it is there")

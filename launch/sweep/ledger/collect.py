@@ -116,7 +116,7 @@ def _badly(one: PlannedCell, status: Status) -> LedgerRow:
         found.update({key: value for key, value in event.items() if key in Came.model_fields})
         found["unique_tokens"] = event.get("train_tokens", found.get("unique_tokens", 0))
     steps = training_rows(one.run_dir)
-    newest = next(steps, {"step": 0, "loss": None})
+    newest: dict[str, Any] = next(steps, {"step": 0, "loss": None})
     if found["train_loss"] is None:
         found["train_loss"] = next((row["loss"] for row in chain([newest], steps) if row["loss"] is not None), None)
     try:
