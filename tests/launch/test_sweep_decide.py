@@ -181,6 +181,7 @@ def run(world: World, limits: Limits) -> Decision:
     """Follow what is decided until this process has no more to do. It has, within what its scripts can ask for."""
     for _ in range(100):
         decision = decide(world.look(), limits)
+        assert decision.then is not Then.REFUSE, "its own jobs are no reason"
         world.follow(decision)
         if decision.then is not Then.WAIT:
             return decision
@@ -227,7 +228,9 @@ def test_a_queue_and_a_driven_sweep_come_to_the_same_end(made: tuple[dict[str, l
         (Seen("a", Status.PREEMPTED, JobStatus(JobState.PREEMPTED), starts=2), Limits(False), ("a",)),
         (Seen("a", Status.PREEMPTED, JobStatus(JobState.PREEMPTED), starts=3), Limits(False), ()),
         (Seen("a", Status.RUNNING, JobStatus(JobState.FAILED, -9), unsaid=Status.FAILED), Limits(True), ()),
+        (Seen("a", Status.FAILED, JobStatus(JobState.PREEMPTED), starts=1), Limits(False), ()),
         (Seen("a", Status.DONE, unsaid=Status.PENDING), Limits(True), ("a",)),
+        (Seen("a", Status.DONE, JobStatus(JobState.DONE), starts=1, unsaid=Status.PENDING), Limits(False), ("a",)),
         (Seen("a", trunk="b"), Limits(True), ()),
         (Seen("a", trunk="b", parted=True), Limits(True), ("a",)),
     ],
