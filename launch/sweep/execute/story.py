@@ -200,8 +200,7 @@ def _drive(underway: Underway, limits: Limits, watcher: Watcher, console: Consol
 
     def show(decision: Decision) -> None:
         for one in underway.cells:
-            state = state_of(one.run_dir)
-            if one.id in decision.start and state.word == DEAD:
+            if one.id in decision.start and (state := state_of(one.run_dir)).word == DEAD:
                 console.print(f"{one.id} {state.reason}", highlight=False, markup=False, soft_wrap=True)
         watcher.update(decision.cells)
 
