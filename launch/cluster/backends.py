@@ -55,6 +55,11 @@ def known_backend(name: str) -> Driven | Queued | None:
         return None
 
 
+def known_backends() -> list[Driven | Queued]:
+    """Return all backends, less those of packages that cannot be loaded."""
+    return [kind for name in backend_names() if (kind := known_backend(name)) is not None]
+
+
 def is_driven(name: str) -> bool:
     """Tell whether a process of ours drives the jobs of a backend; false for one that is not known here."""
     return isinstance(known_backend(name), Driven)
