@@ -71,5 +71,6 @@ def queued(name: str) -> Queued | None:
     return found if isinstance(found, Queued) else None
 
 
+@cache
 def _added() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}

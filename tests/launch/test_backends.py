@@ -39,8 +39,7 @@ def test_each_is_found_under_its_own_name() -> None:
     ],
 )
 def test_a_package_that_does_not_hold_is_named(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
-    point = EntryPoint("added", value, backends.GROUP)
-    monkeypatch.setattr(backends, "entry_points", lambda group: [point])
+    monkeypatch.setattr(backends, "_added", lambda: {"added": EntryPoint("added", value, backends.GROUP)})
     with pytest.raises(UserError, match=message):
         find_backend("added")
 
