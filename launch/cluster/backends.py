@@ -55,6 +55,11 @@ def known_backend(name: str) -> Driven | Queued | None:
         return None
 
 
+def known_backends() -> list[Driven | Queued]:
+    """Return all backends, less those of packages that cannot be loaded."""
+    return [kind for name in backend_names() if (kind := known_backend(name)) is not None]
+
+
 def is_driven(name: str) -> bool:
     """Tell whether a process of ours drives the jobs of a backend; false for one that is not known here."""
     return isinstance(known_backend(name), Driven)
@@ -66,5 +71,6 @@ def queued(name: str) -> Queued | None:
     return found if isinstance(found, Queued) else None
 
 
+@cache
 def _added() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from launch.cluster.backend import Backend, Driven, Driver, Home, Queued, Scheduler, Sharing
-from launch.cluster.backends import BACKENDS, THIS_MACHINE, backend_names, find_backend, known_backend
+from launch.cluster.backends import BACKENDS, THIS_MACHINE, find_backend, known_backends
 from launch.cluster.job import JobSpec, Mount, Requeue, Task
 from launch.cluster.one_by_one import OneByOne
 from trainer.config.base import Section, parse_section
@@ -58,6 +58,12 @@ class ClusterConfig(Section):
     container: str | None = Field(None, description="image")
     mounts: tuple[MountConfig, ...] = ()
     options: dict[str, Any] = Field({}, description="options of the backend, by its own names")
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Return the keys of a cluster file, and the options: a misspelt one may stand beside `options`."""
+        options = (key for kind in known_backends() for key in kind.options.model_fields)
+        return list(dict.fromkeys([*cls.model_fields, *options]))
 
     @model_validator(mode="before")
     @classmethod
@@ -143,8 +149,7 @@ class ClusterConfig(Section):
 
 def _owners(option: str) -> list[str]:
     """Return the backends that have an option of that name."""
-    kinds = [kind for name in backend_names() if (kind := known_backend(name)) is not None]
-    return [kind.name for kind in kinds if option in kind.options.model_fields]
+    return [kind.name for kind in known_backends() if option in kind.options.model_fields]
 
 
 def _no_user_error(read: Callable[[], T]) -> T:

@@ -42,13 +42,13 @@ def describe() -> dict[str, dict[str, Any]]:
     """Return everything, section by section."""
     from importlib.metadata import version as installed
 
-    from launch.cluster.backends import backend_names, known_backend
+    from launch.cluster.backends import known_backends
     from launch.show.text import size
     from trainer.contract.hiding import looks_secret
     from trainer.node.node_check import PACKAGES, free, gpus, memory, version
 
     shown = {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES) and not looks_secret(k)}
-    kinds = [kind for name in backend_names() if (kind := known_backend(name)) is not None]
+    kinds = known_backends()
     packages = (*PACKAGES, "accelerate", "click", "rich", "scipy", *(p for kind in kinds for p in kind.packages))
     tools = (*TOOLS, *(program for kind in kinds for program in kind.programs))
     return {

@@ -1,4 +1,4 @@
-"""The batch script of a Slurm job, rendered from `launch/templates/slurm.sh.j2`."""
+"""The batch script of a Slurm job, rendered from `batch_script.sh.j2` beside this file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SBATCH_OPTIONS = (
     *("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "gpus_per_node", "gres"),
     *("cpus_per_task", "mem", "mail_user", "mail_type"),
 )
-TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+TEMPLATES = Path(__file__).resolve().parent
 
 
 class SlurmOptions(Section):
@@ -179,7 +179,7 @@ def _template() -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters |= {"sh": sh, "words": shlex.join}
-    return environment.get_template("slurm.sh.j2")
+    return environment.get_template("batch_script.sh.j2")
 
 
 def _directives(spec: JobSpec, options: SlurmOptions, output: Path | None, behind: str | None) -> Iterator[str]:
