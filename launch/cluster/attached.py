@@ -9,20 +9,12 @@ import socket
 import psutil
 
 from launch.cluster.driven import told
-from launch.cluster.ended import by_record, failed_by_record
+from launch.cluster.ended import STATE_OF, by_record, failed_by_record
 from launch.cluster.job import JobState, JobStatus
 from launch.cluster.registry import Submitted
 from launch.run.run_state import CLOCK_SLACK
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
-
-_STATES = {
-    Status.PENDING: JobState.PENDING,
-    Status.DONE: JobState.DONE,
-    Status.DIVERGED: JobState.FAILED,
-    Status.FAILED: JobState.FAILED,
-    Status.PREEMPTED: JobState.PREEMPTED,
-}
 
 
 def job_id() -> str:
@@ -53,7 +45,7 @@ def status(row: Submitted) -> JobStatus:
         return JobStatus(JobState.PREEMPTED, said.exit_code, reason="cancelled; it saved first, and can go on")
     if said is not None and (said.state.final or not gone):
         return said
-    state = JobState.PENDING if word is None else _STATES.get(word, JobState.RUNNING)
+    state = JobState.PENDING if word is None else STATE_OF[word]
     if not state.final and gone:
         was = "was running" if word is Status.RUNNING else "had not begun"
         before = f" (it said last: {said.reason})" if said is not None and said.reason else ""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from launch.cluster.job import Backend, JobSpec, Mount, Requeue, Task
+from launch.cluster.backend import Backend, Driven, Driver, Home, Queued, Scheduler, Sharing
+from launch.cluster.backends import BACKENDS, THIS_MACHINE, find_backend, known_backends
+from launch.cluster.job import JobSpec, Mount, Requeue, Task
+from launch.cluster.one_by_one import OneByOne
 from trainer.config.base import Section, parse_section
 from trainer.config.load import config_file, read_yaml
 from trainer.config.time_limit import TimeLimit
-from trainer.contract.errors import UserError
+from trainer.contract.errors import UserError, did_you_mean
+
+T = TypeVar("T")
 
 
 class RequeueConfig(Section):
@@ -33,9 +38,9 @@ class MountConfig(Section):
 
 
 class ClusterConfig(Section):
-    """One cluster. `options` are those of its backend: see `escala render --help` and docs/launching.md."""
+    """One cluster. `options` are those of its backend: `escala keys --of cluster` prints them all."""
 
-    backend: Literal["local", "slurm", "ssh", "kubernetes"] = Field("local", description="who starts the ranks")
+    backend: str = Field(THIS_MACHINE, description=f"who starts the ranks: {', '.join(BACKENDS)}")
     nodes: int = Field(1, gt=0, description="machines of one job")
     ranks_per_node: int = Field(1, gt=0, description="processes on one node: one for each GPU")
     gpu: str | None = Field(None, description="a name of the planner's table, such as H100-SXM")
@@ -53,6 +58,49 @@ class ClusterConfig(Section):
     container: str | None = Field(None, description="image")
     mounts: tuple[MountConfig, ...] = ()
     options: dict[str, Any] = Field({}, description="options of the backend, by its own names")
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Return the keys of a cluster file, and the options: a misspelt one may stand beside `options`."""
+        options = (key for kind in known_backends() for key in kind.options.model_fields)
+        return list(dict.fromkeys([*cls.model_fields, *options]))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_have_their_place(cls, values: Any) -> Any:
+        """Say where an option belongs that stands beside the common keys."""
+        for key in sorted(set(map(str, values)) - cls.model_fields.keys()) if isinstance(values, dict) else ():
+            if owners := _owners(key):
+                raise ValueError(f"{key!r} is an option of {' and '.join(owners)}: write it under `options`")
+        return values
+
+    @field_validator("backend")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return _no_user_error(lambda: find_backend(name).name)
+
+    @field_validator("options")
+    @classmethod
+    def _are_those_of_the_backend(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Refuse by name what the backend does not know. The values stay as they were given."""
+        if "backend" not in info.data:  # it is refused itself
+            return options
+        kind = find_backend(info.data["backend"])
+        for key in sorted(options.keys() - kind.options.model_fields.keys()):
+            if owners := _owners(key):
+                raise ValueError(
+                    f"{key!r} is an option of {' and '.join(owners)}, and `backend` is {kind.name}: leave it out"
+                    f"{did_you_mean(key, kind.options.model_fields)}"
+                )
+        _no_user_error(lambda: parse_section(kind.options, options, kind.name))
+        return options
+
+    @model_validator(mode="after")
+    def _container_is_possible(self) -> Self:
+        if not find_backend(self.backend).containers and (self.container is not None or self.mounts):
+            key = "mounts" if self.container is None else "container"
+            raise ValueError(f"`{key}` has no effect on {self.backend}, which starts ranks without one: leave it out")
+        return self
 
     def job(self, name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
         """Return the job that runs `command` on this cluster."""
@@ -78,7 +126,7 @@ class ClusterConfig(Section):
 
     @property
     def work_directory(self) -> Path:
-        """Return where ranks start. Over SSH a `~` stays: it is another home on each host."""
+        """Return where ranks start. A `~` stays where it is another home on each node."""
         return Path(self.directory).resolve() if self.directory == "." else Path(self._at_home(self.directory))
 
     @property
@@ -88,14 +136,28 @@ class ClusterConfig(Section):
 
     def _at_home(self, path: str) -> str:
         """Open a `~` where the nodes have the homes of this machine. Raises UserError where there is no such home."""
-        if not path.startswith("~") or self.backend == "ssh":
+        home = find_backend(self.backend).home
+        if not path.startswith("~") or home is Home.OF_EACH_NODE:
             return path
-        if self.backend == "kubernetes":
+        if home is Home.NOBODYS:
             raise UserError(f"{path!r}: a container has no home of yours: write the whole path")
         try:
             return str(Path(path).expanduser())
         except RuntimeError:
             raise UserError(f"{path!r}: there is no such home on this machine: write the whole path") from None
+
+
+def _owners(option: str) -> list[str]:
+    """Return the backends that have an option of that name."""
+    return [kind.name for kind in known_backends() if option in kind.options.model_fields]
+
+
+def _no_user_error(read: Callable[[], T]) -> T:
+    """Return what `read` does, and have a UserError be the problem of one key among others."""
+    try:
+        return read()
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 LOCAL = ClusterConfig()
@@ -125,24 +187,22 @@ def lasting_name(name: str) -> str:
 
 
 def open_backend(cluster: ClusterConfig) -> Backend:
-    """Return the backend of a cluster. Each is imported only when it is asked for."""
-    if cluster.backend == "slurm":
-        from launch.cluster.slurm.backend import SlurmBackend
+    """Return the backend of a cluster."""
+    kind = find_backend(cluster.backend)
+    return open_scheduler(cluster) if isinstance(kind, Queued) else kind.open(cluster, Sharing())
 
-        return SlurmBackend(python=cluster.interpreter, directory=cluster.work_directory, secrets=cluster.secrets)
-    if cluster.backend == "ssh":
-        from launch.cluster.ssh.backend import SshBackend
 
-        return SshBackend(python=cluster.interpreter, directory=cluster.work_directory, secrets=cluster.secrets)
-    if cluster.backend == "kubernetes":
-        from launch.cluster.kubernetes.backend import KubernetesBackend
+def open_driver(cluster: ClusterConfig, sharing: Sharing = Sharing()) -> Driver:
+    """Return the backend of a cluster whose jobs this process drives."""
+    kind = find_backend(cluster.backend)
+    assert isinstance(kind, Driven), f"the jobs of {kind.name} are not driven by a process of ours"
+    return kind.open(cluster, sharing)
 
-        return KubernetesBackend(
-            python=cluster.interpreter,
-            directory=str(cluster.work_directory),
-            secrets=cluster.secrets,
-            namespace=str(cluster.options.get("namespace", "default")),
-        )
-    from launch.cluster.local.local import LocalBackend
 
-    return LocalBackend(cluster.nodes * cluster.ranks_per_node, python=cluster.interpreter)
+def open_scheduler(cluster: ClusterConfig) -> Scheduler:
+    """Return the backend of a cluster that keeps jobs. Raises UserError for one whose jobs a process drives."""
+    kind = find_backend(cluster.backend)
+    if not isinstance(kind, Queued):
+        raise UserError(f"a job on {kind.name} is known to the process that drives it alone")
+    backend = kind.open(cluster)
+    return backend if kind.arrays else OneByOne(backend)

@@ -11,6 +11,15 @@ from launch.run.run_state import divergence_of, failure_of
 from trainer.contract.attempts import attempts
 from trainer.contract.run_dir import RunDir, Status
 
+STATE_OF = {  # what a run says of itself, as the state of its job
+    Status.PENDING: JobState.PENDING,
+    Status.RUNNING: JobState.RUNNING,
+    Status.DONE: JobState.DONE,
+    Status.DIVERGED: JobState.FAILED,
+    Status.FAILED: JobState.FAILED,
+    Status.PREEMPTED: JobState.PREEMPTED,
+}
+
 
 def by_record(run_dir: Path) -> JobStatus | None:
     """Return the status of a run that is done or has diverged, which no later attempt changes; else None."""

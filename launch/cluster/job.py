@@ -6,12 +6,12 @@ runs the same Python program. Nothing here starts anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from trainer.contract.errors import UserError
 
@@ -112,6 +112,9 @@ class JobIdentity:
     output: str = ""  # directory of the batch script's output
 
 
+NOBODY = JobIdentity()
+
+
 @dataclass(frozen=True)
 class RankFailure:
     """The rank that failed first, and why. The others of the job were ended because of it."""
@@ -137,34 +140,6 @@ class JobStatus:
     exit_code: int | None = None
     failure: RankFailure | None = None
     reason: str = ""  # in words: why it waits, or how it ended
-
-
-class Backend(Protocol):
-    """Where jobs run. Every method may raise `UserError`."""
-
-    def rehearse(self, spec: JobSpec) -> None:
-        """Raise UserError where `submit` would, as far as it can be known while nothing is queued or started."""
-        ...
-
-    def submit(self, spec: JobSpec) -> str:
-        """Check the spec, start or queue it, and return the job's id."""
-        ...
-
-    def status(self, ids: Sequence[str]) -> dict[str, JobStatus]:
-        """Return the status of each job. Costs one question to the scheduler, however many jobs."""
-        ...
-
-    def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Yield log lines of one rank, or of all with the rank in front; with `follow` until the job ends."""
-        ...
-
-    def cancel(self, job: str) -> None:
-        """End a job and all its processes."""
-        ...
-
-    def render(self, spec: JobSpec) -> str:
-        """Return, byte for byte, what `submit` would hand over."""
-        ...
 
 
 # What one member's state says of its array: before an earlier state, a later one does not count.

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from launch.cluster import attached
-from launch.cluster.config import load_cluster, open_backend, read_cluster
+from launch.cluster.backend import Scheduler
+from launch.cluster.backends import is_driven
+from launch.cluster.config import load_cluster, open_scheduler, read_cluster
 from launch.cluster.ended import by_record
-from launch.cluster.job import Backend, JobState, JobStatus
+from launch.cluster.job import JobState, JobStatus
 from launch.cluster.registry import Damaged, Submitted, find_all, records
+from launch.run.newest_step import newest_step
 from launch.run.run_state import loss_of_progress
 from trainer.contract.errors import UserError, os_error_text
 from trainer.contract.run_dir import RunDir
-from trainer.node.failure import tail
-
-ATTACHED = ("local", "ssh")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,13 @@ def overview(root: Path, words: Sequence[str] = ()) -> list[Row]:
     found = records(root) if not words else list(dict.fromkeys(r for word in words for r in find_all(root, word)))
     rows = [row for row in found if isinstance(row, Submitted)]
     statuses = statuses_of(rows)
-    shown = [Row(row, statuses[row.run_dir], last_step(row.run_dir)) for row in rows]
+    shown = [Row(row, statuses[row.run_dir], _step(row.run_dir)) for row in rows]
     return [*shown, *(_damaged(row) for row in found if isinstance(row, Damaged))]
+
+
+def _step(run_dir: Path) -> int | None:
+    row = newest_step(RunDir(run_dir))
+    return None if row is None else int(row["step"])
 
 
 def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
@@ -77,7 +82,7 @@ def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
     groups: dict[object, dict[str, Submitted]] = {}
     for row in rows:
         try:
-            known = attached.status(row) if row.backend in ATTACHED else by_record(row.run_dir)
+            known = attached.status(row) if is_driven(row.backend) else by_record(row.run_dir)
         except (UserError, OSError, ValueError) as error:  # somebody else's directory, a damaged file
             known = _unknown(error)
         if known is not None:
@@ -89,7 +94,7 @@ def statuses_of(rows: Sequence[Submitted]) -> dict[Path, JobStatus]:
             groups.setdefault((place, again), {})[row.job] = row
     for group in (list(by_job.values()) for by_job in groups.values()):
         try:
-            found = backend_of(group).status([row.job for row in group])
+            found = scheduler_of(group).status([row.job for row in group])
             statuses |= {row.run_dir: found[row.job] for row in group}
         except (UserError, OSError, ValueError) as error:
             statuses |= {row.run_dir: _unknown(error) for row in group}
@@ -105,27 +110,14 @@ def _damaged(row: Damaged) -> Row:
     return Row(Submitted("?", place.name, "?", "?", place, 0, ""), JobStatus(JobState.UNKNOWN, reason=row.reason), None)
 
 
-def backend_of(rows: Sequence[Submitted]) -> Backend:
-    """Return the backend of runs of one cluster, as its file was when they were submitted; it knows their directories.
+def scheduler_of(rows: Sequence[Submitted]) -> Scheduler:
+    """Return the scheduler of runs of one cluster, as its file was at their submission; it knows their directories.
 
     Raises UserError where the record has no settings and the cluster file is gone.
     """
     settings = rows[0].settings
     cluster = load_cluster(rows[0].cluster) if settings is None else read_cluster(settings, rows[0].cluster)
-    backend = open_backend(cluster)
-    adopt = getattr(backend, "adopt", None)
+    scheduler = open_scheduler(cluster)
     for row in rows:
-        if row.backend == "slurm":
-            adopt(row.job, (row.run_dir,), row.identity)  # type: ignore[misc]
-        elif adopt is not None:
-            adopt(row.job, (row.run_dir,))
-    return backend
-
-
-def last_step(run_dir: Path) -> int | None:
-    """Return the step of the newest complete line of metrics.jsonl, without reading all of it."""
-    try:
-        lines = tail(RunDir(run_dir).metrics, 8192).split("\n")[:-1]
-        return int(json.loads(lines[-1])["step"]) if lines else None
-    except (OSError, ValueError, TypeError, KeyError):  # unreadable, or zeros after a crash: no reason to hide it
-        return None
+        scheduler.adopt(row.job, (row.run_dir,), row.identity)
+    return scheduler

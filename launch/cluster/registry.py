@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from launch.cluster.job import JobIdentity, JobSpec
+from launch.cluster.backends import queued
+from launch.cluster.job import NOBODY, JobIdentity, JobSpec
 from trainer.contract.errors import UserError, did_you_mean
 from trainer.contract.plain_json import DamagedFileError, read_object
 from trainer.contract.run_dir import utc_now, write_atomically
 
 JOB_FILE = "job.json"
-NOBODY = JobIdentity()
 
 
 @dataclass(frozen=True)
@@ -80,20 +80,10 @@ def record(
     return rows
 
 
-def shard_size(tasks: int, arrays: int) -> int:
-    """Return how many tasks each of several arrays has, the last one perhaps fewer."""
-    return -(-tasks // arrays)
-
-
 def _ids_of_tasks(spec: JobSpec, job: str, backend: str) -> list[str]:
     """Return the scheduler's id of each task. `job` is one id, or those of several arrays with commas between."""
-    if not spec.array:
-        return [job]
-    ids = job.split(",")
-    if backend == "kubernetes":
-        return ids
-    size = shard_size(len(spec.array), len(ids))
-    return [f"{ids[index // size]}_{index % size}" for index in range(len(spec.array))]
+    kind = queued(backend)
+    return kind.task_ids(spec, job) if spec.array and kind is not None else [job]
 
 
 def records(root: Path) -> list[Submitted | Damaged]:
@@ -164,7 +154,8 @@ def find_one(root: Path, word: str) -> Submitted:
 
 def _parents(row: Submitted) -> set[str]:
     """Return by what the whole sweep of a cell is called: the id of its array, and the sweep's name."""
-    found = {row.job.rpartition("_")[0]} if row.backend == "slurm" else set()
+    kind = queued(row.backend)
+    found = set() if kind is None else {kind.array_of(row.job)}
     if row.run_dir.parent.name == "cells":
         found.add(row.run_dir.parent.parent.name)
     return found - {""}

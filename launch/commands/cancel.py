@@ -29,8 +29,9 @@ def cancel(jobs: tuple[str, ...], runs: Path) -> None:
       escala cancel quickstart --runs /shared/runs
     """
     from launch.cluster import attached
+    from launch.cluster.backends import is_driven
     from launch.cluster.job import JobState
-    from launch.cluster.overview import ATTACHED, backend_of, statuses_of
+    from launch.cluster.overview import scheduler_of, statuses_of
     from launch.cluster.registry import find_all
     from trainer.contract.errors import UserError
 
@@ -43,12 +44,10 @@ def cancel(jobs: tuple[str, ...], runs: Path) -> None:
             rows = live or rows[:1]
         for group in groups(rows):
             try:
-                if group[0].backend in ATTACHED:
+                if is_driven(group[0].backend):
                     attached.cancel(group[0])
-                elif group[0].backend == "slurm":
-                    backend_of(group).cancel_all([row.job for row in group])  # type: ignore[attr-defined]
                 else:
-                    backend_of(group).cancel(group[0].job)
+                    scheduler_of(group).cancel(*(row.job for row in group))
             except UserError as error:
                 problems.append(f"{group[0].name}: {error}" if len(group) == 1 else str(error))
                 continue
@@ -60,8 +59,10 @@ def cancel(jobs: tuple[str, ...], runs: Path) -> None:
 
 def groups(rows: list[Submitted]) -> list[list[Submitted]]:
     """Put together what one order of a scheduler ends: a sweep of a thousand cells is not asked for cell by cell."""
+    from launch.cluster.backends import is_driven
+
     found: dict[object, list[Submitted]] = {}
     for row in rows:
-        key = (row.cluster, str(row.settings)) if row.backend == "slurm" else row.run_dir
+        key = row.run_dir if is_driven(row.backend) else (row.cluster, str(row.settings))
         found.setdefault(key, []).append(row)
     return list(found.values())

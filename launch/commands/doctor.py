@@ -14,7 +14,7 @@ import click
 
 from launch.commands.options import json_option
 
-TOOLS = ("torchrun", "sbatch", "srun", "sacct", "ssh", "rsync", "kubectl", "nvidia-smi", "apptainer", "g++", "ninja")
+TOOLS = ("torchrun", "nvidia-smi", "g++", "ninja")  # beside those of the backends
 VARIABLES = ("CUDA_", "NCCL_", "TORCH_", "DS_", "OMP_", "SLURM_", "ESCALA_", "WANDB_MODE", "WANDB_BASE_URL", "HF_HOME")
 
 
@@ -42,14 +42,18 @@ def describe() -> dict[str, dict[str, Any]]:
     """Return everything, section by section."""
     from importlib.metadata import version as installed
 
+    from launch.cluster.backends import known_backends
     from launch.show.text import size
     from trainer.contract.hiding import looks_secret
     from trainer.node.node_check import PACKAGES, free, gpus, memory, version
 
     shown = {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES) and not looks_secret(k)}
+    kinds = known_backends()
+    packages = (*PACKAGES, "accelerate", "click", "rich", "scipy", *(p for kind in kinds for p in kind.packages))
+    tools = (*TOOLS, *(program for kind in kinds for program in kind.programs))
     return {
         "escala": {"version": installed("escala"), "revision": _revision(), "python": platform.python_version()},
-        "packages": {name: version(name) for name in (*PACKAGES, "accelerate", "click", "rich", "scipy", "kubernetes")},
+        "packages": {name: version(name) for name in packages},
         "machine": {
             "system": platform.platform(),
             "cores": os.cpu_count(),
@@ -58,7 +62,7 @@ def describe() -> dict[str, dict[str, Any]]:
             "/dev/shm": f"{size(free(Path('/dev/shm')))} free",  # noqa: S108 - measured, not written
             "GPUs": ", ".join(f"{g['name']} ({g['memory_mib']} MiB, driver {g['driver']})" for g in gpus()) or None,
         },
-        "tools": {tool: shutil.which(tool) for tool in TOOLS},
+        "tools": {tool: shutil.which(tool) for tool in tools},
         "environment": shown,
     }
 

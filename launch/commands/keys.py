@@ -53,7 +53,8 @@ def describe(file: str) -> list[dict[str, Any]]:
     module, _, name = FILES[file].partition(":")
     schema = _schema(getattr(importlib.import_module(module), name))
     rows = list(_rows(schema, schema.get("$defs", {}), ""))
-    return _with_families(rows) if file == "run" else rows
+    added = {"run": _with_families, "cluster": _with_backends}.get(file)
+    return rows if added is None else added(rows)
 
 
 def _schema(section: Any) -> dict[str, Any]:
@@ -77,6 +78,18 @@ def _with_families(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*rows[:last], *added, *rows[last:]]
 
 
+def _with_backends(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the options of every backend in the place of `options`, and the names of all backends where one is named."""
+    from launch.cluster.backends import backend_names, find_backend
+
+    kinds = [find_backend(name) for name in backend_names()]
+    names = {"backend": " | ".join(kind.name for kind in kinds)}
+    common = [{**row, "values": names.get(row["key"], row["values"])} for row in rows if row["key"] != "options"]
+    schemas = [(kind.name, _schema(kind.options)) for kind in kinds]
+    own = [(name, row) for name, schema in schemas for row in _rows(schema, schema.get("$defs", {}), "options.")]
+    return [*common, *({**row, "meaning": f"{name}: {row['meaning']}"} for name, row in own)]
+
+
 def _rows(section: dict[str, Any], known: dict[str, Any], prefix: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a section and of those inside it. Keys of a list's items are written `sources[].path`."""
     for name, field in section.get("properties", {}).items():
@@ -92,6 +105,9 @@ def _rows(section: dict[str, Any], known: dict[str, Any], prefix: str) -> Iterat
             "default": field.get("default"),
             "meaning": field.get("description", ""),
         }
+        for part in field.get("items", {}).get("anyOf", ()):  # a list whose entries may be sections
+            if "$ref" in part:
+                yield from _rows(known[part["$ref"].rsplit("/", 1)[-1]], known, f"{prefix}{name}[].")
 
 
 def _values(field: dict[str, Any]) -> list[str]:
@@ -103,6 +119,8 @@ def _values(field: dict[str, Any]) -> list[str]:
     if field.get("type") == "array":
         items = field.get("items") or (field.get("prefixItems") or [{}])[0]
         return [f"list of {' | '.join(_values(items)) or 'anything'}"]
+    if "$ref" in field:
+        return ["mapping"]
     kind = field.get("format") or field.get("type", "anything")
     bounds = [f"{sign} {field[word]:g}" for word, sign in BOUNDS.items() if word in field]
     return list(TYPES.get(kind, (" ".join([kind, ", ".join(bounds)]).strip(),)))

@@ -62,11 +62,12 @@ def _lines(job: str, runs: Path, *, follow: bool, rank: int | None, attempt: int
 
 def _of_row(row: Submitted, follow: bool, rank: int | None) -> Iterator[str]:
     from launch.cluster import attached
+    from launch.cluster.backends import is_driven
     from launch.cluster.logs import attempt_logs, follow_logs, newest_logs
-    from launch.cluster.overview import ATTACHED, backend_of
+    from launch.cluster.overview import scheduler_of
 
-    if row.backend not in ATTACHED:
-        return backend_of([row]).logs(row.job, rank, follow)
+    if not is_driven(row.backend):
+        return scheduler_of([row]).logs(row.job, rank, follow)
     if not follow:
         return attempt_logs(newest_logs(row.run_dir), rank)
     return follow_logs(
@@ -86,9 +87,10 @@ def _attempt(run_dir: Path, attempt: int) -> Path:
 
 
 def _batch(row: Submitted) -> Iterator[str]:
-    from launch.cluster.slurm.batch_output import batch_output, lines_of
+    from launch.cluster.backends import is_driven
+    from launch.cluster.overview import scheduler_of
 
-    path = batch_output(row.job, row.run_dir, row.identity.output)
-    if path is None:
+    lines = None if is_driven(row.backend) else scheduler_of([row]).batch_lines(row.job)
+    if lines is None:
         raise UserError(f"{row.backend} job {row.job} has no batch output in {row.identity.output or row.run_dir}")
-    return lines_of(path)
+    return lines

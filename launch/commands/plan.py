@@ -96,7 +96,7 @@ def known_vocabulary(run: RunConfig, vocab: int | None) -> tuple[RunConfig, int 
 
 def _on_gpus(run: RunConfig) -> bool:
     """Return whether the ranks have GPUs: this machine's, or those that the configuration asks for."""
-    from launch.cluster.local.warm import local_gpus
+    from launch.cluster.this_machine import local_gpus
 
     if run.device == "auto":
         return run.precision == "fp8" or bool(local_gpus(os.environ))
@@ -105,7 +105,7 @@ def _on_gpus(run: RunConfig) -> bool:
 
 def print_plan(run: RunConfig, train_tokens: int | None, world: int, as_json: bool) -> None:
     """Print the plan of one layout, with the expected time where this machine could run it."""
-    from launch.cluster.local.warm import available_cores
+    from launch.cluster.this_machine import available_cores
     from launch.planner.expected import matrix_rate, seconds_on_cpu
     from launch.show.console import make_console
     from launch.show.plan_table import run_table

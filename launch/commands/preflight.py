@@ -19,8 +19,10 @@ from trainer.contract.plain_text import plain
 
 if TYPE_CHECKING:
     from launch.cluster.config import ClusterConfig
-    from launch.cluster.job import JobSpec
+    from launch.cluster.job import JobSpec, JobStatus
     from launch.cluster.preflight.checks import Check
+
+QUEUE_SECONDS = 300.0  # for which the all-reduce may wait and run
 
 
 @click.command()
@@ -71,27 +73,37 @@ def preflight(cluster: str | None, all_reduce: bool, runs: Path, as_json: bool) 
 
 def _all_reduce(where: ClusterConfig, spec: JobSpec, scratch: Path) -> Check:
     """Run the all-reduce as a job of the cluster, and judge it."""
-    from launch.cluster.config import open_backend
+    from launch.cluster.backends import is_driven
     from launch.cluster.preflight.checks import bandwidth
     from trainer.contract.errors import UserError
 
-    backend = open_backend(where)
     try:
-        job = backend.submit(spec)
-        for _ in backend.logs(job, follow=True) if where.backend != "slurm" else ():
-            pass
-        deadline = time.monotonic() + 300
-        while not (status := backend.status([job])[job]).state.final and time.monotonic() < deadline:
-            time.sleep(0.5)
+        status = _driven(where, spec) if is_driven(where.backend) else _queued(where, spec)
     except UserError as error:  # one more finding: the other checks are still to be shown
         return bandwidth(None, str(error), spec.world_size)
-    finally:
-        close = getattr(backend, "close", None)
-        if close is not None:
-            close()
     out = scratch / "bandwidth.json"
     found = json.loads(out.read_text()) if out.exists() else None
     return bandwidth(found, f"the job is {status.state.value}: {status.reason} (logs in {scratch})", spec.world_size)
+
+
+def _driven(where: ClusterConfig, spec: JobSpec) -> JobStatus:
+    from launch.cluster.config import open_driver
+
+    with open_driver(where) as driver:
+        job = driver.submit(spec)
+        for _ in driver.logs(job, follow=True):  # to its end
+            pass
+        return driver.status([job])[job]
+
+
+def _queued(where: ClusterConfig, spec: JobSpec) -> JobStatus:
+    from launch.cluster.config import open_scheduler
+
+    scheduler = open_scheduler(where)
+    job, deadline = scheduler.submit(spec), time.monotonic() + QUEUE_SECONDS
+    while not (status := scheduler.status([job])[job]).state.final and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return status
 
 
 def _print(checks: list[Check], problems: list[str]) -> None:

@@ -11,7 +11,9 @@ import click
 from launch.commands.options import cluster_option, json_option, runs_option, set_option
 
 if TYPE_CHECKING:
-    from launch.cluster.job import Backend, JobSpec
+    from launch.cluster.backend import Backend, Driver, Scheduler
+    from launch.cluster.job import JobSpec
+    from launch.cluster.registry import Submitted
     from launch.run.submission import Submission
 
 
@@ -52,37 +54,47 @@ def submit(
     from dataclasses import replace as with_changes
 
     from launch.cluster import attached
-    from launch.cluster.config import lasting_name, open_backend
-    from launch.run.submission import check_free, jobs_before, prepare, record_submission, replace_job
+    from launch.cluster.backends import is_driven
+    from launch.cluster.config import lasting_name, open_driver, open_scheduler
+    from launch.run.submission import check_free, jobs_before, prepare, record_submission
 
     wanted = prepare(config, assignments, cluster, runs)
-    kind = wanted.cluster.backend
-    _refuse_options(kind, as_json, detach)
+    driven = is_driven(wanted.cluster.backend)
+    _refuse_options(wanted.cluster.backend, driven, as_json, detach)
     if not replace:
         check_free(wanted.spec.run_dir)
     spec = with_changes(wanted.spec, after=jobs_before(runs, after, wanted.cluster))
-    backend = open_backend(wanted.cluster)
-    _lay_out(wanted, spec, backend, cluster)
+    if not driven:
+        scheduler = open_scheduler(wanted.cluster)
+        _lay_out(wanted, spec, scheduler, cluster)
+        _end_former(spec.run_dir, replace, as_json)
+        _queue(scheduler, spec, wanted, cluster, runs, as_json)
+        return
+    driver = open_driver(wanted.cluster)
+    _lay_out(wanted, spec, driver, cluster)
     if detach:
         _detach(config, cluster, assignments, runs, replace, spec.run_dir)
         return
-    if replace and (said := replace_job(spec.run_dir)):
-        click.echo(said, err=as_json)
-    if kind in ("slurm", "kubernetes"):
-        _queue(backend, spec, wanted, cluster, runs, as_json)
-        return
-    (row,) = record_submission(spec, attached.job_id(), lasting_name(cluster), wanted.cluster, backend)
-    _attend(backend, spec, row)
+    _end_former(spec.run_dir, replace, as_json)
+    (row,) = record_submission(spec, attached.job_id(), lasting_name(cluster), wanted.cluster)
+    _attend(driver, spec, row)
 
 
-def _refuse_options(kind: str, as_json: bool, detach: bool) -> None:
+def _refuse_options(backend: str, driven: bool, as_json: bool, detach: bool) -> None:
     """Raise UserError for options that mean nothing on a backend."""
     from trainer.contract.errors import UserError
 
-    if as_json and kind not in ("slurm", "kubernetes"):
-        raise UserError(f"--json has no effect on {kind}: this process runs the job itself, to its end")
-    if detach and kind not in ("local", "ssh"):
-        raise UserError(f"--detach has no effect on {kind}: its scheduler runs the job in any case")
+    if as_json and driven:
+        raise UserError(f"--json has no effect on {backend}: this process runs the job itself, to its end")
+    if detach and not driven:
+        raise UserError(f"--detach has no effect on {backend}: its scheduler runs the job in any case")
+
+
+def _end_former(run_dir: Path, replace: bool, as_json: bool) -> None:
+    from launch.run.submission import replace_job
+
+    if replace and (said := replace_job(run_dir)):
+        click.echo(said, err=as_json)
 
 
 def _lay_out(wanted: Submission, spec: JobSpec, backend: Backend, cluster: str) -> None:
@@ -101,7 +113,7 @@ def _lay_out(wanted: Submission, spec: JobSpec, backend: Backend, cluster: str) 
     write_config(wanted, run)
 
 
-def _queue(backend: Backend, spec: JobSpec, wanted: Submission, cluster: str, runs: Path, as_json: bool) -> None:
+def _queue(scheduler: Scheduler, spec: JobSpec, wanted: Submission, cluster: str, runs: Path, as_json: bool) -> None:
     """Hand a job to a scheduler, record it, and say how to ask for it."""
     from launch.cluster.config import lasting_name
     from launch.run.run_state import begun_again
@@ -110,8 +122,9 @@ def _queue(backend: Backend, spec: JobSpec, wanted: Submission, cluster: str, ru
     from trainer.contract.run_dir import RunDir
 
     with begun_again([RunDir(spec.run_dir)]):
-        job = backend.submit(spec)
-    (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, backend)
+        job = scheduler.submit(spec)
+    identity = scheduler.identity(job)
+    (row,) = record_submission(spec, job, lasting_name(cluster), wanted.cluster, identity)
     if as_json:
         click.echo(json.dumps(row.to_json()))
         return
@@ -135,27 +148,22 @@ def _detach(config: Path, cluster: str, assignments: tuple[str, ...], runs: Path
     click.echo(f"  escala logs -f {run_dir.name}{place}\n  escala cancel {run_dir.name}{place}")
 
 
-def _attend(backend: object, spec: object, row: object) -> None:
+def _attend(driver: Driver, spec: JobSpec, row: Submitted) -> None:
     """Run an attached job to its end, and leave with its result."""
-    from launch.cluster.job import JobSpec, JobState
-    from launch.cluster.local.local import LocalBackend
-    from launch.cluster.registry import Submitted
-    from launch.cluster.ssh.backend import SshBackend
+    from launch.cluster.job import JobState
     from launch.run.run_state import rank_code, write_down
     from launch.run.submission import follow
     from trainer.contract.errors import EndedBadlyError
     from trainer.contract.run_dir import RunDir
 
-    assert isinstance(backend, LocalBackend | SshBackend) and isinstance(spec, JobSpec) and isinstance(row, Submitted)
-
     def show() -> None:
-        for line in backend.logs(job, rank=0, follow=True):
+        for line in driver.logs(job, rank=0, follow=True):
             click.echo(line)
 
-    with backend:
-        job = backend.submit(spec)
-        follow(row, show, lambda: backend.cancel(job))
-        status = backend.status([job])[job]
+    with driver:
+        job = driver.submit(spec)
+        follow(row, show, lambda: driver.cancel(job))
+        status = driver.status([job])[job]
     write_down(RunDir(spec.run_dir), status)
     if status.state is JobState.DONE:
         click.echo(f"done: {spec.run_dir}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from trainer.contract.plain_text import plain
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from launch.sweep.execute.story import Result
+    from launch.sweep.execute.story import Result, Wish
 
 failed_option = click.option("--failed", is_flag=True, help="Start the cells again that failed or diverged before.")
 at_most_option = click.option("--at-most", type=click.IntRange(min=1), help="Cells that run at a time, of the array.")
@@ -44,23 +45,25 @@ def sweep() -> None:
     """
 
 
+def of_a_sweep(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what is asked of a sweep: they are the fields of `Wish`."""
+    options = (
+        click.argument("config", type=click.Path(path_type=Path)),
+        set_option,
+        runs_option,
+        failed_option,
+        n_convention_option,
+        json_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
-@set_option
-@runs_option
+@of_a_sweep
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan, and stop.")
-@failed_option
-@n_convention_option
-@json_option
-def run(
-    config: Path,
-    assignments: tuple[str, ...],
-    runs: Path,
-    dry_run: bool,
-    failed: bool,
-    n_convention: str,
-    as_json: bool,
-) -> None:
+def run(as_json: bool, **asked: Any) -> None:
     """Train every cell of the sweep CONFIG that is missing, fit the law, write the report.
 
     Running it again does only what is missing; interrupted at any time, it continues. Results are kept in
@@ -74,35 +77,15 @@ def run(
     """
     from launch.sweep.execute.story import run_sweep
 
-    console = _console(as_json, dry_run)
-    with interrupts():
-        result = run_sweep(
-            config, assignments, runs, console, dry_run=dry_run, failed=failed, n_convention=n_convention
-        )
-    _end(result, as_json, config, assignments, runs)
+    _do(run_sweep, asked, as_json)
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
 @cluster_option
-@set_option
-@runs_option
-@failed_option
+@of_a_sweep
 @at_most_option
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan and what would be submitted, and stop.")
-@n_convention_option
-@json_option
-def submit(
-    config: Path,
-    cluster: str,
-    assignments: tuple[str, ...],
-    runs: Path,
-    failed: bool,
-    at_most: int | None,
-    dry_run: bool,
-    n_convention: str,
-    as_json: bool,
-) -> None:
+def submit(cluster: str, as_json: bool, **asked: Any) -> None:
     """Send every cell of the sweep CONFIG that is missing to a cluster, and return.
 
     Slurm gets one array, Kubernetes a JobSet for each cell. SSH hosts and this machine are driven from here, cell by
@@ -115,41 +98,15 @@ def submit(
       escala sweep status configs/sweep/quickstart.yaml --runs /shared/runs
       escala sweep resume configs/sweep/quickstart.yaml --runs /shared/runs
     """
-    from launch.sweep.execute.scheduled import submit_sweep
+    from launch.sweep.execute.story import submit_sweep
 
-    console = _console(as_json, dry_run)
-    with interrupts():
-        result = submit_sweep(
-            config,
-            assignments,
-            runs,
-            cluster,
-            console,
-            failed=failed,
-            at_most=at_most,
-            dry_run=dry_run,
-            n_convention=n_convention,
-        )
-    _end(result, as_json, config, assignments, runs)
+    _do(lambda wish, console: submit_sweep(wish, cluster, console), asked, as_json)
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
-@set_option
-@runs_option
-@failed_option
+@of_a_sweep
 @at_most_option
-@n_convention_option
-@json_option
-def resume(
-    config: Path,
-    assignments: tuple[str, ...],
-    runs: Path,
-    failed: bool,
-    at_most: int | None,
-    n_convention: str,
-    as_json: bool,
-) -> None:
+def resume(as_json: bool, **asked: Any) -> None:
     """Go on with the sweep CONFIG where it was last started: on this machine or on its cluster.
 
     Takes in what has ended, starts what is missing, and once every cell has ended fits the law and writes the report.
@@ -159,14 +116,9 @@ def resume(
       escala sweep resume configs/sweep/quickstart.yaml
       escala sweep resume configs/sweep/quickstart.yaml --failed
     """
-    from launch.sweep.execute.scheduled import resume_sweep
+    from launch.sweep.execute.story import resume_sweep
 
-    with interrupts():
-        console = _console(as_json)
-        result = resume_sweep(
-            config, assignments, runs, console, failed=failed, at_most=at_most, n_convention=n_convention
-        )
-    _end(result, as_json, config, assignments, runs)
+    _do(resume_sweep, asked, as_json)
 
 
 @click.command()
@@ -182,7 +134,7 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
       escala sweep status configs/sweep/quickstart.yaml
       escala sweep status configs/sweep/quickstart.yaml --json | jq '.cells[].loss'
     """
-    from launch.sweep.execute.scheduled import sweep_status
+    from launch.sweep.execute.status import sweep_status
 
     found = sweep_status(config, assignments, runs)
     if as_json:
@@ -198,21 +150,23 @@ def status(config: Path, assignments: tuple[str, ...], runs: Path, as_json: bool
     click.echo(f"{found['done']} of {len(found['cells'])} cells done{badly}")
 
 
-def _console(as_json: bool, dry_run: bool = False) -> Console:
-    """Return where progress goes: standard output belongs to the JSON object where one was asked for."""
+def _do(act: Callable[[Wish, Console], Result], asked: dict[str, Any], as_json: bool) -> None:
+    """Do what is asked of a sweep, and print how it stands for scripts: standard output is theirs then.
+
+    Raises EndedBadlyError where cells failed or diverged.
+    """
     from launch.show.console import make_console
+    from launch.sweep.execute.status import sweep_status
+    from launch.sweep.execute.story import Wish
 
-    if as_json and dry_run:
+    wish = Wish(**asked)
+    if as_json and wish.dry_run:
         raise UserError("--json tells what was done, and --dry-run does nothing: leave one of them out")
-    return make_console(stderr=as_json)
-
-
-def _end(result: Result, as_json: bool, config: Path, assignments: tuple[str, ...], runs: Path) -> None:
-    """Print how the sweep stands for scripts. Raises EndedBadlyError where cells failed or diverged."""
-    from launch.sweep.execute.scheduled import sweep_status
-
+    with interrupts():
+        result = act(wish, make_console(stderr=as_json))
     if as_json:
-        click.echo(to_json({**sweep_status(config, assignments, runs), **result.to_json()}, indent=2))
+        found = sweep_status(wish.config, wish.assignments, wish.runs)
+        click.echo(to_json({**found, **result.to_json()}, indent=2))
     if result.failure:
         raise EndedBadlyError(result.failure, result.exit_code)
 

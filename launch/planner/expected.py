@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from launch.cluster.local.warm import available_cores
+from launch.cluster.this_machine import available_cores
 from launch.planner.gpus import Gpu
 from launch.planner.rates import SERIAL_KERNEL
 from launch.planner.shape import shape_of, way_of

@@ -66,3 +66,14 @@ def resolve(config: RunConfig) -> tuple[RunConfig, Manifest]:
     """Return the configuration with its vocabulary, and its prepared data's manifest."""
     manifest = ensure_prepared(config.data)
     return with_data(config, manifest), manifest
+
+
+def resolve_prepared(config: RunConfig) -> tuple[RunConfig, Manifest]:
+    """Return what `resolve` does for a question, which prepares nothing. Raises UserError where the data are not."""
+    manifest = prepared(config.data)
+    if manifest is None:
+        raise UserError(
+            f"the data set {config.data.name!r} is not prepared, so its vocabulary is not known: `escala data prepare` "
+            "prepares it, and so does `escala sweep run --dry-run` for all cells of a sweep"
+        )
+    return with_data(config, manifest), manifest

@@ -149,18 +149,24 @@ def begun_again(run_dirs: Sequence[RunDir]) -> Iterator[None]:
         raise
 
 
-def write_down(run_dir: RunDir, ended: JobStatus) -> None:
-    """Write how a run's newest attempt ended where its first rank had no time to. For its launcher alone.
+def last_word(run_dir: RunDir, ended: JobStatus) -> Status | None:
+    """Return how a run's newest attempt ended where its first rank had no time to say so; else None.
 
-    An attempt that was replaced, or asked to stop, is left as it is: the next start goes on.
+    An attempt that was replaced, or asked to stop, has none: the next start goes on.
     """
     if ended.state is not JobState.FAILED or ended.exit_code == EXIT_FENCED:
-        return
+        return None
     if run_dir.read_status() in (Status.DONE, Status.FAILED, Status.DIVERGED):
-        return  # it said so itself
+        return None  # it said so itself
     owner = owner_of(run_dir)
     if owner is not None and owner.alive:
-        return  # a newer attempt has begun since
-    status = Status.DIVERGED if ended.exit_code == EXIT_DIVERGED else Status.FAILED
-    run_dir.record_event(status.value, error=ended.reason)
-    run_dir.write_status(status)
+        return None  # a newer attempt has begun since
+    return Status.DIVERGED if ended.exit_code == EXIT_DIVERGED else Status.FAILED
+
+
+def write_down(run_dir: RunDir, ended: JobStatus) -> None:
+    """Write a run's last word where it has none. For its launcher alone."""
+    status = last_word(run_dir, ended)
+    if status is not None:
+        run_dir.record_event(status.value, error=ended.reason)
+        run_dir.write_status(status)

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.cluster import attached, registry
+from launch.cluster.backend import Backend
+from launch.cluster.backends import is_driven, queued
 from launch.cluster.config import ClusterConfig, load_cluster
-from launch.cluster.job import Backend, JobSpec, JobState
-from launch.cluster.overview import ATTACHED, backend_of, statuses_of
+from launch.cluster.driven import told
+from launch.cluster.job import NOBODY, JobIdentity, JobSpec, JobState
+from launch.cluster.overview import scheduler_of, statuses_of
 from launch.cluster.registry import Submitted
 from trainer.config.differences import differences
 from trainer.config.load import dump, load_run
@@ -86,10 +89,9 @@ def refuse_other_run(run_dir: RunDir, config: RunConfig, *, gpu: bool) -> None:
 
 
 def record_submission(
-    spec: JobSpec, job: str, name: str, cluster: ClusterConfig, backend: Backend
+    spec: JobSpec, job: str, name: str, cluster: ClusterConfig, identity: JobIdentity = NOBODY
 ) -> list[registry.Submitted]:
     """Write where each run of a submitted job went: what is needed to ask for it without the cluster file."""
-    identity = backend.identity(job) if cluster.backend == "slurm" else None  # type: ignore[attr-defined]
     settings = cluster.model_dump(mode="json")
     return registry.record(spec, job, cluster=name, backend=cluster.backend, identity=identity, settings=settings)
 
@@ -97,13 +99,14 @@ def record_submission(
 def rehearse(backend: Backend, spec: JobSpec, name: str, cluster: ClusterConfig) -> None:
     """Have a cluster judge a job. Raises UserError where it refuses.
 
-    Hosts over SSH have no queue that would know of it: there the refusal is recorded, for `escala jobs` to tell.
+    Where a driver left word of it in the run directory, for no queue would know of it, `escala jobs` finds that.
     """
     try:
         backend.rehearse(spec)
     except UserError:
-        if cluster.backend == "ssh" and spec.run_dir.is_dir() and registry.read(spec.run_dir) is None:
-            record_submission(spec, attached.job_id(), name, cluster, backend)
+        last = told(spec.run_dir)
+        if last is not None and last.driver == attached.job_id() and registry.read(spec.run_dir) is None:
+            record_submission(spec, last.driver, name, cluster)
         raise
 
 
@@ -135,13 +138,13 @@ def replace_job(run_dir: Path) -> str:
     status = None if row is None else statuses_of([row])[row.run_dir]
     if row is None or status is None or status.state not in (JobState.PENDING, JobState.RUNNING):
         return ""
-    if row.backend in ATTACHED:
+    if is_driven(row.backend):
         try:
             attached.cancel(row)
         except UserError as error:  # started on another machine: the new attempt ends what is left of it
             return f"{row.name} is not ended from here ({error})"
     else:
-        backend_of([row]).cancel(row.job)
+        scheduler_of([row]).cancel(row.job)
     return f"ended {row.backend} job {row.job}, which had this run"
 
 
@@ -150,15 +153,16 @@ def jobs_before(runs: Path, words: Sequence[str], cluster: ClusterConfig) -> tup
 
     Those that are done are left out. Raises UserError for one that failed, for it would be waited for in vain.
     """
-    if words and cluster.backend != "slurm":
+    kind = queued(cluster.backend)
+    if words and (kind is None or not kind.dependencies):
         raise UserError(f"--after has no effect on {cluster.backend}, which has no dependencies: submit it afterwards")
     rows = [row for word in words for row in registry.find_all(runs, word)]
     statuses, jobs = statuses_of(rows), []
     for row in rows:
         status = statuses[row.run_dir]
-        if row.backend != "slurm" or status.state is JobState.UNKNOWN:
+        if row.backend != cluster.backend or status.state is JobState.UNKNOWN:
             raise UserError(
-                f"--after {row.name}: job {row.job} ({row.backend}) is not one that Slurm can wait for here"
+                f"--after {row.name}: job {row.job} ({row.backend}) is not one that {cluster.backend} can wait for here"
             )
         if status.state.final and status.state is not JobState.DONE:
             raise UserError(f"--after {row.name}: it is {status.state.value} ({status.reason}), so it will not be done")

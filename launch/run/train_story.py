@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from launch.cluster import attached
+from launch.cluster.config import LOCAL, open_driver
 from launch.cluster.job import JobSpec, JobState, JobStatus
-from launch.cluster.local.local import LocalBackend
-from launch.cluster.local.warm import available_cores, local_gpus
 from launch.cluster.registry import record
+from launch.cluster.this_machine import local_gpus
 from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.run.data_preparation import resolve
 from launch.run.rank_packages import need_rank_packages
@@ -63,12 +63,11 @@ def train_here(
 
 
 def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:
-    threads = max(1, available_cores() // world)
-    with LocalBackend(world, threads=threads) as backend:
+    with open_driver(LOCAL.model_copy(update={"ranks_per_node": world})) as backend:
         command = ("-m", "trainer.train", "--run-dir", str(run_dir.root))
         spec = JobSpec(config.name, command, run_dir.root, ranks_per_node=world)
         job = backend.submit(spec)
-        (row,) = record(spec, attached.job_id(), cluster="local", backend="local")
+        (row,) = record(spec, attached.job_id(), cluster=LOCAL.backend, backend=LOCAL.backend)
 
         def show() -> None:
             for line in backend.logs(job, rank=0, follow=True):

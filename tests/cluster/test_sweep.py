@@ -11,7 +11,8 @@ import yaml
 
 from launch.cluster import registry
 from launch.show.console import make_console
-from launch.sweep.execute.scheduled import resume_sweep, submit_sweep, sweep_status
+from launch.sweep.execute.status import sweep_status
+from launch.sweep.execute.story import Wish, resume_sweep, submit_sweep
 from tests.cluster.slurm import Slurm, wait_until
 from tests.cluster.test_slurm import ROOT
 
@@ -44,15 +45,15 @@ def test_an_array_sweep_goes_on_where_it_was_and_ends_in_a_report(
     def states() -> list[str]:
         return [cell["state"] for cell in sweep_status(config, (), runs)["cells"]]
 
-    submit_sweep(config, (), runs, str(cluster), make_console(), at_most=1)
+    submit_sweep(Wish(config, (), runs, at_most=1), str(cluster), make_console())
     assert len({row.job.split("_")[0] for row in registry.find(runs)}) == 1, "one array"
     last = next(row.job for row in registry.find(runs) if row.job.endswith("_2"))
     slurm.call("scancel", last)
     wait_until(lambda: states() == ["done", "done", "cancelled"], 400, "two cells")
-    resume_sweep(config, (), runs, make_console(), failed=False, at_most=None)
+    resume_sweep(Wish(config, (), runs), make_console())
     assert "submitted 1 cells" in capsys.readouterr().out
     wait_until(lambda: states() == ["done"] * 3, 240, "the third")
-    resume_sweep(config, (), runs, make_console(), failed=False, at_most=None)
+    resume_sweep(Wish(config, (), runs), make_console())
     rows = [json.loads(line) for line in (runs / "s" / "ledger.jsonl").read_text().splitlines()]
     assert len({row["cell"] for row in rows}) == 3
     assert (runs / "s" / "report" / "report.html").exists()

@@ -32,10 +32,10 @@ from launch.scaling.report.console import grid_text
 from launch.scaling.report.model import Grid
 from launch.show.console import PlainConsole
 from launch.show.plan_table import run_table, sweep_table
-from launch.sweep.execute import scheduled as afar
-from launch.sweep.execute.progress import Watcher
-from launch.sweep.execute.run import CellProgress
-from launch.sweep.execute.submit import Standing
+from launch.sweep.cells.planned import PlannedCell
+from launch.sweep.execute.decide import Decision, Seen, Then
+from launch.sweep.execute.progress import Shown, Watcher
+from launch.sweep.execute.report import tell
 from tests.launch.test_sweep_run import cells
 from trainer.contract.errors import UserError
 from trainer.contract.plain_text import plain
@@ -108,13 +108,27 @@ def plans(name: str) -> dict[str, Any]:
     return {name: dataclasses.replace(plan, name=name)}
 
 
-def progress(tmp_path: Path) -> CellProgress:
+def failed_cell(tmp_path: Path) -> tuple[PlannedCell, Seen]:
     cell = dataclasses.replace(cells()[0], id=FOREIGN)
     run_dir = RunDir(tmp_path / "cell")
     run_dir.write_status(Status.FAILED)
-    found = CellProgress(cell, make_plan(cell.config, world=2), run_dir)
-    found.status = JobStatus(JobState.FAILED, reason=FOREIGN)
-    return found
+    run_dir.record_event("failed", error=FOREIGN)
+    seen = Seen(FOREIGN, Status.FAILED, JobStatus(JobState.FAILED, reason=FOREIGN), starts=1)
+    return PlannedCell(cell, make_plan(cell.config, world=2), run_dir), seen
+
+
+def watch(console: PlainConsole, tmp_path: Path, live: bool) -> None:
+    cell, seen = failed_cell(tmp_path)
+    watcher = Watcher(console, [cell], {})
+    if live:
+        console.print(watcher._table([Shown(cell, seen, None)]))
+    else:
+        watcher.update([seen])
+
+
+def show_ends(console: PlainConsole, tmp_path: Path) -> None:
+    cell, seen = failed_cell(tmp_path)
+    tell(Decision((seen,), Then.FINISH), SimpleNamespace(cells=[cell]), console)  # type: ignore[arg-type]
 
 
 def show_designs() -> None:
@@ -171,11 +185,11 @@ def layouts() -> Any:
             [{"key": FOREIGN, "values": FOREIGN, "required": False, "default": 1, "meaning": FOREIGN}]
         ),
         lambda c, _: show_designs(),
-        lambda c, d: Watcher(c, {}).update([progress(d)]),
-        lambda c, d: c.print(Watcher(c, {})._table([(progress(d), None)])),
-        lambda c, d: afar._tell(Standing([], [], [progress(d)], [], []), c),
+        lambda c, d: watch(c, d, live=False),
+        lambda c, d: watch(c, d, live=True),
+        show_ends,
     ],
-    ids=["plan", "sweep", "grid", "layouts", "data", "mixture", "samples", "keys", "designs", "watch", "live", "afar"],
+    ids=["plan", "sweep", "grid", "layouts", "data", "mixture", "samples", "keys", "designs", "watch", "live", "ends"],
 )
 def test_every_table_shows_foreign_text(console: PlainConsole, tmp_path: Path, show: Any) -> None:
     show(console, tmp_path)

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from launch.cluster.config import load_cluster
 from launch.cluster.preflight import nodes
 from launch.cluster.preflight.checks import Check, Level, bandwidth, evaluate
+from launch.cluster.ssh.nodes import node_commands
 from launch.commands.doctor import doctor
 
 NOW = 1_000_000.0
@@ -119,18 +120,20 @@ def test_doctor_prints_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_report_is_found_behind_what_a_login_shell_prints() -> None:
     text = 'Welcome to {"here"}\n> {"host": "a", "seen": 1}\nbye\n'
-    assert nodes._reports(text) == [{"host": "a", "seen": 1}]
+    assert nodes.reports_in(text) == [{"host": "a", "seen": 1}]
 
 
-def test_each_host_is_asked_with_its_own_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_host_is_asked_with_its_own_interpreter(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(
         "backend: ssh\nnodes: 2\npython: /p\ndirectory: ~/d\n"
         "options: {hosts: [a, {host: b, python: ~/q, directory: /e}]}\n"
     )
-    asked: list[list[str]] = []
-    monkeypatch.setattr(nodes, "_gather", lambda commands: asked.extend(commands) or ([], []))
     cluster = load_cluster(str(file))
-    nodes.ask(cluster, cluster.job("preflight", ("x",), tmp_path), tmp_path)
-    words = f"-m trainer.node.node_check --meet {tmp_path} --nodes 2"
-    assert [c[-2:] for c in asked] == [["a", f"cd -- ~/d && exec /p {words}"], ["b", f"cd -- /e && exec ~/q {words}"]]
+    asked = node_commands(cluster, cluster.job("preflight", ("x",), tmp_path), ("-m", "there"))
+    words = "-m there"
+    assert [name for name, _ in asked] == ["a", "b"]
+    assert [command[-2:] for _, command in asked] == [
+        ["a", f"cd -- ~/d && exec /p {words}"],
+        ["b", f"cd -- /e && exec ~/q {words}"],
+    ]

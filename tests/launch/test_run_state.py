@@ -21,7 +21,7 @@ from launch.cluster.overview import Row
 from launch.cluster.registry import Submitted
 from launch.commands.jobs import jobs
 from launch.run.run_state import DEAD, begin_again, loss_of_progress, state_of, write_down
-from launch.sweep.execute.scheduled import sweep_status
+from launch.sweep.execute.status import sweep_status
 from tests.launch import test_sweep_run
 from tests.launch.test_sweep_run import finish, run
 from trainer.contract.errors import UserError

@@ -14,7 +14,7 @@ import pytest
 from launch.cluster import attached, reachable, registry
 from launch.cluster.config import lasting_name, load_cluster, open_backend
 from launch.cluster.job import JobIdentity, JobSpec, JobState, JobStatus, Task
-from launch.cluster.overview import last_step, overview
+from launch.cluster.overview import overview
 from launch.run.submission import check_free, jobs_before, prepare, write_config
 from tests.launch.test_cli import escala
 from trainer.config.load import load_run
@@ -296,13 +296,6 @@ def test_a_thousand_jobs_cost_one_question(tmp_path: Path, monkeypatch: pytest.M
     assert len(rows) == 1000 and {row.status.state for row in rows} == {JobState.RUNNING}
     assert (tmp_path / "asked").read_text() == "x\n"
     assert json.dumps([row.to_json() for row in rows])
-
-
-def test_the_last_step_is_read_from_the_end(tmp_path: Path) -> None:
-    assert last_step(tmp_path) is None
-    lines = [json.dumps({"step": i, "pad": "x" * 100}) for i in range(1000)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 1000, "lo')
-    assert last_step(tmp_path) == 999
 
 
 def test_the_check_and_the_claim_of_a_run_are_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from launch.cluster.config import LOCAL
 from launch.cluster.job import JobSpec, JobState, JobStatus
+from launch.run.run_state import state_of
 from launch.sweep.cells.cells import Cell, cells_of
 from launch.sweep.cells.config import SweepConfig
-from launch.sweep.execute.run import CellProgress, SweepRun
+from launch.sweep.cells.planned import PlannedCell
+from launch.sweep.execute.act import recorded_cluster
+from launch.sweep.execute.decide import Decision, Limits, Standing, stand
+from launch.sweep.execute.reconcile import reconcile
+from launch.sweep.execute.underway import Place, Underway
 from launch.sweep.ledger import ledger
 from tests.launch.test_sweep_cells import RUN
 from trainer.contract.exit_codes import EXIT_PREEMPTED
@@ -52,6 +59,9 @@ class Pretend:
     def render(self, spec: JobSpec) -> str:
         return ""
 
+    def wait(self, seconds: float) -> None:
+        pass
+
 
 def finish(spec: JobSpec) -> JobStatus:
     run_dir = RunDir(spec.run_dir)
@@ -67,14 +77,50 @@ def cells() -> list[Cell]:
     return cells_of(SweepConfig.model_validate({"name": "s", "run": RUN, "vary": {"seed": [0, 1, 2]}}))
 
 
-def run(directory: Path, outcome: Callable[[JobSpec, int], JobStatus], **options) -> tuple[SweepRun, Pretend]:
-    backend = Pretend(outcome)
-    progress = [
-        CellProgress(cell, make_plan(cell.config, world=2), RunDir(directory / "cells" / cell.id)) for cell in cells()
-    ]
-    sweep = SweepRun(directory, progress, backend, JobSpec, lambda _: None, lambda _: None, **options)
-    sweep.run()
-    return sweep, backend
+@dataclass
+class Ran:
+    """A sweep that was run to its end."""
+
+    sweep: Underway
+    decision: Decision
+    limits: Limits
+
+    @property
+    def stands(self) -> Standing:
+        return stand(self.decision.cells, self.limits)
+
+    @property
+    def ledger(self) -> Path:
+        return self.sweep.ledger
+
+    @property
+    def cells(self) -> Sequence[PlannedCell]:
+        return self.sweep.cells
+
+    def why(self, cell: str) -> str:
+        (found,) = [one for one in self.cells if one.id == cell]
+        return state_of(found.run_dir).reason
+
+
+def planned(directory: Path, cells: Sequence[Cell]) -> list[PlannedCell]:
+    return [PlannedCell(c, make_plan(c.config, world=2), RunDir(directory / "cells" / c.id)) for c in cells]
+
+
+def drive(
+    directory: Path,
+    cells: Sequence[Cell],
+    outcome: Callable[[JobSpec, int], JobStatus],
+    show: Callable[[Decision], None] = lambda _: None,
+    retry: bool = False,
+    cluster: str = "",
+) -> tuple[Ran, Pretend]:
+    backend, limits = Pretend(outcome), Limits(queued=False, retry=retry)
+    sweep = Underway(directory, planned(directory, cells), Place(LOCAL, JobSpec, driver=backend, name=cluster))
+    return Ran(sweep, reconcile(sweep, limits, show), limits), backend
+
+
+def run(directory: Path, outcome: Callable[[JobSpec, int], JobStatus], retry: bool = False) -> tuple[Ran, Pretend]:
+    return drive(directory, cells(), outcome, retry=retry)
 
 
 def test_every_cell_is_trained_once_and_a_second_sweep_trains_nothing(tmp_path: Path):
@@ -107,7 +153,7 @@ def test_a_preempted_cell_is_started_again(tmp_path: Path):
 
     sweep, backend = run(tmp_path, outcome)
     assert sorted(backend.submitted) == sorted([c.id for c in cells()] * 2)
-    assert not sweep.failed
+    assert not sweep.stands.failed
 
 
 def test_a_failed_cell_keeps_its_reason_and_waits_to_be_asked_for(tmp_path: Path):
@@ -117,14 +163,14 @@ def test_a_failed_cell_keeps_its_reason_and_waits_to_be_asked_for(tmp_path: Path
         return JobStatus(JobState.FAILED, 1, reason="rank 1: no memory") if spec.name == broken else finish(spec)
 
     sweep, _ = run(tmp_path, outcome)
-    assert [p.cell.id for p in sweep.failed] == [broken]
-    assert sweep.failed[0].failure == "rank 1: no memory"
+    assert sweep.stands.failed == (broken,)
+    assert sweep.why(broken) == "rank 1: no memory"
     again, backend = run(tmp_path, outcome)
     assert backend.submitted == []
-    assert [p.failure for p in again.failed] == ["rank 1: no memory"]
+    assert again.stands.failed == (broken,) and again.why(broken) == "rank 1: no memory"
     mended, backend = run(tmp_path, lambda spec, _: finish(spec), retry=True)
     assert backend.submitted == [broken]
-    assert not mended.failed
+    assert not mended.stands.failed
 
 
 def test_a_diverged_cell_is_a_row_and_waits_to_be_asked_for(tmp_path: Path):
@@ -140,7 +186,7 @@ def test_a_diverged_cell_is_a_row_and_waits_to_be_asked_for(tmp_path: Path):
         return JobStatus(JobState.FAILED, 76)
 
     sweep, _ = run(tmp_path, outcome)
-    assert not sweep.failed and [p.cell.id for p in sweep.diverged] == [broken]
+    assert not sweep.stands.failed and sweep.stands.diverged == (broken,)
     (row,) = [row for row in ledger.read(sweep.ledger) if row["cell"] == broken]
     assert {key: row[key] for key in lost} == lost
     assert (row["status"], row["loss"], row["reason"]) == ("diverged", None, "loss nan after step 3")
@@ -149,7 +195,7 @@ def test_a_diverged_cell_is_a_row_and_waits_to_be_asked_for(tmp_path: Path):
     again, backend = run(tmp_path, outcome)
     assert backend.submitted == [] and again.ledger.read_bytes() == before, "said once"
     mended, backend = run(tmp_path, lambda spec, _: finish(spec), retry=True)
-    assert backend.submitted == [broken] and not mended.diverged
+    assert backend.submitted == [broken] and not mended.stands.diverged
     assert ledger.latest(sweep.ledger)[broken]["status"] == "done"
 
 
@@ -173,7 +219,7 @@ def test_a_damaged_result_is_taken_for_none_and_evaluated_again(tmp_path: Path):
     first.run_dir.result.write_text('{"step": 10, "evaluations": [{"loss": "x"}]}')
     second.run_dir.plan.write_text('{"name": 3')
     again, backend = run(tmp_path, lambda spec, _: finish(spec))
-    assert backend.submitted == [first.cell.id]
+    assert backend.submitted == [first.id]
     assert {row["status"] for row in ledger.read(again.ledger)} == {"done"}
 
 
@@ -184,7 +230,7 @@ def test_a_result_no_better_than_chance_is_said_in_its_row(tmp_path: Path):
     run_dir = sweep.cells[0].run_dir
     write_atomically(run_dir.result, json.dumps({**RESULT, "evaluations": [{**EVALUATION, "loss": 6.5}]}))
     run(tmp_path, lambda spec, _: finish(spec))
-    assert "no better than chance: loss 6.5" in ledger.latest(sweep.ledger)[sweep.cells[0].cell.id]["reason"]
+    assert "no better than chance: loss 6.5" in ledger.latest(sweep.ledger)[sweep.cells[0].id]["reason"]
 
 
 def test_a_ledger_row_counts_by_every_convention(tmp_path: Path):
@@ -193,3 +239,25 @@ def test_a_ledger_row_counts_by_every_convention(tmp_path: Path):
     assert row["flops_6nd_total"] == pytest.approx(6 * row["params_total"] * 10240)
     assert row["flops_6nd_head"] - row["flops_6nd_body"] == pytest.approx(6 * 512 * row["d_model"] * 10240)
     assert row["params_total"] == row["params_body"] + row["params_embedding"]
+
+
+def test_a_sweep_remembers_the_hosts_that_it_was_driven_on_last(tmp_path: Path):
+    def broken(spec: JobSpec, starts: int) -> JobStatus:
+        return JobStatus(JobState.FAILED, 1, reason="no memory")
+
+    drive(tmp_path, cells(), broken, cluster="hosts.yaml")
+    assert recorded_cluster(tmp_path) == str(Path("hosts.yaml").absolute())
+    drive(tmp_path, cells(), broken)
+    assert recorded_cluster(tmp_path) == str(Path("hosts.yaml").absolute()), "nothing was started here"
+    drive(tmp_path, cells(), broken, retry=True)
+    assert recorded_cluster(tmp_path) is None
+
+
+def test_a_cell_that_gives_up_its_machine_for_good_is_a_failure(tmp_path: Path):
+    def outcome(spec: JobSpec, starts: int) -> JobStatus:
+        RunDir(spec.run_dir).write_status(Status.PREEMPTED)
+        return JobStatus(JobState.PREEMPTED, EXIT_PREEMPTED, reason="saved and stopped")
+
+    sweep, backend = run(tmp_path, outcome)
+    assert backend.submitted == [c.id for c in cells()] * 3
+    assert sweep.stands.failed == tuple(c.id for c in cells()) and not list(ledger.read(sweep.ledger))

@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch.cluster.job import JobSpec
 from launch.show.plan_table import sweep_table
 from launch.sweep.execute.progress import Watcher, spread_over
-from launch.sweep.execute.run import CellProgress, SweepRun
-from tests.launch.test_sweep_run import Pretend, cells, finish
-from trainer.contract.run_dir import RunDir
+from tests.launch.test_sweep_run import cells, drive, finish, planned
 from trainer.plan.plan import make_plan
 
 
@@ -21,12 +18,8 @@ def told(directory: Path) -> str:
     """Run the sweep of three cells to its end and return what was printed."""
     text = io.StringIO()
     console = Console(file=text, width=200)
-    progress = [
-        CellProgress(cell, make_plan(cell.config, world=2), RunDir(directory / "cells" / cell.id)) for cell in cells()
-    ]
-    with Watcher(console, {}) as watcher:
-        backend = Pretend(lambda spec, _: finish(spec))
-        SweepRun(directory, progress, backend, JobSpec, watcher.update, lambda _: None).run()
+    with Watcher(console, planned(directory, cells()), {}) as watcher:
+        drive(directory, cells(), lambda spec, _: finish(spec), lambda decision: watcher.update(decision.cells))
     return text.getvalue()
 
 

@@ -12,15 +12,15 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from launch.cluster.job import JobSpec
+from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.commands.cancel import cancel
 from launch.commands.sweep import sweep
 from launch.show.console import make_console
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
 from launch.sweep.execute import opened, story
-from launch.sweep.execute import scheduled as afar
-from launch.sweep.execute.scheduled import resume_sweep, submit_sweep, sweep_status
+from launch.sweep.execute.status import sweep_status
+from launch.sweep.execute.story import Wish, resume_sweep, run_sweep, submit_sweep
 from launch.sweep.ledger import ledger
 from tests.launch import test_sweep_run
 from tests.launch.test_sweep_cells import RUN
@@ -70,13 +70,13 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 
 def submit(stub: Stub, **options: object) -> None:
-    paths = (stub.root / "s.yaml", (), stub.root / "runs", str(stub.root / "c.yaml"))
-    assert not submit_sweep(*paths, make_console(), **options).failure  # type: ignore[arg-type]
+    wish = Wish(stub.root / "s.yaml", (), stub.root / "runs", **options)  # type: ignore[arg-type]
+    assert not submit_sweep(wish, str(stub.root / "c.yaml"), make_console()).failure
 
 
 def resume(stub: Stub, failed: bool = False) -> str:
-    paths = (stub.root / "s.yaml", (), stub.root / "runs")
-    return resume_sweep(*paths, make_console(), failed=failed, at_most=None).failure
+    wish = Wish(stub.root / "s.yaml", (), stub.root / "runs", failed=failed)
+    return resume_sweep(wish, make_console()).failure
 
 
 def command(stub: Stub, *words: str) -> Result:
@@ -130,7 +130,7 @@ def test_diverged_cells_are_kept_and_the_report_follows_the_last_cell(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[int] = []
-    monkeypatch.setattr(afar, "report", lambda opened, console, n_convention: reported.append(len(opened.cells)))
+    monkeypatch.setattr(story, "report", lambda opened, console, n_convention: reported.append(len(opened.cells)))
     submit(stub)
     first, second, third = run_dirs(stub)
     finish(first)
@@ -163,7 +163,7 @@ def test_this_machine_does_not_start_what_a_cluster_runs(stub: Stub) -> None:
     submit(stub)
     stub.says(t100_0="RUNNING", t100_1="PENDING", t100_2="COMPLETED")
     with pytest.raises(UserError, match=r"2 cells of this sweep are queued or running on .*c\.yaml"):
-        story.run_sweep(stub.root / "s.yaml", (), stub.root / "runs", make_console())
+        run_sweep(Wish(stub.root / "s.yaml", (), stub.root / "runs"), make_console())
 
 
 def test_scripts_get_one_object_and_people_the_rest(stub: Stub) -> None:
@@ -241,7 +241,7 @@ def test_a_controller_that_is_away_changes_nothing(stub: Stub) -> None:
 def test_a_sweep_goes_on_from_another_directory_without_its_cluster_file(stub: Stub, monkeypatch) -> None:
     """The file was named relative to the directory of the submission."""
     monkeypatch.chdir(stub.root)
-    submit_sweep(Path("s.yaml"), (), stub.root / "runs", "c.yaml", make_console())
+    submit_sweep(Wish(Path("s.yaml"), (), stub.root / "runs"), "c.yaml", make_console())
     stub.says(t100_0="RUNNING", t100_1="RUNNING", t100_2="RUNNING")
     (stub.root / "elsewhere").mkdir()
     monkeypatch.chdir(stub.root / "elsewhere")
@@ -285,3 +285,22 @@ def test_a_sweep_warns_of_gpus_that_nobody_asks_for(stub: Stub) -> None:
     (stub.root / "c.yaml").write_text("backend: slurm\nranks_per_node: 2\ngpu: H100-SXM\n")
     done = command(stub, "submit", "--cluster", str(stub.root / "c.yaml"), "--dry-run")
     assert "warning: 2 ranks a node train on H100-SXM" in done.stderr, (done.output, done.exception)
+
+
+def test_a_cell_that_is_trained_here_is_no_longer_that_of_an_earlier_job(stub: Stub) -> None:
+    """Else what Slurm says of the old job would become the word of the new attempt."""
+    submit(stub)
+    stub.says(t100_0="FAILED", t100_1="FAILED", t100_2="FAILED")
+    assert "3 of 3 cells failed" in resume(stub)
+    first = run_dirs(stub)[0]
+
+    def outcome(spec: JobSpec, starts: int) -> JobStatus:
+        if spec.run_dir == first.root:
+            first.write_status(Status.RUNNING)  # and nobody is there to say more
+            return JobStatus(JobState.CANCELLED)
+        return test_sweep_run.finish(spec)
+
+    directory = stub.root / "runs" / "s"
+    test_sweep_run.drive(directory, test_sweep_run.cells(), outcome, retry=True)
+    again, backend = test_sweep_run.run(directory, lambda spec, _: test_sweep_run.finish(spec))
+    assert backend.submitted == [first.root.name] and not again.stands.failed

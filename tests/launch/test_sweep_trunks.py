@@ -13,16 +13,14 @@ from launch.commands.design import design
 from launch.sweep.cells.cell import Branch, Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
-from launch.sweep.execute.run import CellProgress, SweepRun
 from tests.checkpoints import small_manifest, write
 from tests.launch.test_sweep_cells import RUN
-from tests.launch.test_sweep_run import Pretend
+from tests.launch.test_sweep_run import Pretend, Ran, drive
 from tests.launch.test_sweep_submit import Stub, resume, stub, submit
 from trainer.config.load import load_run
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.plan.identity import result_hash
-from trainer.plan.plan import make_plan
 
 __all__ = ["stub"]
 
@@ -62,7 +60,7 @@ def test_a_schedule_that_depends_on_the_length_is_refused(schedule: dict, messag
         cells(run={**BRANCHED["run"], "schedule": schedule})
 
 
-def run_sweep(directory: Path, trunk_passes: bool) -> tuple[SweepRun, Pretend, dict[str, bool]]:
+def run_sweep(directory: Path, trunk_passes: bool) -> tuple[Ran, Pretend, dict[str, bool]]:
     """Run the sweep of one size; the trunk keeps its checkpoints, or fails before the first."""
     known = {c.id: c for c in cells(vary={"steps": [10, 20, 100]})}
     from_trunk: dict[str, bool] = {}
@@ -78,12 +76,7 @@ def run_sweep(directory: Path, trunk_passes: bool) -> tuple[SweepRun, Pretend, d
         run_dir.write_status(Status.DIVERGED)  # ended, and with no result to collect
         return JobStatus(JobState.DONE, 0)
 
-    progress = [
-        CellProgress(c, make_plan(c.config, world=2), RunDir(directory / "cells" / c.id)) for c in known.values()
-    ]
-    backend = Pretend(outcome)
-    sweep = SweepRun(directory, progress, backend, JobSpec, lambda _: None, lambda _: None)
-    sweep.run()
+    sweep, backend = drive(directory, list(known.values()), outcome)
     return sweep, backend, from_trunk
 
 
@@ -96,8 +89,8 @@ def test_branches_start_after_their_trunk_and_from_its_checkpoint(tmp_path: Path
 
 def test_branches_of_a_failed_trunk_are_not_started(tmp_path: Path) -> None:
     sweep, backend, _ = run_sweep(tmp_path, trunk_passes=False)
-    assert len(backend.submitted) == 1 and [p.cell.branch for p in sweep.failed] == [None]
-    assert len(sweep.waiting) == 2
+    assert tuple(backend.submitted) == sweep.stands.failed and len(backend.submitted) == 1
+    assert len(sweep.stands.waiting) == 2
 
 
 def test_slurm_gets_the_trunks_first_and_the_branches_on_resume(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ OVER_THE_BORDER = {
     "trainer.checkpoint.compatible": {"launch/run/train_story.py"},
     "trainer.checkpoint.manifest": {"launch/commands/checkpoint.py", "launch/sweep/cells/cell.py"},
     "trainer.checkpoint.retention": {"launch/commands/checkpoint.py"},
-    "trainer.checkpoint.search": {"launch/commands/checkpoint.py", "launch/sweep/execute/run.py"},
+    "trainer.checkpoint.search": {"launch/commands/checkpoint.py", "launch/sweep/cells/planned.py"},
     "trainer.data.prepare.account": {"launch/run/data_story.py"},
     "trainer.data.store.cache": {"launch/run/data_preparation.py"},
     "trainer.data.store.exchange": {"launch/commands/data.py"},
@@ -89,7 +89,7 @@ OVER_THE_BORDER = {
     "trainer.node.compile_cache": {"launch/cluster/local/warm.py"},
     "trainer.node.failure": {
         "launch/cluster/detached.py", "launch/cluster/local/local.py", "launch/cluster/local/warm.py",
-        "launch/cluster/logs.py", "launch/cluster/overview.py", "launch/cluster/slurm/batch_output.py",
+        "launch/cluster/logs.py", "launch/cluster/slurm/batch_output.py",
         "launch/cluster/ssh/backend.py", "launch/planner/verify.py",
     },
     "trainer.node.first_failure": {"launch/cluster/local/local.py", "launch/cluster/logs.py"},
@@ -235,3 +235,31 @@ def test_a_fact_has_one_home(pattern: str, home: str) -> None:
         if re.search(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert found == {home}
+
+
+def names_of_backends(file: Path) -> set[str]:
+    """Return the backends that a file names: in a string that is nothing else, or by importing from their folder."""
+    from launch.cluster.backends import BACKENDS
+
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    folders = {f"launch.cluster.{name}": name for name in BACKENDS}
+    named = [*strings, *imports_of(file)]
+    imported = {name for word in named for folder, name in folders.items() if f"{word}.".startswith(f"{folder}.")}
+    return {word for word in strings if word in BACKENDS} | imported
+
+
+def test_a_backend_is_named_in_its_folder_and_in_the_registry_alone() -> None:
+    """A client library or a program may have a backend's name; the descriptors say which are needed."""
+    found = {}
+    for file in FILES:
+        place = file.relative_to(ROOT)
+        own = place.parts[2] if place.parts[:2] == ("launch", "cluster") and len(place.parts) > 3 else ""
+        if place != Path("launch/cluster/backends.py") and (foreign := names_of_backends(file) - {own}):
+            found[str(place)] = foreign
+    assert found == {}
+    assert names_of_backends(ROOT / "launch/cluster/backends.py") == {"local", "slurm", "ssh", "kubernetes"}
+    assert names_of_backends(ROOT / "launch/cluster/slurm/backend.py") == {"slurm"}, "an import is seen"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.cluster.ended import by_record, failed_by_record
-from launch.cluster.job import JobSpec, JobState, JobStatus, array_status
+from launch.cluster.job import NOBODY, JobIdentity, JobSpec, JobState, JobStatus, array_status
 from launch.cluster.kubernetes.client import api_errors, official_clients
 from launch.cluster.kubernetes.ends import LABEL as SET_LABEL
 from launch.cluster.kubernetes.ends import explained, set_status, waiting
@@ -70,9 +70,17 @@ class KubernetesBackend:
         self.adopt(job, tuple(task.run_dir for task in spec.tasks))
         return job
 
-    def adopt(self, job: str, run_dirs: tuple[Path, ...]) -> None:
-        """Take up a job that an earlier process submitted."""
+    def adopt(self, job: str, run_dirs: tuple[Path, ...], identity: JobIdentity = NOBODY) -> None:
+        """Take up a job that an earlier process submitted. Its name is all that tells it from others."""
         self.run_dirs[job] = run_dirs
+
+    def identity(self, job: str) -> JobIdentity:
+        """Return nothing beside the id: a JobSet's name is that of its run."""
+        return NOBODY
+
+    def batch_lines(self, job: str) -> Iterator[str] | None:
+        """Return None: no script runs around the ranks."""
+        return None
 
     def status(self, ids: Sequence[str]) -> dict[str, JobStatus]:
         """Ask once for all JobSets of the namespace."""
@@ -171,14 +179,20 @@ class KubernetesBackend:
                     text = core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="trainer")
                 yield from (f"[{pod.metadata.name}] {line}" for line in text.splitlines())
 
-    def cancel(self, job: str) -> None:
-        """Delete the JobSets with their pods, which get SIGTERM and time to save."""
+    def cancel(self, *jobs: str) -> None:
+        """Delete the JobSets with their pods, which get SIGTERM and time to save. A refusal stops no other."""
         custom, _ = self.clients()
-        for name in job.split(","):
-            with api_errors(f"delete {name}"):
-                custom.delete_namespaced_custom_object(
-                    *API[:2], self.namespace, API[2], name, propagation_policy="Foreground"
-                )
+        problems = []
+        for name in [name for job in jobs for name in job.split(",")]:
+            try:
+                with api_errors(f"delete {name}"):
+                    custom.delete_namespaced_custom_object(
+                        *API[:2], self.namespace, API[2], name, propagation_policy="Foreground"
+                    )
+            except UserError as error:
+                problems.append(str(error))
+        if problems:
+            raise UserError("; ".join(problems) + "; the others are ended" * (len(jobs) > len(problems)))
 
     def _create(self, documents: list[dict[str, Any]], **how: str) -> None:
         custom, _ = self.clients()

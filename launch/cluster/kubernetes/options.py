@@ -80,8 +80,8 @@ class Toleration(Section):
 
     key: Key | None = Field(None, description="every taint without one")
     operator: Literal["Equal", "Exists"] | None = Field(None, description="default: Equal with a value, else Exists")
-    value: LabelValue | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    value: LabelValue | None = Field(None, description="of the taint")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="default: each")
     seconds: int | None = Field(None, ge=0, description="how long, for NoExecute")
 
     @model_validator(mode="after")
@@ -104,25 +104,25 @@ class Toleration(Section):
 class KubernetesOptions(Section):
     """What a cluster asks of its jobs."""
 
-    namespace: Annotated[str, AfterValidator(check_label)] = "default"
+    namespace: Annotated[str, AfterValidator(check_label)] = Field("default", description="where JobSets are created")
     secret: ObjectName | None = Field(None, description="the Secret that holds the variables listed under `secrets`")
     volume_claim: ObjectName | None = Field(None, description="shared PersistentVolumeClaim for run directories")
     volume_path: Annotated[str, AfterValidator(_absolute)] = Field("/runs", description="where it is mounted")
-    gpu_resource: Key = "nvidia.com/gpu"
+    gpu_resource: Key = Field("nvidia.com/gpu", description="what a GPU is called there")
     gpus_per_node: int | None = Field(
         None, ge=0, description="default: one for each rank where the cluster names a `gpu`, else none"
     )
-    cpus: Quantity | None = None
-    memory: Quantity | None = None
+    cpus: Quantity | None = Field(None, description="cores that a pod asks for")
+    memory: Quantity | None = Field(None, description="memory that a pod asks for")
     extra_resources: dict[Key, Quantity] = Field({}, description="such as {rdma/hca: 1}; requested and limited")
     shared_memory: Quantity = Field("16Gi", description="size of /dev/shm, which ranks talk through")
-    service_account: ObjectName | None = None
+    service_account: ObjectName | None = Field(None, description="as which pods run")
     image_pull_secrets: tuple[ObjectName, ...] = Field((), description="Secrets of private registries")
-    node_selector: dict[Key, LabelValue] = Field({})
+    node_selector: dict[Key, LabelValue] = Field({}, description="labels that nodes must have")
     tolerations: tuple[Toleration, ...] = Field((), description="such as {key: nvidia.com/gpu, effect: NoSchedule}")
     labels: dict[Key, LabelValue] = Field({}, description="of the JobSet and its pods")
     annotations: dict[Key, Annotated[str, BeforeValidator(_text)]] = Field({}, description="of the JobSet and its pods")
-    priority_class: ObjectName | None = None
+    priority_class: ObjectName | None = Field(None, description="of the pods")
     queue: ObjectName | None = Field(None, description="Kueue's local queue")
     grace_seconds: int = Field(120, gt=0, description="between SIGTERM and SIGKILL: time to save")
     ttl_seconds: int | None = Field(None, ge=0, description="remove the JobSet so long after its end; default: keep it")

@@ -23,9 +23,10 @@ from launch.cluster.attached import job_id
 from launch.cluster.driven import tell
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.cluster.local.cold import ProcessPool
-from launch.cluster.local.warm import PRELOAD, RankPool, available_cores, local_gpus, rank_environment
+from launch.cluster.local.warm import PRELOAD, RankPool, rank_environment
 from launch.cluster.logs import attempt_logs, follow_logs, rank_failure
 from launch.cluster.quoting import check_spec, sh
+from launch.cluster.this_machine import available_cores, local_gpus
 from trainer.contract.attempts import claim_attempt
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PREEMPTED
@@ -142,15 +143,15 @@ class LocalBackend:
         self._enforce_times()
         self._start_ready()
 
-    def cancel(self, job: str) -> None:
-        """End a job: ranks are asked to stop, then killed. Returns at once; `status` follows it."""
-        found = self._job(job)
-        if found.status.state is JobState.PENDING:
-            self.queue.remove(job)
-            found.status = JobStatus(JobState.CANCELLED, reason="cancelled before it started")
-        elif found.status.state is JobState.RUNNING:
-            found.cancelled = True
-            self._end_ranks(found, SAVE_GRACE)
+    def cancel(self, *jobs: str) -> None:
+        """End jobs: ranks are asked to stop, then killed. Returns at once; `status` follows it."""
+        for found in [self._job(job) for job in jobs]:
+            if found.status.state is JobState.PENDING:
+                self.queue.remove(found.identity)
+                found.status = JobStatus(JobState.CANCELLED, reason="cancelled before it started")
+            elif found.status.state is JobState.RUNNING:
+                found.cancelled = True
+                self._end_ranks(found, SAVE_GRACE)
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
         """Yield the lines of the job's newest attempt."""

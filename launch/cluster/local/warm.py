@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import selectors
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.cluster.this_machine import local_gpus
 from trainer.contract.errors import UserError
 from trainer.node.compile_cache import with_compile_cache
 from trainer.node.failure import last_error_line
@@ -108,16 +108,3 @@ def rank_environment(base: Mapping[str, str], *, threads: int) -> dict[str, str]
     if not local_gpus(base):
         environment.setdefault("DS_ACCELERATOR", "cpu")
     return with_compile_cache(environment)
-
-
-def local_gpus(environment: Mapping[str, str]) -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES would name them. Asks no driver."""
-    if "CUDA_VISIBLE_DEVICES" in environment:
-        return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
-    found = sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
-    return [str(index) for index in found]
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

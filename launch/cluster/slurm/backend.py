@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launch.cluster.ended import by_record, failed_by_record
-from launch.cluster.job import JobIdentity, JobSpec, JobState, JobStatus, array_status
+from launch.cluster.ended import STATE_OF, by_record, failed_by_record
+from launch.cluster.job import NOBODY, JobIdentity, JobSpec, JobState, JobStatus, array_status
 from launch.cluster.logs import attempt_logs, first_failure, newest_logs, rank_logs
 from launch.cluster.process import Call, call
 from launch.cluster.quoting import label
@@ -25,13 +25,6 @@ from launch.cluster.slurm.states import Listed
 from launch.cluster.slurm.submit import SlurmSubmission
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
-
-_ENDED = {
-    Status.DONE: JobState.DONE,
-    Status.DIVERGED: JobState.FAILED,
-    Status.FAILED: JobState.FAILED,
-    Status.PREEMPTED: JobState.PREEMPTED,
-}
 
 
 @dataclass(frozen=True)
@@ -82,9 +75,14 @@ class SlurmBackend:
         """Return what tells a job that was submitted here from others."""
         return self.known[job.partition(",")[0]].identity
 
-    def adopt(self, job: str, run_dirs: tuple[Path, ...], identity: JobIdentity | None = None) -> None:
+    def adopt(self, job: str, run_dirs: tuple[Path, ...], identity: JobIdentity = NOBODY) -> None:
         """Take up a job that an earlier process submitted, perhaps somebody else's."""
-        self.known[job] = _Known(run_dirs, identity or JobIdentity())
+        self.known[job] = _Known(run_dirs, identity)
+
+    def batch_lines(self, job: str) -> Iterator[str] | None:
+        """Return the lines that the batch script of a job printed, None where there are none (yet)."""
+        path = batch_output(job, self._run_dir(job), self._identity(job).output)
+        return None if path is None else lines_of(path)
 
     def status(self, ids: Sequence[str]) -> dict[str, JobStatus]:
         """Ask the queue once, then accounting once for what the queue has forgotten. Raises UserError without answer.
@@ -119,12 +117,8 @@ class SlurmBackend:
             return attempt_logs(newest_logs(run_dir), rank)
         return lines_of(path)  # it never came to its ranks
 
-    def cancel(self, job: str) -> None:
-        """End a job; Slurm ends its processes. Raises UserError unless the job that has the id now is the one meant."""
-        self.cancel_all([job])
-
-    def cancel_all(self, jobs: Sequence[str]) -> None:
-        """End several jobs at once. Raises UserError, and ends none, unless every one is still the one meant."""
+    def cancel(self, *jobs: str) -> None:
+        """End jobs; Slurm ends their processes. Raises UserError, and ends none, unless each is still the one meant."""
         for job, status in self.status(jobs).items():
             if status.state is JobState.UNKNOWN or status.state.final:
                 said = f": {status.reason}" if status.reason else ""
@@ -152,7 +146,7 @@ class SlurmBackend:
 
     def _identity(self, job: str) -> JobIdentity:
         known = self.known.get(job) or self.known.get(job.partition("_")[0])
-        return known.identity if known else JobIdentity()
+        return known.identity if known else NOBODY
 
     def _rows(self, job: str, listed: dict[str, Listed]) -> dict[str, Listed]:
         identity = self._identity(job)
@@ -209,8 +203,8 @@ class SlurmBackend:
 def _from_run(run_dir: Path, text: str, certain: bool) -> JobStatus:
     """Return what a run's own directory says about a job that is not listed any more."""
     word = RunDir(run_dir).read_status()
-    if word in _ENDED:
-        return JobStatus(_ENDED[word], reason=f"{text}; this is what its run directory says")
+    if word is not None and (ended := STATE_OF[word]).final:
+        return JobStatus(ended, reason=f"{text}; this is what its run directory says")
     if not certain:
         return JobStatus(JobState.UNKNOWN, reason=f"{text}, or hides it; the run says {(word or 'nothing').lower()}")
     if word is Status.RUNNING:

@@ -1,4 +1,4 @@
-"""The batch script of a Slurm job, rendered from `launch/templates/slurm.sh.j2`."""
+"""The batch script of a Slurm job, rendered from `batch_script.sh.j2` beside this file."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ SBATCH_OPTIONS = (
     *("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "gpus_per_node", "gres"),
     *("cpus_per_task", "mem", "mail_user", "mail_type"),
 )
-TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+TEMPLATES = Path(__file__).resolve().parent
 
 
 class SlurmOptions(Section):
     """What a cluster or a user asks of Slurm beyond the shape of the job. Names are sbatch's own."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
-    nodelist: str | None = None
-    exclude: str | None = None
+    partition: str | None = Field(None, description="where jobs queue; default: that of the site")
+    account: str | None = Field(None, description="who pays")
+    qos: str | None = Field(None, description="quality of service")
+    constraint: str | None = Field(None, description="features that nodes must have")
+    reservation: str | None = Field(None, description="nodes that were reserved under this name")
+    nodelist: str | None = Field(None, description="nodes that the job must have, such as n[01-04]")
+    exclude: str | None = Field(None, description="nodes that it must not have")
     gpus_per_node: int | str | None = Field(None, description="such as 8 or h100:8")
     gres: str | None = Field(None, description="such as gpu:a100:4; instead of gpus_per_node")
     cpus_per_task: int | None = Field(None, gt=0, description="cores of one node's ranks together")
     mem: int | str | None = Field(None, description="such as 64G; 0 is all of a node")
-    exclusive: bool = False
-    mail_user: str | None = None
-    mail_type: str | None = None
+    exclusive: bool = Field(False, description="share nodes with no other job")
+    mail_user: str | None = Field(None, description="address that mails go to")
+    mail_type: str | None = Field(None, description="what to mail about, such as FAIL,TIME_LIMIT")
     signal_seconds: int = Field(120, gt=0, description="ranks are told to save so long before the time limit")
-    container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
+    container_runtime: Literal["pyxis", "apptainer"] = Field("pyxis", description="what starts `container`")
     setup: tuple[str, ...] = Field((), description="your own shell lines, run before the ranks: `module load cuda`")
     setup_may_fail: bool = Field(False, description="go on when one of them fails")
     inherit_environment: bool = Field(
@@ -179,7 +179,7 @@ def _template() -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters |= {"sh": sh, "words": shlex.join}
-    return environment.get_template("slurm.sh.j2")
+    return environment.get_template("batch_script.sh.j2")
 
 
 def _directives(spec: JobSpec, options: SlurmOptions, output: Path | None, behind: str | None) -> Iterator[str]:

@@ -22,8 +22,7 @@ from launch.cluster.attached import job_id
 from launch.cluster.driven import tell, telling_refusals
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.cluster.logs import attempt_logs, first_failure, follow_logs, newest_logs
-from launch.cluster.quoting import check_spec
-from launch.cluster.slurm.environment import check_secrets
+from launch.cluster.quoting import check_secrets, check_spec
 from launch.cluster.ssh.connect import connect, copy_code, start_order
 from launch.cluster.ssh.connection import Node, remote_command
 from launch.cluster.ssh.hosts import Host, SshOptions, hosts_for, ssh_command
@@ -125,14 +124,14 @@ class SshBackend:
         )
         yield from lines
 
-    def cancel(self, job: str) -> None:
+    def cancel(self, *jobs: str) -> None:
         """Ask the ranks to save and stop. Returns at once; `status` follows it."""
-        found = self._job(job)
-        found.cancelled = True
-        if found.nodes:
-            self._stop(found, signal.SIGTERM, STOP_GRACE)
-        elif not found.status.state.final:
-            self._say(found, JobStatus(JobState.CANCELLED, reason="cancelled"))
+        for found in [self._job(job) for job in jobs]:
+            found.cancelled = True
+            if found.nodes:
+                self._stop(found, signal.SIGTERM, STOP_GRACE)
+            elif not found.status.state.final:
+                self._say(found, JobStatus(JobState.CANCELLED, reason="cancelled"))
 
     def render(self, spec: JobSpec) -> str:
         """Return the ssh command of each node and the order that it is sent."""

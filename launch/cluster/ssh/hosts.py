@@ -46,8 +46,8 @@ class SshOptions(Section):
 
     hosts: tuple[str | HostConfig, ...] = Field((), description="each `[user@]host[:port]`, or a mapping with `host`")
     hostfile: str | None = Field(None, description="lines `host slots=8`, as DeepSpeed and MPI read them")
-    user: str | None = None
-    port: int | None = Field(None, gt=0, lt=65536)
+    user: str | None = Field(None, description="who logs in, on hosts that name nobody")
+    port: int | None = Field(None, gt=0, lt=65536, description="of sshd, on hosts that name none")
     key: str | None = Field(None, description="file of the private key")
     ssh_config: str | None = Field(None, description="file for `ssh -F`")
     rendezvous_host: str | None = Field(None, description="address of the first host as the others reach it")

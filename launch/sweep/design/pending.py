@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from launch.run.data_preparation import resolve
+from launch.run.data_preparation import resolve_prepared
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
 from launch.sweep.execute.opened import cells_in
@@ -32,14 +32,17 @@ class Pending:
 
 
 def pending_cells(path: Path, runs: Path) -> list[Pending]:
-    """Return the cells of a sweep file of which its ledger under `runs` knows no end. Prepares their data if needed."""
+    """Return the cells of a sweep file of which its ledger under `runs` knows no end.
+
+    Raises UserError where the data of one are not prepared, for its vocabulary is not known then. Reads only.
+    """
     sweep = load_sweep(path)
     known = ledger.latest(runs / sweep.name / "ledger.jsonl")
     have = {cell for cell, row in known.items() if row.get("status") != "failed"}
     found = []
     for cell in cells_in(sweep, runs / sweep.name):
         if cell.check_of is None and cell.id not in have:
-            config, manifest = resolve(cell.config)
+            config, manifest = resolve_prepared(cell.config)
             plan = make_plan(config, world=sweep.ranks, train_tokens=manifest.tokens("train"))
             found.append(Pending(cell.id, config, plan.tokens))
     return found
@@ -51,8 +54,8 @@ def first_run(path: Path) -> RunConfig:
 
 
 def shared_run(path: Path) -> RunConfig:
-    """Return the configuration of a sweep's first cell, with the vocabulary of its data."""
-    return resolve(first_run(path))[0]
+    """Return the configuration of a sweep's first cell, with the vocabulary of its data, as `pending_cells` does."""
+    return resolve_prepared(first_run(path))[0]
 
 
 def add_cell(path: Path, settings: dict[str, Any]) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from launch.cluster.config import ClusterConfig
-from launch.cluster.local.warm import local_gpus
+from launch.cluster.this_machine import local_gpus
 from launch.run.data_preparation import ensure_prepared
 from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.former import refuse_former
-from launch.sweep.execute.run import CellProgress
+from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.ledger import ledger
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import DamagedFileError, read_object, to_json
@@ -35,12 +35,12 @@ class Opened:
 
     sweep: SweepConfig
     directory: Path
-    cells: list[CellProgress]
+    cells: list[PlannedCell]
     gpu: bool = False  # whether the ranks find one
 
     @property
     def plans(self) -> dict[str, Plan]:
-        return {p.cell.id: p.plan for p in self.cells}
+        return {one.id: one.plan for one in self.cells}
 
 
 def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: bool = False) -> Opened:
@@ -65,7 +65,7 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
         run = with_data(cell.config, manifest)
         plan = make_plan(run, world=sweep.ranks, gpu=gpu, train_tokens=manifest.tokens("train"))
         known = replace(cell, config=run)
-        cells.append(CellProgress(known, plan, RunDir(directory / "cells" / cell.id)))
+        cells.append(PlannedCell(known, plan, RunDir(directory / "cells" / cell.id)))
     return Opened(sweep, directory, cells, gpu)
 
 

@@ -1,48 +1,71 @@
-"""The story of a sweep: data, plan, runs, ledger, law, report. Each step is done once and kept."""
+"""The story of a sweep: data, plan, runs, ledger, law, report. Each step is done once and kept.
+
+`run`, `submit` and `resume` differ in where the cells go and in what is printed; `reconcile` does the rest.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from launch.cluster.config import LOCAL, ClusterConfig, open_backend
+from launch.cluster.backend import Sharing
+from launch.cluster.backends import find_backend, is_driven
+from launch.cluster.config import LOCAL, ClusterConfig, load_cluster, open_backend, open_driver, open_scheduler
 from launch.cluster.job import JobSpec
-from launch.cluster.local.local import LocalBackend
-from launch.cluster.local.warm import PRELOAD
-from launch.cluster.ssh.backend import SshBackend
+from launch.cluster.warnings import warn
 from launch.planner.expected import matrix_rate, seconds_on_cpu
+from launch.run.data_preparation import is_prepared
 from launch.run.rank_packages import need_rank_packages
 from launch.run.run_state import DEAD, state_of
 from launch.run.runs_root import runs_flag
-from launch.scaling.report.console import print_ladder
-from launch.scaling.report.write import ReportPaths, write
+from launch.scaling.report.write import ReportPaths
 from launch.scaling.table.counting import DEFAULT_N
-from launch.scaling.table.load import from_ledger
 from launch.show.plan_table import sweep_table
 from launch.show.text import count
-from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
+from launch.sweep.cells.cells import cells_of
+from launch.sweep.cells.config import SweepConfig, load_sweep
+from launch.sweep.cells.planned import PlannedCell
+from launch.sweep.execute.act import array_of, recorded_cluster
+from launch.sweep.execute.decide import Decision, Limits, Then, decide, stand
+from launch.sweep.execute.observe import observe
+from launch.sweep.execute.opened import RECORD, Opened, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import Watcher, spread_over
-from launch.sweep.execute.run import CellProgress, SweepRun
-from launch.sweep.execute.submit import recorded_cluster, standing
-from launch.sweep.ledger import ledger
-from launch.sweep.ledger.collect import loss_curve
+from launch.sweep.execute.reconcile import reconcile
+from launch.sweep.execute.report import ending, report, tell
+from launch.sweep.execute.underway import Place, Underway
 from trainer.contract.durations import duration
 from trainer.contract.errors import UserError
-from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED
-from trainer.contract.run_dir import Status
+from trainer.contract.exit_codes import EXIT_DONE
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a sweep."""
+
+    config: Path
+    assignments: tuple[str, ...]
+    runs: Path
+    failed: bool = False  # start cells again that failed or diverged before
+    at_most: int | None = None  # cells of the array at a time
+    dry_run: bool = False
+    n_convention: str = DEFAULT_N
+
+    @property
+    def words(self) -> str:
+        """Return the arguments that name this sweep on a command line."""
+        return f"{self.config}{runs_flag(self.runs)}"
 
 
 @dataclass(frozen=True)
 class Result:
     """What one call did with a sweep. `failure` says which cells ended badly, why, and how to start them again."""
 
-    started: list[CellProgress] = field(default_factory=list)  # trained here, or sent to a cluster
+    started: list[PlannedCell] = field(default_factory=list)  # trained here, or sent to a cluster
     report: ReportPaths | None = None
     failure: str = ""
     exit_code: int = EXIT_DONE
@@ -50,191 +73,185 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         paths = self.report and {"html": str(self.report.html), "markdown": str(self.report.markdown)}
-        return {"started": [p.cell.id for p in self.started], "report": paths}
+        return {"started": [one.id for one in self.started], "report": paths}
 
 
-def run_sweep(
-    config: Path,
-    assignments: tuple[str, ...],
-    runs: Path,
-    console: Console,
-    *,
-    dry_run: bool = False,
-    failed: bool = False,
-    cluster: ClusterConfig | None = None,
-    n_convention: str = DEFAULT_N,
-) -> Result:
-    """Do what is missing of a sweep, here or on machines driven from here, and print what came out."""
-    if cluster is None and not dry_run:
+def run_sweep(wish: Wish, console: Console) -> Result:
+    """Train every cell that is missing on this machine, and print what came out. Raises UserError."""
+    if wish.at_most is not None:
+        raise UserError(
+            "--at-most has an effect on arrays of Slurm and Kubernetes only; this sweep ran on this machine"
+        )
+    if not wish.dry_run:
         need_rank_packages()
-    opened = open_sweep(config, assignments, runs, gpu=has_gpus(cluster))
-    expected, at_a_time = {}, max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
-    if cluster is None:
-        ranks = at_a_time * opened.sweep.ranks
-        expected = {
-            p.cell.id: p.share * seconds_on_cpu(p.cell.config, p.plan, matrix_rate(), ranks=ranks) for p in opened.cells
-        }
-    console.print(sweep_table(opened.plans, expected, console.width))
-    console.print(_total_text(opened, expected, at_a_time, failed=failed), highlight=False)
-    if saved := branches_text(opened.cells):
-        console.print(saved, highlight=False)
-    console.print()
-    if dry_run:
-        return Result()
+    return _go_on(wish, None, "", console)
+
+
+def submit_sweep(wish: Wish, name: str, console: Console) -> Result:
+    """Send every cell that is missing to a cluster as one array. Raises UserError, before anything is sent.
+
+    Machines that are driven from here (SSH, this one) run the cells until all have ended.
+    """
+    cluster, sweep = load_cluster(name), load_sweep(wish.config, wish.assignments)
+    wish = replace(wish, runs=wish.runs.resolve())
+    check_shape(sweep, cluster, name)
+    if is_driven(cluster.backend) and wish.at_most is not None:
+        raise UserError(f"--at-most has no effect on {cluster.backend}: its nodes and ranks_per_node are the limit")
+    warn(cluster.job(sweep.name, (), wish.runs), cluster.backend)
+    if not wish.dry_run:
+        rehearse(sweep, wish.runs / sweep.name, cluster, wish.at_most)
+    return _go_on(wish, cluster, name, console)
+
+
+def resume_sweep(wish: Wish, console: Console) -> Result:
+    """Go on with a sweep where it was last: take in what has ended, start what is missing, report when all is done."""
+    sweep = load_sweep(wish.config, wish.assignments)
+    directory = wish.runs / sweep.name
+    if not (directory / RECORD).exists():
+        raise UserError(
+            f"sweep {sweep.name!r} has not been started under {wish.runs}: use 'escala sweep run' or 'submit'"
+        )
+    name = recorded_cluster(directory)
+    return run_sweep(wish, console) if name is None else submit_sweep(wish, name, console)
+
+
+def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
+    """Raise UserError where a cell's ranks are not those that the cluster gives to a job."""
+    world = cluster.nodes * cluster.ranks_per_node
+    if find_backend(cluster.backend).side_by_side and sweep.ranks <= world:
+        return
+    if world != sweep.ranks:
+        raise UserError(
+            f"a cell of sweep {sweep.name!r} has {sweep.ranks} ranks, a job on {name} has {cluster.nodes} nodes x "
+            f"{cluster.ranks_per_node} = {world}: set `ranks: {world}` in the sweep, or nodes and ranks_per_node there"
+        )
+
+
+def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_most: int | None) -> None:
+    """Have the cluster judge the first jobs of a sweep whose data are still to be prepared. Raises UserError.
+
+    Where the data are there, submitting says the same at once.
+    """
+    cells = cells_of(sweep, gpu=has_gpus(cluster))
+    if all(is_prepared(data) for data in {c.config.data.directory: c.config.data for c in cells}.values()):
+        return
+    array = array_of(directory, [cell.id for cell in cells if cell.branch is None], cluster, at_most)
+    one = cluster.job(sweep.name, array.command, directory)
+    open_backend(cluster).rehearse(one if is_driven(cluster.backend) else array)
+
+
+def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Console) -> Result:
+    """Do what is missing of a sweep, here or on a cluster, and print what came out."""
+    opened = open_sweep(wish.config, wish.assignments, wish.runs, gpu=has_gpus(cluster))
+    place = _place(opened, cluster, name, wish.at_most)
+    queued = place.scheduler is not None
+    limits = Limits(queued, wish.failed)
+    at_a_time = max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
+    expected = _expected(opened, at_a_time) if cluster is None else {}
+    if wish.dry_run or not queued:
+        plan = decide(observe(Underway(opened.directory, opened.cells, place)), limits)
+        console.print(sweep_table(opened.plans, expected, console.width))
+        console.print(_total_text(opened, stand(plan.cells, limits).due, expected, at_a_time), highlight=False)
+        if saved := branches_text(opened.cells):
+            console.print(saved, highlight=False)
+        console.print()
+        if wish.dry_run:
+            if queued and plan.start:
+                array = array_of(opened.directory, plan.start, place.cluster, wish.at_most)
+                print(place.backend.render(array), end="")
+            return Result()
     with locked(opened):
-        if busy := standing(opened.cells).busy:
+        underway = Underway(opened.directory, opened.cells, place)
+        if queued:
+            decision = reconcile(underway, limits, lambda now: tell(now, opened, console))
+            _tell_sent(underway, decision, wish, console)
+        else:
+            decision = _drive(underway, limits, Watcher(console, opened.cells, expected, at_a_time), console)
+        if decision.then is Then.REFUSE:
+            where = recorded_cluster(opened.directory) or "a cluster"
             raise UserError(
-                f"{len(busy)} cells of this sweep are queued or running on {recorded_cluster(opened.directory)}: "
-                f"wait for them ('escala sweep status {config}{runs_flag(opened.directory.parent)}'), or end them with "
-                "'escala cancel'"
+                f"{len(stand(decision.cells, limits).busy)} cells of this sweep are queued or running on {where}: wait "
+                f"for them ('escala sweep status {wish.words}'), or end them with 'escala cancel'"
             )
-        _tell_dead(opened.cells, console)
-        sweep_run = _train(opened, expected, at_a_time, console, failed, cluster)
-        paths = report(opened, console, n_convention)
-    started = [p for p in opened.cells if p.starts]
-    return Result(started, paths, *ending(sweep_run.failed, sweep_run.diverged, opened, config))
+        if waiting := stand(decision.cells, limits).waiting:
+            console.print(f"{len(waiting)} cells wait for their trunk: 'resume' starts them when it is there")
+        paths = report(opened, console, wish.n_convention) if decision.then is Then.FINISH else None
+    return Result(underway.started, paths, *ending(decision, limits, opened, wish.config))
 
 
-def _tell_dead(cells: list[CellProgress], console: Console) -> None:
-    """Name the cells that say they run and do not: they are started again."""
-    for progress in cells:
-        state = state_of(progress.run_dir)
-        if state.word == DEAD:
-            console.print(f"{progress.cell.id} {state.reason}", highlight=False, markup=False, soft_wrap=True)
+def _place(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: int | None) -> Place:
+    """Return the backend of the cells, and how a cell becomes its job there."""
+    sweep = opened.sweep
+    where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
+    if not is_driven(where.backend):
+        return Place(where, where.job, scheduler=open_scheduler(where), name=name, at_most=at_most)
+    mirrored = any(one.cell.config.tracking.wandb != "disabled" for one in opened.cells)
+    imports = ("wandb",) if mirrored else ()  # a second of each cell otherwise, beside its first steps
+    driver = open_driver(where, Sharing(threads=1, imports=imports, log=opened.directory / "ranks.log"))
+
+    def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
+        return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
+
+    return Place(where, job if find_backend(where.backend).side_by_side else where.job, driver=driver, name=name)
 
 
-def _total_text(opened: Opened, expected: dict[str, float], at_a_time: int, *, failed: bool) -> str:
-    """Say how many runs there are, how many will be trained, and how long those will take."""
-    missing = [p.cell.id for p in opened.cells if p.due(retry=failed)]
-    ranks = opened.sweep.ranks
-    text = f"{len(opened.cells)} runs of {ranks} {'rank' if ranks == 1 else 'ranks'}"
-    if len(missing) < len(opened.cells):
-        text += f", {len(missing)} to train"
-    seconds = spread_over([expected[cell] for cell in missing if cell in expected], at_a_time)
-    return text + (f", about {duration(seconds)} in all" if seconds else "")
+def _drive(underway: Underway, limits: Limits, watcher: Watcher, console: Console) -> Decision:
+    """Run the cells from here until all have ended."""
 
+    def show(decision: Decision) -> None:
+        for one in underway.cells:
+            if one.id in decision.start and (state := state_of(one.run_dir)).word == DEAD:
+                console.print(f"{one.id} {state.reason}", highlight=False, markup=False, soft_wrap=True)
+        watcher.update(decision.cells)
 
-def branches_text(cells: list[CellProgress]) -> str:
-    """Say what trunks save, in one line; empty without them."""
-    branches = [p for p in cells if p.cell.branch is not None]
-    if not branches:
-        return ""
-    trunks = len({p.cell.branch.trunk for p in branches if p.cell.branch is not None})
-    trained, whole = sum(p.share * p.plan.tokens for p in cells), sum(p.plan.tokens for p in cells)
-    return f"{len(branches)} cells branch off {trunks} trunks: {count(trained)} tokens are trained for {count(whole)}"
-
-
-def _train(
-    opened: Opened,
-    expected: dict[str, float],
-    at_a_time: int,
-    console: Console,
-    failed: bool,
-    cluster: ClusterConfig | None,
-) -> SweepRun:
-    backend, job = _place(opened, cluster)
-    with backend, Watcher(console, expected, at_a_time) as watcher:
-        run = SweepRun(opened.directory, opened.cells, backend, job, watcher.update, backend.wait, retry=failed)
+    assert underway.place.driver is not None
+    with underway.place.driver, watcher:
         began = time.monotonic()
-        run.run()
-    started = sum(1 for p in opened.cells if p.starts)
+        decision = reconcile(underway, limits, show)
+    stands, started = stand(decision.cells, limits), len(underway.started)
+    if decision.then is Then.REFUSE:
+        return decision
     if started:
         took = duration(time.monotonic() - began)
         console.print(f"trained {started} {'run' if started == 1 else 'runs'} in {took}\n", highlight=False)
-    elif not run.failed and not run.diverged:
+    elif not stands.failed and not stands.diverged:
         console.print("every cell is done: nothing to train\n")
     else:
-        console.print(f"nothing to train: {len(run.failed)} cells failed and {len(run.diverged)} diverged before\n")
-    return run
+        failed, diverged = len(stands.failed), len(stands.diverged)
+        console.print(f"nothing to train: {failed} cells failed and {diverged} diverged before\n")
+    return decision
 
 
-def _place(
-    opened: Opened, cluster: ClusterConfig | None
-) -> tuple[LocalBackend | SshBackend, Callable[[str, tuple[str, ...], Path], JobSpec]]:
-    """Return the backend that runs the cells from this process, and how a cell becomes its job."""
-    sweep = opened.sweep
-    if cluster is not None and cluster.backend == "ssh":
-        backend = open_backend(cluster)
-        assert isinstance(backend, SshBackend)
-        return backend, cluster.job
-    slots = cluster.nodes * cluster.ranks_per_node if cluster else sweep.slots or sweep.ranks
-
-    def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
-        here = cluster or LOCAL
-        return replace(here.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
-
-    mirrored = any(p.cell.config.tracking.wandb != "disabled" for p in opened.cells)
-    preload = (*PRELOAD, "wandb") if mirrored else PRELOAD  # a second of each cell otherwise, beside its first steps
-    return LocalBackend(slots, threads=1, preload=preload, log=opened.directory / "ranks.log"), job
+def _tell_sent(underway: Underway, decision: Decision, wish: Wish, console: Console) -> None:
+    if decision.start:
+        where, job = underway.place.cluster.backend, underway.ids[decision.start[0]]
+        console.print(f"submitted {len(decision.start)} cells as {where} job {job}", soft_wrap=True)
+    if decision.then is Then.LEAVE:
+        lines = f"  escala sweep status {wish.words}\n  escala sweep resume {wish.words}   when they have ended"
+        console.print(lines, soft_wrap=True)
 
 
-def report(opened: Opened, console: Console, n_convention: str = DEFAULT_N) -> ReportPaths | None:
-    """Print the table and the law, and write the report, from the ledger alone. Return None where there is no law."""
-    sweep, path = opened.sweep, opened.directory / "ledger.jsonl"
-    ids = {p.cell.id for p in opened.cells if p.cell.check_of is None}
-    wanted = (sweep.fit.eval_set, ledger.NO_SET)
-    rows = [r for r in ledger.read(path) if r["cell"] in ids and r["eval_set"] in wanted]
-    points = {r["cell"] for r in rows if r.get("status", "done") == "done"}
-    checks = check_layouts(opened.cells)
-    for line in checks:
-        console.print(line["text"], style="green" if line["agrees"] else "red", highlight=False)
-    if len(points) < 3:
-        console.print(f"{len(points)} points in the ledger: too few for a law")
-        return None
-    curves = next((line["curves"] for line in checks), None)
-    try:
-        table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), n_convention)
-        law = print_ladder(table, console)
-        paths = write(table, opened.directory / "report", title=sweep.name, layout_check=curves)
-    except UserError as error:  # the runs are trained and in the ledger: a sweep of seeds has no law, and is no failure
-        console.print(
-            f"no law from these {len(points)} points: {error}\nledger  {path}", highlight=False, soft_wrap=True
-        )
-        return None
-    named = "" if law is None else f" --law {law}"
-    named += "" if n_convention == DEFAULT_N else f" --n-convention {n_convention}"
-    ends = f"\nledger  {path}\nreport  {paths.html}\nnext    escala fit {path}{named} --out fit.json"
-    console.print(ends, highlight=False, soft_wrap=True)
-    return paths
+def _expected(opened: Opened, at_a_time: int) -> dict[str, float]:
+    """Return how many seconds each cell takes on this machine, as far as can be said before."""
+    rate, ranks = matrix_rate(), at_a_time * opened.sweep.ranks
+    return {one.id: one.share * seconds_on_cpu(one.cell.config, one.plan, rate, ranks=ranks) for one in opened.cells}
 
 
-def check_layouts(cells: list[CellProgress]) -> list[dict[str, Any]]:
-    """Compare each layout check's curve with that of its cell, where both are done."""
-    found = []
-    by_id = {p.cell.id: p for p in cells}
-    for check in cells:
-        if check.cell.check_of is None or check.ended is not Status.DONE:
-            continue
-        other = by_id[check.cell.check_of]
-        a, b = loss_curve(other.run_dir), loss_curve(check.run_dir)
-        steps = sorted(a.keys() & b.keys())
-        if not steps or check.cell.tolerance is None:
-            continue
-        difference = max(abs(a[step] - b[step]) for step in steps)
-        agrees = difference <= check.cell.tolerance
-        text = (
-            f"layout check: {check.plan.layout} against {other.plan.layout}: largest difference of the training loss "
-            f"over {len(steps)} recorded steps {difference:.2g} nats "
-            f"({'within' if agrees else 'NOT within'} {check.cell.tolerance:g})"
-        )
-        curves = {p.plan.layout: (steps, [c[s] for s in steps]) for p, c in ((other, a), (check, b))}
-        found.append({"text": text, "agrees": agrees, "difference": difference, "curves": curves})
-    return found
+def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], at_a_time: int) -> str:
+    """Say how many runs there are, how many will be trained, and how long those will take."""
+    ranks = opened.sweep.ranks
+    text = f"{len(opened.cells)} runs of {ranks} {'rank' if ranks == 1 else 'ranks'}"
+    if len(due) < len(opened.cells):
+        text += f", {len(due)} to train"
+    seconds = spread_over([expected[cell] for cell in due if cell in expected], at_a_time)
+    return text + (f", about {duration(seconds)} in all" if seconds else "")
 
 
-def ending(failed: list[CellProgress], diverged: list[CellProgress], opened: Opened, config: Path) -> tuple[str, int]:
-    """Return which cells ended badly, why, and how to start them again, with the exit code; empty where none did."""
-    if not failed and not diverged:
-        return "", EXIT_DONE
-    named = {"failed": failed, "diverged": diverged}
-    told = [
-        f"{len(cells)} of {len(opened.cells)} cells {word} ({'; '.join(f'{p.cell.id}: {p.failure}' for p in cells)})"
-        for word, cells in named.items()
-        if cells
-    ]
-    again = "resume" if recorded_cluster(opened.directory) else "run"
-    text = (
-        f"{', '.join(told)}. Logs are under {opened.directory / 'cells'}; "
-        f"'escala sweep {again} {config}{runs_flag(opened.directory.parent)} --failed' starts them again"
-    )
-    return text, EXIT_FAILED if failed else EXIT_DIVERGED
+def branches_text(cells: Sequence[PlannedCell]) -> str:
+    """Say what trunks save, in one line; empty without them."""
+    branches = [one for one in cells if one.cell.branch is not None]
+    if not branches:
+        return ""
+    trunks = len({one.cell.branch.trunk for one in branches if one.cell.branch is not None})
+    trained, whole = sum(one.share * one.plan.tokens for one in cells), sum(one.plan.tokens for one in cells)
+    return f"{len(branches)} cells branch off {trunks} trunks: {count(trained)} tokens are trained for {count(whole)}"

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from launch.run.newest_step import training_rows
 from launch.run.run_state import divergence_of, failure_of
 from launch.scaling.table.oddities import chance
+from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.ledger import ledger
 from launch.sweep.ledger.ledger import LedgerRow
 from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
 from trainer.contract.run_dir import RunDir, Status, utc_now
 from trainer.plan.plan import Plan
-
-if TYPE_CHECKING:
-    from launch.sweep.execute.run import CellProgress
 
 
 class Evaluated(BaseModel):
@@ -55,89 +54,91 @@ class Result(Came):
 BADLY = {Status.DIVERGED: divergence_of, Status.FAILED: failure_of}
 
 
-def collect(cells: Sequence[CellProgress], ledger_path: Path) -> list[str]:
-    """Append how every cell ended, where the ledger does not say so yet, and return the ids that were added.
+def collect(cells: Sequence[PlannedCell], ledger_path: Path) -> None:
+    """Append how these cells ended, where the ledger does not say so yet. The result of one that is done is readable.
 
-    A run that is done and whose result cannot be read is taken for one that is not: the next start evaluates it again.
+    Layout checks have no rows.
     """
     known = ledger.latest(ledger_path)
-    added = []
-    for progress in cells:
-        if progress.cell.check_of is not None:
-            continue
-        rows = _new_rows(progress, known.get(progress.cell.id, {}))
-        if rows:
+    for one in cells:
+        if rows := _new_rows(one, known.get(one.id, {})):
             ledger.append(ledger_path, rows)
-            added.append(progress.cell.id)
-    return added
 
 
-def _new_rows(progress: CellProgress, known: dict[str, Any]) -> list[LedgerRow]:
-    status = progress.run_dir.read_status()
+def result_problem(run_dir: RunDir) -> str | None:
+    """Return why the result of a run cannot be taken into the ledger, or None. A run with a problem is evaluated again.
+
+    Reads result.json.
+    """
+    try:
+        _result(run_dir)
+    except (ValidationError, FileNotFoundError) as error:
+        return str(error)
+    return None
+
+
+def _result(run_dir: RunDir) -> Result:
+    return Result.model_validate_json(run_dir.result.read_bytes())
+
+
+def _new_rows(one: PlannedCell, known: dict[str, Any]) -> list[LedgerRow]:
+    status = one.run_dir.read_status()
     rows: list[LedgerRow] = []
     if status is Status.DONE and known.get("status", "") != "done":
-        try:
-            rows = _done_rows(progress)
-        except (ValidationError, FileNotFoundError) as error:
-            print(f"warning: {progress.cell.id} is evaluated again: result.json: {error}", file=sys.stderr)
-            progress.run_dir.write_status(Status.PENDING)
+        rows = _done_rows(one)
     elif status in BADLY:
-        rows = [_badly(progress, status)]
+        rows = [_badly(one, status)]
     if rows and all(known.get(key) == getattr(rows[-1], key) for key in ("status", "step", "reason")):
         return []
     return rows
 
 
-def _done_rows(progress: CellProgress) -> list[LedgerRow]:
+def _done_rows(one: PlannedCell) -> list[LedgerRow]:
     """Return a row for each set that the finished run was evaluated on."""
-    result = Result.model_validate_json(progress.run_dir.result.read_bytes())
-    vocabulary = progress.cell.config.model.vocab_rows
+    result = _result(one.run_dir)
+    vocabulary = one.cell.config.model.vocab_rows
     rows = []
     for evaluation in result.evaluations:
         values = evaluation.model_dump()
         values["loss_by_position"] = [loss for loss in evaluation.loss_by_position if loss is not None]
         if evaluation.loss is None:
-            rows.append(_row(progress, result, **values, status="diverged", reason="its evaluation gave no number"))
+            rows.append(_row(one, result, **values, status="diverged", reason="its evaluation gave no number"))
         else:
-            rows.append(_row(progress, result, **values, reason=chance(evaluation.loss, vocabulary)))
+            rows.append(_row(one, result, **values, reason=chance(evaluation.loss, vocabulary)))
     return rows
 
 
-def _badly(progress: CellProgress, status: Status) -> LedgerRow:
+def _badly(one: PlannedCell, status: Status) -> LedgerRow:
     """Return the row of a run that ended badly: how far it came, its last finite loss, and why it ended."""
-    events = [row for row in rows_of(progress.run_dir.events, "event") if row["event"] in ("diverged", "started")]
+    events = [row for row in rows_of(one.run_dir.events, "event") if row["event"] in ("diverged", "started")]
     found: dict[str, Any] = {"train_loss": None}
     for event in events:
         found.update({key: value for key, value in event.items() if key in Came.model_fields})
         found["unique_tokens"] = event.get("train_tokens", found.get("unique_tokens", 0))
-    steps = [
-        row
-        for row in rows_of(progress.run_dir.metrics, "kind", "step", "loss")
-        if row["kind"] == "train" and isinstance(row["step"], int)
-    ]
-    finite = [row["loss"] for row in steps if row["loss"] is not None]
-    if found["train_loss"] is None and finite:
-        found["train_loss"] = finite[-1]
+    steps = training_rows(one.run_dir)
+    newest: dict[str, Any] = next(steps, {"step": 0, "loss": None})
+    if found["train_loss"] is None:
+        found["train_loss"] = next((row["loss"] for row in chain([newest], steps) if row["loss"] is not None), None)
     try:
         came = Came.model_validate(found)
     except ValidationError:  # a damaged event
         came = Came()
-    step = max([came.step, *(row["step"] for row in steps[-1:])])
-    came = came.model_copy(update={"step": step, "tokens": step * progress.plan.tokens_per_step})
-    reason = BADLY[status](progress.run_dir)
-    return _row(progress, came, status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
+    step = max(came.step, newest["step"])
+    came = came.model_copy(update={"step": step, "tokens": step * one.plan.tokens_per_step})
+    reason = BADLY[status](one.run_dir)
+    return _row(one, came, status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
 
 
-def _row(progress: CellProgress, came: Came, **more: Any) -> LedgerRow:
-    cell, plan, config = progress.cell, _plan(progress), progress.cell.config
+def _row(one: PlannedCell, came: Came, **more: Any) -> LedgerRow:
+    cell, plan, config = one.cell, _plan(one), one.cell.config
     model, counts, tokens = config.model, plan.parameters, came.tokens
     head_params = model.vocab_rows * model.d_model
     return LedgerRow(
         cell=cell.id,
         name=cell.id,
-        run_dir=str(progress.run_dir.root),
+        run_dir=str(one.run_dir.root),
         config_hash=plan.config_hash,
-        git_revision=_revision(progress.run_dir),
+        git_revision=_revision(one.run_dir),
         time=utc_now(),
         family=model.family,
         kind=model.kind,
@@ -166,12 +167,12 @@ def _row(progress: CellProgress, came: Came, **more: Any) -> LedgerRow:
     )
 
 
-def _plan(progress: CellProgress) -> Plan:
+def _plan(one: PlannedCell) -> Plan:
     """Return the plan that the ranks made; the launcher's own where they made none that can be read."""
     try:
-        return Plan.from_json(progress.run_dir.plan.read_text(encoding="utf-8"))
+        return Plan.from_json(one.run_dir.plan.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
-        return progress.plan
+        return one.plan
 
 
 def _revision(run_dir: RunDir) -> str | None:
