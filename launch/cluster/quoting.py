@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from launch.cluster.job import JobSpec
@@ -75,12 +75,3 @@ def check_environment(environment: Mapping[str, str], where: str) -> None:
                 f"{where}: {name} looks like a secret and would be written into a file; "
                 f"list its name under `secrets` and export it in your shell instead"
             )
-
-
-def check_secrets(secrets: Collection[str], environment: Mapping[str, str]) -> None:
-    """Raise UserError that names the secrets which this shell does not have: the job would find out in the queue."""
-    missing = [name for name in secrets if not environment.get(name)]
-    if missing:
-        raise UserError(
-            f"{', '.join(missing)}: named under `secrets` but not set in this shell. Export it, or take it off the list"
-        )

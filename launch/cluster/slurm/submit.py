@@ -10,7 +10,8 @@ from pathlib import Path
 
 from launch.cluster.job import JobSpec
 from launch.cluster.process import Call, CallError
-from launch.cluster.quoting import check_secrets, label
+from launch.cluster.quoting import label
+from launch.cluster.secret_names import check_secrets
 from launch.cluster.slurm.arrays import shard_size
 from launch.cluster.slurm.environment import export_option, job_environment
 from launch.cluster.slurm.queue import SlurmQueue
