@@ -36,4 +36,5 @@ def borders(first: Tensor, chunks: int) -> Borders:
 
 def in_chunks(x: Tensor, chunks: int) -> Tensor:
     """Return (B, M, H, C, ...) for x (B, M C, H, ...)."""
-    return x.unflatten(1, (chunks, -1)).transpose(2, 3)
+    chunked: Tensor = x.unflatten(1, (chunks, -1)).transpose(2, 3)
+    return chunked
