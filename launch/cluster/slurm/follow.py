@@ -8,7 +8,8 @@ from pathlib import Path
 
 from launch.cluster.job import JobState, JobStatus
 from launch.cluster.logs import follow_logs
-from launch.cluster.slurm.batch_output import attempts_of, batch_output, lines_of
+from launch.cluster.slurm.batch_output import batch_output, lines_of
+from trainer.contract.attempts import attempts_of
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir
 
