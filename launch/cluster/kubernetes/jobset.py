@@ -22,6 +22,7 @@ PORT = 29400
 API = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
 LABEL = "jobset.sigs.k8s.io"
 OURS = {"app.kubernetes.io/name": "escala"}
+CONTAINER = "trainer"
 RUN_DIR = "escala/run-dir"  # annotation: whose JobSet it is
 
 
@@ -92,7 +93,7 @@ def _job(spec: JobSpec, template: dict[str, Any]) -> dict[str, Any]:
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {"action": "FailJob", "onExitCodes": {"containerName": "trainer", "operator": "In", "values": agreed}},
+                {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": agreed}},
             ]
         },
         "template": template,
@@ -113,7 +114,7 @@ def _pod(
 ) -> dict[str, Any]:
     volumes, mounts = _volumes(spec, options)
     container = {
-        "name": "trainer",
+        "name": CONTAINER,
         "image": spec.container,
         "workingDir": str(spec.directory or directory),
         "command": [literal(word) for word in (python, "-m", "trainer.node.agent")],
