@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 
@@ -25,9 +24,18 @@ _STATES = {
 }
 
 
-def job_id() -> str:
-    """Return this process as a job id: HOST:PID:START, so that a later process with the same number is not meant."""
-    return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
+def job_id(pid: int | None = None) -> str:
+    """Return a process, this one by default, as a job id: HOST:PID:START.
+
+    With its start, a later process of the same number is not meant. Raises psutil.NoSuchProcess.
+    """
+    process = psutil.Process(pid)
+    return f"{socket.gethostname()}:{process.pid}:{int(process.create_time())}"
+
+
+def host_of(job: str) -> str:
+    """Return the machine on which a job's process was started."""
+    return job.rsplit(":", 2)[0]
 
 
 def owner(job: str) -> psutil.Process | None:
@@ -37,7 +45,9 @@ def owner(job: str) -> psutil.Process | None:
         raise UserError(f"job {job} was started on {host}: ask there")
     try:
         process = psutil.Process(int(pid))
-        return process if abs(process.create_time() - int(started)) <= CLOCK_SLACK else None
+        same = abs(process.create_time() - int(started)) <= CLOCK_SLACK
+        # In a container, where nobody may wait for its orphans, an ended driver stays in the list.
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
 
@@ -46,7 +56,7 @@ def status(row: Submitted) -> JobStatus:
     """Return what the process that drives the run says, and where it said nothing, what the run directory says."""
     last = told(row.run_dir)
     said = last.status if last is not None and last.driver == row.job else None
-    here = row.job.rsplit(":", 2)[0] == socket.gethostname()
+    here = host_of(row.job) == socket.gethostname()
     gone = here and owner(row.job) is None
     word = RunDir(row.run_dir).read_status()
     if said is not None and said.state is JobState.CANCELLED and word is Status.PREEMPTED:
@@ -67,4 +77,9 @@ def cancel(row: Submitted) -> None:
     process = owner(row.job)
     if process is None:
         raise UserError(f"{row.name} does not run: the process that started it has ended")
-    process.send_signal(signal.SIGTERM)
+    try:
+        process.send_signal(signal.SIGTERM)
+    except psutil.NoSuchProcess:
+        return  # it has just ended by itself
+    except psutil.AccessDenied:
+        raise UserError(f"{row.name} belongs to {process.username()}, who alone can end it") from None

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
+from launch.cluster.attached import job_id
 from launch.cluster.driven import told
 from trainer.contract.errors import UserError
 from trainer.node.failure import last_error_line
@@ -32,7 +30,7 @@ def detach(command: Sequence[str], run_dir: Path) -> str:
             list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
-    job = f"{socket.gethostname()}:{driver.pid}:{int(psutil.Process(driver.pid).create_time())}"
+    job = job_id(driver.pid)
     while True:
         ended = driver.poll() is not None  # asked first: what it told before its end is still read
         known = told(run_dir)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from trainer.contract.errors import UserError
-
 # Slurm's programs read their options from these too, before those in a script: a job submitted from inside another one
 # would inherit its CPU binding, its array index, its node count. Where Slurm is stays known.
 _OF_SLURM = ("SLURM", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SALLOC_")
@@ -41,12 +39,3 @@ def job_environment(environment: Mapping[str, str], given: Collection[str]) -> d
 def export_option(inherit: bool, secrets: Collection[str]) -> str:
     """Return sbatch's `--export`, on the command line because SBATCH_EXPORT would win over the script."""
     return "--export=" + ("ALL" if inherit else ",".join(sorted(secrets)) or "NONE")
-
-
-def check_secrets(secrets: Collection[str], environment: Mapping[str, str]) -> None:
-    """Raise UserError that names the secrets which this shell does not have: the job would find out in the queue."""
-    missing = [name for name in secrets if not environment.get(name)]
-    if missing:
-        raise UserError(
-            f"{', '.join(missing)}: named under `secrets` but not set in this shell. Export it, or take it off the list"
-        )

@@ -12,7 +12,8 @@ from launch.cluster.job import JobSpec
 from launch.cluster.process import Call, CallError
 from launch.cluster.quoting import label
 from launch.cluster.registry import shard_size
-from launch.cluster.slurm.environment import check_secrets, export_option, job_environment
+from launch.cluster.secret_names import check_secrets
+from launch.cluster.slurm.environment import export_option, job_environment
 from launch.cluster.slurm.queue import SlurmQueue
 from launch.cluster.slurm.script import SBATCH_OPTIONS, check_signal, render_script, slurm_options
 from trainer.contract.errors import UserError

@@ -24,7 +24,7 @@ from launch.cluster.driven import tell, telling_refusals
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.cluster.logs import attempt_logs, first_failure, follow_logs, newest_logs
 from launch.cluster.quoting import check_spec
-from launch.cluster.slurm.environment import check_secrets
+from launch.cluster.secret_names import check_secrets
 from launch.cluster.ssh.connect import connect, copy_code, start_order
 from launch.cluster.ssh.connection import Node, remote_command
 from launch.cluster.ssh.hosts import Host, SshOptions, hosts_for, ssh_command
