@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+from functools import cache
 
 import psutil
 
@@ -24,18 +26,33 @@ _STATES = {
 }
 
 
-def job_id(pid: int | None = None) -> str:
-    """Return a process, this one by default, as a job id: HOST:PID:START.
+def job_id() -> str:
+    """Return this process as a job id, always the same: HOST:PID:START. A later process of its number is not meant."""
+    return _own_id(os.getpid())
 
-    With its start, a later process of the same number is not meant. Raises psutil.NoSuchProcess.
-    """
-    process = psutil.Process(pid)
-    return f"{socket.gethostname()}:{process.pid}:{int(process.create_time())}"
+
+@cache
+def _own_id(pid: int) -> str:
+    return job_id_of(pid)  # kept, for the start is told differently after the clock was set
+
+
+def job_id_of(pid: int) -> str:
+    """Return a process of this machine as a job id. Raises psutil.NoSuchProcess."""
+    return f"{socket.gethostname()}:{pid}:{int(psutil.Process(pid).create_time())}"
 
 
 def host_of(job: str) -> str:
     """Return the machine on which a job's process was started."""
     return job.rsplit(":", 2)[0]
+
+
+def same_process(one: str, other: str) -> bool:
+    """Tell whether two job ids, each as another process may have told it, mean one process."""
+    (*place, began), (*elsewhere, started) = one.rsplit(":", 2), other.rsplit(":", 2)
+    try:
+        return one == other or (place == elsewhere and abs(int(began) - int(started)) <= CLOCK_SLACK)
+    except ValueError:  # no job id of a process
+        return False
 
 
 def owner(job: str) -> psutil.Process | None:
@@ -55,7 +72,7 @@ def owner(job: str) -> psutil.Process | None:
 def status(row: Submitted) -> JobStatus:
     """Return what the process that drives the run says, and where it said nothing, what the run directory says."""
     last = told(row.run_dir)
-    said = last.status if last is not None and last.driver == row.job else None
+    said = last.status if last is not None and same_process(last.driver, row.job) else None
     here = host_of(row.job) == socket.gethostname()
     gone = here and owner(row.job) is None
     word = RunDir(row.run_dir).read_status()
@@ -82,4 +99,4 @@ def cancel(row: Submitted) -> None:
     except psutil.NoSuchProcess:
         return  # it has just ended by itself
     except psutil.AccessDenied:
-        raise UserError(f"{row.name} belongs to {process.username()}, who alone can end it") from None
+        raise UserError(f"its process {process.pid} belongs to {process.username()}, who alone can end it") from None

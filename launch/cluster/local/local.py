@@ -59,6 +59,7 @@ class _Job:
     failures: int = 0
     stands_still: str = ""  # why it is not started again although it may fail more often
     devices: tuple[str, ...] = ()
+    offsets: dict[int | None, dict[Path, int]] = field(default_factory=dict)  # of the logs that were followed, by rank
 
 
 class LocalBackend:
@@ -155,11 +156,12 @@ class LocalBackend:
             self._end_ranks(found, SAVE_GRACE)
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the job's newest attempt."""
+        """Yield the lines of the job's newest attempt. Followed again, those that were not yielded yet."""
         found = self._job(job)
         if follow:
             return follow_logs(
-                lambda: found.log_dir, rank, lambda: self.status([job])[job].state.final, lambda: self.wait(0.2)
+                *(lambda: found.log_dir, rank, lambda: self.status([job])[job].state.final, lambda: self.wait(0.2)),
+                offsets=found.offsets.setdefault(rank, {}),
             )
         return attempt_logs(found.log_dir, rank)
 

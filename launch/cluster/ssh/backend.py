@@ -56,6 +56,7 @@ class _Job:
     port_tries: int = 0
     repeat: int = 0  # how often it was started before, after a host was lost
     said: list[str] = field(default_factory=list)
+    offsets: dict[int | None, dict[Path, int]] = field(default_factory=dict)  # of the logs that were followed, by rank
 
 
 class SshBackend:
@@ -113,7 +114,10 @@ class SshBackend:
             self._watch(job)
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the newest attempt; with `follow`, also what the agents and this driver say."""
+        """Yield the lines of the newest attempt; with `follow`, also what the agents and this driver say.
+
+        Followed again, those that were not yielded yet.
+        """
         found = self._job(job)
         if not follow:
             yield from attempt_logs(newest_logs(found.spec.run_dir), rank)
@@ -124,6 +128,7 @@ class SshBackend:
             lambda: self.status([job])[job].state.final,
             lambda: self.wait(0.2),
             lambda: [found.said.pop(0) for _ in range(len(found.said))],
+            found.offsets.setdefault(rank, {}),
         )
         yield from lines
 
