@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import IO
@@ -19,14 +20,17 @@ class Echo:
 
     def go_on(self, *, last: bool = False) -> None:
         """Print what was written since the last call. Unless it is the `last`, a line that has no end yet waits."""
-        for log in outputs(self.directory):
-            with log.open("rb") as file:
-                file.seek(self.offsets.get(log, 0))
-                data = file.read()
-            if not last:
-                data = data[: data.rfind(b"\n") + 1]
-            self.offsets[log] = self.offsets.get(log, 0) + len(data)
-            label = f"[{log.stem.removeprefix('rank_')}] ".encode()
-            for line in data.splitlines():
-                self.out.write(label + line + b"\n")
-        self.out.flush()
+        with contextlib.suppress(OSError):  # a filesystem that is away, a reader that has gone: no reason to end a run
+            for log in outputs(self.directory):
+                self._print_new(log, last)
+            self.out.flush()
+
+    def _print_new(self, log: Path, last: bool) -> None:
+        with log.open("rb") as file:
+            file.seek(self.offsets.get(log, 0))
+            data = file.read()
+        if not last:
+            data = data[: data.rfind(b"\n") + 1]
+        self.offsets[log] = self.offsets.get(log, 0) + len(data)
+        label = f"[{log.stem.removeprefix('rank_')}] ".encode()
+        self.out.write(b"".join(label + line + b"\n" for line in data.splitlines()))
