@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.contract.attempts import newest_attempt
-from trainer.contract.errors import UserError
+from trainer.contract.errors import UserError, os_error_text
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_FAILED, EXIT_FENCED, EXIT_PORT_TAKEN, EXIT_PREEMPTED
 from trainer.node.arguments import Node, node_of, parse
 from trainer.node.claiming import or_standstill
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Leave as left:
         return left.code
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {os_error_text(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return EXIT_FAILED
     if isinstance(node, int):
         return node

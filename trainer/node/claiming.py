@@ -22,7 +22,9 @@ def find_claim(run_dir: Path, start: str, attempt: int | None, timeout: float) -
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         claim = claim_of(run_dir, attempt or newest_attempt(run_dir))
-        if claim is not None and (attempt is not None or claim.start == start):
+        if attempt is not None and RunDir(run_dir).logs(attempt).is_dir():
+            return claim or Claim(attempt)  # a script that was queued before claims were written made the directory
+        if claim is not None and claim.start == start:
             return claim
         time.sleep(LOOK_SECONDS)
     what = f"attempt {attempt}" if attempt else f"the start {start!r} of the first node"
