@@ -6,6 +6,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,8 @@ from trainer.contract.attempts import (
     standstill,
     starts_in_vain,
 )
+from trainer.contract.errors import UserError
+from trainer.node.claiming import find_claim
 
 
 def save(run_dir: Path, checkpoint: str) -> None:
@@ -72,3 +75,13 @@ def test_a_new_submission_counts_anew_also_where_ids_begin_again(tmp_path: Path)
     for job in ("8", "7", ""):
         for _ in range(MOST_STARTS + 1):
             assert standstill(tmp_path, claim_attempt(tmp_path, job), ended=False) == ""
+
+
+def test_the_nodes_of_a_start_follow_its_claim_and_no_older_one(tmp_path: Path) -> None:
+    claim_attempt(tmp_path, "7", start="7.0")
+    with pytest.raises(UserError, match=r"the start '7\.1' of the first node did not appear in .* within 0 s"):
+        find_claim(tmp_path, "7.1", None, 0.3)
+    claimed = claim_attempt(tmp_path, "7", repeat=1, start="7.1")
+    assert find_claim(tmp_path, "7.1", None, 5) == find_claim(tmp_path, "", 2, 5) == claimed
+    (tmp_path / "logs" / "3").mkdir()  # as older batch scripts did, which may still wait in a queue
+    assert find_claim(tmp_path, "7.3", 3, 5) == Claim(3)
