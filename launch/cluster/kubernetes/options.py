@@ -53,7 +53,7 @@ def check_key(text: str) -> str:
 
 def check_value(value: Any) -> str:
     """Return the value of a label. Raises ValueError."""
-    text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    text = _text(value)
     if text and (len(text) > 63 or not _NAME.match(text)):
         raise ValueError(f"{text!r} is no label's value: expected at most 63 letters, digits, -, _ and .")
     return text
