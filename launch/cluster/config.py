@@ -11,9 +11,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from launch.cluster.job import Backend, JobSpec, Mount, Requeue, Task
+from launch.cluster.time_limit import TimeLimit
 from trainer.config.base import Section, parse_section
 from trainer.config.load import config_file, read_yaml
-from trainer.config.time_limit import TimeLimit
 from trainer.contract.errors import UserError
 
 

@@ -7,6 +7,7 @@ has noticed. So causes come before consequences, and only within each is it the 
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import time
@@ -52,10 +53,12 @@ class Ending:
     def write(self, logs: Path) -> None:
         """Leave `failure_<host>_<rank>.json` in an attempt's log directory: the rank that this machine blames.
 
-        Agents of several nodes on one host, as in containers, blame different ranks: none overwrites the other.
+        Agents of several nodes on one host, as in containers, blame different ranks: none overwrites the other. An
+        agent that failed itself blames rank -1, and its process tells it apart.
         """
+        who = str(self.rank) if self.rank >= 0 else f"agent_{os.getpid()}"
         row = {**asdict(self), "signal": signal_name(self.code) if self.code < 0 else None}
-        write_atomically(logs / f"failure_{socket.gethostname()}_{self.rank}.json", json.dumps(row) + "\n")
+        write_atomically(logs / f"failure_{self.host}_{who}.json", json.dumps(row) + "\n")
 
     def __str__(self) -> str:
         name = signal_name(self.code) if self.code < 0 else None

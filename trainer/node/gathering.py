@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import time
 from collections.abc import Callable
 
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_FAILED, EXIT_FENCED, EXIT_PORT_TAKEN, EXIT_PREEMPTED, EXIT_USER_ERROR
-from trainer.contract.run_dir import write_atomically
+from trainer.node.first_failure import Ending
 from trainer.node.meeting import AbsentError, Meeting, Party, PortTakenError, meet
 
 
@@ -48,11 +46,7 @@ def gather(party: Party, superseded: Callable[[], bool]) -> Meeting | int:
 
 
 def _record(party: Party, error: Exception, code: int) -> int:
-    """Leave the failure where `escala jobs` looks for it, and where the other agents do.
-
-    Agents of several nodes on one host have one name: the process tells them apart.
-    """
-    row = {"rank": -1, "host": party.me, "code": code, "time": time.time(), "signal": None, "message": str(error)}
-    write_atomically(party.logs / f"failure_{party.me}_{os.getpid()}.json", json.dumps(row) + "\n")
+    """Leave the failure where `escala jobs` looks for it, and where the other agents do."""
+    Ending(-1, party.me, code, time.time(), str(error)).write(party.logs)
     print(f"error: {error}", flush=True)
     return code
