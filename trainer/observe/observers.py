@@ -1,6 +1,7 @@
 """Who is told what happens in a run: the local record, the console, W&B.
 
-To add an observer, write a class with the three methods of `Observer` and list it in `_open_observers` of `trainer/session.py`.
+To add an observer, write a class with the three methods of `Observer` and list it in `_open_observers` of
+`trainer/session.py`.
 """
 
 from __future__ import annotations
