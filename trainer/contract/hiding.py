@@ -1,7 +1,7 @@
 """Secrets kept out of what is printed and written: by the name beside them, and by their value.
 
 Libraries repeat in their errors what they were given: a key, a signed address. Every entry point passes its messages
-and tracebacks through `without_secrets`.
+and tracebacks through `without_secrets`, and the log of a rank whatever Python prints.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from functools import cache
 from types import TracebackType
 from urllib.parse import quote, quote_plus
 
@@ -28,6 +29,7 @@ _PARAMETER = re.compile(r"""([?&]([\w.-]+)=)[^&#\s'"]+""")  # of an address
 _taken: set[str] = set()
 
 
+@cache
 def looks_secret(name: str) -> bool:
     """Return whether an option of this name holds a secret: `client_secret`, `accountKey`, `token`, not `key_file`."""
     words = set() if name in SHELLS else {word.lower() for word in _WORDS.findall(name)}
