@@ -41,6 +41,7 @@ class Came(BaseModel):
     tokens_per_second: float | None = None
     seconds: float | None = None
     unique_tokens: int = 0
+    unigram_entropy: float | None = None
     tokenizer_hash: str = ""
     data_hash: str = ""
     skipped_steps: list[list[int]] = []
@@ -99,7 +100,9 @@ def _done_rows(progress: CellProgress) -> list[LedgerRow]:
         if evaluation.loss is None:
             rows.append(_row(progress, result, **values, status="diverged", reason="its evaluation gave no number"))
         else:
-            rows.append(_row(progress, result, **values, reason=chance(evaluation.loss, vocabulary)))
+            rows.append(
+                _row(progress, result, **values, reason=chance(evaluation.loss, vocabulary, result.unigram_entropy))
+            )
     return rows
 
 
