@@ -13,9 +13,8 @@ import json
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-
-from trainer.config.base import Section
 
 T = TypeVar("T")
 
@@ -40,12 +39,12 @@ def said(field: FieldInfo) -> Determines | None:
 
 def holds_sections(annotation: Any) -> bool:
     """Return whether a field's type is a section, or a list or an option of them."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return True
     return any(holds_sections(part) for part in get_args(annotation))
 
 
-def determining(section: Section, least: Determines) -> dict[str, Any]:
+def determining(section: BaseModel, least: Determines) -> dict[str, Any]:
     """Return the values of the fields that determine at least `least`, as plain JSON values.
 
     A field that says nothing, as one of a family from elsewhere may, counts as determining: two runs are never taken
@@ -58,7 +57,7 @@ def determining(section: Section, least: Determines) -> dict[str, Any]:
         if name not in dumped or (mark is not None and mark < least):
             continue
         value = getattr(section, name)
-        if isinstance(value, Section):
+        if isinstance(value, BaseModel):
             if inner := determining(value, least):
                 found[name] = inner
         elif holds_sections(field.annotation) and isinstance(value, tuple):

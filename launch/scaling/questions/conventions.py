@@ -22,7 +22,6 @@ from launch.scaling.table.table import Table
 from launch.scaling.trust.study import study
 
 ABOUT = 2.0  # the exponent at the largest budget is taken between half and twice of it
-C_MEANING = {"6nd": "6 N D", "exact": "exact, with attention", "as given": "as the table gives it"}
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from launch.scaling.laws.base import MULTIPLIERS
 from launch.scaling.laws.groups import Behind
-from launch.scaling.questions.conventions import C_MEANING, Counted
 from launch.scaling.questions.next_run import Decision, Estimate
 from launch.scaling.questions.published import Against
 from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, known, ranges
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.table.counting import N_CONVENTIONS
+from launch.scaling.table.counting import C_MEANING, N_CONVENTIONS
 from launch.scaling.trust.holdout import SHARES, HoldOut
 from launch.show.text import count, flops_text
+
+if TYPE_CHECKING:
+    from launch.scaling.questions.conventions import Counted
 
 BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
 NOTHING = 1e-9  # nats: a floor below this is none
