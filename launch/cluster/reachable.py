@@ -16,7 +16,7 @@ from trainer.contract.errors import UserError
 SECONDS = 15.0
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str) -> dict[str, object]:
     """Return what a cluster is and what it answered, as plain values. A file that cannot be read is no answer."""
     row: dict[str, Any] = {"name": name, "backend": None, "nodes": None, "ranks_per_node": None}
     try:

@@ -33,7 +33,7 @@ class Submitted:
     identity: JobIdentity = NOBODY  # tells the job from another one that has its id now
     settings: Mapping[str, Any] | None = field(default=None, compare=False)  # the cluster file as it was then
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values."""
         row = {**asdict(self), "run_dir": str(self.run_dir)}
         return {key: value for key, value in row.items() if value is not None}

@@ -46,7 +46,7 @@ class ModelConfig(Section):
         assert self.vocab_size is not None, "the vocabulary is known once the data are prepared"
         return -(-self.vocab_size // self.vocab_multiple_of) * self.vocab_multiple_of
 
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
         values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
         if self.vocab_size == self.vocab_rows:  # rounding that changes nothing is no difference

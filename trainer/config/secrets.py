@@ -40,7 +40,7 @@ def _is_literal(value: Any) -> bool:
     return not (isinstance(value, str) and (value in HARMLESS or _VARIABLE.match(value)))
 
 
-def from_environment(options: Mapping[str, Any]) -> dict[str, Any]:
+def from_environment(options: Mapping[str, Any]) -> dict[str, object]:
     """Return file system options with the variables that they name replaced by their values.
 
     Raises `UserError` for a variable that is not set. Nobody writes the result down.
@@ -61,7 +61,7 @@ def _value(name: str, value: Any) -> Any:
     return os.environ[variable]
 
 
-def _options(options: dict[str, Any]) -> dict[str, Any]:
+def _options(options: dict[str, Any]) -> dict[str, object]:
     refuse_literals(options)
     return options
 

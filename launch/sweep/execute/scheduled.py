@@ -175,7 +175,7 @@ def sweep_status(config: Path, assignments: tuple[str, ...], runs: Path) -> dict
     }
 
 
-def _cell_state(cell: Cell, run_dir: RunDir, jobs: dict[RunDir, Any], remark: str) -> dict[str, Any]:
+def _cell_state(cell: Cell, run_dir: RunDir, jobs: dict[RunDir, Any], remark: str) -> dict[str, object]:
     row = last_step(run_dir.metrics) or {}
     found, job = state_of(run_dir), None
     state, reason = found.word, found.reason or (remark if found.word == Status.DONE else "")

@@ -47,7 +47,7 @@ class Result:
     failure: str = ""
     exit_code: int = EXIT_DONE
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values."""
         paths = self.report and {"html": str(self.report.html), "markdown": str(self.report.markdown)}
         return {"started": [p.cell.id for p in self.started], "report": paths}

@@ -131,7 +131,7 @@ def _badly(progress: CellProgress, status: Status) -> LedgerRow:
     return _row(progress, came, status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
 
 
-def _row(progress: CellProgress, came: Came, **more: Any) -> LedgerRow:
+def _row(progress: CellProgress, came: Came, **more: object) -> LedgerRow:
     cell, plan, config = progress.cell, _plan(progress), progress.cell.config
     model, counts, tokens = config.model, plan.parameters, came.tokens
     head_params = model.vocab_rows * model.d_model

@@ -78,7 +78,7 @@ class TransformerConfig(ModelConfig):
         """What the norms add to the variance."""
         return self.norm_eps or {"rmsnorm": 1e-6, "layernorm": 1e-5}[self.norm]
 
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
         return {**super().architecture(), "d_ff": self.ff_width, "n_kv_heads": self.kv_heads}
 
