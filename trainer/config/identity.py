@@ -37,7 +37,7 @@ def said(field: FieldInfo) -> Determines | None:
     return next((mark for mark in field.metadata if isinstance(mark, Determines)), None)
 
 
-def holds_sections(annotation: Any) -> bool:
+def holds_sections(annotation: object) -> bool:
     """Return whether a field's type is a section, or a list or an option of them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return True

@@ -68,7 +68,7 @@ def config_class(family: str) -> type[ModelConfig]:
     return section
 
 
-def parse_model(values: Any) -> ModelConfig:
+def parse_model(values: object) -> ModelConfig:
     """Return a model section, read as its family's. Raises pydantic's errors, and ValueError for an unknown family."""
     if isinstance(values, ModelConfig):
         return values
@@ -80,7 +80,7 @@ def parse_model(values: Any) -> ModelConfig:
     return section.model_validate(values)
 
 
-def _of_family(values: Any, _: Callable[[Any], ModelConfig]) -> ModelConfig:
+def _of_family(values: object, _: Callable[[Any], ModelConfig]) -> ModelConfig:
     return parse_model(values)
 
 

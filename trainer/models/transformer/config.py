@@ -39,7 +39,7 @@ class TransformerConfig(ModelConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _dimensions_from_size(cls, values: Any) -> Any:
+    def _dimensions_from_size(cls, values: object) -> Any:
         if not isinstance(values, dict) or values.get("size") is None:
             return values
         shape = dimensions(values["size"])
