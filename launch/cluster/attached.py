@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-
-import psutil
+from typing import TYPE_CHECKING
 
 from launch.cluster.driven import told
 from launch.cluster.ended import by_record, failed_by_record
@@ -15,6 +14,9 @@ from launch.cluster.registry import Submitted
 from launch.run.run_state import CLOCK_SLACK
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
+
+if TYPE_CHECKING:
+    import psutil
 
 _STATES = {
     Status.PENDING: JobState.PENDING,
@@ -27,11 +29,15 @@ _STATES = {
 
 def job_id() -> str:
     """Return this process as a job id: HOST:PID:START, so that a later process with the same number is not meant."""
+    import psutil  # late: a command that starts nothing does not pay for it
+
     return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
 
 
 def owner(job: str) -> psutil.Process | None:
     """Return the process behind an id, or None when it has ended. Raises UserError on another machine."""
+    import psutil
+
     host, pid, started = job.rsplit(":", 2)
     if host != socket.gethostname():
         raise UserError(f"job {job} was started on {host}: ask there")

@@ -9,8 +9,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
 from launch.cluster.driven import told
 from trainer.contract.errors import UserError
 from trainer.node.failure import last_error_line
@@ -32,6 +30,8 @@ def detach(command: Sequence[str], run_dir: Path) -> str:
             list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
+    import psutil  # late: a command that starts nothing does not pay for it
+
     job = f"{socket.gethostname()}:{driver.pid}:{int(psutil.Process(driver.pid).create_time())}"
     while True:
         ended = driver.poll() is not None  # asked first: what it told before its end is still read

@@ -112,7 +112,6 @@ FLOORS = {
 UPWARD = {
     ("launch.cluster", "launch.run"),
     ("trainer.models", "trainer.plan"),  # a family's cost returns the plan's types
-    ("trainer.plan", "trainer.checkpoint"),  # a warm start enters a run's name by its manifest
 }
 
 

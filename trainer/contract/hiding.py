@@ -9,10 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
 from functools import cache
 from types import TracebackType
-from urllib.parse import quote, quote_plus
 
 SECRET_WORDS = {
     "secret", "secrets", "key", "token", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "sas",
@@ -73,6 +71,8 @@ def hide_in_tracebacks() -> None:
 
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of an error without secrets."""
+    import traceback  # late, as `quote` below: commands that go well pay for neither
+
     return without_secrets("".join(traceback.format_exception(error)))
 
 
@@ -82,4 +82,6 @@ def _print_without_secrets(kind: type[BaseException], error: BaseException, wher
 
 def _spellings(value: str) -> set[str]:
     """Return how a value may stand in a text: as it is, as Python shows it, and in an address."""
+    from urllib.parse import quote, quote_plus
+
     return {value, repr(value)[1:-1], *(way(value, safe=safe) for way in (quote, quote_plus) for safe in ("", "/"))}

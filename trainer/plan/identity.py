@@ -13,8 +13,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.manifest import MANIFEST
-from trainer.checkpoint.search import newest_sound, root_of, sizes_problem
 from trainer.config.identity import Determines, determining, hash_of
 from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
@@ -68,6 +66,9 @@ def warm_start_of(source: str) -> tuple[Path, str] | None:
     One that is damaged as far as its manifest and the sizes of its files tell is passed over, as a start passes it
     over. None where there is none.
     """
+    from trainer.checkpoint.manifest import MANIFEST  # late: the name of no other run asks for a checkpoint
+    from trainer.checkpoint.search import newest_sound, root_of, sizes_problem
+
     try:
         found = newest_sound(root_of(Path(source)), sizes_problem)
         if found.checkpoint is None:
