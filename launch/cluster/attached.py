@@ -6,8 +6,7 @@ import os
 import signal
 import socket
 from functools import cache
-
-import psutil
+from typing import TYPE_CHECKING
 
 from launch.cluster.driven import told
 from launch.cluster.ended import STATE_OF, by_record, failed_by_record
@@ -16,6 +15,9 @@ from launch.cluster.registry import Submitted
 from launch.run.run_state import CLOCK_SLACK
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def job_id() -> str:
@@ -30,6 +32,8 @@ def _own_id(pid: int) -> str:
 
 def job_id_of(pid: int) -> str:
     """Return a process of this machine as a job id. Raises psutil.NoSuchProcess."""
+    import psutil  # late: a command that starts nothing does not pay for it
+
     return f"{socket.gethostname()}:{pid}:{int(psutil.Process(pid).create_time())}"
 
 
@@ -49,6 +53,8 @@ def same_process(one: str, other: str) -> bool:
 
 def owner(job: str) -> psutil.Process | None:
     """Return the process behind an id, or None when it has ended. Raises UserError on another machine."""
+    import psutil
+
     host, pid, started = job.rsplit(":", 2)
     if host != socket.gethostname():
         raise UserError(f"job {job} was started on {host}: ask there")
@@ -83,6 +89,8 @@ def status(row: Submitted) -> JobStatus:
 
 def cancel(row: Submitted) -> None:
     """Ask the process behind a job to stop; its ranks save first."""
+    import psutil
+
     process = owner(row.job)
     if process is None:
         raise UserError(f"{row.name} does not run: the process that started it has ended")

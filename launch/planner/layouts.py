@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any
 
 from launch.planner.expected import step_on_gpus
 from launch.planner.gpus import Gpu, find_gpu
@@ -66,7 +65,7 @@ class Layouts:
         reasons = [f"{refused.layout}: {refused.reason}" for refused in self.impossible]
         raise UserError(f"no layout works on {cluster}: " + (" ".join(self.notes) or "; ".join(reasons[:REASONS])))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values, best first."""
         return {
             "gpu": self.gpu.name,

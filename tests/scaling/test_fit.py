@@ -17,6 +17,7 @@ from launch.scaling.laws.registry import FIXED
 from launch.scaling.other.isoflop import fit_frontier
 from launch.scaling.table.load import load
 from launch.scaling.table.table import Table
+from launch.scaling.trust.profile import student_95
 from launch.scaling.trust.study import study
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, surface_loss
@@ -200,3 +201,8 @@ def test_an_exponent_whose_sign_is_open_is_weak(tmp_path) -> None:
     low, high = answer["certificate"]["profiles"]["alpha"]
     assert low < 0 < high and answer["certificate"]["status"] == "weak"
     assert "the sign of alpha is open" in answer["certificate"]["reasons"][0]
+
+
+@pytest.mark.parametrize(("freedom", "tabled"), [(1, 12.706), (2, 4.303), (5, 2.571), (30, 2.042), (10**9, 1.960)])
+def test_the_points_of_student_are_those_of_the_tables(freedom: int, tabled: float) -> None:
+    assert round(student_95(freedom), 3) == tabled

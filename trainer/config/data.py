@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -68,7 +68,7 @@ class SourceConfig(Section):
         return pattern
 
     @property
-    def storage_options(self) -> dict[str, Any]:
+    def storage_options(self) -> dict[str, object]:
         """The options of the file system with the variables that they name filled in: for use, never for a file."""
         return from_environment(self.storage)
 
@@ -210,7 +210,7 @@ class DataConfig(Section):
         """Whether tokens read their own document only, in training, evaluation and decoding alike."""
         return self.document_mask or self.packing == "best_fit"
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """Return what determines the tokens of the set, as plain JSON values."""
         return determining(self, Determines.TOKENS)
 

@@ -46,7 +46,7 @@ class ModelConfig(Section):
         assert self.vocab_size is not None, "the vocabulary is known once the data are prepared"
         return -(-self.vocab_size // self.vocab_multiple_of) * self.vocab_multiple_of
 
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
         values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
         if self.vocab_size == self.vocab_rows:  # rounding that changes nothing is no difference
@@ -73,7 +73,7 @@ def config_class(family: str) -> type[ModelConfig]:
     return section
 
 
-def parse_model(values: Any) -> ModelConfig:
+def parse_model(values: object) -> ModelConfig:
     """Return a model section, read as its family's. Raises pydantic's errors, and ValueError for an unknown family."""
     if isinstance(values, ModelConfig):
         return values
@@ -85,7 +85,7 @@ def parse_model(values: Any) -> ModelConfig:
     return section.model_validate(values)
 
 
-def _of_family(values: Any, _: Callable[[Any], ModelConfig]) -> ModelConfig:
+def _of_family(values: object, _: Callable[[Any], ModelConfig]) -> ModelConfig:
     return parse_model(values)
 
 

@@ -22,7 +22,7 @@ class DamagedFileError(UserError):
     """A file of a run cannot be read as what it should be."""
 
 
-def to_json(values: Any, indent: int | None = None) -> str:
+def to_json(values: object, indent: int | None = None) -> str:
     """Return values as one valid JSON document. Numbers that are not finite become null plus a word.
 
     Text stays readable; where it is no valid Unicode, as names of files may be, it is escaped.
@@ -39,7 +39,7 @@ def to_json(values: Any, indent: int | None = None) -> str:
     return text
 
 
-def _plain(value: Any, path: str, words: dict[str, str]) -> Any:
+def _plain(value: object, path: str, words: dict[str, str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         words[path] = str(float(value))
         return None

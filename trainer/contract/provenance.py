@@ -8,7 +8,6 @@ import socket
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -39,7 +38,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> dict[str, object]:
     """Return what identifies this process, its machine and its code."""
     return {
         "host": socket.gethostname(),

@@ -106,7 +106,7 @@ class RunDir:
         """
         replace_in_place_if_full(self.root / "status", status.value + "\n")
 
-    def record_event(self, event: str, **details: Any) -> None:
+    def record_event(self, event: str, **details: object) -> None:
         """Append one line to events.jsonl."""
         append_json(self.events, {"time": utc_now(), "event": event, **details})
 

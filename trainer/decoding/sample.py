@@ -11,7 +11,7 @@ import torch
 
 from trainer.checkpoint.load import Source
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.search import newest_sound
+from trainer.checkpoint.search import sound_checkpoint
 from trainer.config.load import load_written
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
@@ -25,16 +25,6 @@ from trainer.engine.protocol import WEIGHT
 from trainer.models.build import make_model
 from trainer.models.interface import LanguageModel, tie_head
 from trainer.parallel.tensor.split import Split
-
-
-def newest_checkpoint(run_dir: RunDir) -> tuple[Path, Manifest]:
-    """Return a run's newest sound checkpoint and its manifest. Raises UserError where there is none."""
-    found = newest_sound(run_dir.checkpoints)
-    for row in found.passed:
-        print(f"warning: {row.checkpoint} was passed over: {row.problem}", file=sys.stderr)
-    if found.checkpoint is None or found.manifest is None:
-        raise UserError(f"{run_dir.root} has no {'sound ' if found.passed else ''}checkpoint to sample from: train it")
-    return found.checkpoint, found.manifest
 
 
 def load_model(checkpoint: Path, manifest: Manifest, config: RunConfig) -> LanguageModel:
@@ -108,7 +98,7 @@ def until(tokens: list[int], end: int) -> list[int]:
 def sampled(run_dir: RunDir, options: argparse.Namespace, decoding: Decoding) -> list[str]:
     """Return the continuations that the command line asks for. Needs the run directory alone, not its data."""
     config = load_written(run_dir.config)
-    checkpoint, manifest = newest_checkpoint(run_dir)
+    checkpoint, manifest = sound_checkpoint(run_dir.root)
     expected = manifest.state.get("identity", {}).get("tokenizer")
     tokenizer = tokenizer_of_run(run_dir.tokenizer, config.data, expected)
     return continuations(

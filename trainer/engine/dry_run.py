@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,7 +51,7 @@ def main() -> int:
     return 0
 
 
-def dry_run(config: RunConfig, world: int) -> dict[str, Any]:
+def dry_run(config: RunConfig, world: int) -> dict[str, object]:
     """Return what rank 0 of the world would hold. Sizes in bytes, of bf16 values where the run would train in bf16."""
     began = time.monotonic()
     degrees = resolve_degrees(config.parallel, world)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,7 +28,7 @@ class Evaluation:
     evaluated_tokens: int
     evaluated_bytes: int | None  # of the text of these tokens
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """Return the values by name."""
         return asdict(self)
 

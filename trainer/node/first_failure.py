@@ -53,7 +53,8 @@ class Ending:
     def write(self, logs: Path) -> None:
         """Leave `failure_<host>_<rank>.json` in an attempt's log directory: the rank that this machine blames.
 
-        Agents of several nodes on one host, as in containers, blame different ranks: none overwrites the other.
+        Agents of several nodes on one host, as in containers, blame different ranks: none overwrites the other. An
+        agent that failed itself blames rank -1, and its process tells it apart.
         """
         _write(self, logs / f"failure_{socket.gethostname()}_{self.rank}.json")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_FAILED
-from trainer.contract.hiding import traceback_text
+from trainer.contract.hiding import traceback_text, without_secrets
 from trainer.node.error_files import link_output, write_error
 
 PR_SET_PDEATHSIG = 1
@@ -80,7 +80,7 @@ def redirect(log: Path) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (descriptor, 1), (descriptor, 2)):
         os.dup2(source, target)
-    sys.stdout, sys.stderr = (_lossy_stream(number) for number in (1, 2))
+    sys.stdout, sys.stderr = (_log_stream(number) for number in (1, 2))
 
 
 class _Lossy(io.FileIO):
@@ -93,9 +93,18 @@ class _Lossy(io.FileIO):
         return memoryview(content).nbytes
 
 
-def _lossy_stream(descriptor: int) -> io.TextIOWrapper:
+class _LogText(io.TextIOWrapper):
+    """The text that Python prints: no secret of the environment comes into a log, whoever prints it."""
+
+    def write(self, text: str) -> int:
+        """Write a text without the values of secrets, and return its own length."""
+        super().write(text if text.isspace() else without_secrets(text))
+        return len(text)
+
+
+def _log_stream(descriptor: int) -> io.TextIOWrapper:
     binary = io.BufferedWriter(_Lossy(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return _LogText(binary, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def die_with(parent: int) -> None:

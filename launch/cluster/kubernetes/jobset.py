@@ -65,7 +65,7 @@ def _job_set(spec: JobSpec, task: Task, name: str, options: KubernetesOptions, p
     return {"apiVersion": f"{API[0]}/{API[1]}", "kind": "JobSet", "metadata": metadata, "spec": body}
 
 
-def _failure_policy(spec: JobSpec) -> dict[str, Any]:
+def _failure_policy(spec: JobSpec) -> dict[str, object]:
     saved = f"exit code {EXIT_PREEMPTED}"
     at_limit = "RestartJobSetAndIgnoreMaxRestarts" if spec.requeue.on_timeout else "FailJobSet"
     return {
@@ -158,7 +158,7 @@ def literal(text: str) -> str:
 
 
 def _environment(spec: JobSpec, options: KubernetesOptions, secrets: tuple[str, ...]) -> list[dict[str, Any]]:
-    def label(name: str) -> dict[str, Any]:
+    def label(name: str) -> dict[str, object]:
         return {"fieldRef": {"fieldPath": f"metadata.labels['{LABEL}/{name}']"}}
 
     return [
@@ -169,7 +169,7 @@ def _environment(spec: JobSpec, options: KubernetesOptions, secrets: tuple[str, 
     ]
 
 
-def _resources(spec: JobSpec, options: KubernetesOptions) -> dict[str, Any]:
+def _resources(spec: JobSpec, options: KubernetesOptions) -> dict[str, object]:
     default = 0 if spec.gpu is None else spec.ranks_per_node
     gpus = default if options.gpus_per_node is None else options.gpus_per_node
     limits: dict[str, Any] = ({options.gpu_resource: gpus} if gpus else {}) | dict(options.extra_resources)

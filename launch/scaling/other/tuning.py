@@ -10,7 +10,6 @@ about any published rule is built in.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class TuningLaw:
         powers = [f"{v}^{e}" for v, e in (("N", "p"), ("D", "q")) if e in self.values]
         return f"{self.knob}* = k " + " ".join(powers)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "law": self.knob,
             "formula": self.formula,

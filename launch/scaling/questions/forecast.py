@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ class Score:
         ends = self.forecast.interval
         return None if ends is None else ends[0] <= self.measured <= ends[1]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             **asdict(self.forecast), "row": self.row, "measured": self.measured, "error": self.error,
             "inside": self.inside,

@@ -32,7 +32,7 @@ class Deeper:
     against: Against | None = None
     doubts: tuple[Doubt, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the doubts, and of the other parts those that are there, by name."""
         found: dict[str, Any] = {"doubts": [d.to_json() for d in self.doubts]}
         if self.decision is not None:

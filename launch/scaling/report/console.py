@@ -16,9 +16,9 @@ from launch.scaling.report.decisions import (
     behind_grid,
     counting_grid,
     decision_grid,
-    hold_out_grid,
     sensitivity_grid,
 )
+from launch.scaling.report.hold_out_table import hold_out_grid
 from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.table.table import Table

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from launch.scaling.laws.base import MULTIPLIERS
 from launch.scaling.laws.groups import Behind
-from launch.scaling.questions.conventions import C_MEANING, Counted
 from launch.scaling.questions.next_run import Decision, Estimate
 from launch.scaling.questions.published import Against
 from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, known, ranges
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.table.counting import N_CONVENTIONS
-from launch.scaling.trust.holdout import SHARES, HoldOut
+from launch.scaling.table.counting import C_MEANING, N_CONVENTIONS
 from launch.show.text import count, flops_text
 
-BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
+if TYPE_CHECKING:
+    from launch.scaling.questions.conventions import Counted
+
 NOTHING = 1e-9  # nats: a floor below this is none
 MOST_NAMED = 8  # groups of a leave-out table that are listed one by one
 
@@ -76,18 +76,6 @@ def _choice_row(label: str, c: Choice) -> list[str]:
     return [label, count(c.N), f"{c.tokens_per_parameter:.1f}", f"{c.loss:.4f}"]
 
 
-def hold_out_grid(held: Sequence[HoldOut]) -> Grid:
-    """Return the mean error of every law on larger budgets, in all and by the distance from what it saw."""
-    shown = [band for band in BANDS if any(h.within(*band) is not None for h in held)]
-    header = ["law", "mean error"] + [_band(low, high) for low, high in shown]
-    rows = [[h.law, f"{h.mean:.2%}"] + [_percent(h.within(low, high)) for low, high in shown] for h in held]
-    cuts = [f"{SHARES[c]:.0%}" for c in held[0].shared] if held else []
-    caption = "Error of the loss by how many times the compute of the largest run that a fit saw."
-    if cuts:
-        caption += f" Mean: over the fits to the smallest {', '.join(cuts)} of the runs, which suffice for every law."
-    return Grid(header, rows, caption)
-
-
 def counting_grid(found: Sequence[Counted]) -> Grid:
     """Return the parameters of one law under every way to count."""
     names = [n for n in found[0].values if n not in MULTIPLIERS] if found else []
@@ -136,11 +124,3 @@ def counted_estimate(e: Estimate) -> str:
 def ends(e: Estimate, style: str) -> str:
     """Write the interval of an estimate, with a space before it, or nothing."""
     return "" if e.interval is None else f" {interval(*e.interval, style)}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
-def _band(low: float, high: float) -> str:
-    return f"over {low:.0f}x" if math.isinf(high) else f"{low:.0f}-{high:.0f}x"

@@ -18,13 +18,19 @@ MANY_EPOCHS = 4.0  # tokens seen up to so often are nearly as good as new (Muenn
 DIVERGED = 1.5  # times the loss of the others: a run that far above them did not train
 
 
-def chance(loss: float | None, vocabulary: float) -> str:
-    """Say that a loss is hardly better than guessing every token alike; empty where it is better, or not known."""
-    level = math.log(max(2.0, vocabulary))
+def chance(loss: float | None, vocabulary: float, unigram: float | None = None) -> str:
+    """Say that a loss is hardly better than guessing tokens by their frequencies; empty where it is better or unknown.
+
+    `unigram` is the entropy of the training tokens by their frequencies, in nats. Without it every token is guessed
+    alike, as unlikely as one of `vocabulary`.
+    """
+    alike = math.log(max(2.0, vocabulary))
+    level = alike if unigram is None else min(alike, unigram)
     if loss is None or not loss >= (1 - HARDLY) * level:
         return ""
     much = "no" if loss >= level else "hardly"
-    return f"{much} better than chance: loss {loss:.4g}, and ln({vocabulary:.0f}) is {level:.4g}"
+    what = f"ln({vocabulary:.0f})" if level == alike else "the unigram entropy of the training tokens"
+    return f"{much} better than chance: loss {loss:.4g}, and {what} is {level:.4g}"
 
 
 def no_better_than_chance(

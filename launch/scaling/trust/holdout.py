@@ -53,7 +53,7 @@ class HoldOut:
         inside = (self.distance > low) & (self.distance <= high)
         return float(np.mean(np.abs(self.error[inside]))) if inside.any() else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the mean error, and for each held-out run of each cut its distance and error."""
         runs = zip(self.cut, self.distance, self.error, strict=True)
         cuts = [{"seen": SHARES[int(c)], "distance": float(d), "error": float(e)} for c, d, e in runs]
@@ -110,7 +110,7 @@ class Chosen:
     why: str = ""
     held_out: tuple[HoldOut, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the parts that are there, by name."""
         found: dict[str, Any] = {"chosen": self.why} if self.why else {}
         return found | ({"hold_out": [h.to_json() for h in self.held_out]} if self.held_out else {})

@@ -61,7 +61,7 @@ class Study:
         low, high = np.quantile(budget_exponents(self.law, fitted.draws, fitted.centre, budget), [0.025, 0.975])
         return a, (float(low), float(high))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return what scripts rely on (`escala fit --json`)."""
         fitted, certificate = self.fitted, self.certificate
         names = self.law.params

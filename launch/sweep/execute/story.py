@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -70,7 +69,7 @@ class Result:
     failure: str = ""
     exit_code: int = EXIT_DONE
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values."""
         paths = self.report and {"html": str(self.report.html), "markdown": str(self.report.markdown)}
         return {"started": [one.id for one in self.started], "report": paths}

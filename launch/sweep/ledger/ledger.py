@@ -54,6 +54,7 @@ class LedgerRow(BaseModel):
     step: int
     tokens: int  # D, tokens trained on up to this point
     unique_tokens: int  # tokens of the training set that were available
+    unigram_entropy: float | None = None  # of these, nats a token; None where the set does not say it
     tokens_per_step: int
     flops_exact: float  # forward + backward including attention and head
     flops_6nd_body: float  # 6 * params_body * tokens

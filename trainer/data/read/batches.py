@@ -135,7 +135,7 @@ class Batches:
         before, after = self.epochs(step - 1), self.epochs(step)
         return {name: int(passes) for name, passes in after.items() if int(passes) > int(before[name])}
 
-    def state(self, step: int) -> dict[str, Any]:
+    def state(self, step: int) -> dict[str, object]:
         """Return what a checkpoint must hold to go on exactly after `step` steps (see order/continuing.py)."""
         mixture = self.order if isinstance(self.order, Mixture) else None
         packed = isinstance(self.samples, PackedSet)

@@ -81,7 +81,7 @@ class TransformerConfig(ModelConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _derived(cls, values: Any) -> Any:
+    def _derived(cls, values: object) -> Any:
         """Fill in what follows from the mixers and the size."""
         if not isinstance(values, dict):
             return values
@@ -174,7 +174,7 @@ class TransformerConfig(ModelConfig):
         """What the norms add to the variance."""
         return self.norm_eps or {"rmsnorm": 1e-6, "layernorm": 1e-5}[self.norm]
 
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
         heads = {} if self.n_heads is None else {"n_kv_heads": self.kv_heads}
         return {**super().architecture(), "d_ff": self.ff_width, **heads}

@@ -91,7 +91,7 @@ def to_huggingface(tensors: Tensors, config: TransformerConfig) -> tuple[Tensors
     return renamed, config_to_huggingface(config, layout)
 
 
-def from_huggingface(tensors: Tensors, values: Any) -> tuple[Tensors, TransformerConfig]:
+def from_huggingface(tensors: Tensors, values: object) -> tuple[Tensors, TransformerConfig]:
     """Return the parameters under our names and the architecture, from Hugging Face's tensors and config.json.
 
     Raises `UserError` that names the keys, the tensors or the shapes that keep the model from being taken exactly.
