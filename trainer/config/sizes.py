@@ -102,7 +102,8 @@ def fitted(like: Dimensions, body: Callable[[Dimensions], int | None], wanted: i
         raise ValueError("the settings beside the size do not fit the shape of that size: give d_model and n_layers")
     if body(like) == wanted:
         return like
-    ratio, agreeing = like.d_model / like.n_layers, []
+    ratio = like.d_model / like.n_layers
+    agreeing: list[tuple[float, Dimensions]] = []
     for number, step in enumerate((2 * head_width(like.d_model), *FINER)):
         if agreeing and step * FINEST < like.d_model:
             break
