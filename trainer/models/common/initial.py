@@ -23,6 +23,7 @@ from trainer.models.initial import (
     Orthogonal,
     Stacked,
     Uniform,
+    Xavier,
 )
 
 Shape = tuple[int, ...]
@@ -72,6 +73,13 @@ def _log_of_uniform(initial: LogOfUniform, shape: Shape, generator: torch.Genera
 def _inverse_softplus(initial: InverseSoftplus, shape: Shape, generator: torch.Generator) -> Tensor:
     wanted = _uniform(Uniform(math.log(initial.low), math.log(initial.high)), shape, generator).exp()
     return wanted + torch.log(-torch.expm1(-wanted))
+
+
+@values.register
+def _xavier(initial: Xavier, shape: Shape, generator: torch.Generator) -> Tensor:
+    rows, inputs = shape
+    bounds = [(outputs, math.sqrt(6 / (inputs + outputs))) for outputs in initial.parts or (rows,)]
+    return torch.cat([_uniform(Uniform(-b, b), (outputs, inputs), generator) for outputs, b in bounds])
 
 
 @values.register
