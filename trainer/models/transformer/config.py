@@ -113,8 +113,10 @@ class TransformerConfig(ModelConfig):
             return _shortest(values)
         shape = dimensions(values["size"])
         if set(mixers) != {ATTENTION} and not {"d_model", "n_layers"} & values.keys():
-            shape = fitted(shape, lambda wanted: _body(cls, values, wanted), _body(cls, _with_attention(values), shape))
+            shape = _fitted(cls, values, shape)
         derived = {"d_model": shape.d_model, "n_layers": shape.n_layers}
+        if shape.d_ff is not None:
+            derived["d_ff"] = shape.d_ff
         if any("n_heads" in mixer.settings for mixer in classes):
             derived["n_heads"] = shape.n_heads
         return _shortest({**derived, **values, "size": str(values["size"])})
@@ -189,9 +191,7 @@ class TransformerConfig(ModelConfig):
         """MLP width. Gated: 8/3 d_model rounded up to a multiple of 16, for equal parameters (Shazeer 2020)."""
         if self.mlp == "none":
             return 0
-        if self.d_ff is not None:
-            return self.d_ff
-        return -(-8 * self.d_model // 48) * 16 if self.mlp == "swiglu" else 4 * self.d_model
+        return usual_ff(self.d_model, self.mlp) if self.d_ff is None else self.d_ff
 
     @property
     def up_width(self) -> int:
@@ -228,6 +228,23 @@ class TransformerConfig(ModelConfig):
         return () if self.position == "learned" else ("context_length", "rotary_base")
 
 
+def usual_ff(d_model: int, mlp: str) -> int:
+    """Return the MLP's width where it is not given; gated 8/3 d_model, in multiples of 16."""
+    return -(-8 * d_model // 48) * 16 if mlp == "swiglu" else 4 * d_model
+
+
+def _fitted(section: type[TransformerConfig], values: dict[str, Any], like: Dimensions) -> Dimensions:
+    """Return the shape whose body is as large as that of attention's shape."""
+    mlp, free = values.get("mlp", "swiglu"), values.get("d_ff") is None
+    may_widen = free and mlp != "none"
+    return fitted(
+        like,
+        lambda shape: _body(section, values, shape),
+        _body(section, _with_attention(values), like),
+        (lambda d_model: usual_ff(d_model, mlp)) if may_widen else None,
+    )
+
+
 def _stated_mixers(values: dict[str, Any]) -> list[Choice]:
     """Return the mixers that a section names, before it is read. Raises ValueError."""
     if values.get("pattern") is None:
@@ -260,6 +277,8 @@ def _body(section: type[TransformerConfig], values: dict[str, Any], shape: Dimen
     """Return the parameters of the body of a shape; None where a mixer cannot have it."""
     plain = {key: value for key, value in values.items() if key not in ("size", "vocab_size", "n_heads")}
     shaped = {**plain, "d_model": shape.d_model, "n_layers": shape.n_layers, "vocab_size": 1}
+    if shape.d_ff is not None:
+        shaped["d_ff"] = shape.d_ff
     if any("n_heads" in find_mixer(mixer.name).cost_class.settings for mixer in _stated_mixers(values)):
         shaped["n_heads"] = values.get("n_heads", shape.n_heads)
     try:

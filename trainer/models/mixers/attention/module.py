@@ -65,7 +65,8 @@ def banded_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dr
     grouped = query.shape[1] != key.shape[1]
     mask = mask.repeat(B, 1, 1, 1)
     mixed = F.scaled_dot_product_attention(*parts, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
-    return mixed.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :T]
+    by_block: Tensor = mixed.unflatten(0, (B, blocks))
+    return by_block.transpose(1, 2).flatten(2, 3)[:, :, :T]
 
 
 def _band(sight: Sight, queries: Tensor, blocks: int) -> Tensor:
