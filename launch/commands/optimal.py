@@ -20,6 +20,7 @@ from launch.scaling.questions.next_run import (
     decide,
     flops_for_loss,
     flops_of_cluster,
+    mixers_of,
     run_yaml,
 )
 from launch.scaling.questions.saved_fit import SavedFit, load_fit
@@ -30,6 +31,7 @@ from trainer.config.load import run_from_values
 from trainer.config.model import ModelConfig
 from trainer.contract.errors import UserError
 from trainer.contract.plain_text import plain
+from trainer.models.mixers.registry import find_mixer
 from trainer.plan.counting import count_flops, count_parameters
 
 EPILOG = """\b
@@ -66,6 +68,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
     show_default=True,
     help="Global batch of the run YAML.",
 )
+@click.option("--mixer", default="attention", show_default=True, help="Of the concrete model, see escala keys model.")
 @click.option("--data", default="embedded", show_default=True, help="Data section of the run YAML.")
 @click.option("--run-yaml", "yaml_path", type=click.Path(path_type=Path), help="Write the run's YAML to this file.")
 @click.option(
@@ -87,23 +90,27 @@ def optimal(
     vocab_size: int,
     context_length: int,
     tokens_per_step: int,
+    mixer: str,
     data: str,
     yaml_path: Path | None,
     sweep_path: Path | None,
     as_json: bool,
 ) -> None:
     """Say which model to train on how many tokens, with intervals, and write it as a run or a cell of a sweep."""
-    fit = load_fit(fit_path)
+    fit, mixers = load_fit(fit_path), {} if mixer == "attention" else {"mixer": find_mixer(mixer).name}
     if gpus is None:
         refuse_idle(["gpu", "mfu"], "without --gpus")
     if sweep_path is not None:
-        refuse_idle(["vocab_size", "context_length", "tokens_per_step", "data"], "with --sweep, whose cells say it")
+        refuse_idle(
+            ["vocab_size", "context_length", "tokens_per_step", "data", "mixer"], "with --sweep, whose cells say it"
+        )
         shared = shared_run(sweep_path)
         vocab_size, context_length = shared.model.vocab_rows, shared.model.context_length
+        mixers = mixers_of(shared.model)
         tokens_per_step, data = shared.batch.tokens_per_step, shared.data.name
     budget = _budget(fit, flops, gpus, days, mfu, gpu, loss)
     decision = decide(fit, budget, served_tokens=served_tokens or 0.0)
-    config = concrete_model(decision.N.value, fit.convention, vocab_size, context_length)
+    config = concrete_model(decision.N.value, fit.convention, vocab_size, context_length, mixers)
     run = run_yaml(decision, config, data, tokens_per_step)
     text = yaml.safe_dump(run, sort_keys=False)
     if yaml_path is not None:

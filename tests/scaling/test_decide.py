@@ -14,6 +14,7 @@ from launch.commands.optimal import optimal
 from launch.scaling.questions.next_run import decide, flops_for_loss
 from launch.scaling.questions.saved_fit import load_fit
 from tests.scaling.runs import SURFACE, isoflop_grid, ladder_rows, surface_loss
+from trainer.config.model import parse_model
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 
@@ -56,6 +57,18 @@ def test_published_allocations(tmp_path) -> None:
     assert decision.N.value == pytest.approx(7.2249e10, rel=1e-4)
     assert decision.D.value == pytest.approx(1.3287e12, rel=1e-4)
     assert decide(load_fit(path), 1e26).tokens_per_parameter.value == pytest.approx(16.148, rel=1e-4)
+
+
+def test_optimal_finds_a_model_of_another_mixer(noisy_fit) -> None:
+    arguments = ["--fit", str(noisy_fit), "--flops", "1e21", "--json"]
+    plain, other = (
+        json.loads(CliRunner().invoke(optimal, [*arguments, *more], catch_exceptions=False).stdout)
+        for more in ([], ["--mixer", "gated_conv"])
+    )
+    assert other["run"]["model"]["mixer"] == {"gated_conv": {"kernel": 4}} and "n_heads" not in other["model"]
+    assert "mixer" not in plain["run"]["model"]
+    assert other["model"]["N"] == pytest.approx(plain["model"]["N"], rel=0.05)
+    assert parse_model({**other["run"]["model"], "vocab_size": 32_768}).kind == "gated_conv"
 
 
 def test_optimal_prints_every_number_with_its_interval(noisy_fit) -> None:

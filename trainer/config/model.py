@@ -32,6 +32,12 @@ class ModelConfig(Section):
     dropout: Result[float] = Field(
         0.0, ge=0, lt=1, description="of attention, embeddings and what each part adds; training only"
     )
+    logit_softcap: Result[float | None] = Field(
+        None,
+        gt=0,
+        description="logits z become c tanh(z / c) for this c (Gemma 2); default none",
+        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+    )
     init_std: Result[float | None] = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
 
     @classmethod
@@ -48,7 +54,7 @@ class ModelConfig(Section):
 
     def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-        values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
+        values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std", "init"})
         if self.vocab_size == self.vocab_rows:  # rounding that changes nothing is no difference
             values["vocab_multiple_of"] = 1
         return values

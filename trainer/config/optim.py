@@ -25,6 +25,12 @@ class OptimConfig(Section):
     label_smoothing: Result[float] = Field(
         0.0, ge=0, lt=1, description="share of a target's probability spread over the vocabulary; never in evaluation"
     )
+    z_loss: Result[float] = Field(
+        0.0,
+        ge=0,
+        description="times the squared logarithm of the softmax's sum is added to the training loss (PaLM: 1e-4)",
+        exclude_if=lambda value: value == 0,  # so that runs without it keep their identity
+    )
     clip_norm: Result[float] = Field(1.0, ge=0, description="global gradient norm; 0 switches clipping off")
 
 

@@ -6,13 +6,14 @@ Shapes: B batch, T tokens, V vocabulary rows, D d_model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.config.model import ModelConfig
-from trainer.models.common.head import Head
+from trainer.models.common.head import PLAIN, Head, LossTerms, capped
 from trainer.models.common.initial import fill
 from trainer.models.roles import Roles, role_of
 
@@ -41,6 +42,7 @@ class Context:
     # (B, T), or the whole sequence on sequence ranks: the document of each token, which reads its own only. Numbers of
     # neighbouring documents differ.
     documents: Tensor | None = None
+    made: dict[Any, Tensor] = field(default_factory=dict)  # what one layer made and others need too, such as masks
 
 
 class LanguageModel(nn.Module):
@@ -56,10 +58,9 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig, roles: Roles) -> None:
         super().__init__()
         self.config, self.roles = config, roles
-        self.label_smoothing = 0.0  # of the training loss; evaluation is never smoothed
-        # Tensor ranks hold a part of the logits each, and put their own loss here: (logits, targets, smoothing) ->
-        # losses.
-        self.token_loss: Callable[[Tensor, Tensor, float], Tensor] | None = None
+        self.loss_terms = PLAIN  # of the training loss; evaluation has none
+        # Tensor ranks hold a part of the logits each, and put their own loss here: (logits, targets, terms) -> losses.
+        self.token_loss: Callable[[Tensor, Tensor, LossTerms], Tensor] | None = None
 
     def hidden(self, inputs: Tensor, documents: Tensor | None, positions: Tensor | None, state: State | None) -> Tensor:
         """Return what the head reads, (B, T, D)."""
@@ -82,11 +83,13 @@ class LanguageModel(nn.Module):
         x = self.hidden(inputs, documents, positions, state)
         if state is not None:
             state.length += inputs.shape[1]
-        smoothing = self.label_smoothing if self.training else 0.0
-        if targets is not None and self.token_loss is not None:
-            return self.token_loss(self.head(x), targets, smoothing)
-        result: Tensor = self.head(x) if targets is None else self.head(x, targets, smoothing)
-        return result
+        terms, softcap = self.loss_terms if self.training else PLAIN, self.config.logit_softcap
+        if targets is None:
+            return capped(self.head(x), softcap)
+        if self.token_loss is not None:
+            return self.token_loss(capped(self.head(x), softcap), targets, terms)
+        losses: Tensor = self.head(x, targets, terms, softcap)
+        return losses
 
     def initial_state(self) -> State:
         """Return the state before the first token."""

@@ -53,6 +53,7 @@ class Shape:
     T: int
     gated: bool
     mixers: tuple[tuple[MixerShape, int], ...]  # each with the number of its layers
+    norms: int = 2  # of a block
 
     @property
     def layers(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,11 +123,14 @@ def _estimate(values: Array) -> Estimate:
     return Estimate(float(values[0]), (float(low), float(high)))
 
 
-def concrete_model(N: float, convention: str, vocab_size: int, context_length: int) -> ModelConfig:
+def concrete_model(
+    N: float, convention: str, vocab_size: int, context_length: int, mixers: Mapping[str, Any] | None = None
+) -> ModelConfig:
     """Return the model of the ladder whose N, as the fit counts it, is nearest to the wanted one.
 
     The rule of `trainer/config/sizes.py` gives the shape for a body size, so the vocabulary's share is taken off
-    by iteration. For tables of other people N is taken as body + head.
+    by iteration. For tables of other people N is taken as body + head. `mixers` is the `mixer` or the `pattern` of the
+    model section, where it is not attention.
     """
     if N < SMALLEST_MODEL:
         raise UserError(f"N = {N:.3g}: no model is that small; the budget is far below the runs of the fit")
@@ -134,17 +138,28 @@ def concrete_model(N: float, convention: str, vocab_size: int, context_length: i
     for _ in range(30):
         body = max(3_000, round(wanted))
         try:
-            shape = dimensions(body)
+            width = parse_model({"size": str(body), **mixers}).d_model if mixers else dimensions(body).d_model
         except ValueError as error:
             raise UserError(f"N = {N:.3g}: no model of the ladder has that size: {error}") from None
-        overhead = 0 if convention == "body" else vocab_size * shape.d_model
+        overhead = 0 if convention == "body" else vocab_size * width
         following = max(3_000.0, N - overhead)
         if abs(following - wanted) <= 1e-3 * wanted:
             break
         wanted = following
     return parse_model(
-        {"size": str(max(3_000, round(wanted))), "vocab_size": vocab_size, "context_length": context_length}
+        {
+            "size": str(max(3_000, round(wanted))),
+            "vocab_size": vocab_size,
+            "context_length": context_length,
+            **(mixers or {}),
+        }
     )
+
+
+def mixers_of(config: ModelConfig) -> dict[str, Any]:
+    """Return the `mixer` or the `pattern` of a model section, as it is stated; nothing for attention."""
+    stated = config.model_dump(mode="json")
+    return {key: stated[key] for key in ("mixer", "pattern") if key in stated}
 
 
 def counted(config: ModelConfig, convention: str) -> int:
@@ -161,7 +176,7 @@ def run_yaml(decision: Decision, config: ModelConfig, data: str, tokens_per_step
     """Return the run as a mapping that `escala train` accepts."""
     return {
         "name": f"optimal-{decision.flops:.2g}".replace("+", ""),
-        "model": {"size": str(config.size), "context_length": config.context_length},
+        "model": {"size": str(config.size), "context_length": config.context_length, **mixers_of(config)},
         "data": data,
         "batch": {"tokens_per_step": tokens_per_step},
         "tokens": round(decision.D.value / tokens_per_step) * tokens_per_step or tokens_per_step,

@@ -67,6 +67,9 @@ def layout_of(config: TransformerConfig) -> str:
     """Return `llama`, `qwen3` or `gpt2`. Raises `UserError` for an architecture that none of them can hold."""
     if set(config.mixers) != {ATTENTION}:
         raise UserError(f"no Hugging Face layout holds the mixer {config.kind}: export safetensors")
+    for key in ("norm_placement", "residual_scale", "logit_softcap"):
+        if (value := getattr(config, key)) != type(config).model_fields[key].default:
+            raise UserError(f"no Hugging Face layout holds {key} {value}: export safetensors")
     kind = (config.norm, config.mlp, config.position, config.bias)
     if kind == ("rmsnorm", "swiglu", "rotary", False):
         return "qwen3" if config.qk_norm else "llama"

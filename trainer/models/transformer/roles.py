@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from trainer.models.initial import Xavier
 from trainer.models.mixers.base import kinds_of
 from trainer.models.roles import Normal, Role, linear, norm
 from trainer.models.transformer.config import TransformerConfig
@@ -19,7 +21,7 @@ def roles(config: TransformerConfig) -> dict[str, Role]:
     D, F = config.d_model, config.ff_width
     std = config.init_std or math.sqrt(2 / (5 * D))
     out_std = std / math.sqrt(2 * config.n_layers)
-    return {
+    scaled = {
         "embed.weight": Role(Normal(std), "embedding", split="vocab"),
         "position.weight": Role(Normal(std), "embedding"),
         "head.weight": Role(Normal(std), "head", split="vocab", fan_in=D),
@@ -30,6 +32,16 @@ def roles(config: TransformerConfig) -> dict[str, Role]:
         **norm("blocks.*_norm"),
         **norm("norm"),
     }
+    return {name: _begun(role, config.init) for name, role in scaled.items()}
+
+
+def _begun(role: Role, init: str) -> Role:
+    """Return a role whose normal initial values are replaced by those of another rule; what is not normal stays."""
+    if init == "scaled" or not isinstance(role.initial, Normal):
+        return role
+    if init == "careless":
+        return replace(role, initial=Normal(1.0))
+    return replace(role, initial=Xavier(role.parts)) if role.group == "matrix" else role
 
 
 def _mixing(config: TransformerConfig, std: float, out_std: float) -> dict[str, Role]:

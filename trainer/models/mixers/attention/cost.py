@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from trainer.config.choice import NoOptions
+from pydantic import Field
+
+from trainer.config.base import Section
+from trainer.config.identity import Result
 from trainer.config.parallel import Degrees
 from trainer.contract.errors import UserError
 from trainer.models.common.kept import STATISTIC, Kept
@@ -16,11 +19,23 @@ from trainer.models.roles import Role, linear, norm
 from trainer.plan.shape import MixerShape, Product
 
 
-class AttentionCost(MixerCost[NoOptions]):
+class AttentionOptions(Section):
+    """The options of `attention`, beside the model's own keys for heads."""
+
+    window: Result[int | None] = Field(
+        None,
+        gt=0,
+        description="sliding window: the last tokens that each sees, itself among them; default all",
+        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+    )
+
+
+class AttentionCost(MixerCost[AttentionOptions]):
     """Multi-head attention with grouped-query heads. Tensor ranks hold whole heads."""
 
+    Options: ClassVar[type[Section]] = AttentionOptions
     settings: ClassVar[frozenset[str]] = frozenset({"n_heads", "n_kv_heads", "qk_norm", "fused_qkv"})
-    positions: ClassVar[frozenset[str]] = frozenset({"rotary"})
+    positions: ClassVar[frozenset[str]] = frozenset({"rotary", "alibi"})
     respects_documents: ClassVar[bool] = True
 
     @property
@@ -45,9 +60,11 @@ class AttentionCost(MixerCost[NoOptions]):
         return Parameters(own, norms=2 * model.norm_rows * model.head_dim if model.qk_norm else 0)
 
     def flops(self) -> Flops:
-        """Count FLOPs; each token sees (T + 1) / 2 keys on average."""
-        D, (Q, KV) = self.config.d_model, self.widths
-        return Flops(6 * (D * (Q + 2 * KV) + Q * D), context=3 * 2 * (self.config.context_length + 1) * Q)
+        """Count FLOPs; each token sees (T + 1) / 2 keys on average, or those of its window."""
+        D, (Q, KV), T = self.config.d_model, self.widths, self.config.context_length
+        w = min(self.options.window or T, T)
+        seen = w * T - w * (w - 1) // 2  # of all tokens of a sequence
+        return Flops(6 * (D * (Q + 2 * KV) + Q * D), context=3 * 4 * Q * seen // T)
 
     def roles(self, std: float, out_std: float) -> dict[str, Role]:
         """Return the roles of one layer's attention."""
@@ -66,6 +83,7 @@ class AttentionCost(MixerCost[NoOptions]):
             products=(Product(Q + 2 * KV, D, "column"), Product(D, Q, "row")),
             heads=self.config.heads,
             head_dim=self.config.head_dim,
+            window=self.options.window,
             values=rotary * 8 * (Q + KV),
             fused_values=rotary * 2 * (Q + KV),
             exchanged=2 * Q + 2 * KV,
@@ -73,7 +91,8 @@ class AttentionCost(MixerCost[NoOptions]):
 
     def state_size(self) -> StateSize:
         """Return the size of keys and values."""
-        return StateSize(per_token=2 * self.widths[1])
+        token, window = 2 * self.widths[1], self.options.window
+        return StateSize(per_token=token) if window is None else StateSize(fixed=(window - 1) * token)
 
     def shared_widths(self) -> dict[str, int]:
         """Return the numbers of heads."""
