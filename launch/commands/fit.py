@@ -105,7 +105,7 @@ def fit(
     """
     runs = load(
         table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are,
-        trials=law in KNOBS,
+        trials_of=KNOBS.get(law, ""),
     )  # fmt: skip
     runs = drop_highest(runs, drop_highest_loss)
     _refuse_idle_options(law)

@@ -123,15 +123,42 @@ def frontier_text(frontier: Frontier, table: Table) -> Group:
 
 
 def tuning_text(found: TuningLaw, table: Table) -> Group:
-    """Return the law of a setting."""
-    rows = [
-        [name, f"{value:.5g}", interval(*found.intervals[name], ".4g") if name in found.intervals else "-"]
-        for name, value in found.values.items()
+    """Return the law of a setting, that of the other one where both vary, the cost of following it, and the windows."""
+    fixed = f" {found.fixed}" if found.fixed else ", from one bowl in both settings"
+    parts: list[RichTable | Text] = [
+        Text(f"{found.formula}{fixed}: {found.num_rows} trials in {found.num_cells} cells")
     ]
-    parts: list[RichTable | Text] = [Text(f"{found.formula}, from {found.num_rows} runs in {found.num_cells} cells")]
-    parts.append(grid_text(Grid(["parameter", "value", "95 %"], rows)))
+    parts.append(grid_text(setting_grid(found)))
+    parts += [Text(found.cost.sentence), grid_text(window_grid(found), "Windows")]
     parts += [Text(f"weak: {reason}", style="yellow") for reason in found.reasons]
     return Group(*parts, *_remarks(table))
+
+
+def setting_grid(found: TuningLaw) -> Grid:
+    """Return the coefficient and powers of each setting's law."""
+    rows = [
+        [
+            f"{law.column}*",
+            name,
+            f"{value:.4g}",
+            interval(*law.intervals[name], ".4g") if name in law.intervals else "-",
+        ]
+        for law in (found.law, found.other)
+        if law is not None
+        for name, value in law.values.items()
+    ]
+    return Grid(["setting", "parameter", "value", "95 %"], rows)
+
+
+def window_grid(found: TuningLaw) -> Grid:
+    """Return the powers from trials within each distance of the best loss."""
+    names = list(found.windows[0][2])
+    rows = [
+        [f"{window:.1%}" + (" (taken)" if window == found.window else ""), str(rows), *(f"{p[n]:.3f}" for n in names)]
+        for window, rows, p in found.windows
+    ]
+    caption = "Taken: the widest window of the loss in which no narrower one fits better."
+    return Grid(["loss above the best", "trials", *names], rows, caption)
 
 
 def _remarks(table: Table) -> list[Text]:
