@@ -124,7 +124,7 @@ def fit_tuning(table: Table, knob: str, *, bootstrap: int = 200, seed: int = 0) 
         knob, laws[0], laws[1] if len(laws) > 1 else None, sweeps.fixed,
         tuple(tuple(float(v) for v in row) for row in taken.bowl.curvature),
         taken.window, powers, cost, len(taken.gram), len(taken.trials),
-        (*at_the_edge(sweeps.trials), *_unknown(laws[0], bootstrap)),
+        (*at_the_edge(sweeps.trials), *_bent(fits, chosen), *_unknown(laws[0], bootstrap)),
     )  # fmt: skip
 
 
@@ -191,6 +191,12 @@ def _law(sweeps: Sweeps, fit: Windowed, k: int, half: Array | None) -> SettingLa
         name: (value - float(h), value + float(h)) for (name, value), h in zip(powers.items(), half[1:], strict=True)
     }  # fmt: skip
     return SettingLaw(sweeps.settings[k], {"k": float(np.exp(log_k)), **powers}, ends)
+
+
+def _bent(fits: list[Windowed], taken: int) -> list[str]:
+    if len(fits) == 1 or taken < len(fits) - 1:
+        return []
+    return [f"losses are no parabola down to {fits[-1].window:.1%} above the best: finer sweeps would tell more"]
 
 
 def _unknown(law: SettingLaw, bootstrap: int) -> list[str]:
