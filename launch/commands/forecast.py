@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from launch.commands.options import Size, json_option, refuse_idle, runs_option
+from launch.commands.options import Size, family_option, json_option, refuse_idle, runs_option
 from launch.commands.tables import parse_where, table_options
 from launch.scaling.questions.forecast import Forecast, append, make_forecast, read
 from launch.scaling.questions.forecast import score as score_all
@@ -41,6 +41,7 @@ Example:
 
 @click.group(invoke_without_command=True, epilog=EPILOG)
 @click.option("--fit", "fit_path", type=click.Path(path_type=Path), help="Output of escala fit --json.")
+@family_option
 @click.option("--params", type=Size(), help="N of the run, counted as the fit counts it.")
 @click.option("--tokens", type=Size(), help="D of the run.")
 @click.option("--name", default="", help="Name of the run, to find it again; default: by N and D.")
@@ -52,6 +53,7 @@ Example:
 def forecast(
     ctx: click.Context,
     fit_path: Path | None,
+    family: str | None,
     params: float | None,
     tokens: float | None,
     name: str,
@@ -73,9 +75,9 @@ def forecast(
         refuse_idle(["params", "tokens", "name"], "with --sweep, whose cells say it")
     if fit_path is None:
         raise UserError("--fit is missing: the output of `escala fit TABLE --json` (or use `escala forecast score`)")
-    fit = load_fit(fit_path, refuse=False)
+    fit = load_fit(fit_path, refuse=False, family=family)
     if fit.status == "refused" and len(fit.law.variables) > 1:
-        load_fit(fit_path)  # says why
+        load_fit(fit_path, family=family)  # says why
     text, time = fit_path.read_text(encoding="utf-8"), utc_now()
     wanted = [(name, params, tokens)] if sweep_path is None else _pending(sweep_path, runs, fit)
     made = [make_forecast(fit, text, time=time, name=n, N=size, D=length) for n, size, length in wanted]

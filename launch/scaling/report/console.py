@@ -7,6 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.laws.registry import find_law
+from launch.scaling.other.families import Families
 from launch.scaling.other.isoflop import Frontier
 from launch.scaling.other.ladder import Ladder, fit_ladder
 from launch.scaling.other.tuning import TuningLaw
@@ -16,6 +17,8 @@ from launch.scaling.report.decisions import (
     behind_grid,
     counting_grid,
     decision_grid,
+    families_grid,
+    family_parameters,
     hold_out_grid,
     sensitivity_grid,
 )
@@ -159,6 +162,13 @@ def window_grid(found: TuningLaw) -> Grid:
     ]
     caption = "Taken: the widest window of the loss in which no narrower one fits better."
     return Grid(["loss above the best", "trials", *names], rows, caption)
+
+
+def families_text(found: Families) -> Group:
+    """Return whether families share exponents, and each one's law: its parameters too where it has a fit of its own."""
+    parts: list[RichTable | Text] = [Text(found.sentence, style="yellow" if found.separate else "")]
+    parts += [grid_text(family_parameters(found), "Each family")] if found.separate else []
+    return Group(*parts, grid_text(families_grid(found), "Allocation of each family"))
 
 
 def _remarks(table: Table) -> list[Text]:
