@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launch.commands.options import Positive, json_option, refuse_idle
+from launch.commands.question import question
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
 from launch.scaling.fit.objective import Objective
 from launch.scaling.fit.prepare import prepare
@@ -25,6 +26,7 @@ from launch.scaling.table.clusters import clusters
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
 from launch.scaling.table.rows import RowsAre
+from launch.scaling.table.seen import runs_of
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import BOOTSTRAP, SEED
 from launch.scaling.trust.holdout import Chosen, choose_law, held_out
@@ -113,8 +115,9 @@ def fit(
     )  # fmt: skip
     runs = drop_highest(runs, drop_highest_loss)
     _refuse_idle_options(law)
+    asked = {"question": question(runs)}
     if law in METHODS or law in KNOBS:
-        _answer_of_one_law(runs, law, bootstrap, seed, as_json, out)
+        _answer_of_one_law(runs, law, bootstrap, seed, asked, as_json, out)
         return
     cost = Objective(delta, residual)
     chosen = choose_law(runs, cost) if law == "auto" else Chosen(law, held_out=held_out(runs, cost) if hold_out else ())
@@ -133,15 +136,16 @@ def fit(
         against=parse_values("--against", against),
     )
     if families is not None:
-        extra = ({} if cluster is None else {"cluster": cluster}) | chosen.to_json()
-        _give_families(result, more, families, extra, as_json, out)
+        extra = asked | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json()
+        _give_families(result, more, families, extra | {"runs": runs_of(runs)}, as_json, out)
         return
     from launch.scaling.report.console import chosen_text, deeper_text, study_text
 
     answer = result.to_json() | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json() | more.to_json()
+    answer |= asked | {"runs": runs_of(runs)}
     _give(answer, [chosen_text(chosen), study_text(result, cluster), deeper_text(more)], as_json, out)
-    asked = set(result.law.variables) <= {"N", "D", "C"}  # the others need columns that no command can be given
-    if out is not None and not as_json and asked and result.certificate.status != "refused":
+    askable = set(result.law.variables) <= {"N", "D", "C"}  # the others need columns that no command can be given
+    if out is not None and not as_json and askable and result.certificate.status != "refused":
         click.echo(f"next: escala {_next_question(result.law.variables)} --fit {out} ...")
 
 
@@ -169,17 +173,19 @@ def _next_question(variables: tuple[str, ...]) -> str:
     return "optimal" if set(variables) == {"N", "D"} else "forecast"
 
 
-def _answer_of_one_law(runs: Table, law: str, bootstrap: int, seed: int, as_json: bool, out: Path | None) -> None:
+def _answer_of_one_law(
+    runs: Table, law: str, bootstrap: int, seed: int, asked: dict[str, Any], as_json: bool, out: Path | None
+) -> None:
     """Answer for a law that is no surface: an approach to the frontier, or the law of a setting."""
     from launch.scaling.report.console import frontier_text, tuning_text
 
-    warnings = {"warnings": list(runs.warnings)}
+    rest = {"warnings": list(runs.warnings), "left_out": list(runs.without)} | asked
     if law in METHODS:
         frontier = fit_frontier(runs, law, bootstrap=bootstrap, seed=seed)
-        _give(frontier_json(frontier) | warnings, [frontier_text(frontier, runs)], as_json, out)
+        _give(frontier_json(frontier) | rest, [frontier_text(frontier, runs)], as_json, out)
     else:
         found = fit_tuning(runs, law, bootstrap=bootstrap, seed=seed)
-        _give(found.to_json() | warnings, [tuning_text(found, runs)], as_json, out)
+        _give(found.to_json() | rest, [tuning_text(found, runs)], as_json, out)
 
 
 def _give(answer: dict[str, Any], parts: Sequence[RenderableType], as_json: bool, out: Path | None) -> None:

@@ -27,6 +27,7 @@ from trainer.contract.plain_text import plain
 from trainer.contract.run_dir import utc_now
 
 LEDGER = Path("forecasts.jsonl")
+SEEN = "the fit has seen this run, by its name or its N and D: that tests nothing"
 EPILOG = """\b
 Examples:
   escala forecast --fit fit.json --params 1.3B --tokens 26B --name big
@@ -87,6 +88,9 @@ def forecast(
         click.secho(plain(f"warning: the fit is {fit.status}: {reason}"), fg="yellow", err=True)
     for doubt in fit.doubts:
         click.secho(plain(f"doubt: {doubt}"), fg="yellow", err=True)
+    for one in made:
+        if one.seen:
+            click.secho(plain(f"warning: {one.name or one.id}: {SEEN}"), fg="yellow", err=True)
     if as_json:
         click.echo(json.dumps(asdict(made[0]) if sweep_path is None else [asdict(one) for one in made]))
         return
@@ -136,7 +140,7 @@ def score(
         return
     for s in scores:
         ends = "" if s.forecast.interval is None else f" 95 % {interval(*s.forecast.interval, '.4f')}"
-        verdict = {None: "", True: ", inside", False: ", OUTSIDE"}[s.inside]
+        verdict = f"; {SEEN}" if s.forecast.seen else {None: "", True: ", inside", False: ", OUTSIDE"}[s.inside]
         label = s.forecast.name or s.forecast.id
         click.echo(
             f"{label}: forecast {s.forecast.loss:.4f} nats{ends}, measured {s.measured:.4f} (row {s.row}): "
@@ -144,7 +148,7 @@ def score(
         )
     known = [s.inside for s in scores if s.inside is not None]
     if known:
-        errors = np.mean([abs(s.error) for s in scores])
+        errors = np.mean([abs(s.error) for s in scores if not s.forecast.seen])
         click.echo(f"{sum(known)} of {len(known)} inside their interval; mean error {errors:.2%}")
     for warning in runs.warnings:
         click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class SavedFit:
     range: dict[str, list[float]]
     convention: str
     doubts: tuple[str, ...] = ()  # what the residuals say against the fit
+    runs: Mapping[str, Any] = field(default_factory=dict)  # that it has seen: `launch/scaling/table/seen.py`
 
     def loss(self, **columns: float) -> tuple[float, Array]:
         """Return the loss at one point, and that of each replicate."""
@@ -131,6 +133,7 @@ def load_fit(path: Path, *, refuse: bool = True, family: str | None = None) -> S
             range=values.get("range", {}),
             convention=values.get("conventions", {}).get("N", "as given"),
             doubts=tuple(d["sentence"] for d in values.get("doubts", ())),
+            runs=values.get("runs", {}),
         )
     except FileNotFoundError:
         raise UserError(f"no such fit: {path} (make one with `escala fit TABLE --json > {path}`)") from None
