@@ -13,6 +13,7 @@ import click
 from launch.commands.options import Positive, json_option, refuse_idle
 from launch.commands.question import question
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
+from launch.scaling.fit.large import LOG
 from launch.scaling.fit.objective import Objective
 from launch.scaling.fit.prepare import prepare
 from launch.scaling.laws.given import parse_values
@@ -31,6 +32,7 @@ from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import BOOTSTRAP, SEED
 from launch.scaling.trust.holdout import Chosen, choose_law, held_out
 from launch.scaling.trust.study import Study, study
+from launch.show.progress import shown
 from trainer.contract.plain_json import to_json
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ def fit(
     held out and the law that misses them least is taken. The answer comes with a certificate, and is refused where the
     runs cannot identify it.
     """
+    click.get_current_context().with_resource(shown(LOG))
     runs = load(
         table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are,
         trials_of=KNOBS.get(law, ""),

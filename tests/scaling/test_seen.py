@@ -45,7 +45,10 @@ def test_a_run_that_the_fit_has_seen_is_told_and_never_scored(tmp_path, named) -
     assert json.loads(new.stdout)["seen"] is False and "seen" not in new.stderr
     later, *_ = table(tmp_path / "later.csv", f"new,3e9,4e10,{float(surface_loss(3e9, 4e10))}")
     score = ["score", str(later), "--ledger", str(tmp_path / "book.jsonl")]
-    scores = {s["name"]: s for s in json.loads(run.invoke(forecast, [*score, "--json"], catch_exceptions=False).stdout)["scores"]}
+    scores = {
+        s["name"]: s
+        for s in json.loads(run.invoke(forecast, [*score, "--json"], catch_exceptions=False).stdout)["scores"]
+    }
     assert scores["run9" if named else ""]["inside"] is None and scores["new"]["inside"] is True
     text = run.invoke(forecast, score).stdout
     assert "that tests nothing" in text and "1 of 1 inside their interval" in text
