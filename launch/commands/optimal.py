@@ -9,7 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from launch.commands.options import Positive, Size, json_option, refuse_idle
+from launch.commands.options import Positive, Size, family_option, json_option, refuse_idle
 from launch.planner.gpus import NAMES, find_gpu
 from launch.planner.layouts import layouts
 from launch.scaling.questions.next_run import (
@@ -48,6 +48,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
 
 @click.command(epilog=EPILOG)
 @click.option("--fit", "fit_path", required=True, type=click.Path(path_type=Path), help="Output of escala fit --json.")
+@family_option
 @click.option("--flops", type=Positive(), help="Training budget in FLOPs.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Number of accelerators; with --days.")
 @click.option("--days", type=Positive(), help="Days of training; with --gpus.")
@@ -80,6 +81,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
 @json_option
 def optimal(
     fit_path: Path,
+    family: str | None,
     flops: float | None,
     gpus: int | None,
     days: float | None,
@@ -97,7 +99,8 @@ def optimal(
     as_json: bool,
 ) -> None:
     """Say which model to train on how many tokens, with intervals, and write it as a run or a cell of a sweep."""
-    fit, mixers = load_fit(fit_path), {} if mixer == "attention" else {"mixer": find_mixer(mixer).name}
+    fit = load_fit(fit_path, family=family)
+    mixers = {} if mixer == "attention" else {"mixer": find_mixer(mixer).name}
     if gpus is None:
         refuse_idle(["gpu", "mfu"], "without --gpus")
     if sweep_path is not None:

@@ -9,10 +9,12 @@ import click
 
 from launch.commands.options import json_option
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
+from launch.scaling.fit.large import LOG
 from launch.scaling.report import write
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
 from launch.scaling.table.rows import RowsAre
+from launch.show.progress import shown
 
 EPILOG = """\b
 Examples:
@@ -42,6 +44,7 @@ def report(
     as_json: bool,
 ) -> None:
     """Write what TABLE tells into OUT/report.html (self-contained), OUT/report.md and PNGs."""
+    click.get_current_context().with_resource(shown(LOG))
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are)
     runs = drop_highest(runs, drop_highest_loss)
     paths = write(runs, out, title=title or f"Scaling report: {_name(table)}", forecasts=forecasts)

@@ -170,17 +170,6 @@ def test_a_forecast_from_parameters_alone_is_valid_json(tmp_path) -> None:
     assert "unknown times the largest run" in said.stdout
 
 
-def test_a_fit_of_families_names_no_command_that_fails(tmp_path) -> None:
-    N, D = isoflop_grid(np.geomspace(1e18, 1e20, 4))
-    rows = [(g, n, d, surface_loss(n * k, d)) for g, k in (("a", 1), ("b", 1.4)) for n, d in zip(N, D, strict=True)]
-    (tmp_path / "t.csv").write_text("family,N,D,loss\n" + "".join(",".join(map(str, r)) + "\n" for r in rows))
-    args = [str(tmp_path / "t.csv"), "--law", "shared-exponents", "--bootstrap", "0", "--out", str(tmp_path / "f.json")]
-    said = CliRunner().invoke(fit, args, catch_exceptions=False)
-    assert said.exit_code == 0 and "next:" not in said.output
-    with pytest.raises(UserError, match="--where COLUMN=FAMILY"):
-        load_fit(tmp_path / "f.json")
-
-
 def test_a_refused_fit_cannot_be_acted_on(tmp_path) -> None:
     path = tmp_path / "fit.json"
     path.write_text(

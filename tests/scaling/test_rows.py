@@ -86,7 +86,7 @@ def test_the_best_trial_of_each_cell_is_kept_with_its_seeds(tmp_path) -> None:
     assert len(table) == 18 and table.columns["lr"].tolist() == [1, 1] + [2] * 16
     (said,) = [w for w in table.warnings if "trials of another learning rate" in w]
     assert "36 trials" in said and "in 9 cells; in 1 of them" in said
-    assert len(load(path, trials=True)) == len(load(path, rows_are="all")) == 54
+    assert len(load(path, trials_of="lr")) == len(load(path, rows_are="all")) == 54
 
 
 def test_a_learning_rate_that_changes_with_size_alone_is_no_trial(tmp_path) -> None:
@@ -185,7 +185,7 @@ def test_an_empty_batch_column_does_not_hide_the_cells(tmp_path) -> None:
         for k, (n, d, value) in enumerate(zip(N, D, loss, strict=True))
         for lr in (1, 2.5, 5, 10, 25)
     ]
-    found = fit_tuning(load(write(tmp_path, "N,D,lr,batch,loss", rows), trials=True), "lr")
+    found = fit_tuning(load(write(tmp_path, "N,D,lr,batch,loss", rows), trials_of="lr"), "lr")
     assert found.num_cells == 9 and found.values["p"] == pytest.approx(-0.5, abs=0.02)
 
 

@@ -39,6 +39,10 @@ def to_json(values: object, indent: int | None = None) -> str:
     return text
 
 
+def _is_plain(value: float | str) -> bool:
+    return isinstance(value, str) or math.isfinite(value)
+
+
 def _plain(value: object, path: str, words: dict[str, str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         words[path] = str(float(value))
@@ -46,6 +50,8 @@ def _plain(value: object, path: str, words: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item, f"{path}.{key}" if path else str(key), words) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        if all(type(item) in (float, str) for item in value) and all(map(_is_plain, value)):
+            return list(value)  # a path for each of many numbers takes longer than all the rest
         return [_plain(item, f"{path}[{index}]", words) for index, item in enumerate(value)]
     return value
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from launch.scaling.arrays import Array
+from launch.scaling.fit.large import is_large, thin
 from launch.scaling.fit.lbfgs import follow
 from launch.scaling.fit.newton import Solutions, minimise
 from launch.scaling.fit.problem import Problem
@@ -45,8 +46,17 @@ class Found:
 def search(problem: Problem, *, every_start: int = 1) -> Found:
     """Return the best optimum that is found.
 
-    With `every_start` above 1 only every k-th start is taken and nothing is searched about the best.
+    With `every_start` above 1 only every k-th start is taken and nothing is searched about the best. Of a large table a
+    part of the rows is searched, and the best that it finds is polished on all of them.
     """
+    if is_large(problem):
+        part = _search(thin(problem), every_start)
+        found = minimise(problem, part.theta[None], max_steps=MOST_STEPS)
+        return Found(found.theta[0], float(found.objective[0]), float(found.gradient_norm[0]), part.share)
+    return _search(problem, every_start)
+
+
+def _search(problem: Problem, every_start: int) -> Found:
     law = problem.law
     start = law.starts(problem.x, problem.loss)[::every_start]
     thorough = every_start == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from launch.scaling.laws.base import Centre, Law
 from launch.scaling.laws.optimum import log_optimal_n, loss_at
 from launch.scaling.laws.powers import PowerSum
 from launch.scaling.laws.registry import find_law
+from launch.scaling.other.saved_families import of_family
 from launch.scaling.table.table import Table
 from trainer.contract.errors import UserError
 
 STORED_DRAWS = 500
 # Laws that are made for their table, and what to ask instead.
 BY_TABLE = {
-    "shared-exponents": "Fit one family: escala fit TABLE --where COLUMN=FAMILY --law chinchilla",
+    "shared-exponents": "Fit it again: its output now has a law for each family",
     "data-constrained": "Fit the runs that repeat no token: escala fit TABLE --law chinchilla",
 }
 DIGITS = 10
@@ -65,6 +67,7 @@ class SavedFit:
     range: dict[str, list[float]]
     convention: str
     doubts: tuple[str, ...] = ()  # what the residuals say against the fit
+    runs: Mapping[str, Any] = field(default_factory=dict)  # that it has seen: `launch/scaling/table/seen.py`
 
     def loss(self, **columns: float) -> tuple[float, Array]:
         """Return the loss at one point, and that of each replicate."""
@@ -100,10 +103,13 @@ def saved_fit(fitted: Fitted, status: str, reasons: tuple[str, ...], table: Tabl
     )  # fmt: skip
 
 
-def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
-    """Read what `escala fit --json` printed. With `refuse`, a refused fit is an error that repeats its reasons."""
+def load_fit(path: Path, *, refuse: bool = True, family: str | None = None) -> SavedFit:
+    """Read what `escala fit --json` printed. With `refuse`, a refused fit is an error that repeats its reasons.
+
+    Of a fit of families the law of one is returned: by default that of the reference.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = of_family(json.loads(path.read_text(encoding="utf-8")), family, str(path))
         certificate = values.get("certificate", {"status": "unknown", "reasons": ["the file has no certificate"]})
         if refuse and certificate["status"] == "refused":
             raise UserError(f"{path} was refused: " + "; ".join(certificate["reasons"]))
@@ -127,6 +133,7 @@ def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
             range=values.get("range", {}),
             convention=values.get("conventions", {}).get("N", "as given"),
             doubts=tuple(d["sentence"] for d in values.get("doubts", ())),
+            runs=values.get("runs", {}),
         )
     except FileNotFoundError:
         raise UserError(f"no such fit: {path} (make one with `escala fit TABLE --json > {path}`)") from None

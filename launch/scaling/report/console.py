@@ -7,6 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.laws.registry import find_law
+from launch.scaling.other.families import Families
 from launch.scaling.other.isoflop import Frontier
 from launch.scaling.other.ladder import Ladder, fit_ladder
 from launch.scaling.other.tuning import TuningLaw
@@ -16,6 +17,8 @@ from launch.scaling.report.decisions import (
     behind_grid,
     counting_grid,
     decision_grid,
+    families_grid,
+    family_parameters,
     sensitivity_grid,
 )
 from launch.scaling.report.hold_out_table import hold_out_grid
@@ -123,15 +126,49 @@ def frontier_text(frontier: Frontier, table: Table) -> Group:
 
 
 def tuning_text(found: TuningLaw, table: Table) -> Group:
-    """Return the law of a setting."""
-    rows = [
-        [name, f"{value:.5g}", interval(*found.intervals[name], ".4g") if name in found.intervals else "-"]
-        for name, value in found.values.items()
+    """Return the law of a setting, that of the other one where both vary, the cost of following it, and the windows."""
+    fixed = f" {found.fixed}" if found.fixed else ", from one bowl in both settings"
+    parts: list[RichTable | Text] = [
+        Text(f"{found.formula}{fixed}: {found.num_rows} trials in {found.num_cells} cells")
     ]
-    parts: list[RichTable | Text] = [Text(f"{found.formula}, from {found.num_rows} runs in {found.num_cells} cells")]
-    parts.append(grid_text(Grid(["parameter", "value", "95 %"], rows)))
+    parts.append(grid_text(setting_grid(found)))
+    parts += [Text(found.cost.sentence), grid_text(window_grid(found), "Windows")]
     parts += [Text(f"weak: {reason}", style="yellow") for reason in found.reasons]
     return Group(*parts, *_remarks(table))
+
+
+def setting_grid(found: TuningLaw) -> Grid:
+    """Return the coefficient and powers of each setting's law."""
+    rows = [
+        [
+            f"{law.column}*",
+            name,
+            f"{value:.4g}",
+            interval(*law.intervals[name], ".4g") if name in law.intervals else "-",
+        ]
+        for law in (found.law, found.other)
+        if law is not None
+        for name, value in law.values.items()
+    ]
+    return Grid(["setting", "parameter", "value", "95 %"], rows)
+
+
+def window_grid(found: TuningLaw) -> Grid:
+    """Return the powers from trials within each distance of the best loss."""
+    names = list(found.windows[0][2])
+    rows = [
+        [f"{window:.1%}" + (" (taken)" if window == found.window else ""), str(rows), *(f"{p[n]:.3f}" for n in names)]
+        for window, rows, p in found.windows
+    ]
+    caption = "Taken: the widest window of the loss in which no narrower one fits better."
+    return Grid(["loss above the best", "trials", *names], rows, caption)
+
+
+def families_text(found: Families) -> Group:
+    """Return whether families share exponents, and each one's law: its parameters too where it has a fit of its own."""
+    parts: list[RichTable | Text] = [Text(found.sentence, style="yellow" if found.separate else "")]
+    parts += [grid_text(family_parameters(found), "Each family")] if found.separate else []
+    return Group(*parts, grid_text(families_grid(found), "Allocation of each family"))
 
 
 def _remarks(table: Table) -> list[Text]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from launch.scaling.laws.base import MULTIPLIERS
 from launch.scaling.laws.groups import Behind
+from launch.scaling.other.families import Families
+from launch.scaling.questions.conventions import Counted
 from launch.scaling.questions.next_run import Decision, Estimate
 from launch.scaling.questions.published import Against
 from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, known, ranges
@@ -94,9 +96,43 @@ def parameter_text(name: str, value: float) -> str:
 
 def behind_grid(found: Sequence[Behind], reference: str) -> Grid:
     """Return how many times the parameters, tokens and FLOPs of the reference each group needs at equal loss."""
-    rows = [[b.group, _times(b.parameters), _times(b.tokens), _times(b.flops)] for b in found]
+    exact = any(b.exact_flops is not None for b in found)
+    rows = [
+        [b.group, _times(b.parameters), _times(b.tokens), _times(b.flops), *([_times(b.exact_flops)] if exact else [])]
+        for b in found
+    ]
     caption = f"How many times those of {reference} a family needs for the same loss, with 95 % intervals."
-    return Grid(["family", "parameters", "tokens", "FLOPs"], rows, caption)
+    caption += " Exact FLOPs: as the table counts them, at the middle size of the reference." if exact else ""
+    return Grid(["family", "parameters", "tokens", "6 N D", *(["exact FLOPs"] if exact else [])], rows, caption)
+
+
+def families_grid(found: Families) -> Grid:
+    """Return the law of each family, and the best run for one budget by it."""
+    exact = any(f.exact_flops is not None for f in found.each)
+    rows = []
+    for f in found.each:
+        d, a = f.decision, f.exponent
+        allocation = ["-"] * 4
+        if d is not None and a is not None:
+            around = "" if a[1] is None or a[2] is None else f" {interval(a[1], a[2])}"
+            loss = f"{d.loss.value:.4f}{ends(d.loss, '.4f')}"
+            allocation = [f"{a[0]:.3f}{around}", counted_estimate(d.N), counted_estimate(d.D), loss]
+        counted = ["-" if f.exact_flops is None else flops_text(f.exact_flops)] if exact else []
+        rows.append([f.name, str(f.runs), f.saved.status, *allocation, *counted])
+    header = ["family", "runs", "certificate", "a", "N*", "D*", "loss (nats)", *(["exact FLOPs"] if exact else [])]
+    how = "fits of their own" if found.separate else "one fit with shared exponents"
+    caption = f"By {how}. The best run for 6 N D = {flops_text(found.flops)} FLOPs; a: the exponent of N* ~ C^a there."
+    return Grid(header, rows, caption)
+
+
+def family_parameters(found: Families) -> Grid:
+    """Return the parameters of each family's own law."""
+    rows = [
+        [f.name, name, parameter_text(name, value), interval(*f.intervals[name], ".4g") if name in f.intervals else "-"]
+        for f in found.each
+        for name, value in f.values.items()
+    ]
+    return Grid(["family", "parameter", "value", "95 % (bootstrap)"], rows, found.each[0].saved.law.formula)
 
 
 def _times(value: tuple[float, float | None, float | None] | None) -> str:

@@ -15,6 +15,7 @@ ODD, LEAST = 8.0, 0.05  # robust standard deviations, and share of the loss, by 
 HARDLY = 0.02  # share of chance by which a run that learned anything is below it: initial values alone give 1 %
 ROUNDS = 30  # of reweighting
 MANY_EPOCHS = 4.0  # tokens seen up to so often are nearly as good as new (Muennighoff et al. 2023)
+MOST_NAMED = 12
 DIVERGED = 1.5  # times the loss of the others: a run that far above them did not train
 
 
@@ -50,7 +51,7 @@ def no_better_than_chance(
 
 def chance_warning(named: list[str]) -> list[str]:
     """Return the warning about these runs, none where there are none."""
-    return [_warning("; ".join(named), len(named))] if named else []
+    return [_warning(_listed(named, "; "), len(named))] if named else []
 
 
 def diverged(
@@ -66,7 +67,7 @@ def diverged(
         bad &= columns["D"] <= MANY_EPOCHS * columns["U"]
     named = [f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(off[i])} the others)"
              for i in np.flatnonzero(bad)]  # fmt: skip
-    return ~bad, [f"left out, diverged: {', '.join(named)} (--rows all fits them)"] if named else []
+    return ~bad, [f"left out, diverged: {_listed(named)} (--rows all fits them)"] if named else []
 
 
 def far_off(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]], row: NDArray[np.int64]) -> list[str]:
@@ -80,7 +81,13 @@ def far_off(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]]
         f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(off[i])} the others)"
         for i in np.flatnonzero(off)
     ]
-    return [_warning(f"far off its neighbours: {', '.join(named)}", len(named))] if named else []
+    return [_warning(f"far off its neighbours: {_listed(named)}", len(named))] if named else []
+
+
+def _listed(named: list[str], between: str = ", ") -> str:
+    """List runs; of many the first ones."""
+    more = len(named) - MOST_NAMED
+    return between.join(named[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _odd(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]]) -> Array:

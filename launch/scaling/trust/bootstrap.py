@@ -37,8 +37,8 @@ def row_weights(num_rows: int, num: int, seed: int) -> Array:
     Besiroglu et al. 2024.
     """
     random = np.random.RandomState(seed)
-    drawn = np.array([random.choice(num_rows, size=num_rows, replace=True) for _ in range(num)])
-    return _counts(drawn, num_rows)
+    drawn = (random.choice(num_rows, size=num_rows, replace=True) for _ in range(num))
+    return np.array([np.bincount(rows, minlength=num_rows).astype(np.uint16) for rows in drawn])
 
 
 def cluster_weights(clusters: NDArray[np.str_], num: int, seed: int) -> Array:
