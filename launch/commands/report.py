@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from launch.commands.options import json_option
+from launch.commands.question import question
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
 from launch.scaling.fit.large import LOG
 from launch.scaling.report import write
@@ -47,9 +49,12 @@ def report(
     click.get_current_context().with_resource(shown(LOG))
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are)
     runs = drop_highest(runs, drop_highest_loss)
-    paths = write(runs, out, title=title or f"Scaling report: {_name(table)}", forecasts=forecasts)
+    asked = question(runs)
+    title = title or f"Scaling report: {_name(table)}"
+    paths = write(runs, out, title=title, forecasts=forecasts, question=asked)
     if as_json:
-        found = {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(f) for f in paths.figures]}
+        found: dict[str, Any] = {"question": asked}
+        found |= {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(f) for f in paths.figures]}
         click.echo(json.dumps(found))
     else:
         size = f"{paths.html.stat().st_size / 1024:.0f} KiB, works offline"

@@ -10,6 +10,7 @@ from launch.scaling.questions.conventions import budget_exponent, count_every_wa
 from launch.scaling.questions.next_run import decide
 from launch.scaling.questions.sensitivity import sensitivity
 from launch.scaling.report import surface_figures as draw
+from launch.scaling.report.allocation_figure import allocation_figures, allocations
 from launch.scaling.report.analysis import REPLICATES, Surface
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import (
@@ -23,6 +24,7 @@ from launch.scaling.report.decisions import (
 from launch.scaling.report.figures import compute
 from launch.scaling.report.isoflop_figure import Curve, isoflop_curves, isoflops
 from launch.scaling.report.model import Figure, Grid, Section, interval
+from launch.scaling.report.runs import runs_section
 from launch.scaling.report.trust import hold_out_section, profile_figure, shares_text
 from launch.scaling.table.checks import rows_text
 from launch.scaling.table.table import Table
@@ -86,7 +88,7 @@ def surface_sections(s: Surface) -> list[Section]:
     sections = [_law(s), _allocation(s)]
     if s.held:
         sections.append(hold_out_section(s.held, [f"The law is {s.chosen.law}: {s.chosen.why}."]))
-    sections += [_certificate(s), _residuals(s), _approaches(s)]
+    sections += [_certificate(s), _residuals(s), runs_section(s.table, s.fitted), _approaches(s)]
     if len(s.table.conventions) > 1:
         sections.append(_conventions(s.table))
     return sections
@@ -101,7 +103,7 @@ def _law(s: Surface) -> Section:
         ),
         Figure(
             "perplexity_against_parameters",
-            "Perplexity against parameters, coloured by tokens. Lines: the law at the 10, 50 and 90 % points of D.",
+            "Perplexity against parameters, coloured by tokens. Lines: the law at the least, median and largest D.",
             lambda ax: draw.perplexity(ax, s.table, s.fitted),
         ),
     ]
@@ -159,6 +161,8 @@ def _parameters(result: Study) -> Grid:
         ]
         for name, value in result.fitted.values.items()
     ]
+    if (exponent := result.exponent()) is not None:
+        rows.append(["N* ~ C^a: a", parameter_text("a", exponent[0]), _pair(exponent[1]), "-"])
     caption = (
         f"{result.law.formula} ({result.law.source}). Huber {result.fitted.cost.delta:g} on log loss, objective "
         f"{result.fitted.objective:.6g}; {REPLICATES} replicates by row."
@@ -177,7 +181,9 @@ def _allocation(s: Surface) -> Section:
         "and the same law without one size at a time."
     )
     grids = [decision_grid([decide(saved, factor * largest) for factor in BEYOND]), sensitivity_grid(asked)]
-    return Section("Allocation", [text], [], grids)
+    laws = [h.law for h in s.held]
+    charts = allocation_figures(allocations(s.table, s.fitted, saved, laws))
+    return Section("Allocation", [text], charts, grids)
 
 
 def _certificate(s: Surface) -> Section:
