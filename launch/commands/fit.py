@@ -16,6 +16,7 @@ from launch.scaling.laws.given import parse_values
 from launch.scaling.laws.registry import LAWS
 from launch.scaling.other.isoflop import METHODS, fit_frontier, frontier_json
 from launch.scaling.other.tuning import KNOBS, fit_tuning
+from launch.scaling.questions.judged import judged
 from launch.scaling.questions.questions import deepen
 from launch.scaling.table.clusters import clusters
 from launch.scaling.table.load import load
@@ -117,20 +118,15 @@ def fit(
     prepared = prepare(chosen.law, runs, parse_values("--base", base), reference)
     groups = None if cluster is None else clusters(runs, cluster)
     result = study(prepared.table, prepared.law, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups)
-    more = deepen(
-        result,
-        target=target,
-        groups=groups,
-        cluster=cluster,
-        counting=counting,
-        against=parse_values("--against", against),
-    )
-    from launch.scaling.report.console import chosen_text, deeper_text, study_text
+    decided = judged(result, chosen, target=target, cluster=cluster, seed=seed)
+    more = deepen(decided, target=target, counting=counting, against=parse_values("--against", against))
+    from launch.scaling.report.console import chosen_text, deeper_text, judged_text
 
-    answer = result.to_json() | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json() | more.to_json()
-    _give(answer, [chosen_text(chosen), study_text(result, cluster), deeper_text(more)], as_json, out)
+    by = {} if cluster is None else {"cluster": cluster}
+    answer = decided.to_json() | by | chosen.to_json() | more.to_json()
+    _give(answer, [chosen_text(chosen), judged_text(decided, cluster), deeper_text(more)], as_json, out)
     asked = set(result.law.variables) <= {"N", "D", "C"}  # the others need columns that no command can be given
-    if out is not None and not as_json and asked and result.certificate.status != "refused":
+    if out is not None and not as_json and asked and decided.study.certificate.status != "refused":
         click.echo(f"next: escala {_next_question(result.law.variables)} --fit {out} ...")
 
 

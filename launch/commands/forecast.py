@@ -83,7 +83,7 @@ def forecast(
         append(ledger, one)
     for reason in fit.reasons:
         click.secho(plain(f"warning: the fit is {fit.status}: {reason}"), fg="yellow", err=True)
-    for doubt in fit.doubts:
+    for doubt in () if fit.drawn else fit.doubts:  # what is drawn for a decision has them among its reasons
         click.secho(plain(f"doubt: {doubt}"), fg="yellow", err=True)
     if as_json:
         click.echo(json.dumps(asdict(made[0]) if sweep_path is None else [asdict(one) for one in made]))

@@ -79,6 +79,7 @@ class Study:
                 "gradient_norm": _finite(certificate.gradient_norm),
                 "condition": _finite(certificate.condition),
                 "profiles": _profiles_json(certificate, self.law),
+                "unidentified": dict(certificate.unidentified),
             },
             "replicates": None if self.replicates is None else asdict(self.replicates),
             "rows_used": len(self.table),
