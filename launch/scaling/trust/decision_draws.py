@@ -23,7 +23,7 @@ from launch.scaling.trust.certify import obstacles
 from launch.scaling.trust.shared_errors import SharedError, shared_errors
 
 REPLICATES = 400
-CLUSTERED = 0.02  # p value below which replicates get the errors that a group shares
+CLUSTERED = 0.05  # p value below which replicates get the errors that a group shares
 FEWEST = 100  # replicates of a law, however small its share
 FEW = 10  # degrees of freedom below which rows are too few to be resampled: their scatter is drawn instead
 MOST_GROUPS, BLOCKS = 20, 10  # left out one by one; more than so many are left out in so many blocks of neighbours
