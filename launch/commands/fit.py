@@ -63,7 +63,7 @@ Examples:
     show_default=True,
     help="Replicates for the intervals; 0: profiles.",
 )
-@click.option("--cluster", metavar="BY", help="Draw and leave out whole groups: N, D, C, trunk, seed, group.")
+@click.option("--cluster", metavar="BY", help="Draw whole groups: N, D, C, trunk, seed, group.")
 @click.option("--seed", default=SEED, show_default=True, help="Seed of the bootstrap.")
 @click.option("--delta", default=1e-3, show_default=True, help="Threshold of Huber's function; inf: least squares.")
 @click.option("--residual", type=click.Choice(["log", "loss"]), default="log", show_default=True)

@@ -162,7 +162,8 @@ def test_every_rule_lowers_the_grade_and_says_so(log_n, loss, waste, flops, evid
     nothing = DecisionDraws((), (), "row", 0.0, "")
     n = Spread(**{**CLEAR, "left_out": (19.9, 20.1), **log_n})
     at = Spread(**{**CLEAR, "value": 1.0, "interval": (0.99, 1.01), "left_out": (1.0, 1.0), **loss})
-    found = judge(n, at, waste, flops, nothing, Evidence(**evidence))
+    d = replace(n, value=float(np.log(flops / 6)) - n.value)
+    found = judge(n, d, at, waste, flops, nothing, Evidence(**evidence))
     assert found.status == status and (not why or why in found.reasons[0]), found.reasons
 
 

@@ -81,17 +81,14 @@ def flops_for_loss(fit: SavedFit, loss: float) -> float:
 def decide(fit: SavedFit, flops: float, *, served_tokens: float = 0.0) -> Decision:
     """Return the compute-optimal run for a budget, with the 95 % intervals of a decision, their parts and the grade."""
     _needs_allocation(fit)
-    drawn, place = fit.draws_of_decision, _placed(flops, served_tokens)
-    log_n, log_d, ratio, loss = (
-        spread_of(drawn, lambda law, theta, centre, k=k: place(law, theta, centre)[k]) for k in range(4)
-    )
+    drawn = fit.draws_of_decision
+    log_n, log_d, ratio, loss = (spread_of(drawn, _placed(flops, served_tokens, k)) for k in range(4))
     known = bool(len(drawn.point.draws))
     wasted = _waste(drawn, log_n, flops) if known and not served_tokens else None
     verdict = None
     if known:
-        verdict = judge(
-            log_n, loss, wasted.interval[1] if wasted and wasted.interval else 0.0, flops, drawn, fit.evidence
-        )
+        most = wasted.interval[1] if wasted and wasted.interval else 0.0
+        verdict = judge(log_n, log_d, loss, most, flops, drawn, fit.evidence)
     return Decision(
         flops=flops,
         N=_estimate(log_n, known),
@@ -105,8 +102,8 @@ def decide(fit: SavedFit, flops: float, *, served_tokens: float = 0.0) -> Decisi
     )
 
 
-def _placed(flops: float, served_tokens: float) -> Callable[[Law, Array, Centre], Array]:
-    """Return what gives ln N, ln D, ln D/N and the log loss (4, B) of the best run of each law."""
+def _placed(flops: float, served_tokens: float, which: int) -> Callable[[Law, Array, Centre], Array]:
+    """Return what gives ln N, ln D, ln D/N or the log loss (B,) of the best run by a law: number `which` of these."""
 
     def place(law: Law, theta: Array, centre: Centre) -> Array:
         if served_tokens:
@@ -114,7 +111,9 @@ def _placed(flops: float, served_tokens: float) -> Callable[[Law, Array, Centre]
         else:
             log_n = log_optimal_n(law, theta, centre, flops)
             log_d = np.log(flops / 6) - log_n
-        return np.stack([log_n, log_d, log_d - log_n, loss_at(law, theta, centre, log_n, 6 * np.exp(log_n + log_d))])
+        if which == 3:
+            return loss_at(law, theta, centre, log_n, 6 * np.exp(log_n + log_d))
+        return np.asarray((log_n, log_d, log_d - log_n)[which])
 
     return place
 

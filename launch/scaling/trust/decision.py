@@ -81,4 +81,4 @@ def _widening(moved: Array, half: float) -> float:
 
 
 def _clipped(values: Array) -> Array:
-    return np.clip(np.nan_to_num(values, nan=0.0), -EXTREME, EXTREME)
+    return np.asarray(np.clip(np.nan_to_num(values, nan=0.0), -EXTREME, EXTREME))

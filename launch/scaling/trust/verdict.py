@@ -68,7 +68,7 @@ def judge(log_n: Spread, loss: Spread, waste: float, flops: float, draws: Decisi
     """Grade the decision to train exp(`log_n.value`) parameters with `flops`."""
     found = [
         *_open(log_n, loss, waste),
-        *_far(log_n.value, flops, evidence.largest or {}),
+        *_far(flops, log_n.value, log_d.value, evidence.largest or {}),
         *_left_out(log_n, draws),
         *_held_out(evidence.held_out),
     ]
@@ -93,12 +93,11 @@ def _open(log_n: Spread, loss: Spread, waste: float) -> Iterator[Graded]:
     yield WASTE.status(waste), f"acting on it may waste {waste:.0%} of the budget"
 
 
-def _far(log_n: float, flops: float, largest: Mapping[str, float]) -> Iterator[Graded]:
-    N = float(np.exp(np.clip(log_n, -700, 700)))
-    for name, value in (("C", flops), ("N", N), ("D", flops / 6 / N)):
+def _far(flops: float, log_n: float, log_d: float, largest: Mapping[str, float]) -> Iterator[Graded]:
+    N, D = np.exp(np.clip([log_n, log_d], -700, 700))
+    for name, what, value in (("C", "the target is", flops), ("N", "N* is", N), ("D", "D* is", D)):
         if name in largest:
-            times = value / largest[name]
-            what = {"C": "the target is", "N": "N* is", "D": "D* is"}[name]
+            times = float(value) / largest[name]
             yield DISTANCE[name].status(times / ROUNDING), f"{what} {times:.3g} times the largest {name} of the runs"
 
 
