@@ -64,8 +64,10 @@ class Verdict:
         return {"status": self.status, "reasons": list(self.reasons)}
 
 
-def judge(log_n: Spread, loss: Spread, waste: float, flops: float, draws: DecisionDraws, evidence: Evidence) -> Verdict:
-    """Grade the decision to train exp(`log_n.value`) parameters with `flops`."""
+def judge(
+    log_n: Spread, log_d: Spread, loss: Spread, waste: float, flops: float, draws: DecisionDraws, evidence: Evidence
+) -> Verdict:
+    """Grade the decision to spend `flops` on exp(`log_n.value`) parameters and exp(`log_d.value`) tokens."""
     found = [
         *_open(log_n, loss, waste),
         *_far(flops, log_n.value, log_d.value, evidence.largest or {}),
