@@ -22,6 +22,7 @@ from launch.scaling.laws.registry import LAWS
 from launch.scaling.other.families import Families, compare_families, with_exact_flops
 from launch.scaling.other.isoflop import METHODS, fit_frontier, frontier_json
 from launch.scaling.other.tuning import KNOBS, fit_tuning
+from launch.scaling.questions.judged import Judged, judged
 from launch.scaling.questions.questions import Deeper, deepen
 from launch.scaling.table.clusters import clusters
 from launch.scaling.table.load import load
@@ -31,7 +32,8 @@ from launch.scaling.table.seen import runs_of
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import BOOTSTRAP, SEED
 from launch.scaling.trust.holdout import Chosen, choose_law, held_out
-from launch.scaling.trust.study import Study, study
+from launch.scaling.trust.residual_tests import doubts
+from launch.scaling.trust.study import study
 from launch.show.progress import shown
 from trainer.contract.plain_json import to_json
 
@@ -70,7 +72,7 @@ Examples:
     show_default=True,
     help="Replicates for the intervals; 0: profiles.",
 )
-@click.option("--cluster", metavar="BY", help="Draw and leave out whole groups: N, D, C, trunk, seed, group.")
+@click.option("--cluster", metavar="BY", help="Draw whole groups: N, D, C, trunk, seed, group.")
 @click.option("--seed", default=SEED, show_default=True, help="Seed of the bootstrap.")
 @click.option("--delta", default=1e-3, show_default=True, help="Threshold of Huber's function; inf: least squares.")
 @click.option("--residual", type=click.Choice(["log", "loss"]), default="log", show_default=True)
@@ -118,7 +120,7 @@ def fit(
     )  # fmt: skip
     runs = drop_highest(runs, drop_highest_loss)
     _refuse_idle_options(law)
-    asked = {"question": question(runs)}
+    asked: dict[str, Any] = {"question": question(runs)}
     if law in METHODS or law in KNOBS:
         _answer_of_one_law(runs, law, bootstrap, seed, asked, as_json, out)
         return
@@ -127,45 +129,49 @@ def fit(
     prepared = prepare(chosen.law, runs, parse_values("--base", base), reference)
     groups = None if cluster is None else clusters(runs, cluster)
     result = study(prepared.table, prepared.law, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups)
-    families = None
+    asked |= ({} if cluster is None else {"cluster": cluster}) | {"runs": runs_of(runs)} | chosen.to_json()
+    published = parse_values("--against", against)
     if isinstance(result.law, SharedExponents) and result.fitted is not None:
         families = compare_families(result, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups, target=target)
-    more = deepen(
-        result,
-        target=target if families is None else None,
-        groups=groups,
-        cluster=cluster,
-        counting=counting,
-        against=parse_values("--against", against),
-    )
-    if families is not None:
-        extra = asked | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json()
-        _give_families(result, more, families, extra | {"runs": runs_of(runs)}, as_json, out)
+        plain = Judged(result, doubts=tuple(doubts(result.fitted, result.table, cluster)))
+        more = deepen(plain, target=None, counting=counting, against=published)
+        _give_families(plain, more, families, asked, as_json, out)
         return
-    from launch.scaling.report.console import chosen_text, deeper_text, study_text
+    decided = judged(result, chosen, target=target, cluster=cluster, seed=seed)
+    more = deepen(decided, target=target, counting=counting, against=published)
+    _give_surface(decided, more, chosen, asked, as_json, out)
 
-    answer = result.to_json() | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json() | more.to_json()
-    answer |= asked | {"runs": runs_of(runs)}
-    _give(answer, [chosen_text(chosen), study_text(result, cluster), deeper_text(more)], as_json, out)
-    askable = set(result.law.variables) <= {"N", "D", "C"}  # the others need columns that no command can be given
-    if out is not None and not as_json and askable and result.certificate.status != "refused":
-        click.echo(f"next: escala {_next_question(result.law.variables)} --fit {out} ...")
+
+def _give_surface(
+    decided: Judged, more: Deeper, chosen: Chosen, asked: dict[str, Any], as_json: bool, out: Path | None
+) -> None:
+    """Answer for one law of all runs."""
+    from launch.scaling.report.console import chosen_text, deeper_text, judged_text
+
+    parts = [chosen_text(chosen), judged_text(decided, asked.get("cluster")), deeper_text(more)]
+    _give(decided.to_json() | asked | more.to_json(), parts, as_json, out)
+    law = decided.study.law
+    askable = set(law.variables) <= {"N", "D", "C"}  # the others need columns that no command can be given
+    if out is not None and not as_json and askable and decided.study.certificate.status != "refused":
+        click.echo(f"next: escala {_next_question(law.variables)} --fit {out} ...")
 
 
 def _give_families(
-    result: Study, more: Deeper, families: Families, extra: dict[str, Any], as_json: bool, out: Path | None
+    plain: Judged, more: Deeper, families: Families, asked: dict[str, Any], as_json: bool, out: Path | None
 ) -> None:
     """Answer for several families: by one law, or where the runs reject that by a law for each."""
-    from launch.scaling.report.console import deeper_text, families_text, study_text
+    from launch.scaling.report.console import deeper_text, families_text, judged_text
 
+    result = plain.study
     if families.separate:
         reasons = (families.sentence, *result.certificate.reasons)
         result = replace(result, certificate=replace(result.certificate, status="refused", reasons=reasons))
+        plain = replace(plain, study=result)
         more, shown = Deeper(), [families_text(families)]
     else:
         more = replace(more, behind=with_exact_flops(more.behind, result.table, more.reference))
-        shown = [study_text(result, extra.get("cluster")), deeper_text(more), families_text(families)]
-    _give(result.to_json() | extra | more.to_json() | families.to_json(), shown, as_json, out)
+        shown = [judged_text(plain, asked.get("cluster")), deeper_text(more), families_text(families)]
+    _give(plain.to_json() | asked | more.to_json() | families.to_json(), shown, as_json, out)
     known = next((f for f in families.each if f.saved.status != "refused"), None)
     if out is not None and not as_json and known is not None:
         name = shlex.quote(known.name)

@@ -86,7 +86,7 @@ def forecast(
         append(ledger, one)
     for reason in fit.reasons:
         click.secho(plain(f"warning: the fit is {fit.status}: {reason}"), fg="yellow", err=True)
-    for doubt in fit.doubts:
+    for doubt in () if fit.drawn else fit.doubts:  # what is drawn for a decision has them among its reasons
         click.secho(plain(f"doubt: {doubt}"), fg="yellow", err=True)
     for one in made:
         if one.seen:

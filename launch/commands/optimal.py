@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,11 @@ def optimal(
         tokens_per_step, data = shared.batch.tokens_per_step, shared.data.name
     budget = _budget(fit, flops, gpus, days, mfu, gpu, loss)
     decision = decide(fit, budget, served_tokens=served_tokens or 0.0)
+    if decision.verdict is not None and decision.verdict.status == "refused":
+        raise UserError(
+            f"{fit_path} says nothing of {flops_text(budget, 3)} FLOPs: {'; '.join(decision.verdict.reasons)}. Ask for "
+            "a budget nearer to its runs, or add runs (`escala sweep design --add`)"
+        )
     config = concrete_model(decision.N.value, fit.convention, vocab_size, context_length, mixers)
     run = run_yaml(decision, config, data, tokens_per_step)
     text = yaml.safe_dump(run, sort_keys=False)
@@ -154,8 +160,9 @@ def _answer(
         "model": {**shape, "N": counted(config, fit.convention), "parameters": parameters},
         "run": run,
         "run_flops_exact": _exact_flops(config, run),
-        "status": fit.status,
-        "warnings": [*decision.warnings, *warnings],
+        "status": fit.status if decision.verdict is None else decision.verdict.status,
+        "parts": [asdict(part) for part in decision.parts],
+        "warnings": [*_grounds(decision), *decision.warnings, *warnings],
     }
 
 
@@ -234,7 +241,8 @@ def _budget(
 
 def _print(decision: Decision, fit: SavedFit) -> None:
     counting = f"; {counting_text(fit.convention)}".removesuffix("; ")
-    click.echo(f"Budget {flops_text(decision.flops, 3)} FLOPs, law {fit.law.name} ({fit.status}){counting}")
+    grade = fit.status if decision.verdict is None else decision.verdict.status
+    click.echo(f"Budget {flops_text(decision.flops, 3)} FLOPs, law {fit.law.name}, {grade}{counting}")
     rows: list[tuple[str, Estimate, str]] = [
         ("N*, parameters", decision.N, "count"),
         ("D*, tokens", decision.D, "count"),
@@ -248,8 +256,16 @@ def _print(decision: Decision, fit: SavedFit) -> None:
         click.echo(
             f"  acting on this fit wastes {decision.wasted.value:.1%} of the budget (median), 95 %: up to {most:.1%}"
         )
-    for warning in decision.warnings:
+    for part in decision.parts:
+        ends = [*(count(end) for end in part.N), *(f"{end:.4f}" for end in part.loss)]
+        click.echo(f"  {part.what}: N* {ends[0]} to {ends[1]}, loss {ends[2]} to {ends[3]}")
+    for warning in [*_grounds(decision), *decision.warnings]:
         click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
+
+
+def _grounds(decision: Decision) -> list[str]:
+    """Return why the decision is no more than weak."""
+    return [] if decision.verdict is None else [f"weak: {reason}" for reason in decision.verdict.reasons]
 
 
 def _interval(estimate: Estimate, style: str) -> str:

@@ -9,11 +9,14 @@ while intervals narrow as n^-1/2 (Shao & Tu 1995, The Jackknife and Bootstrap, s
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from launch.scaling.arrays import Array
-from launch.scaling.fit.problem import Problem
+
+if TYPE_CHECKING:
+    from launch.scaling.fit.problem import Problem
 
 LOG = logging.getLogger("escala.scaling")  # progress: commands show it for large tables
 LARGE = 20_000  # rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -11,14 +11,15 @@ from launch.scaling.other.families import Families
 from launch.scaling.other.isoflop import Frontier
 from launch.scaling.other.ladder import Ladder, fit_ladder
 from launch.scaling.other.tuning import TuningLaw
+from launch.scaling.questions.judged import Judged, judged
 from launch.scaling.questions.questions import Deeper
 from launch.scaling.report.decisions import (
     against_line,
     behind_grid,
     counting_grid,
-    decision_grid,
     families_grid,
     family_parameters,
+    parts_grid,
     sensitivity_grid,
 )
 from launch.scaling.report.hold_out_table import hold_out_grid
@@ -57,7 +58,7 @@ def print_ladder(table: Table, console: Console | None = None) -> str | None:
         console.print(ladder_text(ladder))
         return f"power-{ladder.variable}"
     console.print(chosen_text(chosen))
-    console.print(study_text(study(table, law, bootstrap=REPLICATES)))
+    console.print(judged_text(judged(study(table, law, bootstrap=REPLICATES), chosen)))
     return None
 
 
@@ -71,37 +72,63 @@ def grid_text(grid: Grid, title: str | None = None) -> RichTable:
     return shown
 
 
+def judged_text(decided: Judged, cluster: str | None = None) -> Group:
+    """Return a fit, its decision and the grade of that for the terminal."""
+    parts: list[RenderableType] = [law_text(decided.study, cluster)]
+    if decided.decision is not None:
+        parts.append(grid_text(parts_grid(decided.decision), "Decision"))
+    parts += grade_text(decided.study)
+    if decided.decision is None:
+        parts += [Text(f"doubt: {d.sentence}", style="yellow") for d in decided.doubts]
+    return Group(*parts)
+
+
 STATUS_STYLE = {"certified": "bold green", "weak": "bold yellow", "refused": "bold red"}
 
 
 def study_text(result: Study, cluster: str | None = None) -> Group:
     """Return a fit with its certificate for the terminal. `cluster` names the groups that its bootstrap drew."""
-    certificate, intervals = result.certificate, result.intervals()
-    parts: list[RichTable | Text] = []
-    if result.fitted is not None:
-        rows = [
-            [name, f"{value:.6g}", interval(*intervals[name], ".4g") if name in intervals else "-"]
-            for name, value in result.fitted.values.items()
-        ]
-        by = "" if cluster is None else f" by {cluster}"
-        how = f"bootstrap{by}" if result.fitted.draws is not None else "profile"
-        grid = Grid(["parameter", "value", f"95 % ({how})"], rows)
-        counting = f"; {result.table.counting}" if result.table.counting and "N" in result.law.variables else ""
-        parts += [Text(f"{result.law.name}: {result.law.formula}{counting}", style="italic"), grid_text(grid)]
-        if (exponent := result.exponent()) is not None:
-            a, around = exponent
-            ends = "" if around is None else f", 95 % {interval(*around)}"
-            parts.append(Text(f"N* ~ C^a, a = {a:.4f}{ends}, at the largest budget"))
-        parts.append(
-            Text(
-                f"objective {result.fitted.objective:.10g} over {len(result.table)} runs; "
-                f"{certificate.share_of_starts:.0%} of the starts agree, gradient {certificate.gradient_norm:.1e}, "
-                f"condition {certificate.condition:.1f}; {result.seconds:.2f} s"
-            )
-        )
-    parts.append(Text(certificate.status.upper(), style=STATUS_STYLE[certificate.status]))
+    return Group(law_text(result, cluster), *grade_text(result))
+
+
+def grade_text(result: Study) -> list[Text]:
+    """Return the grade with its reasons, which parameters are identified, and what was noticed about the table."""
+    certificate = result.certificate
+    parts = [Text(certificate.status.upper(), style=STATUS_STYLE[certificate.status])]
     parts += [Text(f"- {reason}") for reason in certificate.reasons]
-    return Group(*parts, *_remarks(result.table))
+    if line := certificate.identified(result.law):
+        parts.append(Text(line))
+    return parts + _remarks(result.table)
+
+
+def law_text(result: Study, cluster: str | None = None) -> Group:
+    """Return a law with its parameters and how its optimum was found."""
+    certificate, intervals, fitted = result.certificate, result.intervals(), result.fitted
+    if fitted is None:
+        return Group()
+    rows = [
+        [name, f"{value:.6g}", interval(*intervals[name], ".4g") if name in intervals else "-"]
+        for name, value in fitted.values.items()
+    ]
+    by = "" if cluster is None else f" by {cluster}"
+    how = f"bootstrap{by}" if fitted.draws is not None else "profile"
+    counting = f"; {result.table.counting}" if result.table.counting and "N" in result.law.variables else ""
+    parts: list[RichTable | Text] = [
+        Text(f"{result.law.name}: {result.law.formula}{counting}", style="italic"),
+        grid_text(Grid(["parameter", "value", f"95 % ({how})"], rows)),
+    ]
+    if (exponent := result.exponent()) is not None:
+        a, around = exponent
+        ends = "" if around is None else f", 95 % {interval(*around)}"
+        parts.append(Text(f"N* ~ C^a, a = {a:.4f}{ends}, at the largest budget"))
+    parts.append(
+        Text(
+            f"objective {fitted.objective:.10g} over {len(result.table)} runs; "
+            f"{certificate.share_of_starts:.0%} of the starts agree, gradient {certificate.gradient_norm:.1e}, "
+            f"condition {certificate.condition:.1f}; {result.seconds:.2f} s"
+        )
+    )
+    return Group(*parts)
 
 
 def chosen_text(chosen: Chosen) -> Group:
@@ -178,11 +205,9 @@ def _remarks(table: Table) -> list[Text]:
 
 def deeper_text(more: Deeper) -> Group:
     """Return what was asked beyond the fit itself."""
-    parts: list[RichTable | Text] = [Text(f"doubt: {d.sentence}", style="yellow") for d in more.doubts]
+    parts: list[RichTable | Text] = []
     if more.against is not None:
         parts.append(Text(against_line(more.against)))
-    if more.decision is not None:
-        parts.append(grid_text(decision_grid([more.decision]), "Decision"))
     if more.sensitivity is not None:
         parts.append(grid_text(sensitivity_grid(more.sensitivity), "What it rests on"))
     if more.behind:

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from launch.scaling.laws.base import MULTIPLIERS
-from launch.scaling.laws.groups import Behind
-from launch.scaling.other.families import Families
-from launch.scaling.questions.conventions import Counted
-from launch.scaling.questions.next_run import Decision, Estimate
-from launch.scaling.questions.published import Against
-from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, known, ranges
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.table.counting import C_MEANING, N_CONVENTIONS
 from launch.show.text import count, flops_text
 
 if TYPE_CHECKING:
+    from launch.scaling.laws.groups import Behind
+    from launch.scaling.other.families import Families
     from launch.scaling.questions.conventions import Counted
+    from launch.scaling.questions.next_run import Decision, Estimate
+    from launch.scaling.questions.published import Against
+    from launch.scaling.questions.sensitivity import Choice, Sensitivity
 
 NOTHING = 1e-9  # nats: a floor below this is none
 MOST_NAMED = 8  # groups of a leave-out table that are listed one by one
@@ -43,33 +42,47 @@ def decision_grid(decisions: Sequence[Decision]) -> Grid:
     return Grid(header, [decision_row(d) for d in decisions], caption)
 
 
+def parts_grid(d: Decision) -> Grid:
+    """Return a decision, and below it what each part of its interval alone would say."""
+    rows = [decision_row(d)]
+    for part in d.parts:
+        label = part.what
+        rows.append(
+            [f"  {label}", f"[{count(part.N[0])}, {count(part.N[1])}]", "", "", interval(*part.loss, ".4f"), ""]
+        )
+    caption = (
+        "N* parameters on D* tokens are the best run for the budget; brackets hold 95 %. Below: what each part of the "
+        "interval alone would say. Waste: the share of the budget lost if a draw is the truth (95 %)."
+    )
+    return Grid(["FLOPs", "N*", "D*", "D*/N*", "loss (nats)", "waste"], rows, caption)
+
+
 def sensitivity_grid(s: Sensitivity) -> Grid:
     """Return the best run for the budget by each law, and without each group (its range where there are many)."""
-    rows = [_choice_row(f"law {c.law}" + (" (refused)" if c.status == "refused" else ""), c) for c in s.laws]
-    if len(s.left_out) <= MOST_NAMED:
-        rows += [_choice_row(f"without {s.grouped_by} {_group(s.grouped_by, c.without)}", c) for c in s.left_out]
+    from launch.scaling.questions.sensitivity import known, ranges  # late: a report of a ladder asks no decision
+
+    rows = [_choice_row(f"law {c.law}" + ("" if c.share is None else f" ({c.share:.0%})"), c) for c in s.laws]
+    lost = []
     for name, choices in s.sets():
+        if name != "laws" and len(choices) <= MOST_NAMED:
+            rows += [_choice_row(f"without {c.by} {_group(c.by, c.without)}", c) for c in choices]
         if len(known(choices)) > 1:
             spans = ranges(choices)
             low, high = spans["N"]
-            ratios, losses = spans["tokens_per_parameter"], spans["loss"]
-            label = (
-                "over laws" if name == "laws" else f"over {len(known(choices))} fits without one {s.grouped_by} each"
-            )
-            rows.append(
-                [label, f"[{count(low)}, {count(high)}]", interval(*ratios, ".1f"), interval(*losses, ".4f")]
-            )  # fmt: skip
-    caption = f"The best run for {flops_text(s.flops)} FLOPs."
-    if lost := [c for c in s.left_out if c.N is None]:
-        caption += f" Without one {s.grouped_by}, {len(lost)} of {len(s.left_out)} fits cannot tell: {lost[0].reason}."
-    if not s.left_out:
-        caption += f" No {s.grouped_by} is left out: there are one or more than {MOST_GROUPS}, or too few runs remain."
+            label = "over laws" if name == "laws" else f"over {len(known(choices))} fits {name} each"
+            span = [f"[{count(low)}, {count(high)}]", interval(*spans["tokens_per_parameter"], ".1f")]
+            rows.append([label, *span, interval(*spans["loss"], ".4f")])
+        unknown = [c for c in choices if c.N is None]
+        lost += [
+            f" {name.capitalize()}, {len(unknown)} of {len(choices)} fits cannot tell: {c.reason}." for c in unknown[:1]
+        ]
+    caption = f"The best run for {flops_text(s.flops)} FLOPs." + "".join(lost)
     return Grid(["fit", "N*", "D*/N*", "loss (nats)"], rows, caption)
 
 
 def _group(by: str, label: str) -> str:
     """Write a group as people do: sizes and tokens are stored as 4.6e+04."""
-    return count(float(label)) if by in ("N", "D") else label
+    return " to ".join(count(float(end)) for end in label.split(" to ")) if by in ("N", "D") else label
 
 
 def _choice_row(label: str, c: Choice) -> list[str]:

@@ -29,7 +29,6 @@ from launch.scaling.report.trust import hold_out_section, profile_figure, shares
 from launch.scaling.table.checks import rows_text
 from launch.scaling.table.table import Table
 from launch.scaling.trust.lack_of_fit import lack_of_fit
-from launch.scaling.trust.residual_tests import doubts
 from launch.scaling.trust.study import Study
 from launch.show.text import count, flops_text
 
@@ -175,14 +174,14 @@ def _allocation(s: Surface) -> Section:
     if s.refused:
         return Section("Allocation", ["Refused: " + reason for reason in s.best.certificate.reasons])
     saved, largest = s.saved, float(s.table.C.max())
-    asked = sensitivity(s.table, s.best.law, None, "N", SENSITIVE * largest)
     text = (
-        "The first intervals know only the scatter of the runs about one law. The second table asks the other laws, "
-        "and the same law without one size at a time."
+        "The intervals hold the scatter of the runs, the choice of the law, and leaving one size or budget out. The "
+        "second table asks each law that held-out budgets cannot tell apart, and the fit without one group at a time."
     )
-    grids = [decision_grid([decide(saved, factor * largest) for factor in BEYOND]), sensitivity_grid(asked)]
-    laws = [h.law for h in s.held]
-    charts = allocation_figures(allocations(s.table, s.fitted, saved, laws))
+    grids = [decision_grid([decide(saved, factor * largest) for factor in BEYOND])]
+    if s.judged.drawn is not None:
+        grids.append(sensitivity_grid(sensitivity(s.judged.drawn, SENSITIVE * largest)))
+    charts = allocation_figures(allocations(s.table, s.fitted, saved, [h.law for h in s.held]))
     return Section("Allocation", [text], charts, grids)
 
 
@@ -192,7 +191,6 @@ def _certificate(s: Surface) -> Section:
         f"{c.status.capitalize()}: {c.share_of_starts:.0%} of the starts meet in the optimum, gradient "
         f"{c.gradient_norm:.1e}, condition number {c.condition:.3g}.",
         *c.reasons,
-        *(f"Doubt: {d.sentence}." for d in doubts(s.fitted, s.table)),
         *_outliers(s),
     ]
     test = lack_of_fit(s.fitted)

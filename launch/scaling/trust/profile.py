@@ -14,6 +14,7 @@ import numpy as np
 from launch.scaling.arrays import Array, robust_sd
 from launch.scaling.fit.fit import Fitted
 from launch.scaling.fit.newton import Pin, minimise
+from launch.scaling.trust.quantiles import student_95
 
 OFFSETS = (-3.4, -2.4, -1.2, 1.2, 2.4, 3.4)  # in standard deviations
 FURTHER = (5.0, 8.0, 14.0, 30.0)  # where a first look did not reach the end of the interval
@@ -166,13 +167,6 @@ def _by_owner(quantities: list[Quantity]) -> Callable[[Array, Array], tuple[Arra
         return values, slopes
 
     return evaluate
-
-
-def student_95(freedom: int) -> float:
-    """Return the two-sided 95 % point of Student's t."""
-    from scipy.special import stdtrit  # late: no command but a fit pays for scipy
-
-    return float(stdtrit(freedom, 0.975))
 
 
 def _profile(name: str, best: float, values: Array, rise: Array, root: float) -> Profile:
