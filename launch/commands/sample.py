@@ -1,52 +1,98 @@
-"""`escala sample`: continue a prompt with a trained model."""
+"""`escala sample`: continue prompts with a trained model."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
 
 import click
+from pydantic.fields import FieldInfo
 
-from launch.commands.options import json_option
+from launch.commands.options import F, json_option
+from trainer.config.decoding import COMMON, DECODERS, DecodingConfig
+from trainer.contract.errors import UserError
+
+
+def flag(name: str) -> str:
+    """Return the option of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def settings_options() -> Callable[[F], F]:
+    """Return a decorator that adds an option for each setting of decoders; what is not given is None."""
+
+    def add(command: F) -> F:
+        for name, field in reversed(DecodingConfig.model_fields.items()):
+            command = click.option(flag(name), **_option(name, field))(command)
+        return command
+
+    return add
+
+
+def _option(name: str, field: FieldInfo) -> dict[str, Any]:
+    if name == "decoder":
+        return {"type": click.Choice(list(DECODERS)), "help": f"How. Default: {field.default}."}
+    if name == "stop":
+        return {"multiple": True, "metavar": "TEXT", "help": f"{_sentence(field)}"}
+    kind = next(kind for kind in (*get_args(field.annotation), field.annotation) if kind is not NoneType)
+    heeding = [decoder for decoder, entry in DECODERS.items() if name in entry.uses]
+    whose = "" if name in COMMON else f" [{', '.join(heeding)}]"
+    default = "" if field.default is None else f" Default: {field.default}."
+    return {"type": kind, "help": f"{_sentence(field)}{default}{whose}"}
+
+
+def _sentence(field: FieldInfo) -> str:
+    text = field.description or ""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--prompt", default="", help="Text to continue. Default: the beginning of a document.")
-@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Continuations.")
-@click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Length of each.")
-@click.option("--temperature", type=float, default=0.8, show_default=True, help="0 is greedy.")
-@click.option("--top-k", type=int, help="Sample from the k best tokens only.")
-@click.option("--top-p", type=float, help="Sample from the smallest set with this probability (nucleus).")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--prompt", "given", multiple=True, help="Text to continue; may be repeated. Default: a document begins.")
+@click.option("--prompts", type=click.File("rb"), metavar="FILE", help="One prompt a line; - is standard input.")
+@settings_options()
+@click.option("--compare", is_flag=True, help="Show one prompt under every decoder, and which text is most probable.")
 @json_option
-def sample(
-    run: Path,
-    prompt: str,
-    count: int,
-    tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Continue a prompt with the newest checkpoint of the run directory RUN.
+def sample(run: Path, given: tuple[str, ...], prompts: Any, compare: bool, as_json: bool, **settings: Any) -> None:
+    """Continue prompts with the newest checkpoint of the run directory RUN, of whatever family and layout.
+
+    Text comes as it is produced; its log-probability under the model follows. Ends with the document, a stop string, or
+    --tokens. Beyond the model's context its later half is read again as a beginning.
 
     \b
     Examples:
       escala sample runs/tiny --prompt 'def '
       escala sample runs/tiny --count 3 --tokens 100 --top-p 0.9
-      escala sample runs/tiny --prompt 'import' --temperature 0 --json
+      escala sample runs/tiny --prompt 'import' --decoder greedy --stop $'\\n' --json
+      escala sample runs/tiny --prompt 'import' --decoder beam --width 8 --length-alpha 1 --count 3
+      escala sample runs/tiny --prompts prompts.txt --decoder best_of --draws 16
+      escala sample runs/tiny --prompt 'The ' --tokens 20 --compare
     """
-    options = {
-        "--prompt": prompt, "--count": count, "--tokens": tokens, "--temperature": temperature,
-        "--top-k": top_k, "--top-p": top_p, "--seed": seed,
-    }  # fmt: skip
     from launch.run.rank_packages import need_rank_packages
 
+    wanted = {name: value for name, value in settings.items() if value not in (None, ())}
+    if compare and (idle := set(wanted) - {"tokens", "seed"}):
+        raise UserError(
+            f"{flag(min(idle))} has no effect with --compare, which goes through all decoders: leave it out"
+        )
+    texts = [*given, *(_lines(prompts) if prompts else [])] or [""]
     need_rank_packages()
-    given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    command = [sys.executable, "-m", "trainer.decoding.sample", str(run), *given, *(["--json"] if as_json else [])]
-    sys.exit(subprocess.run(command).returncode)
+    request = {"run": str(run), "prompts": texts, "settings": wanted, "compare": compare, "json": as_json}
+    command = [sys.executable, "-m", "trainer.decoding.sample"]
+    sys.exit(subprocess.run(command, input=json.dumps(request).encode()).returncode)
+
+
+def _lines(file: Any) -> list[str]:
+    """Return the prompts of a file. Raises UserError for one that is not text, or empty."""
+    try:
+        lines = file.read().decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.name} is not UTF-8 at byte {error.start}: convert it") from None
+    if not lines:
+        raise UserError(f"{file.name} has no prompts: write one a line")
+    return list(lines)

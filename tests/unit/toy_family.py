@@ -80,11 +80,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState | None) -> Tensor:
         total = x.cumsum(1)
-        count = torch.arange(1, x.shape[1] + 1, device=x.device)
+        count = torch.arange(1, x.shape[1] + 1, device=x.device).expand(x.shape[0], -1)
         if state is not None:
             total, count = total + state.get("total", 0), count + state.get("count", 0)
-            state["total"], state["count"] = total[:, -1:], count[-1:]
-        mixed: Tensor = x + self.gain * self.mix(total / count[:, None])
+            state["total"], state["count"] = total[:, -1:], count[:, -1:]
+        mixed: Tensor = x + self.gain * self.mix(total / count[..., None])
         return mixed
 
 

@@ -24,10 +24,18 @@ class State:
     """What a model keeps of the tokens that it has read: keys and values, recurrent states, windows.
 
     A layer's state is a dictionary of its own, which its first call fills and each further call updates in place.
+    Every tensor in it has the B sequences as its first dimension, and nothing else of it depends on which sequences
+    are read side by side: then `select` works for every family. A tensor may be a view of a larger buffer that further
+    calls fill, so two continuations never share a state: each takes its own with `select`.
     """
 
     layers: list[LayerState]
-    length: int = 0  # tokens read so far
+    length: int = 0  # tokens read so far, the same number for every sequence
+
+    def select(self, rows: Tensor) -> State:
+        """Return a state of its own for these sequences (n): in another order, repeated, or without some."""
+        layers = [{name: kept.index_select(0, rows) for name, kept in layer.items()} for layer in self.layers]
+        return State(layers, self.length)
 
 
 class LanguageModel(nn.Module):
@@ -59,16 +67,20 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
         state: State | None = None,
+        last_only: bool = False,
     ) -> Tensor:
         """Return the loss of each token (B, T), or the logits (B, T, V) where no targets are given.
 
         `inputs` and `targets` are (B, T). `documents` (B, T) number the documents: a token reads its own only.
         `positions` (T) default to the tokens' places in the sequence; a rank that holds a part of the sequence passes
         the places of its part. With a `state` the tokens follow those that it has read, and it is updated.
+        `last_only` gives the logits of the last token alone, (B, 1, V).
         """
         x = self.hidden(inputs, documents, positions, state)
         if state is not None:
             state.length += inputs.shape[1]
+        if last_only:
+            x = x[:, -1:]
         smoothing = self.label_smoothing if self.training else 0.0
         if targets is not None and self.token_loss is not None:
             return self.token_loss(self.head(x), targets, smoothing)
@@ -78,6 +90,11 @@ class LanguageModel(nn.Module):
     def initial_state(self) -> State:
         """Return the state before the first token."""
         return State([{} for _ in self.blocks])
+
+    @property
+    def state_limit(self) -> int | None:
+        """The most tokens that one state can read. None: any number, for families whose state does not grow."""
+        return self.config.context_length
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
