@@ -5,57 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 import click
-from pydantic.fields import FieldInfo
 
-from launch.commands.options import F, json_option
+from launch.commands.options import json_option
+from launch.commands.settings import flag, settings_options
 from trainer.config.decoding import COMMON, DECODERS, DecodingConfig
 from trainer.contract.errors import UserError
 
 
-def flag(name: str) -> str:
-    """Return the option of a setting."""
-    return "--" + name.replace("_", "-")
-
-
-def settings_options() -> Callable[[F], F]:
-    """Return a decorator that adds an option for each setting of decoders; what is not given is None."""
-
-    def add(command: F) -> F:
-        for name, field in reversed(DecodingConfig.model_fields.items()):
-            command = click.option(flag(name), **_option(name, field))(command)
-        return command
-
-    return add
-
-
-def _option(name: str, field: FieldInfo) -> dict[str, Any]:
-    if name == "decoder":
-        return {"type": click.Choice(list(DECODERS)), "help": f"How. Default: {field.default}."}
-    if name == "stop":
-        return {"multiple": True, "metavar": "TEXT", "help": f"{_sentence(field)}"}
-    kind = next(kind for kind in (*get_args(field.annotation), field.annotation) if kind is not NoneType)
-    heeding = [decoder for decoder, entry in DECODERS.items() if name in entry.uses]
-    whose = "" if name in COMMON else f" [{', '.join(heeding)}]"
-    default = "" if field.default is None else f" Default: {field.default}."
-    return {"type": kind, "help": f"{_sentence(field)}{default}{whose}"}
-
-
-def _sentence(field: FieldInfo) -> str:
-    text = field.description or ""
-    return f"{text[0].upper()}{text[1:]}."
+def heeding(name: str) -> str:
+    """Return the decoders that heed a setting, where these are not all."""
+    found = [decoder for decoder, entry in DECODERS.items() if name in entry.uses]
+    return "" if name in COMMON else f" [{', '.join(found)}]"
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--prompt", "given", multiple=True, help="Text to continue; may be repeated. Default: a document begins.")
 @click.option("--prompts", type=click.File("rb"), metavar="FILE", help="One prompt a line; - is standard input.")
-@settings_options()
+@settings_options(DecodingConfig, {"decoder": list(DECODERS)}, heeding)
 @click.option("--compare", is_flag=True, help="Show one prompt under every decoder, and which text is most probable.")
 @json_option
 def sample(run: Path, given: tuple[str, ...], prompts: Any, compare: bool, as_json: bool, **settings: Any) -> None:

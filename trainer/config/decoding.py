@@ -51,7 +51,7 @@ DECODERS = {
 class DecodingConfig(Section):
     """The settings of all decoders. Each heeds its own; `parse_decoding` refuses those that have no effect."""
 
-    decoder: str = Field("ancestral", description=f"how: {', '.join(DECODERS)}")
+    decoder: str = Field("ancestral", description="how tokens are chosen")
     tokens: int = Field(64, ge=1, description="most tokens of a continuation; it ends sooner with its document")
     count: int = Field(1, ge=1, description="continuations of each prompt")
     seed: int = Field(0, ge=-(2**63), lt=2**64, description="of what is drawn")

@@ -67,20 +67,20 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
         state: State | None = None,
-        last_only: bool = False,
+        last: int | None = None,
     ) -> Tensor:
         """Return the loss of each token (B, T), or the logits (B, T, V) where no targets are given.
 
         `inputs` and `targets` are (B, T). `documents` (B, T) number the documents: a token reads its own only.
         `positions` (T) default to the tokens' places in the sequence; a rank that holds a part of the sequence passes
         the places of its part. With a `state` the tokens follow those that it has read, and it is updated.
-        `last_only` gives the logits of the last token alone, (B, 1, V).
+        `last` gives those of the last so many tokens alone, whose targets are then the only ones.
         """
         x = self.hidden(inputs, documents, positions, state)
         if state is not None:
             state.length += inputs.shape[1]
-        if last_only:
-            x = x[:, -1:]
+        if last is not None:
+            x = x[:, -last:]
         smoothing = self.label_smoothing if self.training else 0.0
         if targets is not None and self.token_loss is not None:
             return self.token_loss(self.head(x), targets, smoothing)
