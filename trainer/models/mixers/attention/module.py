@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from trainer.models.common.norm import make_norm
 from trainer.models.interface import LayerState
+from trainer.models.mixers.attention.cache import append
 from trainer.models.transformer.config import TransformerConfig
 
 
 def remember(state: LayerState, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Append the new keys and values (B, G, T, K) to those of the tokens before, and return all of them."""
-    if state:
-        key, value = torch.cat([state["keys"], key], dim=2), torch.cat([state["values"], value], dim=2)
-    state["keys"], state["values"] = key, value
-    return key, value
+    for name, new in (("keys", key), ("values", value)):
+        state[name] = append(state[name], new) if name in state else new
+    return state["keys"], state["values"]
 
 
 def rotary_angles(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
