@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_decode import run
 from trainer.models.build import build_model
 from trainer.models.interface import LanguageModel
+from trainer.models.mixers.attention import cache
 from trainer.models.mixers.attention.cache import GROWTH, append
 from trainer.models.transformer.config import TransformerConfig
 from trainer.models.transformer.huggingface import to_huggingface
@@ -86,7 +87,13 @@ def test_the_nucleus_is_theirs(pair: tuple[LanguageModel, Any]) -> None:
     assert (shares[0] - shares[1]).abs().max() < 0.04  # four standard errors of a difference of shares of one half
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.fixture
+def _never_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SMALL", 0)
+
+
+@pytest.mark.usefixtures("_never_small")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(1, 3), st.integers(1, 3), st.lists(st.tuples(st.integers(1, 90), st.sampled_from(["", "end", "rows"]))),
 )  # fmt: skip
@@ -106,6 +113,7 @@ def test_a_buffer_holds_what_was_appended(B: int, G: int, steps: list[tuple[int,
                 kept, plain = kept.index_select(0, rows), plain.index_select(0, rows)
 
 
+@pytest.mark.usefixtures("_never_small")
 def test_a_buffer_is_not_copied_for_each_token() -> None:
     with torch.no_grad():
         kept = append(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 1, 4))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 GROWTH = 128  # tokens for which a full buffer gets room, at least
+SMALL = 1 << 15  # values that are copied sooner than one would find out where they lie
 
 
 def append(kept: Tensor, new: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def append(kept: Tensor, new: Tensor) -> Tensor:
     a view that an earlier call returned, or the end of one, the new tokens go into the room behind it. Where gradients
     are wanted nothing is written in place.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or kept.numel() < SMALL:
         return torch.cat([kept, new], dim=2)
     (B, G, S, K), total = kept.shape, kept.shape[2] + new.shape[2]
     first, room = _place(kept)
