@@ -25,11 +25,18 @@ def heeding(name: str) -> str:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--prompt", "given", multiple=True, help="Text to continue; may be repeated. Default: a document begins.")
-@click.option("--prompts", type=click.File("rb"), metavar="FILE", help="One prompt a line; - is standard input.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="One prompt a line; - is standard input.",
+)
 @settings_options(DecodingConfig, {"decoder": list(DECODERS)}, heeding)
 @click.option("--compare", is_flag=True, help="Show one prompt under every decoder, and which text is most probable.")
 @json_option
-def sample(run: Path, given: tuple[str, ...], prompts: Any, compare: bool, as_json: bool, **settings: Any) -> None:
+def sample(
+    run: Path, given: tuple[str, ...], prompts: Path | None, compare: bool, as_json: bool, **settings: Any
+) -> None:
     """Continue prompts with the newest checkpoint of the run directory RUN, of whatever family and layout.
 
     Text comes as it is produced; its log-probability under the model follows. Ends with the document, a stop string, or
@@ -58,12 +65,13 @@ def sample(run: Path, given: tuple[str, ...], prompts: Any, compare: bool, as_js
     sys.exit(subprocess.run(command, input=json.dumps(request).encode()).returncode)
 
 
-def _lines(file: Any) -> list[str]:
+def _lines(file: Path) -> list[str]:
     """Return the prompts of a file. Raises UserError for one that is not text, or empty."""
+    content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     try:
-        lines = file.read().decode().splitlines()
+        lines = content.decode().splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{file.name} is not UTF-8 at byte {error.start}: convert it") from None
+        raise UserError(f"{file} is not UTF-8 at byte {error.start}: convert it") from None
     if not lines:
-        raise UserError(f"{file.name} has no prompts: write one a line")
-    return list(lines)
+        raise UserError(f"{file} has no prompts: write one a line")
+    return lines

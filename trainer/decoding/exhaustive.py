@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.contract.errors import UserError
 from trainer.decoding.reader import Reader, last_tokens
-from trainer.decoding.task import Produced, Task
+from trainer.decoding.task import End, Produced, Task
 
 MOST_SEQUENCES = 2**25
 BLOCK = 1024  # prefixes that are read at once
@@ -82,5 +82,5 @@ class _Search:
         row, token = divmod(place, totals.shape[1])
         token, score = token if only is None else only, float(totals.flatten()[place])
         if self.found is None or score > self.found.logprob:
-            end = "end" if token == self.task.eos_id else "length"
+            end: End = "end" if token == self.task.eos_id else "length"
             self.found = Produced([*prefixes[row].tolist(), token], score, end)

@@ -37,7 +37,7 @@ class Reader:
                 known = known[:, -max(1, self.limit // 2) :]
                 self.state, tokens = self.model.initial_state(), known
             self.history = known
-        logits = self.model(tokens, state=self.state, last=1)[:, -1, : self.vocab_size]
+        logits: Tensor = self.model(tokens, state=self.state, last=1)[:, -1, : self.vocab_size]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if not logits.isfinite().all():
             raise UserError(

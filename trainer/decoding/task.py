@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -69,4 +70,4 @@ def rank(produced: list[Produced], alpha: float) -> list[Produced]:
 
 def normalised(logprob: float, length: int, alpha: float) -> float:
     """Return the score by which sequences of different lengths are compared."""
-    return logprob / length**alpha
+    return logprob / math.pow(length, alpha)

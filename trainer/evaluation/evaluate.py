@@ -102,7 +102,9 @@ def protocol(config: ScoringConfig, context: int) -> str:
         return "one stream, the state carried over"
     stride = config.stride or context
     whole = f"windows of {context}, {stride} apart"
-    return whole if stride == context else f"{whole}: each token but the first reads at least {context - stride} before"
+    if stride == context:
+        return whole
+    return f"{whole}: behind the first window each token has at least {context - stride} before it"
 
 
 def table(scored: Scored, how: str) -> str:
