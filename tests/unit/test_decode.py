@@ -21,6 +21,7 @@ from trainer.data.read.batches import to_micro_batch
 from trainer.data.read.packing import PackedSet
 from trainer.data.store.token_set import TokenSet
 from trainer.data.tokenize.tokenizer import Bytes
+from trainer.data.tokenize.word_tokenizer import Words, count_vocabulary
 from trainer.decoding import exhaustive
 from trainer.decoding.sample import first_tokens
 from trainer.decoding.task import Produced, Task, decode, normalised
@@ -218,6 +219,14 @@ def test_confined_models_read_an_end_token_before_a_prompt() -> None:
     assert first_tokens(Bytes(), "ab", confined=True) == [256, 97, 98]
     assert first_tokens(Bytes(), "ab", confined=False) == [97, 98]
     assert first_tokens(Bytes(), "", confined=False) == first_tokens(Bytes(), "", confined=True) == [256]
+
+
+def test_a_model_of_words_reads_whole_lines() -> None:
+    words = Words(count_vocabulary(["a b\n" * 3 + "a\n"]))
+    eos, a, b = words.eos_id, *words.encode("a b")
+    assert first_tokens(words, "", confined=False) == [eos]
+    assert first_tokens(words, "a b", confined=False) == [eos, a, b]
+    assert first_tokens(words, "a b\na\n", confined=True) == [eos, a, b, eos, a, eos]
 
 
 def test_decoding_from_the_end_token_is_what_packed_training_showed(tmp_path: Path) -> None:

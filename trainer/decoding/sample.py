@@ -28,14 +28,17 @@ RULE = "-" * 40
 def first_tokens(tokenizer: Tokenizer, prompt: str, *, confined: bool) -> list[int]:
     """Return the tokens to continue. A model whose attention was `confined` to documents saw an end token before each.
 
-    Without a prompt that is the end token alone, for every model: what follows it begins a document. Raises UserError
-    for a prompt that is not text.
+    Without a prompt that is the end token alone, for every model: what follows it begins a document. Where end tokens
+    end lines, one comes before the first line, too. Raises UserError for a prompt that is not text.
     """
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"the prompt is not UTF-8 at character {error.start + 1}: convert it") from None
     ids = tokenizer.encode(prompt) if prompt else []
+    if not tokenizer.eos_ends_documents:
+        ends = [tokenizer.eos_id] if prompt.endswith("\n") else []  # `encode` leaves the last line open
+        return [tokenizer.eos_id, *ids, *ends]
     return [tokenizer.eos_id, *ids] if confined or not ids else ids
 
 
