@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("launch.commands.plan:plan", "Print what a run costs, before it starts."),
     "checkpoint": ("launch.commands.checkpoint:checkpoint", "Inspect, verify and convert checkpoints."),
     "sample": ("launch.commands.sample:sample", "Continue a prompt with a trained model."),
+    "evaluate": ("launch.commands.evaluate:evaluate", "Score a trained run on a whole set, as published tables do."),
     "sweep": ("launch.commands.sweep:sweep", "Train families of models and fit a law to them."),
     "fit": ("launch.commands.fit:fit", "Fit a scaling law to a ledger or to any table of runs."),
     "optimal": ("launch.commands.optimal:optimal", "Say what to train with a budget, according to a fit."),

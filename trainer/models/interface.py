@@ -26,11 +26,18 @@ class State:
     """What a model keeps of the tokens that it has read: keys and values, recurrent states, windows.
 
     A layer's state is a dictionary of its own, empty before the first token. Its first call fills it, and each further
-    call puts new tensors there.
+    call puts new tensors there. Every tensor in it has the B sequences as its first dimension, and nothing else of it
+    depends on which sequences are read side by side: then `select` works for every family. A tensor may be a view of a
+    larger buffer that further calls fill, so two continuations never share a state: each takes its own with `select`.
     """
 
     layers: list[LayerState]
-    length: int = 0  # tokens read so far
+    length: int = 0  # tokens read so far, the same number for every sequence
+
+    def select(self, rows: Tensor) -> State:
+        """Return a state of its own for these sequences (n): in another order, repeated, or without some."""
+        layers = [{name: kept.index_select(0, rows) for name, kept in layer.items()} for layer in self.layers]
+        return State(layers, self.length)
 
 
 @dataclass(frozen=True)
@@ -73,16 +80,20 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
         state: State | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """Return the loss of each token (B, T), or the logits (B, T, V) where no targets are given.
 
         `inputs` and `targets` are (B, T). `documents` (B, T) number the documents: a token reads its own only.
         `positions` (T) default to the tokens' places in the sequence; a rank that holds a part of the sequence passes
         the places of its part. With a `state` the tokens follow those that it has read, and it is updated.
+        `last` gives those of the last so many tokens alone, whose targets are then the only ones.
         """
         x = self.hidden(inputs, documents, positions, state)
         if state is not None:
             state.length += inputs.shape[1]
+        if last is not None:
+            x = x[:, -last:]
         terms, softcap = self.loss_terms if self.training else PLAIN, self.config.logit_softcap
         if targets is None:
             return capped(self.head(x), softcap)
@@ -94,6 +105,11 @@ class LanguageModel(nn.Module):
     def initial_state(self) -> State:
         """Return the state before the first token."""
         return State([{} for _ in self.blocks])
+
+    @property
+    def state_limit(self) -> int | None:
+        """The most tokens that one state can read. None: any number, for families whose state does not grow."""
+        return self.config.context_length
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:

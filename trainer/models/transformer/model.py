@@ -15,6 +15,7 @@ from trainer.models.common.norm import make_norm
 from trainer.models.common.rotary import rotary_angles
 from trainer.models.common.sinusoidal import sinusoids
 from trainer.models.interface import Context, LanguageModel, LayerState, State, places, tie_head
+from trainer.models.mixers.base import kinds_of
 from trainer.models.mixers.registry import find_mixer
 from trainer.models.transformer.config import TransformerConfig
 from trainer.models.transformer.roles import roles
@@ -91,6 +92,12 @@ class Transformer(LanguageModel):
         self.norm = make_norm(config, config.d_model) if config.last_norm else nn.Identity()
         self.head = Head(config.d_model, config.vocab_rows)
         tie_head(self)
+
+    @property
+    def state_limit(self) -> int | None:
+        """None where no state grows with the tokens, and no table of positions ends."""
+        grows = any(kind.cost.state_size().per_token for kind in kinds_of(self.config))
+        return self.config.context_length if grows or self.config.position == "learned" else None
 
     def hidden(self, inputs: Tensor, documents: Tensor | None, positions: Tensor | None, state: State | None) -> Tensor:
         """Return the output of the last block, normed, (B, T, D)."""

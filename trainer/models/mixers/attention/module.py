@@ -14,6 +14,7 @@ from trainer.models.common.norm import make_norm
 from trainer.models.common.rotary import rotate
 from trainer.models.common.sight import Sight, alibi_slopes
 from trainer.models.interface import Context, LayerState
+from trainer.models.mixers.attention.cache import append
 from trainer.models.mixers.attention.cost import AttentionOptions
 from trainer.models.transformer.config import TransformerConfig
 
@@ -25,7 +26,7 @@ def remember(state: LayerState, sight: Sight, key: Tensor, value: Tensor) -> tup
     """
     documents = sight.documents
     if state:
-        key, value = torch.cat([state["keys"], key], dim=2), torch.cat([state["values"], value], dim=2)
+        key, value = append(state["keys"], key), append(state["values"], value)
         if documents is not None:
             documents = torch.cat([state["documents"], documents], dim=1)
     first = 0 if sight.window is None else max(0, key.shape[2] - sight.window + 1)
