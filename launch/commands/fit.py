@@ -17,7 +17,6 @@ from launch.scaling.fit.large import LOG
 from launch.scaling.fit.objective import Objective
 from launch.scaling.fit.prepare import prepare
 from launch.scaling.laws.given import parse_values
-from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.laws.registry import LAWS
 from launch.scaling.other.families import Families, compare_families, with_exact_flops
 from launch.scaling.other.isoflop import METHODS, fit_frontier, frontier_json
@@ -127,26 +126,23 @@ def fit(
     prepared = prepare(chosen.law, runs, parse_values("--base", base), reference)
     groups = None if cluster is None else clusters(runs, cluster)
     result = study(prepared.table, prepared.law, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups)
-    families = None
-    if isinstance(result.law, SharedExponents) and result.fitted is not None:
-        families = compare_families(result, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups, target=target)
+    families = compare_families(result, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups, target=target)
     more = deepen(
-        result,
-        target=target if families is None else None,
-        groups=groups,
-        cluster=cluster,
-        counting=counting,
+        result, target=target if families is None else None, groups=groups, cluster=cluster, counting=counting,
         against=parse_values("--against", against),
-    )
+    )  # fmt: skip
+    extra = asked | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json() | {"runs": runs_of(runs)}
     if families is not None:
-        extra = asked | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json()
-        _give_families(result, more, families, extra | {"runs": runs_of(runs)}, as_json, out)
+        _give_families(result, more, families, extra, as_json, out)
         return
     from launch.scaling.report.console import chosen_text, deeper_text, study_text
 
-    answer = result.to_json() | ({} if cluster is None else {"cluster": cluster}) | chosen.to_json() | more.to_json()
-    answer |= asked | {"runs": runs_of(runs)}
-    _give(answer, [chosen_text(chosen), study_text(result, cluster), deeper_text(more)], as_json, out)
+    shown_parts = [chosen_text(chosen), study_text(result, cluster), deeper_text(more)]
+    _give(result.to_json() | extra | more.to_json(), shown_parts, as_json, out)
+    _say_next(result, as_json, out)
+
+
+def _say_next(result: Study, as_json: bool, out: Path | None) -> None:
     askable = set(result.law.variables) <= {"N", "D", "C"}  # the others need columns that no command can be given
     if out is not None and not as_json and askable and result.certificate.status != "refused":
         click.echo(f"next: escala {_next_question(result.law.variables)} --fit {out} ...")
