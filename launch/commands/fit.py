@@ -17,7 +17,6 @@ from launch.scaling.fit.large import LOG
 from launch.scaling.fit.objective import Objective
 from launch.scaling.fit.prepare import prepare
 from launch.scaling.laws.given import parse_values
-from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.laws.registry import LAWS
 from launch.scaling.other.families import Families, compare_families, with_exact_flops
 from launch.scaling.other.isoflop import METHODS, fit_frontier, frontier_json
@@ -131,8 +130,8 @@ def fit(
     result = study(prepared.table, prepared.law, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups)
     asked |= ({} if cluster is None else {"cluster": cluster}) | {"runs": runs_of(runs)} | chosen.to_json()
     published = parse_values("--against", against)
-    if isinstance(result.law, SharedExponents) and result.fitted is not None:
-        families = compare_families(result, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups, target=target)
+    families = compare_families(result, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups, target=target)
+    if families is not None and result.fitted is not None:
         plain = Judged(result, doubts=tuple(doubts(result.fitted, result.table, cluster)))
         more = deepen(plain, target=None, counting=counting, against=published)
         _give_families(plain, more, families, asked, as_json, out)

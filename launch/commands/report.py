@@ -17,6 +17,7 @@ from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
 from launch.scaling.table.rows import RowsAre
 from launch.show.progress import shown
+from trainer.contract.plain_text import plain
 
 EPILOG = """\b
 Examples:
@@ -49,6 +50,8 @@ def report(
     click.get_current_context().with_resource(shown(LOG))
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are)
     runs = drop_highest(runs, drop_highest_loss)
+    for warning in runs.warnings:
+        click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
     asked = question(runs)
     title = title or f"Scaling report: {_name(table)}"
     paths = write(runs, out, title=title, forecasts=forecasts, question=asked)

@@ -129,6 +129,7 @@ def test_each_family_has_the_best_size_of_its_own_surface() -> None:
     table = Table("t", "", columns, np.arange(1, len(N) + 1), {"group": groups})
     result = study(table, SharedExponents(CHINCHILLA, ("b",)))
     found = compare_families(result, cost=result.fitted.cost, bootstrap=0, seed=0, cluster=None, target=1e21)
+    assert found is not None
     G = (SURFACE["alpha"] * SURFACE["A"] / (SURFACE["beta"] * SURFACE["B"])) ** (1 / 0.62)
     for family, rho in zip(found.each, (1.0, 0.4), strict=True):
         expected = G * rho ** (-SURFACE["alpha"] / 0.62) * (1e21 / 6) ** (SURFACE["beta"] / 0.62)

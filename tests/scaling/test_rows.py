@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from launch.cli import escala
 from launch.commands.fit import fit
 from launch.commands.tables import drop_highest
 from launch.scaling.laws.identify import distinct
@@ -212,6 +213,26 @@ def test_the_case_files_are_read_for_what_they_are(name, rows, error) -> None:
             load(path)
     else:
         assert len(load(path)) == rows
+
+
+def test_no_minimum_of_the_case_of_close_sizes_lies_below_its_runs() -> None:
+    table = load(shared_data("cases/scaling/close_sizes.csv"))
+    for method in MINIMUM:
+        optima = fit_frontier(table, method).optima
+        assert len(optima) >= 3 and min(o.loss for o in optima) > 0.97 * table.loss.min()
+
+
+@pytest.mark.parametrize("command", ["fit", "fit --law isoflop-akima", "report", "forecast score"])
+def test_every_command_names_the_runs_that_diverged(tmp_path, monkeypatch, command) -> None:
+    path = shared_data("cases/scaling/diverged.csv")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "forecasts.jsonl").write_text("")
+    monkeypatch.setenv("COLUMNS", "1000")
+    result = CliRunner().invoke(escala, [*command.split(), str(path)], catch_exceptions=False)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 0
+    for row, loss in ((37, "8.1"), (38, "10.2"), (39, "10.6")):
+        assert f"row {row} (loss {loss}" in said
 
 
 def test_one_wild_run_does_not_rank_the_laws() -> None:

@@ -122,10 +122,14 @@ class Families:
 
 def compare_families(
     result: Study, *, cost: Objective, bootstrap: int, seed: int, cluster: Array | None, target: float | None
-) -> Families:
-    """Test the shared exponents of a fit, and give the law of each family: its share of it, or a fit of its own."""
+) -> Families | None:
+    """Test the shared exponents of a fit, and give the law of each family: its share of it, or a fit of its own.
+
+    None where the law is another one, or could not be fitted.
+    """
     law, table = result.law, result.table
-    assert isinstance(law, SharedExponents) and result.fitted is not None
+    if not isinstance(law, SharedExponents) or result.fitted is None:
+        return None
     groups = table.labels["group"]
     (reference,) = set(groups.tolist()) - set(law.groups)
     names = (reference, *law.groups)

@@ -123,7 +123,7 @@ def fit_tuning(table: Table, knob: str, *, bootstrap: int = 200, seed: int = 0) 
         knob, laws[0], laws[1] if len(laws) > 1 else None, sweeps.fixed,
         tuple(tuple(float(v) for v in row) for row in taken.bowl.curvature),
         taken.window, powers, cost, len(taken.gram), len(taken.trials),
-        (*at_the_edge(sweeps.trials), *_bent(fits, chosen), *_unknown(laws[0], bootstrap)),
+        (*at_the_edge(sweeps.trials), *_bent(fits, chosen, half), *_unknown(laws[0], bootstrap)),
     )  # fmt: skip
 
 
@@ -192,10 +192,14 @@ def _law(sweeps: Sweeps, fit: Windowed, k: int, half: Array | None) -> SettingLa
     return SettingLaw(sweeps.settings[k], {"k": float(np.exp(log_k)), **powers}, ends)
 
 
-def _bent(fits: list[Windowed], taken: int) -> list[str]:
-    if len(fits) == 1 or taken < len(fits) - 1:
+def _bent(fits: list[Windowed], taken: int, half: Array | None) -> list[str]:
+    """Say that powers have not settled: in the narrowest window they differ from the next one by more than they may."""
+    if taken == 0 or taken < len(fits) - 1 or half is None:
         return []
-    return [f"losses are no parabola down to {fits[-1].window:.1%} above the best: finer sweeps would tell more"]
+    moved = np.abs(fits[taken].bowl.optimum - fits[taken - 1].bowl.optimum)[:, 1:]
+    if (moved <= half[:, 1:]).all():
+        return []
+    return [f"the powers still move at {fits[-1].window:.1%} above the best loss: finer sweeps would tell more"]
 
 
 def _unknown(law: SettingLaw, bootstrap: int) -> list[str]:
