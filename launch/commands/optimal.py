@@ -25,6 +25,8 @@ from launch.scaling.questions.next_run import (
     run_yaml,
 )
 from launch.scaling.questions.saved_fit import SavedFit, load_fit
+from launch.scaling.report.decisions import counted_ends, ends
+from launch.scaling.report.model import interval
 from launch.scaling.table.counting import counting_text
 from launch.show.text import count, flops_text
 from launch.sweep.design.pending import add_cell, shared_run
@@ -114,10 +116,10 @@ def optimal(
         tokens_per_step, data = shared.batch.tokens_per_step, shared.data.name
     budget = _budget(fit, flops, gpus, days, mfu, gpu, loss)
     decision = decide(fit, budget, served_tokens=served_tokens or 0.0)
-    if decision.verdict is not None and decision.verdict.status == "refused":
+    if decision.verdict is not None and decision.verdict.status == "refused" and sweep_path is None:
         raise UserError(
             f"{fit_path} says nothing of {flops_text(budget, 3)} FLOPs: {'; '.join(decision.verdict.reasons)}. Ask for "
-            "a budget nearer to its runs, or add runs (`escala sweep design --add`)"
+            "a budget nearer to its runs, or add the run to the ladder to learn from it (--sweep)"
         )
     config = concrete_model(decision.N.value, fit.convention, vocab_size, context_length, mixers)
     run = run_yaml(decision, config, data, tokens_per_step)
@@ -257,21 +259,21 @@ def _print(decision: Decision, fit: SavedFit) -> None:
             f"  acting on this fit wastes {decision.wasted.value:.1%} of the budget (median), 95 %: up to {most:.1%}"
         )
     for part in decision.parts:
-        ends = [*(count(end) for end in part.N), *(f"{end:.4f}" for end in part.loss)]
-        click.echo(f"  {part.what}: N* {ends[0]} to {ends[1]}, loss {ends[2]} to {ends[3]}")
+        click.echo(f"  {part.what}: N* {counted_ends(part.N)}, loss {interval(*part.loss, '.4f')}")
     for warning in [*_grounds(decision), *decision.warnings]:
         click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
 
 
 def _grounds(decision: Decision) -> list[str]:
-    """Return why the decision is no more than weak."""
-    return [] if decision.verdict is None else [f"weak: {reason}" for reason in decision.verdict.reasons]
+    """Return why the decision is weak, or refused."""
+    verdict = decision.verdict
+    return [] if verdict is None else [f"{verdict.status}: {reason}" for reason in verdict.reasons]
 
 
 def _interval(estimate: Estimate, style: str) -> str:
     if estimate.interval is None:
         return ""
-    return f"   95 % [{_shown(estimate.interval[0], style)}, {_shown(estimate.interval[1], style)}]"
+    return f"   95 % {counted_ends(estimate.interval)}" if style == "count" else f"   95 %{ends(estimate, style)}"
 
 
 def _shown(value: float, style: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from launch.scaling.questions.sensitivity import Choice, Sensitivity
 
 NOTHING = 1e-9  # nats: a floor below this is none
+ENDLESS = 1e18  # parameters, tokens, or tokens per parameter: an interval that reaches as far has no end
 MOST_NAMED = 8  # groups of a leave-out table that are listed one by one
 
 
@@ -47,9 +49,7 @@ def parts_grid(d: Decision) -> Grid:
     rows = [decision_row(d)]
     for part in d.parts:
         label = part.what
-        rows.append(
-            [f"  {label}", f"[{count(part.N[0])}, {count(part.N[1])}]", "", "", interval(*part.loss, ".4f"), ""]
-        )
+        rows.append([f"  {label}", counted_ends(part.N), "", "", interval(*part.loss, ".4f"), ""])
     caption = (
         "N* parameters on D* tokens are the best run for the budget; brackets hold 95 %. Below: what each part of the "
         "interval alone would say. Waste: the share of the budget lost if a draw is the truth (95 %)."
@@ -167,9 +167,17 @@ def against_line(a: Against) -> str:
 
 def counted_estimate(e: Estimate) -> str:
     """Write a number of parameters or tokens with its interval."""
-    return count(e.value) + ("" if e.interval is None else f" [{count(e.interval[0])}, {count(e.interval[1])}]")
+    return count(e.value) + ("" if e.interval is None else f" {counted_ends(e.interval)}")
+
+
+def counted_ends(pair: tuple[float, float]) -> str:
+    """Write an interval of numbers of parameters or tokens; ends that no run could have are 0 or inf."""
+    return f"[{', '.join('0' if end < 1 else 'inf' if end > ENDLESS else count(end) for end in pair)}]"
 
 
 def ends(e: Estimate, style: str) -> str:
     """Write the interval of an estimate, with a space before it, or nothing."""
-    return "" if e.interval is None else f" {interval(*e.interval, style)}"
+    if e.interval is None:
+        return ""
+    low, high = e.interval
+    return f" {interval(low, high if high < ENDLESS else math.inf, style)}"

@@ -22,6 +22,7 @@ KINDS = ("trunk", "N", "D", "C")
 WORDS = {"N": "size (N)", "D": "length (D)", "C": "budget (C)"}  # what a group of one N, D or C is called
 FEWEST_GROUPS = 3  # of several runs
 FEWEST = 4  # degrees of freedom left within them
+LEAST_FREEDOM = 3  # of the variance between groups when it is drawn
 OUTLYING = 4.0  # robust standard deviations at which residuals are cut off: one odd run is no group
 RANK = 1e-8  # relative singular value below which a direction is another one again
 
@@ -51,8 +52,13 @@ class SharedError:
         return float((max(self.between - self.within, 0.0) / self.weight) ** 0.5)
 
     def draw(self, num: int, random: np.random.Generator) -> Array:
-        """Return shared errors (num, n), their variance drawn too: few groups hardly say how large it is."""
-        between = self.between * self.freedom[0] / random.chisquare(self.freedom[0], num)
+        """Return shared errors (num, n), their variance drawn too: few groups hardly say how large it is.
+
+        As if groups had left `LEAST_FREEDOM` degrees of freedom where they left fewer: one alone would make any answer
+        infinite, and leaving out each group says what the fit hangs on.
+        """
+        freedom = max(self.freedom[0], LEAST_FREEDOM)
+        between = self.between * freedom / random.chisquare(freedom, num)
         within = self.within * self.freedom[1] / random.chisquare(self.freedom[1], num)
         sds = np.sqrt(np.maximum(between - within, 0.0) / self.weight)
         errors = random.standard_normal((num, int(self.group.max()) + 1))
