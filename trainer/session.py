@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,10 +29,10 @@ from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
-from trainer.observe.identity import wandb_id
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
+from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 from trainer.parallel.mesh import Mesh
 from trainer.plan.plan import Plan
 
@@ -63,7 +61,7 @@ def open_session(
         model = make_model(config.model)
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
     record = Record(run_dir)
-    observers = _open_observers(config, plan, run_dir, fence, record, first=mesh.rank == 0)
+    observers = _open_observers(config, run_dir, fence, record, first=mesh.rank == 0)
     keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence)
     step = keeper.restore()
     if observers.active:
@@ -175,25 +173,9 @@ def _say_about_data(batches: Batches, observers: Observers) -> None:
         print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
-def _open_observers(
-    config: RunConfig, plan: Plan, run_dir: RunDir, fence: Fence, record: Record, *, first: bool
-) -> Observers:
-    """Return who is told what happens: the record, the console, and W&B under the id that earlier attempts used."""
+def _open_observers(config: RunConfig, run_dir: RunDir, fence: Fence, record: Record, *, first: bool) -> Observers:
+    """Return who is told what happens: the record, the console, and W&B where it can be reached with credentials."""
     listed: list[Observer] = [record, ConsoleObserver()]
-    if first and config.tracking.wandb != "disabled":
-        listed.append(_open_wandb(config, plan, run_dir, wandb_id(run_dir)))
+    if first and resolve_mode(config.tracking.wandb) == "online":
+        listed.append(WandbMirror(run_dir))
     return Observers(listed if first else [], first=first, may_write=fence.open)
-
-
-def _open_wandb(config: RunConfig, plan: Plan, run_dir: RunDir, run_id: str) -> Observer:
-    from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
-
-    settings = {
-        "project": config.tracking.project,
-        "group": config.tracking.group,
-        "name": config.name,
-        "tags": list(config.tracking.tags),
-        "config": {**config.model_dump(mode="json"), "plan": json.loads(plan.to_json())},
-    }
-    mode = resolve_mode(config.tracking.wandb)
-    return WandbMirror(run_id=run_id, mode=mode, directory=Path(run_dir.root), settings=settings)

@@ -107,7 +107,7 @@ FLOORS = {
         ("optim",), ("engine",), ("evaluation", "checkpoint"), ("decoding", "loop"), ("session",), ("train",),
     ),
     "launch": (
-        ("groups", "show"), ("cluster",), ("planner",), ("run", "scaling"), ("sweep",), ("commands",), ("cli",),
+        ("groups", "show"), ("cluster",), ("planner",), ("run", "scaling"), ("sweep", "watch"), ("commands",), ("cli",),
         ("__main__",),
     ),
 }  # fmt: skip

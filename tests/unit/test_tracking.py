@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +10,12 @@ import pytest
 from tests.conftest import ROOT
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir, Status
-from trainer.observe import wandb_mirror
 from trainer.observe.console import console_line
 from trainer.observe.metrics import METRICS
 from trainer.observe.observers import Observers
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
-from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
+from trainer.observe.wandb_mirror import resolve_mode
 
 
 class Collector:
@@ -128,49 +124,3 @@ def test_the_mode_follows_from_choice_and_credentials(choice, environment, mode,
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert resolve_mode(choice) == mode
-
-
-@pytest.fixture(autouse=True)
-def _fresh_wandb(monkeypatch: pytest.MonkeyPatch):
-    import wandb
-
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    wandb.teardown()
-    yield
-    wandb.teardown()
-
-
-def mirror_rows(directory: Path, mode: str) -> list[dict]:
-    settings = {"project": "test", "name": "test", "config": {"a": 1}}
-    mirror = WandbMirror(run_id="abc123", mode=mode, directory=directory, settings=settings)
-    for step in (1, 2, 3):
-        mirror.row({"kind": "train", "step": step, "tokens": 10 * step, "loss": 3.0 - step})
-    mirror.finish(0)
-    return read_back(directory)
-
-
-def read_back(directory: Path) -> list[dict]:
-    """Return the history in the offline file, through wandb's own reader."""
-    (file,) = directory.glob("wandb/offline-run-*/run-abc123.wandb")
-    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()
-    items = [json.loads(line).get("history", {}).get("item", {}) for line in lines]
-    return [item for item in items if "step" in item]
-
-
-def test_offline_rows_can_be_read_back(tmp_path: Path):
-    rows = mirror_rows(tmp_path, "offline")
-    assert [(row["step"], row["train/loss"], row["tokens"]) for row in rows] == [
-        (1, 2.0, 10),
-        (2, 1.0, 20),
-        (3, 0.0, 30),
-    ]
-
-
-def test_without_a_server_the_mirror_goes_offline_and_keeps_the_rows(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(wandb_mirror, "INIT_TIMEOUT", 2.0)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    rows = mirror_rows(tmp_path, "online")
-    assert [row["step"] for row in rows] == [1, 2, 3]
-    assert "mirroring offline" in capfd.readouterr().err
