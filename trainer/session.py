@@ -14,6 +14,7 @@ from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.settings import settings_of
 from trainer.config.run import RunConfig
+from trainer.contract.provenance import process_started
 from trainer.contract.run_dir import RunDir
 from trainer.data.order.skipping import parse_ranges
 from trainer.data.read.batches import Batches
@@ -21,6 +22,7 @@ from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
 from trainer.engine.build import build_engine
 from trainer.engine.engine import Engine
+from trainer.engine.peak import peak_flops
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
 from trainer.guard.fence import Fence
@@ -32,6 +34,7 @@ from trainer.observe.console import ConsoleObserver
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
+from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 from trainer.parallel.mesh import Mesh
 from trainer.plan.plan import Plan
@@ -64,6 +67,9 @@ def open_session(
     observers = _open_observers(config, run_dir, fence, record, first=mesh.rank == 0)
     keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence)
     step = keeper.restore()
+    wall_time = WallTime(
+        plan.degrees.world, record.training_rows() if mesh.is_first else [], step, started=process_started()
+    )
     if observers.active:
         record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
@@ -86,6 +92,8 @@ def open_session(
         ),
         observers=observers,
         throughput=Throughput(plan.tokens_per_step),
+        wall_time=wall_time,
+        peak_flops=peak_flops(device) if mesh.is_first else None,
         step=step,
     )
     return Session(run, run_dir, manifest, closers=[batches.close, keeper.close, *guards, engine.close])
