@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("launch.commands.jobs:jobs", "List submitted runs and how they stand."),
     "logs": ("launch.commands.logs:logs", "Print or follow what the ranks of a run print."),
     "cancel": ("launch.commands.cancel:cancel", "End jobs."),
+    "wandb": ("launch.commands.wandb:wandb", "Send the records of runs to W&B."),
     "clusters": ("launch.commands.clusters:clusters", "List configured clusters, and say which answer."),
     "preflight": ("launch.commands.preflight:preflight", "Check every node of a cluster before the first job."),
     "doctor": ("launch.commands.doctor:doctor", "Describe this environment, for bug reports."),

@@ -179,6 +179,7 @@ def result(session: Session) -> dict[str, object]:
         "train_loss": run.train_loss,
         "tokens_per_second": run.throughput.overall,
         "seconds": time.monotonic() - session.began,
+        **run.wall_time.row(run.throughput.waited_seconds),
         "unique_tokens": session.manifest.tokens("train") - sum(left_out.values()),
         "unigram_entropy": session.manifest.unigram_entropy,
         "tokenizer_hash": session.manifest.tokenizer_hash,

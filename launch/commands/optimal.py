@@ -11,7 +11,6 @@ import click
 import yaml
 
 from launch.commands.options import Positive, Size, family_option, json_option, refuse_idle
-from launch.planner.gpus import NAMES, find_gpu
 from launch.planner.layouts import layouts
 from launch.scaling.questions.next_run import (
     Decision,
@@ -36,6 +35,7 @@ from trainer.contract.errors import UserError
 from trainer.contract.plain_text import plain
 from trainer.models.mixers.registry import find_mixer
 from trainer.plan.counting import count_flops, count_parameters
+from trainer.plan.gpus import NAMES, find_gpu
 
 EPILOG = """\b
 Examples:

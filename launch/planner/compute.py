@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.planner.gpus import Gpu
 from launch.planner.rates import FLASH_BACKWARD, LAUNCH, MEMORY_SHARE, SERIAL_KERNEL, Rates
 from launch.planner.shape import Way
+from trainer.plan.gpus import Gpu
 from trainer.plan.shape import MixerShape, Shape
 
 

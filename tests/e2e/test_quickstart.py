@@ -83,7 +83,7 @@ def test_the_main_job(place: Path):
     assert "http://" not in text
     assert 'src="http' not in text
     assert list(report.parent.glob("*.png"))
-    assert len(list((place / "runs/small/cells").glob("*/wandb/offline-run-*"))) == 6
+    assert list((place / "runs/small/cells").glob("*/wandb*")) == [], "without credentials the record waits for a sync"
 
 
 def test_again_it_does_nothing_but_reprint(place: Path):

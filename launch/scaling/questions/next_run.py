@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from launch.planner.gpus import find_gpu
 from launch.scaling.arrays import Array
 from launch.scaling.laws.base import Centre, Law
 from launch.scaling.laws.optimum import budget_for_loss, log_optimal_n, loss_at, wasted_share, with_inference
@@ -20,6 +19,7 @@ from trainer.config.model import ModelConfig, parse_model
 from trainer.config.sizes import dimensions
 from trainer.contract.errors import UserError
 from trainer.plan.counting import count_parameters
+from trainer.plan.gpus import find_gpu
 
 SECONDS_PER_DAY = 86_400
 SMALLEST_MODEL = 1_000  # parameters; the ladder of `trainer/config/sizes.py` begins at 3,000
