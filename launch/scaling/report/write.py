@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from launch.scaling.other.equal_sizes import families_of
+from launch.scaling.other.family_laws import fit_families
 from launch.scaling.other.ladder import fit_ladder
 from launch.scaling.report import surface as of_surface
 from launch.scaling.report.analysis import analyse
 from launch.scaling.report.checklist import checklist_section, forecast_lines, forecasts_section, provenance_section
+from launch.scaling.report.families import family_answers, family_sections
+from launch.scaling.report.families import headline as family_headline
 from launch.scaling.report.ladder import (
     Curves,
     by_position_section,
@@ -86,17 +90,20 @@ def write(
 
 
 def build(table: Table, title: str, layout_check: Curves | None = None, forecasts: Path | None = None) -> Report:
-    """Decide what the runs can tell and put it into sections: a surface of N and D, or one ladder."""
+    """Decide what the runs can tell and put it into sections: a surface of N and D, or ladders."""
     if len(table) < FEWEST_RUNS:
         raise UserError(f"{table.source}: {len(table)} runs; a law needs {FEWEST_RUNS} at least, and more to be tested")
     surface = analyse(table)
     if surface is not None:
         lines, sections = of_surface.headline(surface), of_surface.surface_sections(surface)
         answers = of_surface.answers(surface)
+        lines += _families(table)
+    elif len(families_of(table)) > 1:
+        families = fit_families(table)
+        lines, sections, answers = family_headline(families), family_sections(families), family_answers(families)
     else:
         ladder = fit_ladder(table)
         lines, sections, answers = headline(ladder), ladder_sections(ladder), ladder_answers(ladder)
-    lines += _families(table)
     if surface is not None and any(table.by_position):
         sections.append(by_position_section(table))
     if layout_check:
