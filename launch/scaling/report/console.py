@@ -7,12 +7,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.laws.registry import find_law
+from launch.scaling.other.changes import Changes
 from launch.scaling.other.equal_sizes import families_of
 from launch.scaling.other.family_laws import FamilyLadders, fit_families
 from launch.scaling.other.isoflop import Frontier
 from launch.scaling.other.ladder import Ladder, fit_ladder
 from launch.scaling.other.tuning import TuningLaw
 from launch.scaling.questions.questions import Deeper
+from launch.scaling.report.changes import changes_grid
+from launch.scaling.report.changes import headline as changes_headline
 from launch.scaling.report.decisions import (
     against_line,
     behind_grid,
@@ -59,6 +62,12 @@ def families_ladder_text(found: FamilyLadders) -> Group:
     parts += [Text(f"cannot tell: {reason}", style="yellow") for reason in found.cannot]
     parts += [Text(f"warning: {w}", style="yellow") for w in found.table.warnings]
     return Group(*parts)
+
+
+def changes_text(found: Changes) -> Group:
+    """Return what one-at-a-time changes did as one printable thing."""
+    parts: list[RichTable | Text] = [grid_text(changes_grid(found), "Changes")]
+    return Group(*parts, *(Text(line, style="bold") for line in changes_headline(found)))
 
 
 def print_ladder(table: Table, console: Console | None = None) -> str | None:
