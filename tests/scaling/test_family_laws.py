@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from launch.scaling.other.equal_sizes import equal_sizes, seed_noise
-from launch.scaling.other.family_laws import fit_families
+from launch.scaling.other.family_laws import fit_families, needs_on_surface
 from launch.scaling.report.families import headline
 from launch.scaling.report.write import write
 from launch.scaling.table.load import from_ledger
@@ -98,3 +98,20 @@ def test_a_family_of_too_few_sizes_is_compared_and_has_no_law():
     assert set(found.ladders) == {"transformer", "gated_conv"}
     assert any(line.startswith("lstm has no law of its own") for line in found.cannot)
     assert found.at_equal_size.sizes[-1].of("lstm") is not None and found.at_equal_size.sizes[0].of("lstm") is None
+
+
+def test_families_of_many_sizes_and_lengths_need_tokens_and_flops_too(tmp_path):
+    found = []
+    for kind, times in (("transformer", 1.0), ("lstm", 2.0)):
+        for k, (d_model, n_layers) in enumerate(SHAPES):
+            for tokens in (400_000, 800_000, 1_600_000, 3_200_000):
+                N = 12 * n_layers * d_model**2 + 2048 * d_model
+                loss = 1.5 + 40 * (N / times) ** -0.35 + 120 * tokens**-0.35
+                found.append(ledger_row(f"{kind}-{k}-{tokens}", d_model, n_layers, tokens, loss, kind=kind))
+    ((lstm,), _) = needs_on_surface(from_ledger(found))
+    assert lstm.parameters[0] == pytest.approx(2.0, rel=1e-3) and lstm.tokens[0] == pytest.approx(1.0, rel=1e-3)
+    assert lstm.flops[0] == pytest.approx(2.0, rel=1e-3)
+    paths = write(from_ledger(found), tmp_path)
+    text = paths.markdown.read_text()
+    assert "transformer is best at all 16 sizes and lengths." in text and "One law for 2 families" in text
+    assert {"families_against_compute", "loss_by_position"} <= {path.stem for path in paths.figures}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from launch.scaling.laws.groups import SharedExponents, indicator_columns
+from launch.scaling.laws.groups import SharedExponents, behind, indicator_columns
 from launch.scaling.laws.identify import log_spread
-from launch.scaling.laws.powers import ONE_VARIABLE
+from launch.scaling.laws.powers import CHINCHILLA, ONE_VARIABLE
 from launch.scaling.other.equal_sizes import EqualSizes, equal_sizes, families_of
 from launch.scaling.other.ladder import Ladder, choose_variable, fit_ladder
 from launch.scaling.table.table import Table
@@ -100,3 +100,17 @@ def _multiples(table: Table, families: tuple[str, ...], variable: str) -> Iterat
         else:
             low, high = np.quantile(1 / draws[:, column], [0.025, 0.975])
             yield name, (float(1 / values[0, column]), float(low), float(high))
+
+
+def needs_on_surface(table: Table) -> tuple[tuple[Needs, ...], str]:
+    """Return what each family needs where N and D both vary, and the law's formula; none where it is not fitted."""
+    families = families_of(table)
+    law = SharedExponents(CHINCHILLA, tuple(sorted(families[1:])))
+    columns = {**table.columns, **indicator_columns(table.labels["group"], families[0])}
+    fitted = study(replace(table, columns=columns), law, bootstrap=BOOTSTRAP).fitted
+    if fitted is None:
+        return (), law.formula
+    draws = None if fitted.draws is None else law.public(fitted.draws, fitted.centre)
+    found = {b.group: b for b in behind(law, law.public(fitted.theta[None], fitted.centre), draws)}
+    ordered = [found[name] for name in families[1:]]
+    return tuple(Needs(b.group, b.parameters, b.tokens, b.flops) for b in ordered), law.formula

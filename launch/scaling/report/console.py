@@ -57,7 +57,7 @@ def families_ladder_text(found: FamilyLadders) -> Group:
         parts.append(grid_text(equal_size_grid(compared), "At equal size"))
     parts.append(grid_text(law_grid(found), "Laws"))
     if found.needs:
-        parts.append(grid_text(needs_grid(found), "At equal loss"))
+        parts.append(grid_text(needs_grid(found.needs, found.reference, found.formula), "At equal loss"))
     parts += [Text(line, style="bold") for line in family_headline(found)]
     parts += [Text(f"cannot tell: {reason}", style="yellow") for reason in found.cannot]
     parts += [Text(f"warning: {w}", style="yellow") for w in found.table.warnings]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.scaling.other.equal_sizes import EqualSize, EqualSizes, Standing
-from launch.scaling.other.family_laws import FamilyLadders, Multiple
+from launch.scaling.other.equal_sizes import EqualSize, EqualSizes, Standing, equal_sizes, families_of
+from launch.scaling.other.family_laws import FamilyLadders, Multiple, Needs, needs_on_surface
 from launch.scaling.report import family_figures
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import parameter_text
@@ -43,9 +44,10 @@ def standing_lines(compared: EqualSizes) -> list[str]:
     lines = [_best_line(sizes[-1])]
     if len(sizes) > 1:
         firsts = [size.standings[0].family for size in sizes]
+        what = "sizes" if len({count(size.tokens) for size in sizes}) == 1 else "sizes and lengths"
         each = ", ".join(f"{count(size.parameters)} {size.standings[0].family}" for size in sizes)
         same = len(set(firsts)) == 1
-        lines.append(f"{firsts[0]} is best at all {len(sizes)} sizes." if same else f"Best at each size: {each}.")
+        lines.append(f"{firsts[0]} is best at all {len(sizes)} {what}." if same else f"Best at each size: {each}.")
     return [*lines, noise_line(compared)]
 
 
@@ -81,9 +83,9 @@ def family_sections(found: FamilyLadders) -> list[Section]:
     if found.at_equal_size is not None and found.at_equal_size.sizes:
         sections.append(Section("At equal size", [], [], [equal_size_grid(found.at_equal_size)]))
     if found.needs:
-        sections.append(
-            Section("At equal loss", [f"Cannot tell: {reason}." for reason in found.cannot], [], [needs_grid(found)])
-        )
+        cannot = [f"Cannot tell: {reason}." for reason in found.cannot]
+        grid = needs_grid(found.needs, found.reference, found.formula)
+        sections.append(Section("At equal loss", cannot, [], [grid]))
     sections.append(Section("The law of each family", [], [], [law_grid(found)]))
     if any(found.table.by_position):
         sections.append(position_section(found.table, found.families))
@@ -126,12 +128,12 @@ def _cell(s: Standing) -> str:
     return f"{np.exp(s.loss):.2f}" + (f" best{seeds}" if s.behind == 0 else f" (+{s.behind:.3f}){seeds}")
 
 
-def needs_grid(found: FamilyLadders) -> Grid:
+def needs_grid(needs: Sequence[Needs], reference: str, formula: str) -> Grid:
     """Return how many times the parameters, tokens and FLOPs of the reference each family needs for one loss."""
-    rows = [[n.family, *map(_shown, (n.parameters, n.tokens, n.flops))] for n in found.needs]
+    rows = [[n.family, *map(_shown, (n.parameters, n.tokens, n.flops))] for n in needs]
     caption = (
-        f"How many times those of {found.reference} a family needs for the same loss, with 95 % intervals over "
-        f"resampled runs; {found.formula} with shared exponents and floor."
+        f"How many times those of {reference} a family needs for the same loss, with 95 % intervals over resampled "
+        f"runs; {formula} with shared exponents and floor."
     )
     return Grid(["family", "parameters", "tokens", "FLOPs"], rows, caption)
 
@@ -190,6 +192,20 @@ def _largest(table: Table) -> NDArray[np.bool_]:
             mine = mine & np.isclose(values, values[mine].max())
         found |= mine
     return found
+
+
+def surface_section(table: Table) -> Section:
+    """Return the comparison of families whose sizes and lengths both vary: at equal size, at equal loss, by compute."""
+    families, compared = families_of(table), equal_sizes(table)
+    needs, formula = needs_on_surface(table)
+    chart = Figure(
+        "families_against_compute",
+        "Perplexity against training compute: a dot a run, a step line at the best of each family so far.",
+        lambda ax: family_figures.frontiers(ax, table, families),
+    )
+    grids = [needs_grid(needs, families[0], formula)] if needs else []
+    grids += [equal_size_grid(compared)] if compared.sizes else []
+    return Section("The families", [], [chart], grids)
 
 
 def family_answers(found: FamilyLadders) -> Answers:

@@ -31,6 +31,19 @@ def curves(ax: Any, table: Table, variable: str, families: tuple[str, ...]) -> N
     legend_above(ax, 3)
 
 
+def frontiers(ax: Any, table: Table, families: tuple[str, ...]) -> None:
+    """Perplexity against compute: a dot a run, and a step line at the lowest of each family so far."""
+    for look, mine in _looks(table, families):
+        order = np.flatnonzero(mine)[np.argsort(table.C[mine], kind="stable")]
+        losses = table.loss[order]
+        ax.plot(table.C[order], np.exp(losses), look["marker"], color=look["color"], ms=4, alpha=0.6, mew=0)
+        best = np.exp(np.minimum.accumulate(losses))
+        ax.step(table.C[order], best, where="post", lw=1.5, color=look["color"], ls=look["ls"], label=look["label"])
+    log_x(ax, "C", PERPLEXITY)
+    log_y(ax, np.exp(table.loss))
+    legend_above(ax, 3)
+
+
 def positions(ax: Any, table: Table, largest: NDArray[np.bool_], families: tuple[str, ...]) -> None:
     """Loss by position in the context at each family's largest size, `largest` (n,), a line a family over its seeds."""
     for look, mine in _looks(table, families):
