@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 EPILOG = """\b
 Examples:
-  escala sweep run configs/sweep/quickstart.yaml   train a ladder of models and fit a law
+  escala sweep run configs/sweep/quickstart.yaml   train families of models and fit their laws
   escala train configs/run/tiny.yaml               one run on this machine
   escala plan configs/run/tiny.yaml                what it costs, before it starts
   escala train --help                              every command has examples of its own

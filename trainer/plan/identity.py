@@ -34,6 +34,7 @@ def result_values(config: RunConfig, *, gpu: bool) -> dict[str, object]:
         values.pop(key, None)
     values["steps"] = total_steps(config)
     values["model"] = _model_values(config.model, values["model"])
+    values["optim"].pop("lr_factor", None)  # it is in the rate
     values["optim"]["lr"] = float(f"{peak_lr(config.optim, _counted(config.model)):.{LR_DIGITS}g}")
     values["precision"] = came_to(config, gpu=gpu)
     if config.checkpoint.load == "warm_start" and config.checkpoint.source is not None:

@@ -7,12 +7,17 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.laws.registry import find_law
+from launch.scaling.other.changes import Changes
+from launch.scaling.other.equal_sizes import families_of
 from launch.scaling.other.families import Families
+from launch.scaling.other.family_laws import FamilyLadders, fit_families
 from launch.scaling.other.isoflop import Frontier
 from launch.scaling.other.ladder import Ladder, fit_ladder
 from launch.scaling.other.tuning import TuningLaw
 from launch.scaling.questions.judged import Judged, judged
 from launch.scaling.questions.questions import Deeper
+from launch.scaling.report.changes import changes_grid
+from launch.scaling.report.changes import headline as changes_headline
 from launch.scaling.report.decisions import (
     against_line,
     behind_grid,
@@ -22,8 +27,11 @@ from launch.scaling.report.decisions import (
     parts_grid,
     sensitivity_grid,
 )
+from launch.scaling.report.families import equal_size_grid, law_grid, needs_grid
+from launch.scaling.report.families import headline as family_headline
 from launch.scaling.report.hold_out_table import hold_out_grid
-from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
+from launch.scaling.report.ladder import cell_grid, forecast_grids, headline
+from launch.scaling.report.ladder import law_grid as ladder_law_grid
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.table.table import Table
 from launch.scaling.trust.holdout import Chosen, choose_law
@@ -37,12 +45,33 @@ REPLICATES = 200  # of the bootstrap of a law that is only printed
 def ladder_text(ladder: Ladder) -> Group:
     """Return cells, laws and forecasts as one printable thing."""
     parts: list[RichTable | Text] = [grid_text(cell_grid(ladder), "Cells")]
-    parts += [grid_text(law_grid(ladder), "Laws")]
+    parts += [grid_text(ladder_law_grid(ladder), "Laws")]
     parts += [grid_text(g, "Forecasts") for g in forecast_grids(ladder)]
     parts += [Text(line, style="bold") for line in headline(ladder)]
     parts += [Text(f"cannot tell: {reason}", style="yellow") for reason in ladder.cannot]
     parts += [Text(f"warning: {w}", style="yellow") for w in ladder.table.warnings]
     return Group(*parts)
+
+
+def families_ladder_text(found: FamilyLadders) -> Group:
+    """Return the comparison of families, at equal size and at equal loss, as one printable thing."""
+    compared = found.at_equal_size
+    parts: list[RichTable | Text] = []
+    if compared is not None and compared.sizes:
+        parts.append(grid_text(equal_size_grid(compared), "At equal size"))
+    parts.append(grid_text(law_grid(found), "Laws"))
+    if found.needs:
+        parts.append(grid_text(needs_grid(found.needs, found.reference, found.formula), "At equal loss"))
+    parts += [Text(line, style="bold") for line in family_headline(found)]
+    parts += [Text(f"cannot tell: {reason}", style="yellow") for reason in found.cannot]
+    parts += [Text(f"warning: {w}", style="yellow") for w in found.table.warnings]
+    return Group(*parts)
+
+
+def changes_text(found: Changes) -> Group:
+    """Return what one-at-a-time changes did as one printable thing."""
+    parts: list[RichTable | Text] = [grid_text(changes_grid(found), "Changes")]
+    return Group(*parts, *(Text(line, style="bold") for line in changes_headline(found)))
 
 
 def print_ladder(table: Table, console: Console | None = None) -> str | None:
@@ -53,6 +82,9 @@ def print_ladder(table: Table, console: Console | None = None) -> str | None:
     console = console or make_console()
     chosen = choose_law(table)
     law = find_law(chosen.law)
+    if (not chosen.held_out or len(law.variables) == 1) and len(families_of(table)) > 1:
+        console.print(families_ladder_text(fit_families(table)))
+        return "shared-exponents"
     if not chosen.held_out or len(law.variables) == 1:
         ladder = fit_ladder(table)
         console.print(ladder_text(ladder))

@@ -12,11 +12,21 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from launch.scaling.other.equal_sizes import equal_sizes, families_of
+from launch.scaling.other.family_laws import fit_families
 from launch.scaling.other.ladder import fit_ladder
 from launch.scaling.report import surface as of_surface
 from launch.scaling.report.analysis import analyse
 from launch.scaling.report.asked import asked_section
 from launch.scaling.report.checklist import checklist_section, forecast_lines, forecasts_section, provenance_section
+from launch.scaling.report.families import (
+    family_answers,
+    family_sections,
+    position_section,
+    standing_lines,
+    surface_section,
+)
+from launch.scaling.report.families import headline as family_headline
 from launch.scaling.report.hover import Point, points
 from launch.scaling.report.ladder import (
     Curves,
@@ -104,12 +114,18 @@ def build(
     if surface is not None:
         lines, sections = of_surface.headline(surface), of_surface.surface_sections(surface)
         answers = of_surface.answers(surface)
+        if len(families_of(table)) > 1:
+            sections.insert(0, surface_section(table))
+            lines = [*standing_lines(equal_sizes(table)), *lines, *_families(table)]
+    elif len(families_of(table)) > 1:
+        families = fit_families(table)
+        lines, sections, answers = family_headline(families), family_sections(families), family_answers(families)
     else:
         ladder = fit_ladder(table)
         lines, sections, answers = headline(ladder), ladder_sections(ladder), ladder_answers(ladder)
-    lines += _families(table)
     if surface is not None and any(table.by_position):
-        sections.append(by_position_section(table))
+        several = len(families_of(table)) > 1
+        sections.append(position_section(table, families_of(table)) if several else by_position_section(table))
     if layout_check:
         sections.append(layout_section(layout_check))
     if forecasts is not None:

@@ -138,6 +138,7 @@ def _row(one: PlannedCell, came: Came, **more: object) -> LedgerRow:
         cell=cell.id,
         name=cell.id,
         run_dir=str(one.run_dir.root),
+        settings=cell.settings,
         config_hash=plan.config_hash,
         git_revision=_revision(one.run_dir),
         time=utc_now(),

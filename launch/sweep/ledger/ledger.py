@@ -32,6 +32,7 @@ class LedgerRow(BaseModel):
     cell: str  # hash of everything that determines the result
     name: str  # human name, unique within the sweep
     run_dir: str
+    settings: dict[str, Any] = {}  # what the sweep's file says of this cell; rows of old have none
     status: Literal["done", "diverged", "failed"] = "done"
     reason: str = ""  # why it ended badly, or what is wrong with its result
     config_hash: str
