@@ -23,6 +23,15 @@ class _Data(BaseModel):
     shards: dict[str, int]
 
 
+class _Carried(BaseModel):
+    """How the lanes whose states are kept were shared out."""
+
+    model_config = ConfigDict(strict=True)
+    lanes: int = Field(gt=0)
+    data: int = Field(gt=0)
+    tensor: int = Field(gt=0)
+
+
 class _State(BaseModel):
     """What a run keeps beside its parameters. Each part may be missing."""
 
@@ -30,6 +39,7 @@ class _State(BaseModel):
     identity: dict[str, str] = {}
     settings: dict[str, Any] = {}
     data: _Data | None = None
+    carried: _Carried | None = None
 
 
 def contents_problem(manifest: Manifest) -> str | None:

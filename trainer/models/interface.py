@@ -16,7 +16,8 @@ from trainer.models.common.head import Head
 from trainer.models.common.initial import fill
 from trainer.models.roles import Roles, role_of
 
-# What one layer keeps of the tokens that it has read, by name. Each tensor's first dimension is the sequence (B).
+# What one layer keeps of the tokens that it has read, by name. Each tensor's first dimension is the sequence (B). Zeros
+# mean that nothing was read, so a sequence begins anew where its rows are 0.
 LayerState = dict[str, Tensor]
 
 
@@ -30,6 +31,9 @@ class State:
 
     layers: list[LayerState]
     length: int = 0  # tokens read so far
+    # Of a state that is carried from step to step: attention keeps its inputs at so many of the last tokens. None,
+    # while decoding: it keeps keys and values of all tokens.
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Context:
     # (B, T), or the whole sequence on sequence ranks: the document of each token, which reads its own only. Numbers of
     # neighbouring documents differ.
     documents: Tensor | None = None
+    memory: int | None = None  # see State
 
 
 class LanguageModel(nn.Module):
@@ -92,6 +97,10 @@ class LanguageModel(nn.Module):
         """Return the state before the first token."""
         return State([{} for _ in self.blocks])
 
+    def carried_state(self) -> State:
+        """Return the state before the first token of lanes that are read step after step, see `ModelConfig.carries`."""
+        return self.initial_state()
+
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
         """Fill every parameter from a generator of its own, seeded by (seed, name)."""
@@ -100,10 +109,13 @@ class LanguageModel(nn.Module):
 
 
 def places(inputs: Tensor, positions: Tensor | None, state: State | None) -> Tensor:
-    """Return the positions (T) of tokens (B, T): as given, or those that follow what the state has read."""
+    """Return the positions (T) of tokens (B, T): as given, or those that follow what the state has read.
+
+    Of a state that is carried they follow what attention remembers, however much was read: no place grows without end.
+    """
     if positions is not None:
         return positions
-    start = state.length if state is not None else 0
+    start = 0 if state is None else state.length if state.memory is None else state.memory
     return torch.arange(start, start + inputs.shape[1], device=inputs.device)
 
 

@@ -15,7 +15,8 @@ from trainer.models.mixers.registry import find_mixer
 from trainer.models.registry import cost_of
 
 ATTENTION = Choice("attention")
-INSIDE_MIXERS = ("rotary", "alibi")  # positions that a mixer applies; the others are added to the embedding
+INSIDE_MIXERS = ("rotary", "alibi", "relative")  # positions that a mixer applies; the others are added to the embedding
+CARRIED_POSITIONS = ("rotary", "relative", "none")  # they tell distances, which do not grow with the text
 OF_MIXERS = ("n_heads", "n_kv_heads", "qk_norm", "fused_qkv")  # keys that only some mixers read
 
 
@@ -59,8 +60,21 @@ class TransformerConfig(ModelConfig):
     n_kv_heads: Result[int | None] = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
     d_ff: Result[int | None] = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
 
-    position: Result[Literal["rotary", "learned", "none"]] = Field(
-        "rotary", description="how places in the sequence are told; none where no mixer applies rotary positions"
+    carry: Result[bool] = Field(
+        False,
+        description="what a lane has read goes on into its next step, without gradients: needs data.order streams",
+        exclude_if=lambda value: not value,  # so that runs from before there was a choice keep their identity
+    )
+    memory: Result[int | None] = Field(
+        None,
+        gt=0,
+        description="with carry: tokens before a sequence that attention sees; default context_length",
+        exclude_if=lambda value: value is None,
+    )
+    position: Result[Literal["rotary", "learned", "relative", "none"]] = Field(
+        "rotary",
+        description="how places in the sequence are told; none where no mixer applies rotary positions; relative: as "
+        "in Transformer-XL",
     )
     rotary_base: Result[float] = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
     norm: Result[Literal["rmsnorm", "layernorm"]] = Field(
@@ -116,9 +130,21 @@ class TransformerConfig(ModelConfig):
                 f"position {self.position} is applied to queries and keys, and {names} has none: set position to "
                 "learned or none"
             )
+        self._check_carry(names, attends=any(kind.mixer.name == "attention" for kind in kinds))
         for kind in kinds:
             kind.cost.check()
         return self
+
+    def _check_carry(self, names: str, *, attends: bool) -> None:
+        """Raise ValueError where what is carried on could not be told apart by its place."""
+        if self.carry and self.position not in CARRIED_POSITIONS:
+            raise ValueError(
+                f"position {self.position} begins anew in each sequence, and with carry a sequence sees those before "
+                f"it: set position to {' or '.join(CARRIED_POSITIONS)}"
+            )
+        if self.memory is not None and not (self.carry and attends):
+            lacking = f"the mixer {names}" if self.carry else "carry false"
+            raise ValueError(f"memory has no effect with {lacking}: leave it out")
 
     def _check_settings(self, read: set[str], names: str) -> None:
         """Raise ValueError for a setting that no mixer of the model reads, and for heads that are not given."""
@@ -158,6 +184,16 @@ class TransformerConfig(ModelConfig):
         return self.n_kv_heads or self.heads
 
     @property
+    def carries(self) -> bool:
+        """Whether what a lane has read goes on into its next step."""
+        return self.carry
+
+    @property
+    def memory_length(self) -> int:
+        """Tokens before a sequence that attention sees while a model is trained or evaluated with carry."""
+        return (self.memory or self.context_length) if self.carry else 0
+
+    @property
     def norm_rows(self) -> int:
         """Vectors of a norm: its scale, and its bias if it has one."""
         return 2 if self.norm == "layernorm" and self.bias else 1
@@ -185,7 +221,7 @@ class TransformerConfig(ModelConfig):
 
     def free_on_warm_start(self) -> tuple[str, ...]:
         """No parameter depends on the context and the base, but for learned positions."""
-        return () if self.position == "learned" else ("context_length", "rotary_base")
+        return ("carry", "memory", *(() if self.position == "learned" else ("context_length", "rotary_base")))
 
 
 def _stated_mixers(values: dict[str, Any]) -> list[Choice]:
