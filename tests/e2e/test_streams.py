@@ -14,7 +14,7 @@ from launch.run.data_preparation import resolve
 from tests.e2e.ranks import Ranks, configuration
 from trainer.checkpoint.manifest import list_checkpoints, read_manifest
 
-STEPS = 14  # more than an epoch of the lanes: see `test_...`
+STEPS = 14
 MODELS: dict[str, dict[str, Any]] = {
     "lstm": {"n_heads": None, "mixer": "lstm"},
     "transformer-xl": {"position": "relative", "memory": 48},

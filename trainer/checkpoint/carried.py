@@ -12,12 +12,12 @@ tensor ranks stays.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from trainer.checkpoint.manifest import Manifest, rank_file
+from trainer.checkpoint.manifest import rank_file
 from trainer.contract.errors import UserError
 from trainer.engine.engine import Engine
 
@@ -25,32 +25,6 @@ if TYPE_CHECKING:
     from trainer.checkpoint.load import Source
 
 PREFIX = "carried/"
-
-
-def carried_layout(engine: Engine) -> dict[str, int]:
-    """Return how the lanes of the run are shared out."""
-    model, degrees = engine.config.model, engine.mesh.degrees
-    lanes = engine.config.batch.tokens_per_step // model.context_length
-    return {"lanes": lanes, "data": degrees.data, "tensor": degrees.tensor}
-
-
-def check_carried(engine: Engine, manifest: Manifest, checkpoint: Any) -> None:
-    """Raise `UserError` where the lanes of a checkpoint cannot be gone on with."""
-    if engine.carried is None:
-        return
-    theirs, mine = manifest.state.get("carried"), carried_layout(engine)
-    if theirs is None:
-        raise UserError(
-            f"{checkpoint} has no states of lanes, and model.carry goes on with them: begin anew from its weights "
-            "(checkpoint.load: warm_start and checkpoint.source)"
-        )
-    for key, word in (("lanes", "lanes (sequences per step)"), ("tensor", "tensor ranks")):
-        if theirs[key] != mine[key]:
-            raise UserError(
-                f"{checkpoint} has the states of its lanes for {theirs[key]} {word}, and this run has {mine[key]}: go "
-                f"on with {theirs[key]}, or begin anew from its weights (checkpoint.load: warm_start and "
-                "checkpoint.source)"
-            )
 
 
 def load_carried(engine: Engine, source: Source) -> None:

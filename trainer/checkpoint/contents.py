@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 if TYPE_CHECKING:
     from trainer.checkpoint.manifest import Manifest, Share
@@ -30,6 +30,12 @@ class _Carried(BaseModel):
     lanes: int = Field(gt=0)
     data: int = Field(gt=0)
     tensor: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> _Carried:
+        if self.lanes % self.data:
+            raise ValueError(f"{self.data} data ranks do not share {self.lanes} lanes")
+        return self
 
 
 class _State(BaseModel):

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainer.checkpoint.carried import check_carried, load_carried
-from trainer.checkpoint.compatible import check_architecture, check_optimizer
+from trainer.checkpoint.carried import load_carried
+from trainer.checkpoint.compatible import check_architecture, check_lanes, check_optimizer
 from trainer.checkpoint.manifest import Manifest, Share
 from trainer.contract.errors import UserError
 from trainer.engine.engine import Engine
@@ -137,7 +137,7 @@ def load(engine: Engine, checkpoint: Path, manifest: Manifest, *, weights_only: 
     source = Source(checkpoint, manifest)
     if not weights_only:
         check_optimizer(manifest, checkpoint, engine.config.optim.name)
-        check_carried(engine, manifest, checkpoint)
+        check_lanes(manifest, checkpoint, engine.config)
     problem = ""
     try:
         if not weights_only:

@@ -18,7 +18,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.checkpoint.carried import PREFIX, carried_layout
+from trainer.checkpoint.carried import PREFIX
+from trainer.checkpoint.compatible import lanes_of
 from trainer.checkpoint.manifest import (
     MANIFEST,
     File,
@@ -93,7 +94,7 @@ def take_snapshot(
     if engine.carried is not None:
         for name, lanes in engine.carried.tensors().items():
             tensors[PREFIX + name] = memory.copy(PREFIX + name, lanes)
-        state = {**state, "carried": carried_layout(engine)}
+        state = {**state, "carried": {**lanes_of(engine.config), "data": engine.mesh.dp_size}}
     memory.wait()
     manifest = Manifest(
         step=step,
