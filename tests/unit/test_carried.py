@@ -11,12 +11,15 @@ from torch import Tensor
 from tests.unit.test_mixers import KINDS, MIXERS, ROWS, T, built, config_of, tokens
 from trainer.config.base import parse_section
 from trainer.config.model import parse_model
+from trainer.config.parallel import ParallelConfig
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.engine.carried import CarriedStates
 from trainer.engine.recompute import recompute_blocks
 from trainer.models.build import build_model
 from trainer.models.interface import LanguageModel
+from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.activations import activations
 
 SEGMENTS = 4
 RECURRENT = [kind for kind in KINDS if kind[0] != "attention"]
@@ -152,6 +155,35 @@ def test_states_go_through_a_checkpoint_lane_by_lane() -> None:
         alone = [model(tokens(9), state=carried.enter(index, None)) for index in range(3)]
         together = model(tokens(9).repeat(3, 1), state=other.enter(0, None))
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("memory", [T, 2 * T])
+@pytest.mark.parametrize(("position", "within"), [("rotary", 0.001), ("none", 0.001), ("relative", 0.06)])
+def test_planned_activations_are_those_that_are_kept(position: str, within: float, memory: int) -> None:
+    """Two models that differ by one layer. What all sequences share of distances is not in the plan."""
+    one, two, three = (
+        config_of("attention", {}, n_layers=n, carry=True, position=position, memory=memory) for n in (1, 2, 3)
+    )
+    planned = activations(one, ParallelConfig(), bytes_per_value=4, gpu=False).layers * ROWS * T
+    assert _kept(three) - _kept(two) == pytest.approx(planned, rel=within)
+
+
+def _kept(config: TransformerConfig) -> int:
+    """Return the bytes that the second step of a model's lanes keeps for its backward pass."""
+    model = build_model(config, 0)
+    carried = CarriedStates(model)
+    read(model, carried, tokens())
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    seen: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(tokens(), tokens(), state=carried.enter(0, None)).mean()
+    return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 
 def run_of(model: dict[str, Any], **sections: Any) -> RunConfig:
