@@ -23,6 +23,7 @@ class MicroBatch:
     targets: Tensor
     weights: Tensor | None = None
     documents: Tensor | None = None
+    begins: Tensor | None = None
 
 
 def tiny(**sections: Any) -> RunConfig:

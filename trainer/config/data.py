@@ -172,6 +172,11 @@ class DataConfig(Section):
         "complete", description="train when all data are prepared, or on what is published while preparation goes on"
     )
     stages: Result[tuple[StageConfig, ...]] = Field((), description="changes of the mixture's weights during training")
+    order: Result[Literal["shuffled", "streams"]] = Field(
+        "shuffled",
+        description="sequences anew in each epoch, or each lane of the batch one stretch of the text, part after part",
+        exclude_if=lambda value: value == "shuffled",  # so that runs from before there was a choice keep their identity
+    )
     shuffle_window: Result[Count | None] = Field(
         None, gt=0, description="shuffle within so many tokens, not the whole set: for sets larger than the cache"
     )
@@ -200,7 +205,25 @@ class DataConfig(Section):
             without = self.sources[weighted.index(False)].tag
             raise ValueError(f"either every source has a 'weight' or none; {without!r} has none")
         self._check_stages()
+        self._check_streams()
         return self
+
+    def _check_streams(self) -> None:
+        """Raise ValueError for what has no meaning where lanes read the text in its order."""
+        if self.order != "streams":
+            return
+        if self.packing != "concatenate":
+            raise ValueError(
+                f"data.order streams reads the text as it stands, and packing {self.packing} lays it out anew: set "
+                "packing to concatenate (document_mask: true keeps documents apart)"
+            )
+        if self.shuffle_window is not None:
+            raise ValueError("shuffle_window has no effect with order streams: leave it out")
+        if self.sources[0].weight is not None:
+            raise ValueError(
+                "sources are mixed by weight sample by sample, and order streams reads each from end to end: leave the "
+                "weights out, or set order to shuffled"
+            )
 
     def _check_stages(self) -> None:
         known = {source.tag for source in self.sources}

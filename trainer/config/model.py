@@ -64,6 +64,11 @@ class ModelConfig(Section):
         return {"d_model": self.d_model, "n_layers": self.n_layers}
 
     @property
+    def carries(self) -> bool:
+        """Whether what a lane has read goes on into its next step, see `LanguageModel.carried_state`."""
+        return False
+
+    @property
     def kind(self) -> str:
         """What curves of a comparison are named by."""
         return self.family

@@ -103,7 +103,8 @@ def _forward_and_backward(model: LanguageModel, config: RunConfig, micro_batch: 
     length = config.model.context_length // mesh.sp_size
     tokens = torch.zeros(micro_batch, length, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model(tokens, tokens).float().sum()
+        state = model.carried_state() if config.model.carries else None
+        loss = model(tokens, tokens, state=state).float().sum()
     loss.backward()
     return sum(seen.values())
 

@@ -17,7 +17,8 @@ from trainer.models.common.head import PLAIN, Head, LossTerms, capped
 from trainer.models.common.initial import fill
 from trainer.models.roles import Roles, role_of
 
-# What one layer keeps of the tokens that it has read, by name. Each tensor's first dimension is the sequence (B).
+# What one layer keeps of the tokens that it has read, by name. Each tensor's first dimension is the sequence (B). Zeros
+# mean that nothing was read, so a sequence begins anew where its rows are 0.
 LayerState = dict[str, Tensor]
 
 
@@ -33,11 +34,14 @@ class State:
 
     layers: list[LayerState]
     length: int = 0  # tokens read so far, the same number for every sequence
+    # Of a state that is carried from step to step: attention keeps its inputs at so many of the last tokens. None,
+    # while decoding: it keeps keys and values of all tokens.
+    memory: int | None = None
 
     def select(self, rows: Tensor) -> State:
         """Return a state of its own for these sequences (n): in another order, repeated, or without some."""
         layers = [{name: kept.index_select(0, rows) for name, kept in layer.items()} for layer in self.layers]
-        return State(layers, self.length)
+        return State(layers, self.length, self.memory)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Context:
     # (B, T), or the whole sequence on sequence ranks: the document of each token, which reads its own only. Numbers of
     # neighbouring documents differ.
     documents: Tensor | None = None
+    memory: int | None = None  # see State
     made: dict[Any, Tensor] = field(default_factory=dict)  # what one layer made and others need too, such as masks
 
 
@@ -111,6 +116,10 @@ class LanguageModel(nn.Module):
         """The most tokens that one state can read. None: any number, for families whose state does not grow."""
         return self.config.context_length
 
+    def carried_state(self) -> State:
+        """Return the state before the first token of lanes that are read step after step, see `ModelConfig.carries`."""
+        return self.initial_state()
+
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
         """Fill every parameter from a generator of its own, seeded by (seed, name)."""
@@ -119,10 +128,13 @@ class LanguageModel(nn.Module):
 
 
 def places(inputs: Tensor, positions: Tensor | None, state: State | None) -> Tensor:
-    """Return the positions (T) of tokens (B, T): as given, or those that follow what the state has read."""
+    """Return the positions (T) of tokens (B, T): as given, or those that follow what the state has read.
+
+    Of a state that is carried they follow what attention remembers, however much was read: no place grows without end.
+    """
     if positions is not None:
         return positions
-    start = state.length if state is not None else 0
+    start = 0 if state is None else state.length if state.memory is None else state.memory
     return torch.arange(start, start + inputs.shape[1], device=inputs.device)
 
 

@@ -101,5 +101,6 @@ def shard_attention(model: nn.Module, mesh: Mesh) -> None:
             offset = mesh.tp_rank * mesh.sp_size + mesh.sp_rank
             module.attend = with_own_heads(module.attend, offset, mesh.tp_size * mesh.sp_size)
             module.attend = with_own_random_stream(module.attend, offset)
+            module.attend_where = with_own_random_stream(module.attend_where, offset)
         if mesh.sequence_group is not None:
             module.attend = over_sequence(module.attend, mesh.sequence_group)

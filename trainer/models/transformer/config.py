@@ -16,7 +16,8 @@ from trainer.models.mixers.registry import find_mixer
 from trainer.models.registry import cost_of
 
 ATTENTION = Choice("attention", AttentionOptions())
-INSIDE_MIXERS = ("rotary", "alibi")  # positions that a mixer applies; the others are added to the embedding
+INSIDE_MIXERS = ("rotary", "alibi", "relative")  # positions that a mixer applies; the others are added to the embedding
+CARRIED_POSITIONS = ("rotary", "relative", "none")  # they tell distances, which do not grow with the text
 OF_MIXERS = ("n_heads", "n_kv_heads", "qk_norm", "fused_qkv")  # keys that only some mixers read
 
 
@@ -60,10 +61,21 @@ class TransformerConfig(ModelConfig):
     n_kv_heads: Result[int | None] = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
     d_ff: Result[int | None] = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
 
-    position: Result[Literal["rotary", "learned", "sinusoidal", "alibi", "none"]] = Field(
+    carry: Result[bool] = Field(
+        False,
+        description="what a lane has read goes on into its next step, without gradients: needs data.order streams",
+        exclude_if=lambda value: not value,  # so that runs from before there was a choice keep their identity
+    )
+    memory: Result[int | None] = Field(
+        None,
+        gt=0,
+        description="with carry: tokens before a sequence that attention sees; default context_length",
+        exclude_if=lambda value: value is None,
+    )
+    position: Result[Literal["rotary", "learned", "sinusoidal", "alibi", "relative", "none"]] = Field(
         "rotary",
         description="how places in the sequence are told; default none where no mixer applies rotary positions; "
-        "sinusoidal multiplies the embedding by sqrt(d_model), as published",
+        "sinusoidal multiplies the embedding by sqrt(d_model), as published; relative: as in Transformer-XL",
     )
     rotary_base: Result[float] = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
     norm: Result[Literal["rmsnorm", "layernorm"]] = Field(
@@ -140,9 +152,21 @@ class TransformerConfig(ModelConfig):
             raise ValueError("d_ff has no effect with mlp none: leave it out")
         if self.init == "careless" and self.init_std is not None:
             raise ValueError("init_std has no effect with init careless: leave it out")
+        self._check_carry(names, attends=any(kind.mixer.name == "attention" for kind in kinds))
         for kind in kinds:
             kind.cost.check()
         return self
+
+    def _check_carry(self, names: str, *, attends: bool) -> None:
+        """Raise ValueError where what is carried on could not be told apart by its place."""
+        if self.carry and self.position not in CARRIED_POSITIONS:
+            raise ValueError(
+                f"position {self.position} begins anew in each sequence, and with carry a sequence sees those before "
+                f"it: set position to {' or '.join(CARRIED_POSITIONS)}"
+            )
+        if self.memory is not None and not (self.carry and attends):
+            lacking = f"the mixer {names}" if self.carry else "carry false"
+            raise ValueError(f"memory has no effect with {lacking}: leave it out")
 
     def _check_settings(self, read: set[str], names: str) -> None:
         """Raise ValueError for a setting that no mixer of the model reads, and for heads that are not given."""
@@ -180,6 +204,16 @@ class TransformerConfig(ModelConfig):
     def kv_heads(self) -> int:
         """Number of key/value heads."""
         return self.n_kv_heads or self.heads
+
+    @property
+    def carries(self) -> bool:
+        """Whether what a lane has read goes on into its next step."""
+        return self.carry
+
+    @property
+    def memory_length(self) -> int:
+        """Tokens before a sequence that attention sees while a model is trained or evaluated with carry."""
+        return (self.memory or self.context_length) if self.carry else 0
 
     @property
     def norm_rows(self) -> int:
@@ -225,7 +259,7 @@ class TransformerConfig(ModelConfig):
 
     def free_on_warm_start(self) -> tuple[str, ...]:
         """No parameter depends on the context and the base, but for learned positions."""
-        return () if self.position == "learned" else ("context_length", "rotary_base")
+        return ("carry", "memory", *(() if self.position == "learned" else ("context_length", "rotary_base")))
 
 
 def usual_ff(d_model: int, mlp: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from trainer.models.common.head import Head
@@ -110,10 +111,20 @@ class Transformer(LanguageModel):
         x = self.embed_dropout(x)
         angles = None
         if self.config.position == "rotary":
-            angles = rotary_angles(positions, self.config.head_dim, self.config.rotary_base)
-        context = Context(positions, angles, documents)
+            angles = rotary_angles(self._seen(positions, state), self.config.head_dim, self.config.rotary_base)
+        context = Context(positions, angles, documents, None if state is None else state.memory)
         for number, block in enumerate(self.blocks):
             # by keyword: hooks of ZeRO 3 look at what comes by place, and know no Context
             x = block(x, context=context, state=None if state is None else state.layers[number])
         normed: Tensor = self.norm(x)
         return normed
+
+    def _seen(self, positions: Tensor, state: State | None) -> Tensor:
+        """Return the positions of all tokens that attention makes keys of: those of a memory come before."""
+        if state is None or state.memory is None:
+            return positions
+        return torch.arange(state.memory + len(positions), device=positions.device)
+
+    def carried_state(self) -> State:
+        """Return the state before the first token of lanes that are read step after step."""
+        return State([{} for _ in self.blocks], memory=self.config.memory_length)

@@ -1,4 +1,4 @@
-"""Causal self-attention: rotary positions or ALiBi, grouped-query heads, QK-norm, documents, windows, a state.
+"""Causal self-attention: positions, grouped-query heads, QK-norm, documents, windows, a state of tokens or segments.
 
 Shapes: B batch, T tokens, D d_model, H query heads, G key/value heads, K head width, S cached tokens before these.
 Head counts are read off the projections, so the same module works where tensor ranks hold a share of the heads.
@@ -16,6 +16,8 @@ from trainer.models.common.sight import Sight, alibi_slopes
 from trainer.models.interface import Context, LayerState
 from trainer.models.mixers.attention.cache import append
 from trainer.models.mixers.attention.cost import AttentionOptions
+from trainer.models.mixers.attention.relative import RelativePositions
+from trainer.models.mixers.attention.segments import with_memory
 from trainer.models.transformer.config import TransformerConfig
 
 
@@ -78,6 +80,12 @@ def _band(sight: Sight, queries: Tensor, blocks: int) -> Tensor:
     return mask
 
 
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attend from (B, H, T, K) to (B, G, S, K) where a mask (B, 1, T, S) is True, or with it added to the scores."""
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
+
+
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) with grouped-query heads (Ainslie et al. 2023)."""
 
@@ -97,7 +105,8 @@ class Attention(nn.Module):
         self.q_norm = make_norm(config, K) if config.qk_norm else None
         self.k_norm = make_norm(config, K) if config.qk_norm else None
         self.out = nn.Linear(config.heads * K, D, bias=config.bias)
-        self.attend = causal_attention
+        self.relative = RelativePositions(config) if config.position == "relative" else None
+        self.attend, self.attend_where = causal_attention, masked_attention
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, H, T, K), keys and values (B, G, T, K)."""
@@ -113,15 +122,33 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """Return (B, T, D) for x (B, T, D). The context's angles rotate queries and keys, see `rotary_angles`."""
+        B, T = x.shape[:2]
+        documents, read = context.documents, None
+        if state is not None and context.memory is not None:
+            x, documents, read = with_memory(x, documents, context.memory, state)
         query, key, value = self._project(x)
+        query = query[:, :, -T:]  # a memory has none
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if context.angles is not None:
-            query, key = rotate(query, context.angles), rotate(key, context.angles)
-        sight = Sight(context.documents, self.window, self.slopes, context.made)
-        if state is not None:
+            cos, sin = context.angles
+            query, key = rotate(query, (cos[-T:], sin[-T:])), rotate(key, context.angles)
+        sight = Sight(documents, self.window, self.slopes, context.made)
+        if state is not None and read is None:
             key, value, sight = remember(state, sight, key, value)
-        mixed = self.attend(query, key, value, sight, self.dropout if self.training else 0.0)
-        B, T = x.shape[:2]
+        dropout = self.dropout if self.training else 0.0
+        if read is None and self.relative is None:
+            mixed = self.attend(query, key, value, sight, dropout)
+        else:
+            mask = sight.mask(query, key.shape[2])
+            query, mask = self._biased(query, key.shape[2], mask if read is None else mask & read)
+            mixed = self.attend_where(query, key, value, mask, dropout)
         projected: Tensor = self.out(mixed.transpose(1, 2).reshape(B, T, -1))
         return projected
+
+    def _biased(self, query: Tensor, total: int, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and what is added to their scores, where positions are relative; else both as they are."""
+        if self.relative is None:
+            return query, mask
+        query, bias = self.relative(query, total)
+        return query, bias.masked_fill(~mask, -torch.inf)
