@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, WrapValidator
+from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
+from trainer.config.adaptive import AdaptiveConfig
 from trainer.config.base import Section
 from trainer.config.identity import Execution, Result
 from trainer.config.span import Count
@@ -29,10 +30,30 @@ class ModelConfig(Section):
     )
     context_length: Result[Count] = Field(256, gt=0, description="tokens of one training sequence")
     tied_embeddings: Result[bool] = Field(True, description="the head is the embedding")
+    adaptive: Result[AdaptiveConfig | None] = Field(
+        None,
+        description="rare words have fewer values, in the head and, if so said, in the embedding; default all alike",
+        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+    )
     dropout: Result[float] = Field(
         0.0, ge=0, lt=1, description="of attention, embeddings and what each part adds; training only"
     )
     init_std: Result[float | None] = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> ModelConfig:
+        if self.adaptive is None:
+            return self
+        if self.tied_embeddings and not self.adaptive.input:
+            raise ValueError(
+                "an adaptive head cannot be the embedding as long as the embedding has no bands: set tied_embeddings "
+                "to false, or adaptive.input to true"
+            )
+        rows = None if self.vocab_size is None else self.vocab_rows
+        misfit = self.adaptive.misfit(rows, {self.head_width, self.d_model})
+        if misfit is not None:
+            raise ValueError(f"adaptive: {misfit}")
+        return self
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -46,9 +67,23 @@ class ModelConfig(Section):
         assert self.vocab_size is not None, "the vocabulary is known once the data are prepared"
         return -(-self.vocab_size // self.vocab_multiple_of) * self.vocab_multiple_of
 
+    @property
+    def head_width(self) -> int:
+        """Width of what the head reads."""
+        return self.d_model
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.dropout > 0
+
+    def regularisers(self) -> dict[str, Any]:
+        """Return the settings that matter in training only, by key."""
+        return {"dropout": self.dropout}
+
     def architecture(self) -> dict[str, Any]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-        values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
+        values = self.model_dump(mode="json", exclude={"size", "init_std", *self.regularisers()})
         if self.vocab_size == self.vocab_rows:  # rounding that changes nothing is no difference
             values["vocab_multiple_of"] = 1
         return values
