@@ -15,6 +15,7 @@ from trainer.models.build import build_model, make_model
 from trainer.models.common.adaptive import AdaptiveHead
 from trainer.models.ends import count_ends
 from trainer.models.roles import role_of
+from trainer.plan.counting import count_parameters
 
 VOCAB, WIDTH, CUTOFFS = 50, 16, (8, 20)
 
@@ -112,6 +113,22 @@ def test_smoothing_spreads_over_all_words() -> None:
         logits = head(hidden).flatten(0, 1)
         wanted = F.cross_entropy(logits, text.flatten(), reduction="none", label_smoothing=0.1)
         torch.testing.assert_close(head(hidden, text, 0.1).flatten(), wanted)
+        torch.testing.assert_close(head(hidden, text, (0.1, 0.0)).flatten(), wanted)
+    for terms, softcap in (((0.0, 1e-4), None), (0.0, 30.0)):
+        with pytest.raises(UserError, match=r"leave model\.adaptive out"):
+            head(hidden, text, terms, softcap)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_transformer_has_such_ends_too(tied: bool) -> None:
+    values = {"d_model": WIDTH, "n_layers": 2, "n_heads": 2, "vocab_size": VOCAB, "context_length": 8}
+    model = build_model(parse_model({**values, **TIED, "tied_embeddings": tied}), 0).eval()
+    count = count_parameters(model.config)
+    assert count.total == sum(parameter.numel() for parameter in model.parameters())
+    state = model.initial_state()
+    with torch.no_grad():
+        whole, parts = model(words()), [model(part, state=state) for part in words().split([2, 1, 4], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_what_does_not_fit_is_named() -> None:

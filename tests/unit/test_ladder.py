@@ -22,7 +22,7 @@ PUBLISHED = {
     "llama2-7B": 6_738_415_616,
     "llama3-8B": 8_030_261_248,
 }
-ROUNDED = {"awd-lstm": 33e6, "qrnn-merity": 151e6}  # as papers say them
+ROUNDED = {"awd-lstm": 33e6, "qrnn-merity": 151e6, "adaptive-input": 247e6}  # as papers say them
 
 
 def load(path: Path) -> ModelConfig:
@@ -56,15 +56,14 @@ def test_published_models_have_their_published_size(name: str):
 @pytest.mark.parametrize("name", ROUNDED)
 def test_published_models_have_their_rounded_size(name: str):
     total = count_parameters(load(ROOT / "configs" / "model" / f"{name}.yaml")).total
-    assert total == pytest.approx(ROUNDED[name], rel=0.02)
-    assert ROUNDED[name] == 1e6 * (total // 10**6 if name == "awd-lstm" else round(total / 1e6))
+    assert ROUNDED[name] == 1e6 * (total // 10**6 if name == "awd-lstm" else round(total / 1e6))  # 33.5 is cut to 33
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_tensor_ranks_can_split_every_rung(path: Path):
     config = load(path)
-    if not isinstance(config, TransformerConfig):
-        pytest.skip("its layers cannot be split")
+    if not isinstance(config, TransformerConfig) or config.adaptive is not None:
+        pytest.skip("its layers or its bands of words cannot be split")
     if path.stem == "gpt2-xl":  # 25 heads, as published
         pytest.skip("25 heads do not divide by two")
     assert config.n_heads % 2 == 0

@@ -83,7 +83,8 @@ class ModelConfig(Section):
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-        values = self.model_dump(mode="json", exclude={"size", "init_std", *self.regularisers()})
+        values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
+        values = {key: value for key, value in values.items() if key not in self.regularisers()}
         if self.vocab_size == self.vocab_rows:  # rounding that changes nothing is no difference
             values["vocab_multiple_of"] = 1
         return values

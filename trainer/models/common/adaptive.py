@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config.adaptive import Band
-from trainer.models.common.head import Head, InPlaceCrossEntropy, wanted
+from trainer.contract.errors import UserError
+from trainer.models.common.head import Head, wanted
 
 
 class AdaptiveEmbedding(nn.Module):
@@ -71,7 +72,20 @@ class AdaptiveHead(nn.Module):
         for number, (down, tail) in enumerate(zip(self.down, self.tails, strict=True), 1):
             down.weight, tail.weight = embed.up[number].weight, embed.tables[number].weight
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        terms: float | tuple[float, float] = 0.0,
+        softcap: float | None = None,
+    ) -> Tensor:
+        """`terms` are the label smoothing, and the z-loss if there is one. What has no meaning here is refused."""
+        smoothing, z_loss = (terms, 0.0) if isinstance(terms, float) else terms
+        if z_loss or softcap is not None:
+            raise UserError(
+                "an adaptive head has several softmaxes, which a z-loss or a cap of logits would not treat alike: set "
+                "optim.z_loss to 0 and leave model.logit_softcap out, or leave model.adaptive out"
+            )
         if targets is None:
             return self._log_probabilities(hidden)
         flat, words = hidden.flatten(0, 1), targets.flatten()
@@ -100,11 +114,7 @@ class AdaptiveHead(nn.Module):
             wanted_first = torch.where(inside, size + number, wanted_first)
             place = inside.nonzero().squeeze(1)  # none at times, and asked for all the same, as above
             rest.append((place, tail(down(hidden[place])[None], (words[place] - band.start)[None])[0]))
-        first = self._first(hidden)
-        if first.is_cuda:
-            losses = F.cross_entropy(first, wanted_first, reduction="none")
-        else:
-            losses = InPlaceCrossEntropy.apply(first, wanted_first, 0.0)
+        losses = F.cross_entropy(self._first(hidden), wanted_first, reduction="none")
         for place, own in rest:
             losses = losses.index_add(0, place, own)
         return losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from trainer.models.ends import end_roles
 from trainer.models.mixers.base import kinds_of
 from trainer.models.roles import Normal, Role, linear, norm
 from trainer.models.transformer.config import TransformerConfig
@@ -20,9 +21,8 @@ def roles(config: TransformerConfig) -> dict[str, Role]:
     std = config.init_std or math.sqrt(2 / (5 * D))
     out_std = std / math.sqrt(2 * config.n_layers)
     return {
-        "embed.weight": Role(Normal(std), "embedding", split="vocab"),
+        **end_roles(config, std),
         "position.weight": Role(Normal(std), "embedding"),
-        "head.weight": Role(Normal(std), "head", split="vocab", fan_in=D),
         **_mixing(config, std, out_std),
         **linear("blocks.*.mlp.gate_up", std, D, split="column", parts=(F, F)),
         **linear("blocks.*.mlp.up", std, D, split="column"),
