@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config.adaptive import AdaptiveConfig
-from trainer.config.model import ModelConfig, parse_model
+from trainer.config.model import AdaptiveConfig, ModelConfig, parse_model
 from trainer.config.parallel import Degrees, check_model_splits
 from trainer.contract.errors import UserError
 from trainer.models.build import build_model, make_model

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config.adaptive import Band
+from trainer.config.model import Band
 from trainer.contract.errors import UserError
 from trainer.models.common.head import Head, wanted
 
