@@ -68,7 +68,7 @@ class AdaptiveHead(nn.Module):
 
     def tie(self, embed: AdaptiveEmbedding) -> None:
         """Use the embedding's tables and, in the other direction, its matrices. The first band needs no matrix."""
-        self.short.weight = embed.tables[0].weight
+        self.short.weight = embed.tables[0].weight  # type: ignore[assignment]
         for number, (down, tail) in enumerate(zip(self.down, self.tails, strict=True), 1):
             down.weight, tail.weight = embed.up[number].weight, embed.tables[number].weight
 

@@ -86,10 +86,11 @@ class ConvolutionalConfig(ModelConfig):
     @property
     def residual_blocks(self) -> list[list[Layer]]:
         """The convolutions of each block."""
-        found, width = [], self.first_width
+        found: list[list[Layer]] = []
+        width = self.first_width
         for blocks in self.blocks:
             for _ in range(blocks.repeat):
-                dilation, convolutions = self.dilation ** len(found), []
+                dilation, convolutions = self.dilation ** len(found), list[Layer]()
                 for kernel, outputs in blocks.layers:
                     convolutions.append(Layer(kernel=kernel, dilation=dilation, inputs=width, outputs=outputs))
                     width = outputs

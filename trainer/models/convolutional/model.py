@@ -66,8 +66,8 @@ class Convolutional(LanguageModel):
         context = Context(places(inputs, positions, state), documents=documents)
         x = self.enter(self.input_dropout(self.embed(inputs)))
         states = None if state is None else iter(state.layers)
-        for block in self.blocks:
-            own = None if states is None else [next(states) for _ in block.layers]
+        for block, layers in zip(self.blocks, self.config.residual_blocks, strict=True):
+            own = None if states is None else [next(states) for _ in layers]
             x = block(x, context=context, states=own)
         read: Tensor = self.project(x)
         return read

@@ -26,7 +26,7 @@ def count_parameters(config: RecurrentConfig) -> ParameterCount:
     ends = count_ends(config)
     matrices = sum(product.outputs * product.inputs for products in _products(config) for product in products)
     biases = sum((4 if config.cell == "lstm" else 3) * H for H in config.hidden)
-    body = {config.cell: matrices + biases}
+    body: dict[str, int] = {config.cell: matrices + biases}
     if projection := _projection(config):
         body["projection"] = projection
     return ParameterCount(ends.embedding, 0, body, ends.head, ends.embedding + sum(body.values()) + ends.head)
