@@ -69,7 +69,8 @@ def _with_families(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from trainer.models.registry import FAMILIES
 
     common = {row["key"] for row in rows}
-    own = [(name, row) for name in FAMILIES for row in _rows(_schema(config_class(name)), {}, "model.")]
+    schemas = [(name, _schema(config_class(name))) for name in FAMILIES]
+    own = [(name, row) for name, schema in schemas for row in _rows(schema, schema.get("$defs", {}), "model.")]
     added = [{**row, "meaning": f"{name}: {row['meaning']}"} for name, row in own if row["key"] not in common]
     for name, mixer in MIXERS.items():
         options = _rows(_schema(mixer.cost_class.Options), {}, f"model.mixer.{name}.")
@@ -108,6 +109,9 @@ def _rows(section: dict[str, Any], known: dict[str, Any], prefix: str) -> Iterat
         for part in field.get("items", {}).get("anyOf", ()):  # a list whose entries may be sections
             if "$ref" in part:
                 yield from _rows(known[part["$ref"].rsplit("/", 1)[-1]], known, f"{prefix}{name}[].")
+        for part in field.get("anyOf", ()):  # an optional section
+            if "$ref" in part:
+                yield from _rows(known[part["$ref"].rsplit("/", 1)[-1]], known, f"{prefix}{name}.")
 
 
 def _values(field: dict[str, Any]) -> list[str]:

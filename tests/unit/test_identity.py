@@ -106,7 +106,7 @@ def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Determines
     for name, field in type(section).model_fields.items():
         if holds_sections(field.annotation):
             value = getattr(section, name)
-            for inner in value[:1] if isinstance(value, tuple) else [value]:
+            for inner in value[:1] if isinstance(value, tuple) else [value] if value is not None else []:
                 yield from leaves(inner, f"{prefix}{name}.0." if isinstance(value, tuple) else f"{prefix}{name}.")
         else:
             mark = said(field)
@@ -188,6 +188,14 @@ def test_a_mixer_enters_with_its_options_and_the_default_does_not() -> None:
     assert len({*names, name_of(run())}) == 4
     for spelt in ({"mixer": {"gated_conv": {"kernel": 4}}}, {"pattern": ["gated_conv", "gated_conv"]}):
         assert name_of(run_from_values({**RUN, "model": {**plain, **spelt}}, "test")) == names[0]
+
+
+def test_bands_of_words_enter_and_none_do_not() -> None:
+    assert "adaptive" not in result_values(run(), gpu=False)["model"], "runs from before keep their name"
+    names = [
+        name_of(run(f"model.adaptive={{cutoffs: {cutoffs}, input: true}}")) for cutoffs in ([50], [50, 80], [60])
+    ]  # fmt: skip
+    assert len({*names, name_of(run())}) == 4
 
 
 def test_the_vocabulary_enters_as_it_is_stated_whether_data_are_prepared_or_not() -> None:

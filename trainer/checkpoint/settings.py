@@ -37,7 +37,7 @@ def settings_of(config: RunConfig, plan: Plan) -> dict[str, object]:
         "batch.tokens_per_step": config.batch.tokens_per_step,
         "seed": config.seed,
         "precision": plan.precision,
-        "model.dropout": config.model.dropout,
+        **{f"model.{key}": value for key, value in config.model.regularisers().items()},
     }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, WrapValidator
+from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
 from trainer.config.base import Section
 from trainer.config.identity import Execution, Result
@@ -14,6 +15,54 @@ from trainer.contract.errors import UserError
 from trainer.models.registry import FAMILIES, find_family, load
 
 DEFAULT_FAMILY = "transformer"
+
+
+@dataclass(frozen=True)
+class Band:
+    """Words from `start` to `stop`, with so many values each."""
+
+    start: int
+    stop: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Number of words."""
+        return self.stop - self.start
+
+
+class AdaptiveConfig(Section):
+    """Adaptive softmax (Grave et al. 2017, arXiv 1609.04309) and input (Baevski and Auli 2019, arXiv 1809.10853).
+
+    Words must be numbered by frequency, the most frequent first.
+    """
+
+    cutoffs: Result[tuple[int, ...]] = Field(
+        min_length=1, description="numbers of the words at which the second band and each further one begin"
+    )
+    factor: Result[int] = Field(4, gt=0, description="each band's words have so many times fewer values")
+    input: Result[bool] = Field(False, description="the embedding has the same bands as the head")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> AdaptiveConfig:
+        if list(self.cutoffs) != sorted({cutoff for cutoff in self.cutoffs if cutoff > 0}):
+            raise ValueError(f"cutoffs {list(self.cutoffs)} do not ascend from above 0")
+        return self
+
+    def bands(self, rows: int, width: int) -> list[Band]:
+        """Return the bands of a vocabulary whose most frequent words have `width` values."""
+        starts, stops = (0, *self.cutoffs), (*self.cutoffs, rows)
+        pairs = enumerate(zip(starts, stops, strict=True))
+        return [Band(start, stop, width // self.factor**number) for number, (start, stop) in pairs]
+
+    def misfit(self, rows: int | None, widths: set[int]) -> str | None:
+        """Return what keeps a model with these widths at its ends from having such bands; None if nothing does."""
+        if rows is not None and self.cutoffs[-1] >= rows:
+            return f"the last of the cutoffs, {self.cutoffs[-1]}, is not below the vocabulary of {rows}"
+        smallest = self.factor ** len(self.cutoffs)
+        if min(widths) < smallest:
+            return f"{len(self.cutoffs)} bands after the first, with factor {self.factor}, need a width of {smallest}"
+        return None
 
 
 class ModelConfig(Section):
@@ -29,6 +78,11 @@ class ModelConfig(Section):
     )
     context_length: Result[Count] = Field(256, gt=0, description="tokens of one training sequence")
     tied_embeddings: Result[bool] = Field(True, description="the head is the embedding")
+    adaptive: Result[AdaptiveConfig | None] = Field(
+        None,
+        description="rare words have fewer values, in the head and, if so said, in the embedding; default all alike",
+        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+    )
     dropout: Result[float] = Field(
         0.0, ge=0, lt=1, description="of attention, embeddings and what each part adds; training only"
     )
@@ -39,6 +93,21 @@ class ModelConfig(Section):
         exclude_if=lambda value: value is None,  # so that models without it keep their identity
     )
     init_std: Result[float | None] = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> ModelConfig:
+        if self.adaptive is None:
+            return self
+        if self.tied_embeddings and not self.adaptive.input:
+            raise ValueError(
+                "an adaptive head cannot be the embedding as long as the embedding has no bands: set tied_embeddings "
+                "to false, or adaptive.input to true"
+            )
+        rows = None if self.vocab_size is None else self.vocab_rows
+        misfit = self.adaptive.misfit(rows, {self.head_width, self.d_model})
+        if misfit is not None:
+            raise ValueError(f"adaptive: {misfit}")
+        return self
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -52,9 +121,24 @@ class ModelConfig(Section):
         assert self.vocab_size is not None, "the vocabulary is known once the data are prepared"
         return -(-self.vocab_size // self.vocab_multiple_of) * self.vocab_multiple_of
 
+    @property
+    def head_width(self) -> int:
+        """Width of what the head reads."""
+        return self.d_model
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.dropout > 0
+
+    def regularisers(self) -> dict[str, object]:
+        """Return the settings that matter in training only, by key."""
+        return {"dropout": self.dropout}
+
     def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
         values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std", "init"})
+        values = {key: value for key, value in values.items() if key not in self.regularisers()}
         if self.vocab_size == self.vocab_rows:  # rounding that changes nothing is no difference
             values["vocab_multiple_of"] = 1
         return values

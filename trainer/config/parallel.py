@@ -134,6 +134,11 @@ def check_model_splits(model: ModelConfig, degrees: Degrees) -> None:
     """
     cost_of(model.family).check_splits(model, degrees)
     t, s = degrees.tensor, degrees.sequence
+    if t > 1 and model.adaptive is not None:
+        raise UserError(
+            f"the bands of model.adaptive cannot be split over {t} tensor ranks: set parallel.tensor to 1, or leave "
+            "adaptive out"
+        )
     if model.vocab_size is not None and model.vocab_rows % t:
         raise UserError(
             f"vocabulary rows {model.vocab_rows} is not a multiple of the tensor degree {t}: "

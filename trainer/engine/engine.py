@@ -116,7 +116,7 @@ class Engine:
 
     def _seed_dropout(self, index: int) -> None:
         """Make dropout a function of seed, step, micro-batch and place in the batch, the same on all tensor ranks."""
-        if self.config.model.dropout:
+        if self.config.model.drops:
             place = (self.config.seed, self.step, index, self.mesh.replica_rank)
             torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "little"))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.model import ModelConfig
+from trainer.models.common.adaptive import AdaptiveEmbedding, AdaptiveHead
 from trainer.models.common.head import PLAIN, Head, LossTerms, capped
 from trainer.models.common.initial import fill
 from trainer.models.roles import Roles, role_of
@@ -65,7 +66,7 @@ class LanguageModel(nn.Module):
 
     embed: nn.Module
     blocks: nn.ModuleList
-    head: Head
+    head: Head | AdaptiveHead
 
     def __init__(self, config: ModelConfig, roles: Roles) -> None:
         super().__init__()
@@ -139,6 +140,11 @@ def places(inputs: Tensor, positions: Tensor | None, state: State | None) -> Ten
 
 
 def tie_head(model: LanguageModel) -> None:
-    """Make the head's matrix the embedding's, where the configuration says so."""
-    if model.config.tied_embeddings:
+    """Make the head's matrices the embedding's, where the configuration says so."""
+    if not model.config.tied_embeddings:
+        return
+    if isinstance(model.head, AdaptiveHead):
+        assert isinstance(model.embed, AdaptiveEmbedding), "an adaptive head is tied to an adaptive embedding"
+        model.head.tie(model.embed)
+    else:
         model.head.weight = model.embed.weight  # type: ignore[assignment]

@@ -34,6 +34,18 @@ FAMILIES = {
         model="trainer.models.transformer.model:Transformer",
         huggingface=("trainer.models.transformer.huggingface", "trainer.models.transformer.huggingface_mamba2"),
     ),
+    "recurrent": Family(
+        "recurrent",
+        config="trainer.models.recurrent.config:RecurrentConfig",
+        cost="trainer.models.recurrent.cost",
+        model="trainer.models.recurrent.model:Recurrent",
+    ),
+    "convolutional": Family(
+        "convolutional",
+        config="trainer.models.convolutional.config:ConvolutionalConfig",
+        cost="trainer.models.convolutional.cost",
+        model="trainer.models.convolutional.model:Convolutional",
+    ),
 }
 
 

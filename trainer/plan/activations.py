@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.models.ends import count_ends
 from trainer.models.registry import cost_of
-
-# More logits than this are never held at once (half a gigabyte in float32): they are made in chunks, and made again.
-MOST_LOGITS = 1 << 27
-# Logits that are worked on at a time on a CPU: enough to fill the processor, few enough to stay in its cache.
-CPU_LOGITS = 1 << 18
+from trainer.plan.logits import CPU_LOGITS, MOST_LOGITS
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ def activations(model: ModelConfig, parallel: ParallelConfig, *, bytes_per_value
 
 def logits_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, gpu: bool) -> int:
     """Return the bytes of all float32 logits, probabilities and their gradients that exist at a time."""
-    number = tokens * model.vocab_rows // parallel.tensor
+    number = tokens * count_ends(model).logits // parallel.tensor
     caps = 0 if model.logit_softcap is None else 1  # its gradient needs the capped logits
     if parallel.tensor > 1:  # probabilities and their gradient
         return (2 + caps) * number * 4
@@ -46,4 +43,4 @@ def head_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, byt
     wide = (
         4 if parallel.tensor == 1 and tokens * rows > MOST_LOGITS else bytes_per_value
     )  # chunks are summed in float32
-    return tokens * model.d_model * bytes_per_value + rows * model.d_model * wide
+    return tokens * model.head_width * bytes_per_value + rows * model.head_width * wide

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainer.config.parallel import Degrees
 from trainer.contract.errors import UserError
+from trainer.models.ends import count_ends
 from trainer.models.mixers.base import kinds_of
 from trainer.models.transformer.activations import activations
 from trainer.models.transformer.config import TransformerConfig
@@ -33,13 +34,13 @@ def count_parameters(config: TransformerConfig) -> ParameterCount:
         mixing[kind.mixer.name] = mixing.get(kind.mixer.name, 0) + layers * count.own
         norms += layers * count.norms
         whole += layers * count.whole
-    table = config.vocab_rows * D
+    ends = count_ends(config)
     position = config.context_length * D if config.position == "learned" else 0
     return ParameterCount(
-        embedding=table,
+        embedding=ends.embedding,
         position=position,
         body_parts={**mixing, "mlp": L * mlp, "norms": norms},
-        head=0 if config.tied_embeddings else table,
+        head=ends.head,
         replicated=norms + position + whole,
     )
 
@@ -51,7 +52,7 @@ def count_flops(config: TransformerConfig) -> FlopCount:
     return FlopCount(
         body=L * 6 * (D * config.up_width + F * D) + sum(layers * flops.matrices for flops, layers in counted),
         attention=sum(layers * flops.context for flops, layers in counted),
-        head=6 * config.vocab_rows * D,
+        head=count_ends(config).head_flops,
     )
 
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trainer.models.common.head import Head
+from trainer.models.common.ends import make_embedding, make_head
 from trainer.models.common.mlp import GatedMLP, PlainMLP
 from trainer.models.common.norm import make_norm
 from trainer.models.common.rotary import rotary_angles
@@ -86,12 +86,12 @@ class Transformer(LanguageModel):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, roles(config))
-        self.embed = nn.Embedding(config.vocab_rows, config.d_model)
+        self.embed = make_embedding(config)
         self.position = nn.Embedding(config.context_length, config.d_model) if config.position == "learned" else None
         self.embed_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = make_norm(config, config.d_model) if config.last_norm else nn.Identity()
-        self.head = Head(config.d_model, config.vocab_rows)
+        self.head = make_head(config)
         tie_head(self)
 
     @property

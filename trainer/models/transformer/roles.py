@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from trainer.models.ends import end_roles
 from trainer.models.initial import Xavier
 from trainer.models.mixers.base import kinds_of
 from trainer.models.roles import Normal, Role, linear, norm
@@ -22,9 +23,8 @@ def roles(config: TransformerConfig) -> dict[str, Role]:
     std = config.init_std or math.sqrt(2 / (5 * D))
     out_std = std / math.sqrt(2 * config.n_layers)
     scaled = {
-        "embed.weight": Role(Normal(std), "embedding", split="vocab"),
+        **end_roles(config, std),
         "position.weight": Role(Normal(std), "embedding"),
-        "head.weight": Role(Normal(std), "head", split="vocab", fan_in=D),
         **_mixing(config, std, out_std),
         **linear("blocks.*.mlp.gate_up", std, D, split="column", parts=(F, F)),
         **linear("blocks.*.mlp.up", std, D, split="column"),
