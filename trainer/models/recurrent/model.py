@@ -79,6 +79,11 @@ class Recurrent(LanguageModel):
             penalty = change if penalty is None else penalty + change
         return penalty
 
+    @property
+    def state_limit(self) -> int | None:
+        """None: a state reads any number of tokens."""
+        return None
+
     def forward(
         self,
         inputs: Tensor,
