@@ -67,7 +67,7 @@ OTHER: dict[str, Any] = {
 # Fields with no value of their own to change to: their tests are below, by these names.
 ELSEWHERE = {
     "steps", "model.family", "model.size", "model.mixer", "checkpoint.load", "checkpoint.source", "data.sources.0.name",
-    "data.tokenizer.path", "data.tokenizer.eos",
+    "data.tokenizer.path", "data.tokenizer.eos", "data.order", "model.carry", "model.memory",
 }  # fmt: skip
 
 
@@ -184,6 +184,17 @@ def test_a_mixer_enters_with_its_options_and_the_default_does_not() -> None:
     assert len({*names, name_of(run())}) == 4
     for spelt in ({"mixer": {"gated_conv": {"kernel": 4}}}, {"pattern": ["gated_conv", "gated_conv"]}):
         assert name_of(run_from_values({**RUN, "model": {**plain, **spelt}}, "test")) == names[0]
+
+
+def test_lanes_and_what_they_carry_enter_and_the_defaults_do_not() -> None:
+    values = result_values(run(), gpu=False)
+    assert not {"carry", "memory"} & values["model"].keys() and "order" not in values["data"], (
+        "old runs keep their name"
+    )
+    streams = {"data": {"order": "streams"}}
+    models = [{}, {"carry": True}, {"carry": True, "memory": 32}, {"carry": True, "memory": 48}]
+    configs = [run_from_values({**RUN, **streams, "model": {**RUN["model"], **model}}, "test") for model in models]
+    assert len({name_of(config) for config in [run(data={}), *configs]}) == 5
 
 
 def test_the_vocabulary_enters_as_it_is_stated_whether_data_are_prepared_or_not() -> None:
