@@ -90,5 +90,6 @@ def shard_attention(model: nn.Module, mesh: Mesh) -> None:
         if mesh.tp_size * mesh.sp_size > 1:
             offset = mesh.tp_rank * mesh.sp_size + mesh.sp_rank
             module.attend = with_own_random_stream(module.attend, offset)
+            module.attend_where = with_own_random_stream(module.attend_where, offset)
         if mesh.sequence_group is not None:
             module.attend = over_sequence(module.attend, mesh.sequence_group)
