@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.step_time import PeerBlock, plain_loop
-from launch.planner.expected import matrix_rate, seconds_on_cpu, serial_seconds
+from launch.planner.expected import matrix_rate, seconds_on_cpu
 from trainer.config.load import run_from_values
 from trainer.config.model import ModelConfig, parse_model
 from trainer.config.run import RunConfig
