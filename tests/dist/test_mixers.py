@@ -97,8 +97,8 @@ def test_recomputing_blocks_changes_nothing(ranks: RankPool, name: str) -> None:
 def test_bf16_stays_near(ranks: RankPool, name: str) -> None:
     config = run_of(name, zero_stage=2).model_copy(update={"precision": "bf16"})
     # In an mLSTM a few tokens that read almost nothing, which is then normed, make up the gradient's norm.
-    norm = float("inf") if name == "mlstm" else 0.1
-    assert_same_curves(ranks.run(2, train, config, 1, False, False, STEPS), plain(name, False), 1e-2, norm)
+    loss, norm = (3e-2, float("inf")) if name == "mlstm" else (1e-2, 0.1)
+    assert_same_curves(ranks.run(2, train, config, 1, False, False, STEPS), plain(name, False), loss, norm)
 
 
 @pytest.mark.parametrize("name", ["lstm", "mamba2", "hybrid"])
