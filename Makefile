@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help install quickstart test test-fast test-parity test-cluster lint clean
 
 help:
-	@echo "make quickstart   install into $(VENV), then train a ladder of models and fit a law (minutes, two cores)"
+	@echo "make quickstart   install into $(VENV), then train three families of models and compare them (minutes, two cores)"
 	@echo "make test         install what tests need, then lint, types and the whole suite"
 	@echo "make test-cluster the tests that start a real Slurm and SSH hosts (root, Debian packages named in .ci/run)"
 	@echo "make test-parity  every layout against one process, in full"

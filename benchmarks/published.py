@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from launch.planner.gpus import GIB, GPUS, Gpu
 from launch.planner.rates import FUSED_CAST_BYTES, FUSED_LOSS_BYTES, LOSS_BYTES, RATES, Rates
 from launch.planner.shape import Way, shape_of
 from launch.planner.step_time import StepTime, step_time
 from trainer.config.parallel import ParallelConfig
 from trainer.models.transformer.config import TransformerConfig
 from trainer.plan.counting import count_parameters
+from trainer.plan.gpus import GIB, GPUS, Gpu
 from trainer.plan.memory import rank_memory
 from trainer.plan.shape import Shape
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("launch.commands.jobs:jobs", "List submitted runs and how they stand."),
     "logs": ("launch.commands.logs:logs", "Print or follow what the ranks of a run print."),
     "cancel": ("launch.commands.cancel:cancel", "End jobs."),
+    "wandb": ("launch.commands.wandb:wandb", "Send the records of runs to W&B."),
     "clusters": ("launch.commands.clusters:clusters", "List configured clusters, and say which answer."),
     "preflight": ("launch.commands.preflight:preflight", "Check every node of a cluster before the first job."),
     "doctor": ("launch.commands.doctor:doctor", "Describe this environment, for bug reports."),
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("launch.commands.plan:plan", "Print what a run costs, before it starts."),
     "checkpoint": ("launch.commands.checkpoint:checkpoint", "Inspect, verify and convert checkpoints."),
     "sample": ("launch.commands.sample:sample", "Continue a prompt with a trained model."),
+    "evaluate": ("launch.commands.evaluate:evaluate", "Score a trained run on a whole set, as published tables do."),
     "sweep": ("launch.commands.sweep:sweep", "Train families of models and fit a law to them."),
     "fit": ("launch.commands.fit:fit", "Fit a scaling law to a ledger or to any table of runs."),
     "optimal": ("launch.commands.optimal:optimal", "Say what to train with a budget, according to a fit."),
@@ -42,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 EPILOG = """\b
 Examples:
-  escala sweep run configs/sweep/quickstart.yaml   train a ladder of models and fit a law
+  escala sweep run configs/sweep/quickstart.yaml   train families of models and fit their laws
   escala train configs/run/tiny.yaml               one run on this machine
   escala plan configs/run/tiny.yaml                what it costs, before it starts
   escala train --help                              every command has examples of its own

@@ -10,10 +10,12 @@ from trainer.config.run import RunConfig
 from trainer.config.span import Span
 from trainer.data.read.batches import Batches
 from trainer.engine.engine import Engine, StepOutcome
+from trainer.engine.peak import memory_peak
 from trainer.evaluation.evaluator import Evaluator
 from trainer.guard.fence import ReplacedError
 from trainer.observe.observers import Observers
 from trainer.observe.throughput import Throughput
+from trainer.observe.wall_time import TRAIN, WallTime
 from trainer.plan.learning_rate import lr_share
 from trainer.plan.plan import Plan
 
@@ -30,7 +32,10 @@ class Run:
     evaluator: Evaluator
     observers: Observers
     throughput: Throughput
+    wall_time: WallTime
+    peak_flops: float | None = None  # of one rank's device; None where it is not known
     step: int = 0
+    skipped: int = 0  # steps of this attempt
     train_loss: float | None = None
 
 
@@ -74,9 +79,12 @@ def lr_at(config: RunConfig, plan: Plan, step: int) -> float:
 
 
 def _one_step(run: Run) -> StepOutcome:
-    with run.throughput.step():
-        outcome = run.engine.train_step(run.batches.step(run.step), lr_at(run.config, run.plan, run.step))
+    with run.wall_time.part(TRAIN), run.throughput.step():
+        with run.throughput.wait():
+            micro_batches = run.batches.step(run.step)
+        outcome = run.engine.train_step(micro_batches, lr_at(run.config, run.plan, run.step))
     run.step += 1
+    run.skipped += outcome.skipped
     if not outcome.skipped:
         run.train_loss = outcome.loss
     for source, passes in run.batches.ended_passes(run.step).items():
@@ -97,7 +105,8 @@ def _check_finite(run: Run, outcome: StepOutcome, skipped: int) -> int:
 
 
 def _save(run: Run) -> None:
-    run.keeper.save(run.step, run.batches.state(run.step))
+    with run.wall_time.part("save_seconds"):
+        run.keeper.save(run.step, run.batches.state(run.step))
 
 
 def _due(run: Run, every: Span | None) -> bool:
@@ -108,18 +117,32 @@ def _due(run: Run, every: Span | None) -> bool:
 
 
 def _record_step(run: Run, outcome: StepOutcome) -> None:
+    times = run.throughput.report()
     values: dict[str, Any] = {
         "tokens": run.step * run.plan.tokens_per_step,
         "loss": outcome.loss,
         "grad_norm": outcome.grad_norm,
         "lr": lr_at(run.config, run.plan, run.step - 1),
         "epoch": round(max(run.batches.epochs(run.step).values()), 4),
-        "tokens_per_second": run.throughput.report(),
+        **times,
+        "mfu": _mfu(run, times["tokens_per_second"]),
+        "memory_peak": memory_peak(run.engine.device),
+        "skipped": run.skipped,
         "seconds_left": run.throughput.left(run.plan.steps - run.step),
+        **run.wall_time.row(run.throughput.waited_seconds),
     }
     run.observers.row("train", run.step, **values)
 
 
+def _mfu(run: Run, tokens_per_second: float | None) -> float | None:
+    """Return the model FLOP/s of all ranks as a share of their peak (Chowdhery et al. 2022, appendix B)."""
+    if tokens_per_second is None or run.peak_flops is None:
+        return None
+    return tokens_per_second * run.plan.flops_per_token["total"] / (run.peak_flops * run.plan.degrees.world)
+
+
 def _record_evaluation(run: Run) -> None:
-    for evaluation in run.evaluator():
+    with run.wall_time.part("evaluation_seconds"):
+        evaluations = run.evaluator()
+    for evaluation in evaluations:
         run.observers.row("evaluation", run.step, tokens=run.step * run.plan.tokens_per_step, **evaluation.row())

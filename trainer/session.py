@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.settings import settings_of
 from trainer.config.run import RunConfig
+from trainer.contract.provenance import process_started
 from trainer.contract.run_dir import RunDir
 from trainer.data.order.skipping import parse_ranges
 from trainer.data.read.batches import Batches
@@ -23,6 +22,7 @@ from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
 from trainer.engine.build import build_engine
 from trainer.engine.engine import Engine
+from trainer.engine.peak import peak_flops
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
 from trainer.guard.fence import Fence
@@ -31,10 +31,11 @@ from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
-from trainer.observe.identity import wandb_id
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
+from trainer.observe.wall_time import WallTime
+from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 from trainer.parallel.mesh import Mesh
 from trainer.plan.plan import Plan
 
@@ -63,9 +64,12 @@ def open_session(
         model = make_model(config.model)
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
     record = Record(run_dir)
-    observers = _open_observers(config, plan, run_dir, fence, record, first=mesh.rank == 0)
+    observers = _open_observers(config, run_dir, fence, record, first=mesh.rank == 0)
     keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence)
     step = keeper.restore()
+    wall_time = WallTime(
+        plan.degrees.world, record.training_rows() if mesh.is_first else [], step, started=process_started()
+    )
     if observers.active:
         record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
@@ -88,6 +92,8 @@ def open_session(
         ),
         observers=observers,
         throughput=Throughput(plan.tokens_per_step),
+        wall_time=wall_time,
+        peak_flops=peak_flops(device) if mesh.is_first else None,
         step=step,
     )
     return Session(run, run_dir, manifest, closers=[batches.close, keeper.close, *guards, engine.close])
@@ -175,25 +181,9 @@ def _say_about_data(batches: Batches, observers: Observers) -> None:
         print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
-def _open_observers(
-    config: RunConfig, plan: Plan, run_dir: RunDir, fence: Fence, record: Record, *, first: bool
-) -> Observers:
-    """Return who is told what happens: the record, the console, and W&B under the id that earlier attempts used."""
+def _open_observers(config: RunConfig, run_dir: RunDir, fence: Fence, record: Record, *, first: bool) -> Observers:
+    """Return who is told what happens: the record, the console, and W&B where it can be reached with credentials."""
     listed: list[Observer] = [record, ConsoleObserver()]
-    if first and config.tracking.wandb != "disabled":
-        listed.append(_open_wandb(config, plan, run_dir, wandb_id(run_dir)))
+    if first and resolve_mode(config.tracking.wandb) == "online":
+        listed.append(WandbMirror(run_dir))
     return Observers(listed if first else [], first=first, may_write=fence.open)
-
-
-def _open_wandb(config: RunConfig, plan: Plan, run_dir: RunDir, run_id: str) -> Observer:
-    from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
-
-    settings = {
-        "project": config.tracking.project,
-        "group": config.tracking.group,
-        "name": config.name,
-        "tags": list(config.tracking.tags),
-        "config": {**config.model_dump(mode="json"), "plan": json.loads(plan.to_json())},
-    }
-    mode = resolve_mode(config.tracking.wandb)
-    return WandbMirror(run_id=run_id, mode=mode, directory=Path(run_dir.root), settings=settings)

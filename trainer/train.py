@@ -106,6 +106,7 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
         layout=plan.layout,
         data_hash=session.manifest.data_hash,
         train_tokens=session.manifest.tokens("train"),
+        unigram_entropy=session.manifest.unigram_entropy,
         **provenance(),
     )
     status, error = _train(session)
@@ -178,7 +179,9 @@ def result(session: Session) -> dict[str, object]:
         "train_loss": run.train_loss,
         "tokens_per_second": run.throughput.overall,
         "seconds": time.monotonic() - session.began,
+        **run.wall_time.row(run.throughput.waited_seconds),
         "unique_tokens": session.manifest.tokens("train") - sum(left_out.values()),
+        "unigram_entropy": session.manifest.unigram_entropy,
         "tokenizer_hash": session.manifest.tokenizer_hash,
         "data_hash": session.manifest.data_hash,
         "sources_left_out": left_out,

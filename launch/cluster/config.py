@@ -14,9 +14,9 @@ from launch.cluster.backend import Backend, Driven, Driver, Home, Queued, Schedu
 from launch.cluster.backends import BACKENDS, THIS_MACHINE, find_backend, known_backends
 from launch.cluster.job import JobSpec, Mount, Requeue, Task
 from launch.cluster.one_by_one import OneByOne
+from launch.cluster.time_limit import TimeLimit
 from trainer.config.base import Section, parse_section
 from trainer.config.load import config_file, read_yaml
-from trainer.config.time_limit import TimeLimit
 from trainer.contract.errors import UserError, did_you_mean
 
 T = TypeVar("T")

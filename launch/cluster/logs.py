@@ -50,12 +50,14 @@ def follow_logs(
     ended: Callable[[], bool],
     pause: Callable[[], None],
     said: Callable[[], list[str]] = list,
+    offsets: dict[Path, int] | None = None,
 ) -> Iterator[str]:
     """Yield lines as they are written, until the job has ended and everything it wrote was read.
 
-    `said` returns what the backend itself has to tell since it was last asked.
+    `said` returns what the backend itself has to tell since it was last asked. `offsets`, of each file in bytes, says
+    what was yielded before: who follows again with the same mapping goes on where it was interrupted.
     """
-    offsets: dict[Path, int] = {}
+    offsets = {} if offsets is None else offsets
     while True:
         last_round = ended()  # asked before reading: what was written before the end is still read
         for number, path in rank_logs(log_dir()).items():

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from launch.cluster import attached
 from launch.cluster.backend import Scheduler
@@ -30,7 +29,7 @@ class Row:
     status: JobStatus
     step: int | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values for scripts."""
         failure = self.status.failure
         return {

@@ -9,7 +9,7 @@ from launch.cluster.config import load_cluster
 from trainer.contract.errors import UserError
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str) -> dict[str, object]:
     """Return what a cluster is and what it answered, as plain values. A file that cannot be read is no answer."""
     row: dict[str, Any] = {"name": name, "backend": None, "nodes": None, "ranks_per_node": None}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Submitted:
     identity: JobIdentity = NOBODY  # tells the job from another one that has its id now
     settings: Mapping[str, Any] | None = field(default=None, compare=False)  # the cluster file as it was then
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values."""
         row = {**asdict(self), "run_dir": str(self.run_dir)}
         return {key: value for key, value in row.items() if value is not None}
@@ -43,7 +44,10 @@ class Submitted:
         write_atomically(self.run_dir / JOB_FILE, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
 
 
-_SUBMITTED = TypeAdapter(Submitted)
+@cache
+def _schema() -> TypeAdapter[Submitted]:
+    """Return what reads records; made when the first one is read, for that costs a command 3 ms."""
+    return TypeAdapter(Submitted)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def _read(path: Path) -> Submitted:
         row = read_object(path)
         known = {key: value for key, value in row.items() if key in {f.name for f in fields(Submitted)}}
         # Where it lies now: runs are moved, and seen under another path from another machine.
-        return _SUBMITTED.validate_python({**known, "run_dir": path.parent.absolute()})
+        return _schema().validate_python({**known, "run_dir": path.parent.absolute()})
     except (OSError, ValidationError, DamagedFileError) as error:
         wrong = error.errors()[0] if isinstance(error, ValidationError) else None
         why = (

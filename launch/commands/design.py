@@ -214,11 +214,11 @@ def _sd(value: float, unknown: float = 10.0) -> str:
     return f"{value:.4f}" if value < unknown else "cannot tell"
 
 
-def _cell_json(cell: Cell) -> dict[str, Any]:
+def _cell_json(cell: Cell) -> dict[str, object]:
     return {"N": cell.N, "D": cell.D, "flops": cell.cost, "trunk": cell.trunk or None}
 
 
-def _design_json(d: Design) -> dict[str, Any]:
+def _design_json(d: Design) -> dict[str, object]:
     return {
         "name": d.name,
         "flops": d.cost,

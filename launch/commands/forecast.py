@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from launch.commands.options import Size, json_option, refuse_idle, runs_option
+from launch.commands.options import Size, family_option, json_option, refuse_idle, runs_option
 from launch.commands.tables import parse_where, table_options
 from launch.scaling.questions.forecast import Forecast, append, make_forecast, read
 from launch.scaling.questions.forecast import score as score_all
@@ -27,6 +27,7 @@ from trainer.contract.plain_text import plain
 from trainer.contract.run_dir import utc_now
 
 LEDGER = Path("forecasts.jsonl")
+SEEN = "the fit has seen this run, by its name or its N and D: that tests nothing"
 EPILOG = """\b
 Examples:
   escala forecast --fit fit.json --params 1.3B --tokens 26B --name big
@@ -41,6 +42,7 @@ Example:
 
 @click.group(invoke_without_command=True, epilog=EPILOG)
 @click.option("--fit", "fit_path", type=click.Path(path_type=Path), help="Output of escala fit --json.")
+@family_option
 @click.option("--params", type=Size(), help="N of the run, counted as the fit counts it.")
 @click.option("--tokens", type=Size(), help="D of the run.")
 @click.option("--name", default="", help="Name of the run, to find it again; default: by N and D.")
@@ -52,6 +54,7 @@ Example:
 def forecast(
     ctx: click.Context,
     fit_path: Path | None,
+    family: str | None,
     params: float | None,
     tokens: float | None,
     name: str,
@@ -73,9 +76,9 @@ def forecast(
         refuse_idle(["params", "tokens", "name"], "with --sweep, whose cells say it")
     if fit_path is None:
         raise UserError("--fit is missing: the output of `escala fit TABLE --json` (or use `escala forecast score`)")
-    fit = load_fit(fit_path, refuse=False)
+    fit = load_fit(fit_path, refuse=False, family=family)
     if fit.status == "refused" and len(fit.law.variables) > 1:
-        load_fit(fit_path)  # says why
+        load_fit(fit_path, family=family)  # says why
     text, time = fit_path.read_text(encoding="utf-8"), utc_now()
     wanted = [(name, params, tokens)] if sweep_path is None else _pending(sweep_path, runs, fit)
     made = [make_forecast(fit, text, time=time, name=n, N=size, D=length) for n, size, length in wanted]
@@ -83,8 +86,11 @@ def forecast(
         append(ledger, one)
     for reason in fit.reasons:
         click.secho(plain(f"warning: the fit is {fit.status}: {reason}"), fg="yellow", err=True)
-    for doubt in fit.doubts:
+    for doubt in () if fit.drawn else fit.doubts:  # what is drawn for a decision has them among its reasons
         click.secho(plain(f"doubt: {doubt}"), fg="yellow", err=True)
+    for one in made:
+        if one.seen:
+            click.secho(plain(f"warning: {one.name or one.id}: {SEEN}"), fg="yellow", err=True)
     if as_json:
         click.echo(json.dumps(asdict(made[0]) if sweep_path is None else [asdict(one) for one in made]))
         return
@@ -134,7 +140,7 @@ def score(
         return
     for s in scores:
         ends = "" if s.forecast.interval is None else f" 95 % {interval(*s.forecast.interval, '.4f')}"
-        verdict = {None: "", True: ", inside", False: ", OUTSIDE"}[s.inside]
+        verdict = f"; {SEEN}" if s.forecast.seen else {None: "", True: ", inside", False: ", OUTSIDE"}[s.inside]
         label = s.forecast.name or s.forecast.id
         click.echo(
             f"{label}: forecast {s.forecast.loss:.4f} nats{ends}, measured {s.measured:.4f} (row {s.row}): "
@@ -142,7 +148,7 @@ def score(
         )
     known = [s.inside for s in scores if s.inside is not None]
     if known:
-        errors = np.mean([abs(s.error) for s in scores])
+        errors = np.mean([abs(s.error) for s in scores if not s.forecast.seen])
         click.echo(f"{sum(known)} of {len(known)} inside their interval; mean error {errors:.2%}")
     for warning in runs.warnings:
         click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)

@@ -145,7 +145,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     make_console().print(table)
 
 
-def _plain(default: Any) -> str:
+def _plain(default: object) -> str:
     if default is None or default in ([], {}):
         return "-"
     return default if isinstance(default, str) else json.dumps(default)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
-from launch.commands.options import Positive, Size, json_option, refuse_idle
-from launch.planner.gpus import NAMES, find_gpu
+from launch.commands.options import Positive, Size, family_option, json_option, refuse_idle
 from launch.planner.layouts import layouts
 from launch.scaling.questions.next_run import (
     Decision,
@@ -20,9 +20,12 @@ from launch.scaling.questions.next_run import (
     decide,
     flops_for_loss,
     flops_of_cluster,
+    mixers_of,
     run_yaml,
 )
 from launch.scaling.questions.saved_fit import SavedFit, load_fit
+from launch.scaling.report.decisions import counted_ends, ends
+from launch.scaling.report.model import interval
 from launch.scaling.table.counting import counting_text
 from launch.show.text import count, flops_text
 from launch.sweep.design.pending import add_cell, shared_run
@@ -30,7 +33,9 @@ from trainer.config.load import run_from_values
 from trainer.config.model import ModelConfig
 from trainer.contract.errors import UserError
 from trainer.contract.plain_text import plain
+from trainer.models.mixers.registry import find_mixer
 from trainer.plan.counting import count_flops, count_parameters
+from trainer.plan.gpus import NAMES, find_gpu
 
 EPILOG = """\b
 Examples:
@@ -46,6 +51,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
 
 @click.command(epilog=EPILOG)
 @click.option("--fit", "fit_path", required=True, type=click.Path(path_type=Path), help="Output of escala fit --json.")
+@family_option
 @click.option("--flops", type=Positive(), help="Training budget in FLOPs.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Number of accelerators; with --days.")
 @click.option("--days", type=Positive(), help="Days of training; with --gpus.")
@@ -66,6 +72,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
     show_default=True,
     help="Global batch of the run YAML.",
 )
+@click.option("--mixer", default="attention", show_default=True, help="Of the concrete model, see escala keys model.")
 @click.option("--data", default="embedded", show_default=True, help="Data section of the run YAML.")
 @click.option("--run-yaml", "yaml_path", type=click.Path(path_type=Path), help="Write the run's YAML to this file.")
 @click.option(
@@ -77,6 +84,7 @@ FAR_OFF = 0.25  # of N*: the nearest model is then another run than the fit aske
 @json_option
 def optimal(
     fit_path: Path,
+    family: str | None,
     flops: float | None,
     gpus: int | None,
     days: float | None,
@@ -87,23 +95,33 @@ def optimal(
     vocab_size: int,
     context_length: int,
     tokens_per_step: int,
+    mixer: str,
     data: str,
     yaml_path: Path | None,
     sweep_path: Path | None,
     as_json: bool,
 ) -> None:
     """Say which model to train on how many tokens, with intervals, and write it as a run or a cell of a sweep."""
-    fit = load_fit(fit_path)
+    fit = load_fit(fit_path, family=family)
+    mixers = {} if mixer == "attention" else {"mixer": find_mixer(mixer).name}
     if gpus is None:
         refuse_idle(["gpu", "mfu"], "without --gpus")
     if sweep_path is not None:
-        refuse_idle(["vocab_size", "context_length", "tokens_per_step", "data"], "with --sweep, whose cells say it")
+        refuse_idle(
+            ["vocab_size", "context_length", "tokens_per_step", "data", "mixer"], "with --sweep, whose cells say it"
+        )
         shared = shared_run(sweep_path)
         vocab_size, context_length = shared.model.vocab_rows, shared.model.context_length
+        mixers = mixers_of(shared.model)
         tokens_per_step, data = shared.batch.tokens_per_step, shared.data.name
     budget = _budget(fit, flops, gpus, days, mfu, gpu, loss)
     decision = decide(fit, budget, served_tokens=served_tokens or 0.0)
-    config = concrete_model(decision.N.value, fit.convention, vocab_size, context_length)
+    if decision.verdict is not None and decision.verdict.status == "refused" and sweep_path is None:
+        raise UserError(
+            f"{fit_path} says nothing of {flops_text(budget, 3)} FLOPs: {'; '.join(decision.verdict.reasons)}. Ask for "
+            "a budget nearer to its runs, or add the run to the ladder to learn from it (--sweep)"
+        )
+    config = concrete_model(decision.N.value, fit.convention, vocab_size, context_length, mixers)
     run = run_yaml(decision, config, data, tokens_per_step)
     text = yaml.safe_dump(run, sort_keys=False)
     if yaml_path is not None:
@@ -144,8 +162,9 @@ def _answer(
         "model": {**shape, "N": counted(config, fit.convention), "parameters": parameters},
         "run": run,
         "run_flops_exact": _exact_flops(config, run),
-        "status": fit.status,
-        "warnings": [*decision.warnings, *warnings],
+        "status": fit.status if decision.verdict is None else decision.verdict.status,
+        "parts": [asdict(part) for part in decision.parts],
+        "warnings": [*_grounds(decision), *decision.warnings, *warnings],
     }
 
 
@@ -224,7 +243,8 @@ def _budget(
 
 def _print(decision: Decision, fit: SavedFit) -> None:
     counting = f"; {counting_text(fit.convention)}".removesuffix("; ")
-    click.echo(f"Budget {flops_text(decision.flops, 3)} FLOPs, law {fit.law.name} ({fit.status}){counting}")
+    grade = fit.status if decision.verdict is None else decision.verdict.status
+    click.echo(f"Budget {flops_text(decision.flops, 3)} FLOPs, law {fit.law.name}, {grade}{counting}")
     rows: list[tuple[str, Estimate, str]] = [
         ("N*, parameters", decision.N, "count"),
         ("D*, tokens", decision.D, "count"),
@@ -238,14 +258,22 @@ def _print(decision: Decision, fit: SavedFit) -> None:
         click.echo(
             f"  acting on this fit wastes {decision.wasted.value:.1%} of the budget (median), 95 %: up to {most:.1%}"
         )
-    for warning in decision.warnings:
+    for part in decision.parts:
+        click.echo(f"  {part.what}: N* {counted_ends(part.N)}, loss {interval(*part.loss, '.4f')}")
+    for warning in [*_grounds(decision), *decision.warnings]:
         click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
+
+
+def _grounds(decision: Decision) -> list[str]:
+    """Return why the decision is weak, or refused."""
+    verdict = decision.verdict
+    return [] if verdict is None else [f"{verdict.status}: {reason}" for reason in verdict.reasons]
 
 
 def _interval(estimate: Estimate, style: str) -> str:
     if estimate.interval is None:
         return ""
-    return f"   95 % [{_shown(estimate.interval[0], style)}, {_shown(estimate.interval[1], style)}]"
+    return f"   95 % {counted_ends(estimate.interval)}" if style == "count" else f"   95 %{ends(estimate, style)}"
 
 
 def _shown(value: float, style: str) -> str:

@@ -63,6 +63,9 @@ set_option = click.option(
 cluster_option = click.option(
     "--cluster", required=True, metavar="NAME", help="A file of configs/cluster, by name, or any YAML file."
 )
+family_option = click.option(
+    "--family", metavar="NAME", help="Of a fit of families: the one to ask about; default: its reference."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 runs_option = click.option(
     "--runs",

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from launch.commands.options import json_option
+from launch.commands.question import question
 from launch.commands.tables import drop_highest, drop_highest_option, parse_where, table_options
-from launch.scaling.report import write
+from launch.scaling.fit.large import LOG
+from launch.scaling.other.changes import changes_of, is_of_changes
+from launch.scaling.report import ReportPaths, write
+from launch.scaling.report.changes import changes_report
+from launch.scaling.report.write import render
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
+from launch.scaling.table.reading import read_rows
 from launch.scaling.table.rows import RowsAre
+from launch.show.progress import shown
+from trainer.contract.plain_text import plain
 
 EPILOG = """\b
 Examples:
@@ -42,11 +51,25 @@ def report(
     as_json: bool,
 ) -> None:
     """Write what TABLE tells into OUT/report.html (self-contained), OUT/report.md and PNGs."""
+    click.get_current_context().with_resource(shown(LOG))
+    rows = [] if mapping or where else read_rows(table).rows
+    if is_of_changes(rows):
+        found = changes_report(changes_of(rows), title or f"Changes one at a time: {_name(table)}")
+        _tell(render(found, out), {}, as_json)
+        return
     runs = load(table, parse_map(mapping), n_convention, where=parse_where(where), drop_bad=drop_bad, rows_are=rows_are)
     runs = drop_highest(runs, drop_highest_loss)
-    paths = write(runs, out, title=title or f"Scaling report: {_name(table)}", forecasts=forecasts)
+    for warning in runs.warnings:
+        click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
+    asked = question(runs)
+    title = title or f"Scaling report: {_name(table)}"
+    _tell(write(runs, out, title=title, forecasts=forecasts, question=asked), asked, as_json)
+
+
+def _tell(paths: ReportPaths, asked: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        found = {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(f) for f in paths.figures]}
+        found: dict[str, Any] = {"question": asked} if asked else {}
+        found |= {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(f) for f in paths.figures]}
         click.echo(json.dumps(found))
     else:
         size = f"{paths.html.stat().st_size / 1024:.0f} KiB, works offline"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.planner.gpus import Gpu
 from launch.planner.rates import FLASH_BACKWARD, LAUNCH, MEMORY_SHARE, SERIAL_KERNEL, Rates
 from launch.planner.shape import Way
+from trainer.plan.gpus import Gpu
 from trainer.plan.shape import MixerShape, Shape
 
 
@@ -96,4 +96,5 @@ class Compute:
         else:
             whole, mlp, own = 10 * s.D, (5 if s.gated else 2) * s.F, mixer.values
         scores = 0.0 if w.flash else 4.5 * mixer.heads * s.T  # softmax and dropout, each read and written, and a mask
+        whole += 2 * (s.norms - 2) * s.D
         return whole + (mlp + own + scores) / w.tensor

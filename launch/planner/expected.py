@@ -13,7 +13,6 @@ from functools import cache
 import numpy as np
 
 from launch.cluster.this_machine import available_cores
-from launch.planner.gpus import Gpu
 from launch.planner.rates import SERIAL_KERNEL
 from launch.planner.shape import shape_of, way_of
 from launch.planner.step_time import StepTime, step_time
@@ -24,6 +23,7 @@ from trainer.plan.activations import activations
 from trainer.plan.batch import BatchPlan
 from trainer.plan.counting import count_parameters
 from trainer.plan.deepspeed import effective_stage, resolve_precision
+from trainer.plan.gpus import Gpu
 from trainer.plan.plan import Plan
 
 EFFICIENCY = 0.6  # of the measured matrix rate that training's matrices reach

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from launch.planner.step_time import StepTime
 
@@ -50,7 +49,7 @@ class Estimate:
     hours: float  # of the whole run
     cost: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values."""
         return {
             **asdict(self.layout),

@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any
 
 from launch.planner.expected import step_on_gpus
-from launch.planner.gpus import Gpu, find_gpu
 from launch.planner.layout import Estimate, Layout, Refused
 from launch.planner.notes import notes
 from trainer.config.base import parse_section
@@ -26,6 +24,7 @@ from trainer.plan.batch import BatchPlan, plan_batch
 from trainer.plan.counting import count_flops
 from trainer.plan.deepspeed import check_optimizer
 from trainer.plan.fp8 import check_capability, check_fp8
+from trainer.plan.gpus import Gpu, find_gpu
 from trainer.plan.length import total_steps
 from trainer.plan.plan import run_memory
 
@@ -66,7 +65,7 @@ class Layouts:
         reasons = [f"{refused.layout}: {refused.reason}" for refused in self.impossible]
         raise UserError(f"no layout works on {cluster}: " + (" ".join(self.notes) or "; ".join(reasons[:REASONS])))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values, best first."""
         return {
             "gpu": self.gpu.name,

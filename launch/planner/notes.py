@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from launch.planner.gpus import COMPARED
 from trainer.config.run import RunConfig
+from trainer.plan.gpus import COMPARED
 
 if TYPE_CHECKING:
     from launch.planner.layouts import Layouts

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from launch.planner.compute import Compute
-from launch.planner.gpus import Gpu
 from launch.planner.rates import OPTIMIZER_BYTES, RATES, STEP, Rates
 from launch.planner.shape import Way
 from launch.planner.traffic import Traffic
+from trainer.plan.gpus import Gpu
 from trainer.plan.shape import Shape
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.planner.gpus import Gpu
 from launch.planner.rates import BUCKET, LATENCY, NETWORK_SHARE, NODE_SHARE, Rates
 from launch.planner.shape import Way
+from trainer.plan.gpus import Gpu
 from trainer.plan.shape import Shape
 
 

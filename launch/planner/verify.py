@@ -24,7 +24,7 @@ def with_layout(config: RunConfig, layout: Layout) -> RunConfig:
     return run_from_values(set_values(config.model_dump(mode="json"), layout.settings()), "the layout")
 
 
-def verify(config: RunConfig, layout: Layout, world: int) -> dict[str, Any]:
+def verify(config: RunConfig, layout: Layout, world: int) -> dict[str, object]:
     """Dry-run rank 0 of a layout and return what it holds, see `trainer.engine.dry_run`.
 
     Needs torch on this machine, no GPU, and about half a minute. Raises UserError when the layout does not work.

@@ -100,7 +100,7 @@ def print_summary(directory: Path, values: dict[str, Any]) -> None:
             console.print(RoundTrip(**tried).sentence(tag), markup=False, highlight=False)
 
 
-def _by_source(values: dict[str, Any]) -> dict[str, Any]:
+def _by_source(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {tag: r for tag, r in values["report"].items() if isinstance(r, dict) and "documents_read" in r}
 
 

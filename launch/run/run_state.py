@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psutil
-
 from launch.cluster.job import JobState, JobStatus
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_DIVERGED, EXIT_FAILED, EXIT_FENCED
 from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
@@ -72,6 +70,8 @@ class Owner:
     @property
     def alive(self) -> bool:
         """Whether it runs, as far as this machine can tell: a later process with its number is another one."""
+        import psutil  # late: a command that asks for no process does not pay for it
+
         try:
             process = psutil.Process(self.pid)
             same = not self.started or abs(process.create_time() - self.started) <= CLOCK_SLACK

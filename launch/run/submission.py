@@ -181,6 +181,7 @@ def follow(row: Submitted, lines: Callable[[], None], stop: Callable[[], None]) 
     try:
         lines()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, lambda *_: None)  # cancelled twice: how it ends is still waited for and told
         print(f"stopping {row.name} on {socket.gethostname()}: ranks save first", flush=True)
         stop()
         lines()

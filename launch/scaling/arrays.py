@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ def near_groups(values: Array, width: float) -> NDArray[np.int64]:
     """
     order = np.argsort(values, kind="stable")
     ordered, found = values[order], np.empty(len(values), np.int64)
+    sorted_values = ordered.tolist()  # a search in a list takes a tenth of the time of one in an array
     first = number = 0
-    while first < len(ordered):
-        end = int(np.searchsorted(ordered, ordered[first] + width, side="right"))
+    while first < len(sorted_values):
+        end = bisect_right(sorted_values, sorted_values[first] + width, lo=first)
         found[order[first:end]] = number
         first, number = end, number + 1
     return found

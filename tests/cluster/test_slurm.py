@@ -13,6 +13,7 @@ import pytest
 from launch.cluster.job import JobSpec, JobState, JobStatus, Task
 from launch.cluster.slurm.backend import SlurmBackend
 from tests.cluster.slurm import Slurm, wait_until
+from trainer.contract.attempts import attempts, claim_of
 from trainer.contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,3 +198,16 @@ def test_waiting_in_vain_says_what_failed() -> None:
 
     with pytest.raises(AssertionError, match=r"(?s)in vain for nodes: .*exit status 3.* the controller is away"):
         wait_until(condition, 0.3, "nodes")
+
+
+@pytest.mark.slow
+def test_a_job_that_stands_still_is_requeued_twice_and_then_says_so(backend: SlurmBackend, tmp_path: Path) -> None:
+    """Its ranks leave as if they were told to save, at once, on two nodes, and save nothing."""
+    spec = JobSpec("still", (str(RANK), "exit", "75"), tmp_path / "still", nodes=2)
+    job = backend.submit(spec)
+    status = finish(backend, job, 400)
+    assert (status.state, status.exit_code) == (JobState.FAILED, 78)
+    assert "3 attempts in a row began at the first step and saved nothing newer: stopped" in status.reason
+    claims = [claim_of(spec.run_dir, attempt) for attempt in attempts(spec.run_dir)]
+    assert [(claim.job, claim.repeat) for claim in claims if claim is not None] == [(job, 0), (job, 1), (job, 2)]
+    assert any("saved nothing newer" in line for line in backend.logs(job))

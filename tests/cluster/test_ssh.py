@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launch.cluster.driven import told
 from launch.cluster.job import JobState
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RANK = ROOT / "tests" / "launch" / "programs" / "rank.py"
 COUNTER = Path(__file__).with_name("counter.py")
 DRIVER = Path(__file__).with_name("ssh_driver.py")
+ATTEND = Path(__file__).with_name("attend.py")
 
 
 def drive(
@@ -207,3 +209,49 @@ def test_a_wrong_interpreter_or_directory_is_named_with_its_host(
     out, status = ended(drive(hosts, tmp_path / "run", str(RANK), "ok", hosts=listed), 240)
     assert status["error"].startswith("h1 is reached, but cannot start Escala"), out
     assert message in status["error"]
+
+
+DETACH = """
+import sys
+from pathlib import Path
+from launch.cluster.detached import detach
+print(detach(sys.argv[2:], Path(sys.argv[1])))
+"""
+
+
+def test_a_detached_driver_outlives_its_terminal_and_is_cancelled_from_another(hosts: Hosts, tmp_path: Path) -> None:
+    """It is started on h1 by a process that ends at once, and asked and ended there by name."""
+    run_dir = tmp_path / "runs" / "a"
+    options = {"hosts": hosts.names, "lost_after": 6}
+    variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0"}
+    values = {"backend": "ssh", "nodes": 2, "python": sys.executable, "directory": str(ROOT), "options": options}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**values, "environment": variables}))
+    order = {"cluster": str(tmp_path / "c.yaml"), "run_dir": str(run_dir)}
+    order |= {"command": [str(COUNTER), str(run_dir), "3000", "0.1"]}
+
+    def on_h1(*words: str) -> str:
+        command = hosts.command("h1", sys.executable, *words)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+    def state() -> str:
+        (row,) = json.loads(on_h1("-m", "launch", "jobs", "--runs", str(tmp_path / "runs"), "--json"))
+        return str(row["state"])
+
+    def begin() -> str:
+        return on_h1("-c", DETACH, str(run_dir), sys.executable, str(ATTEND), json.dumps(order)).strip()
+
+    job = begin()
+    assert job.startswith("h1:") and state() == "running"
+    wait_until(lambda: len(steps(run_dir, 0)) > 3 and len(steps(run_dir, 1)) > 3, 240, "the first steps")
+    assert f"cancelled a ({job})" in on_h1("-m", "launch", "cancel", "a", "--runs", str(tmp_path / "runs"))
+    wait_until(lambda: state() in ("cancelled", "preempted"), 120, "the end")
+    for host in hosts.names:
+        wait_until(lambda h=host: not hosts.processes(h, "trainer."), 120, f"the end of all processes on {host}")
+    saved = [int((run_dir / f"step_{rank}").read_text()) for rank in (0, 1)]
+    again = begin()
+    assert again != job
+    wait_until(lambda: steps(run_dir, 0)[-1] > saved[0] + 3, 240, "the next steps")
+    on_h1("-m", "launch", "cancel", "a", "--runs", str(tmp_path / "runs"))
+    wait_until(lambda: state() in ("cancelled", "preempted"), 120, "the end")
+    assert steps(run_dir, 1) == list(range(1, steps(run_dir, 1)[-1] + 1)), "no step is lost, none is done twice"

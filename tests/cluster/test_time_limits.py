@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.cluster.slurm import Slurm
-from tests.unit.test_time_limit import MEANT
+from tests.launch.test_time_limit import MEANT
 
 OURS = ("h", "m", "s", "d")  # Slurm has no such notation
 

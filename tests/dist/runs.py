@@ -23,6 +23,7 @@ class MicroBatch:
     targets: Tensor
     weights: Tensor | None = None
     documents: Tensor | None = None
+    begins: Tensor | None = None
 
 
 def tiny(**sections: Any) -> RunConfig:
@@ -75,11 +76,12 @@ def micro_batches(batch: MicroBatch, dp_rank: int, dp_size: int, accumulation: i
 def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> list[tuple[float, float]]:
     """Train in one process in plain torch; return (loss, gradient norm before clipping) of each step."""
     from trainer.models.build import build_model
+    from trainer.models.common.head import LossTerms
     from trainer.optim.build import parameter_groups
 
     torch.manual_seed(0)
     model = build_model(config.model, config.seed)
-    model.label_smoothing = config.optim.label_smoothing
+    model.loss_terms = LossTerms(config.optim.label_smoothing, config.optim.z_loss)
     lr = float(config.optim.lr)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optim.weight_decay), lr=lr, betas=config.optim.betas, eps=config.optim.eps

@@ -135,16 +135,17 @@ def test_whole_logits_never_exist(ranks: RankPool, tensor: int, model: dict[str,
     assert ranks.run(tensor, largest_tensors, config) == [(share, global_batch(0).targets.numel() * share)] * tensor
 
 
-def smoothed(smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
+def smoothed(smoothing: float, z_loss: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the losses and the gradient of this rank's half of the logits."""
     import torch.distributed as dist
 
+    from trainer.models.common.head import LossTerms
     from trainer.parallel.tensor.vocab_loss import VocabularyParallelLoss
 
     logits, targets = logits_and_targets()
     half = VOCAB // 2
     mine = logits[..., dist.get_rank() * half : (dist.get_rank() + 1) * half].clone().requires_grad_()
-    losses = VocabularyParallelLoss(dist.group.WORLD, dist.get_rank())(mine, targets, smoothing)
+    losses = VocabularyParallelLoss(dist.group.WORLD, dist.get_rank())(mine, targets, LossTerms(smoothing, z_loss))
     (losses * torch.arange(1.0, 1 + losses.numel()).view_as(losses)).sum().backward()
     assert mine.grad is not None
     return losses.detach(), mine.grad
@@ -155,15 +156,16 @@ def logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
     return 30 * torch.randn(2, 5, VOCAB, generator=random), torch.randint(VOCAB, (2, 5), generator=random)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_vocabulary_parallel_loss(ranks: RankPool, smoothing: float) -> None:
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.01), (0.1, 0.01)])
+def test_vocabulary_parallel_loss(ranks: RankPool, smoothing: float, z_loss: float) -> None:
     logits, targets = logits_and_targets()
     logits.requires_grad_()
     expected = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=smoothing
     ).view_as(targets)
+    expected = expected + z_loss * torch.logsumexp(logits, dim=-1) ** 2
     (expected * torch.arange(1.0, 11.0).view_as(expected)).sum().backward()
-    results = ranks.run(2, smoothed, smoothing)
+    results = ranks.run(2, smoothed, smoothing, z_loss)
     for losses, _ in results:
         assert torch.allclose(losses, expected, atol=1e-5)
     assert logits.grad is not None

@@ -87,7 +87,8 @@ def test_every_bad_end_is_named_and_started_again_when_asked_for(
 
     found = states(capsys, sweep, runs)
     said = {seed: (cell["state"], cell["reason"]) for seed, cell in found.items()}
-    assert all(said[seed] == ("done", "") for seed in (*GOOD, GONE)), said
+    for seed in (*GOOD, GONE):  # twelve steps may teach less than how frequent each token is
+        assert said[seed][0] == "done" and (not said[seed][1] or "unigram entropy" in said[seed][1]), said
     for seed, state, why in (
         (EARLY, "diverged", "after step 3"), (LATE, "diverged", "after step 11"), (KILLED, "failed", "signal SIGKILL"),
         (REFUSED, "failed", "the data say nothing of this"), (CHANCE, "done", "no better than chance"),

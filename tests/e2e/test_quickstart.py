@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the quickstart's sweep, cut down: four sizes, few tokens, little text."""
+    """A directory with the quickstart's sweep, cut down: two sizes a family, few tokens, little text."""
     place = tmp_path_factory.mktemp("quickstart")
     sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "quickstart.yaml").read_text())
     sweep["name"] = "small"
@@ -29,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep["run"]["data"]["sources"] = [{"path": "embedded", "max_bytes": 2_000_000}]
     sweep["run"] |= {"tokens": 82_000, "checkpoint": {"every": "2 steps", "keep_last": 1}}
     sweep["run"]["evaluation"]["tokens"] = 16_000
-    sweep["vary"] = {"model.size": ["12k", "25k", "50k", "100k"]}
+    sweep["vary"]["model.size"] = ["12k", "40k"]
     sweep["cells"] = sweep["cells"][:1]
     (place / "small.yaml").write_text(yaml.safe_dump(sweep))
     return place
@@ -73,7 +74,9 @@ def ledger_rows(place: Path, runs: str) -> list[dict]:
 def test_the_main_job(place: Path):
     output = finish(start(place))
     rows = ledger_rows(place, "runs")
-    assert len(rows) == 5
+    assert len(rows) == 7
+    assert {row["kind"] for row in rows} == {"transformer", "lstm", "gated_conv"}
+    assert re.search(r"body parameters and \S+ tokens \w+ is\s+best: perplexity", output)
     assert all(row["bits_per_byte"] and row["perplexity"] > 1 for row in rows)
     assert "layout check" in output
     assert "NOT within" not in output
@@ -83,7 +86,8 @@ def test_the_main_job(place: Path):
     assert "http://" not in text
     assert 'src="http' not in text
     assert list(report.parent.glob("*.png"))
-    assert len(list((place / "runs/small/cells").glob("*/wandb/offline-run-*"))) == 6
+    assert list((place / "runs/small/cells").glob("*/wandb*")) == [], "without credentials the record waits for a sync"
+    assert (report.parent / "perplexity_against_parameters.png").exists()
 
 
 def test_again_it_does_nothing_but_reprint(place: Path):
@@ -94,7 +98,7 @@ def test_again_it_does_nothing_but_reprint(place: Path):
     assert {p: p.stat().st_mtime_ns for p in (place / "runs").rglob("metrics.jsonl")} == before
     assert (place / "runs/small/ledger.jsonl").read_bytes() == ledger
     told = json.loads(finish(start(place, "--json", stderr=subprocess.DEVNULL)))
-    assert (told["started"], told["done"]) == ([], 6)
+    assert (told["started"], told["done"]) == ([], 8)
     assert (place / told["report"]["html"]).exists() and (place / told["ledger"]).exists()
 
 
@@ -103,7 +107,7 @@ def test_interrupted_it_continues_to_the_same_losses(place: Path, number: signal
     runs = f"interrupted-{number}"
     process = start(place, runs=runs)
     checkpoints = place / runs / "small" / "cells"
-    wait_for(lambda: len(ledger_rows(place, runs)) >= 1 and len(list(checkpoints.glob("*50k*/latest"))) >= 1)
+    wait_for(lambda: len(ledger_rows(place, runs)) >= 1 and len(list(checkpoints.glob("*40k*/latest"))) >= 1)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     process.communicate(timeout=120)

@@ -30,6 +30,7 @@ READ = {
 WRITE = {
     "train", "submit", "cancel", "preflight", "data prepare", "data export", "data import", "checkpoint clean",
     "checkpoint convert", "sweep run", "sweep submit", "sweep resume", "forecast",
+    "wandb sync",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -29,25 +30,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("readme")
     (place / "configs").symlink_to(ROOT / "configs")
     run(place, "escala train configs/run/tiny.yaml --set tokens=16384 --set evaluation.tokens=4096")
-    for sweep in ("quickstart", "ladder"):
-        write_ledger(place / "runs" / sweep / "ledger.jsonl")
+    write_ledger(place / "runs/quickstart/ledger.jsonl", kinds=("transformer", "lstm"))
+    write_ledger(place / "runs/ladder/ledger.jsonl", kinds=("transformer",))
     return place
 
 
-def write_ledger(path: Path) -> None:
-    """Write the ledger of a grid of sizes and tokens, with losses of a known law."""
+def write_ledger(path: Path, kinds: tuple[str, ...]) -> None:
+    """Write the ledger of a grid of sizes and tokens for each kind of model, with losses of a known law."""
     from launch.sweep.ledger import ledger
     from launch.sweep.ledger.ledger import LedgerRow
 
     rows = []
-    for k, (n, tokens) in enumerate(
-        (n, d) for n in (12_000, 24_000, 50_000, 100_000) for d in (4e5, 8e5, 1.6e6, 3.2e6)
-    ):
+    sizes, lengths = (12_000, 24_000, 50_000, 100_000), (4e5, 8e5, 1.6e6, 3.2e6)
+    for k, (kind, n, tokens) in enumerate(itertools.product(kinds, sizes, lengths)):
         flops = 6.0 * n * tokens
         rows.append(
             LedgerRow(
                 cell=f"c{k}", name=f"c{k}", run_dir=f"runs/c{k}", config_hash=f"{k}", time="2026-01-01T00:00:00+00:00",
-                family="transformer", d_model=32, n_layers=k + 1, n_heads=2, vocab_size=1024, context_length=128,
+                family="transformer", kind=kind, d_model=32, n_layers=k + 1, vocab_size=1024, context_length=128,
                 params_embedding=32768, params_position=0, params_body=n, params_head=0, params_total=n + 32768,
                 step=100, tokens=int(tokens), unique_tokens=4_000_000, tokens_per_step=8192, flops_exact=flops,
                 flops_6nd_body=flops, flops_6nd_head=flops, flops_6nd_total=flops,

@@ -68,6 +68,39 @@ def test_a_run_carries_its_tokenizer(run: RunDir, tmp_path: Path) -> None:
     assert len(json.loads(done.stdout)["texts"]) == 2
 
 
+def test_each_prompt_is_a_line_of_json(run: RunDir) -> None:
+    (run.root / "prompts.txt").write_text("line\nof a text é\n", encoding="utf-8")
+    words = ["--prompts", "prompts.txt", "--decoder", "beam", "--count", "2", "--tokens", "5", "--json"]
+    done = escala(run.root, "sample", ".", *words)
+    assert done.returncode == 0, done.stderr
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert (first["prompt"], second["prompt"]) == ("line", "of a text é")
+    for found in (first, second):
+        scores = [one["logprob"] for one in found["continuations"]]
+        assert len(scores) == 2 and scores == sorted(scores, reverse=True) and scores[0] < 0
+
+
+def test_text_comes_as_it_is_and_a_long_prompt_is_told(run: RunDir) -> None:
+    prompt = "é" * 70
+    done = escala(run.root, "sample", ".", "--prompt", prompt, "--tokens", "4", "--stop", "never")
+    assert done.returncode == 0 and done.stdout.startswith(prompt)
+    assert "tokens and the model's context 64: its first" in done.stderr
+    assert "[4 tokens, log-probability -" in done.stderr
+
+
+def test_a_comparison_names_the_most_probable(run: RunDir) -> None:
+    done = escala(run.root, "sample", ".", "--prompt", "line", "--tokens", "2", "--compare")
+    assert done.returncode == 0, done.stderr
+    assert "exhaustive" in done.stdout and "most probable: " in done.stdout
+    (row,) = map(
+        json.loads, escala(run.root, "sample", ".", "--tokens", "2", "--compare", "--json").stdout.splitlines()
+    )
+    best = max(one["logprob"] for one in row["decoders"])
+    assert next(one for one in row["decoders"] if one["name"] == "exhaustive")["logprob"] == pytest.approx(
+        best, abs=1e-4
+    )
+
+
 def test_runs_of_earlier_versions_take_that_of_their_set(run: RunDir, tmp_path: Path) -> None:
     bare = shutil.copytree(run.root, tmp_path / "above" / "runs" / "bare")
     shutil.rmtree(bare / "tokenizer")
@@ -84,12 +117,16 @@ def test_runs_of_earlier_versions_take_that_of_their_set(run: RunDir, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--temperature", "nan"], "temperature nan cannot be used"),
-        (["--temperature", "inf"], "temperature inf cannot be used"),
-        (["--temperature", "1e-40"], "temperature 1e-40 cannot be used"),
-        (["--top-p", "nan"], "top-p nan is not a share"),
-        (["--top-k", "0"], "top-k 0 keeps no token"),
-        (["--seed", str(2**64)], "has more than 64 bits"),
+        (["--temperature", "nan"], "'temperature': input should be a finite number"),
+        (["--temperature", "1e-40"], "'temperature': take 0 for greedy decoding"),
+        (["--top-p", "2"], "'top_p': input should be less than or equal to 1 (given: 2.0)"),
+        (["--top-k", "0"], "'top_k': input should be greater than or equal to 1 (given: 0)"),
+        (["--decoder", "beam", "--width", "0"], "'width': input should be greater than or equal to 1"),
+        (["--decoder", "greedy", "--width", "3"], "width has no effect on the decoder greedy"),
+        (["--decoder", "exhaustive"], "sequences, more than 33,554,432: lower tokens to"),
+        (["--compare", "--width", "3"], "--width has no effect with --compare"),
+        (["--compare", "--prompt", "a", "--prompt", "b"], "a comparison takes one prompt, not 2"),
+        (["--seed", str(2**64)], "'seed': input should be less than"),
         (["--prompt", b"caf\xe9"], "the prompt is not UTF-8 at character 4"),
     ],
 )

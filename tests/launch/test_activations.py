@@ -56,6 +56,13 @@ def kept(config: TransformerConfig, recompute: str) -> int:
         {"qk_norm": True, "n_kv_heads": 2},
         {"qk_norm": True, "fused_qkv": False},
         {"dropout": 0.1},
+        {"position": "sinusoidal"},
+        {"position": "alibi"},
+        {"position": "none", "fused_qkv": False},
+        {"norm_placement": "post"},
+        {"norm_placement": "both", "norm": "layernorm"},
+        {"norm_placement": "none", "residual_scale": 0.5},
+        {"mlp": "none"},
     ],
     ids=str,
 )

@@ -11,8 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer.contract.exit_codes import EXIT_PREEMPTED
-from trainer.node.agent import Node, Watch
+from trainer.contract.attempts import MOST_STARTS, Claim, attempts, claim_attempt
+from trainer.contract.exit_codes import EXIT_FAILED, EXIT_PREEMPTED, EXIT_STANDSTILL
+from trainer.node.arguments import Node
+from trainer.node.first_failure import recorded_failure
+from trainer.node.watch import Watch
 
 LATE = Path(__file__).with_name("programs") / "late.py"
 
@@ -52,7 +55,7 @@ def test_a_signal_after_the_ranks_have_ended_does_not_undo_their_end(tmp_path: P
     )
     assert torchrun.stdin is not None
     handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
-    node = Node(tmp_path, 1, 1, 1, "127.0.0.1:0", "test", True, 0, 60.0, 60, ("-m", "x"))
+    node = Node(tmp_path, Claim(1), 1, 1, "127.0.0.1:0", "test", True, 0, 60.0, 60, ("-m", "x"))
     try:
         watch = Watch(node, torchrun)
         if ranks_ran:
@@ -71,3 +74,59 @@ def test_a_signal_after_the_ranks_have_ended_does_not_undo_their_end(tmp_path: P
         torchrun.kill()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def agent(run_dir: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trainer.node.agent", "--run-dir", str(run_dir), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_the_third_start_that_saves_nothing_newer_is_the_last(tmp_path: Path) -> None:
+    """Two starts of the job began here already; this one is told to stop, as before a time limit, and saves nothing."""
+    (tmp_path / "latest").write_text("step_5\n")
+    for repeat in range(MOST_STARTS - 1):
+        claim_attempt(tmp_path, "7", repeat=repeat)
+    (tmp_path / "leave.py").write_text(f"raise SystemExit({EXIT_PREEMPTED})\n")
+    words = ["--rendezvous", "127.0.0.1:0", "--job", "7", "--repeat", "2", "--", str(tmp_path / "leave.py")]
+    last = agent(tmp_path, *words)
+    said, _ = last.communicate(timeout=120)
+    assert last.returncode == EXIT_STANDSTILL and "attempt 3 of job 7" in said
+    failure = recorded_failure(tmp_path / "logs" / "3")
+    assert failure is not None and failure.rank == -1 and failure.code == EXIT_STANDSTILL
+    assert failure.message.startswith("3 attempts in a row began at step_5 and saved nothing newer: stopped.")
+
+
+def test_one_start_too_many_begins_on_no_node(tmp_path: Path) -> None:
+    """The first node refuses it, the other follows its claim and leaves with the same code; no rank starts."""
+    for repeat in range(MOST_STARTS):
+        claim_attempt(tmp_path, "7", repeat=repeat, start=str(repeat))
+    words = ["--nodes", "2", "--job", "7", "--repeat", "3", "--id", "3", "--rendezvous", "127.0.0.1:29999"]
+    follower = agent(tmp_path, *words, "--", "-m", "x")
+    first = agent(tmp_path, *words, "--host", "--", "-m", "x")
+    said = [one.communicate(timeout=60)[0] for one in (first, follower)]
+    assert (first.returncode, follower.returncode) == (EXIT_STANDSTILL, EXIT_STANDSTILL), said
+    assert "error: 3 attempts in a row began at the first step" in said[0]
+    assert attempts(tmp_path) == [1, 2, 3, 4] and not list(tmp_path.glob("logs/4/torchrun_*"))
+
+
+def test_a_node_that_does_not_see_the_run_directory_says_so(tmp_path: Path) -> None:
+    """A driver's claim, or that of the first node: it is not there."""
+    for words in (["--attempt", "3"], ["--nodes", "2", "--id", "7.0"]):
+        blind = agent(tmp_path, *words, "--join-timeout", "1", "--", "-m", "x")
+        said, _ = blind.communicate(timeout=60)
+        assert blind.returncode == EXIT_FAILED
+        assert f"did not appear in {tmp_path} within 1 s: is it on a shared filesystem?" in said
+    assert not (tmp_path / "logs").exists(), "it makes no attempt of its own"
+
+
+def test_what_ranks_print_is_printed_by_their_agent_too(tmp_path: Path) -> None:
+    (tmp_path / "say.py").write_text(
+        "import os; print('rank', os.environ['RANK'], 'says [/x]'); print('no end', end='')"
+    )
+    words = ["--rendezvous", "127.0.0.1:0", "--ranks", "2", "--echo", "--", str(tmp_path / "say.py")]
+    echoing = agent(tmp_path, *words)
+    said, _ = echoing.communicate(timeout=120)
+    assert echoing.returncode == 0
+    for rank in ("0", "1"):
+        lines = [line for line in said.splitlines() if line.startswith(f"[{rank}] ")]
+        assert lines == [f"[{rank}] rank {rank} says [/x]", f"[{rank}] no end"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -223,3 +224,38 @@ def test_an_option_without_effect_is_refused(
     with pytest.raises(SystemExit) as stop:
         cli.main(shlex.split(words))
     assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
+COMPLETED = [
+    ("escala tr", "plain,train"), ("escala sweep re", "plain,resume"), ("escala fit --la", "plain,--law"),
+    ("escala train con", "file,con"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "offered"), COMPLETED, ids=[line for line, _ in COMPLETED])
+def test_the_tab_key_completes(line: str, offered: str) -> None:
+    asked = {"_ESCALA_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    found = subprocess.run(
+        [sys.executable, "-m", "launch"], env={**os.environ, **asked}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert offered in found.stdout.splitlines()
+
+
+def test_commands_are_completed_without_importing_them() -> None:
+    code = (
+        "import sys; from launch.cli import escala; from click.shell_completion import ShellComplete\n"
+        "items = ShellComplete(escala, {}, 'escala', '_ESCALA_COMPLETE').get_completions([], '')\n"
+        "print(len(items), [m for m in sys.modules if m.startswith('launch.commands.')])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == f"{len(COMMANDS)} []\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_documented_line_makes_a_script(shell: str) -> None:
+    page = (ROOT / "docs" / "launching.md").read_text(encoding="utf-8")
+    assert f"_ESCALA_COMPLETE={shell}_source escala" in page
+    asked = {**os.environ, "_ESCALA_COMPLETE": f"{shell}_source"}
+    found = subprocess.run([sys.executable, "-m", "launch"], env=asked, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0 and f"_ESCALA_COMPLETE={shell}_complete" in found.stdout

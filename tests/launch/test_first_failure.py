@@ -19,8 +19,9 @@ from launch.cluster.job import JobSpec, JobState
 from launch.cluster.local.local import LocalBackend
 from launch.cluster.logs import first_failure as first_of
 from tests.launch.test_local import RANK, finish, until_log
+from trainer.node.error_files import endings, write_error
 from trainer.node.failure import error_line, oom_kills, why_ended
-from trainer.node.first_failure import Ending, first_failure, is_consequence, torchrun_endings
+from trainer.node.first_failure import Ending, first_failure, is_consequence
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,12 +93,12 @@ def test_the_failures_of_two_hosts_are_weighed_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("times", range(3))
-def test_a_killed_rank_is_named_and_not_the_one_that_lost_it(tmp_path: Path, victim: int, times: int) -> None:
-    """kill -9 under a real torchrun: the peer in the all-reduce ends with a reset connection."""
+@pytest.mark.parametrize("how", ["reduce", "reduce ", "sleep"])
+def test_a_killed_rank_is_named_and_not_the_one_that_lost_it(tmp_path: Path, victim: int, how: str) -> None:
+    """kill -9 under a real torchrun: the peer in an all-reduce ends by a reset connection, else by torchrun."""
     words = ["-m", "trainer.node.agent", "--run-dir", str(tmp_path), "--ranks", "2", "--rendezvous", "127.0.0.1:0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    program = [str(RANK), "reduce"]
+    program = [str(RANK), how.strip()]
     agent = subprocess.Popen(
         [sys.executable, *words, "--", *program], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
@@ -130,39 +131,26 @@ def test_a_killed_warm_rank_is_named(tmp_path: Path, victim: int) -> None:
     assert (status.failure.rank, status.failure.signal, status.exit_code) == (victim, "SIGKILL", -9)
 
 
-SUMMARY = """\
-torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
-============================================================
-trainer.node.rank FAILED
-------------------------------------------------------------
-Failures:
-[1]:
-  time      : 2026-11-28_09:15:41
-  host      : h2
-  rank      : 5 (local_rank: 1)
-  exitcode  : 1 (pid: 8)
-  error_file: <N/A>
-  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
-------------------------------------------------------------
-Root Cause (first observed failure):
-[0]:
-  time      : 2026-11-28_09:15:40
-  host      : h2
-  rank      : 4 (local_rank: 0)
-  exitcode  : -11 (pid: 7)
-  error_file: <N/A>
-  traceback : Signal 11 (SIGSEGV) received by PID 7
-============================================================
-"""
-
-
-def test_every_rank_of_torchruns_summary_is_read(tmp_path: Path) -> None:
-    (tmp_path / "log").write_text(SUMMARY)
-    later, first = torchrun_endings(tmp_path / "log")
-    assert [(e.rank, e.code) for e in (first, later)] == [(4, -11), (5, 1)]
-    assert first.time == later.time - 1
-    (tmp_path / "log").write_text("nothing of that kind")
-    assert torchrun_endings(tmp_path / "log") == []
+def test_the_error_files_of_torchrun_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the newest restart, in torch's own format; and what torchrun saw of ranks that left none."""
+    for restart, ranks in ((0, (0, 1)), (1, (0, 1, 2))):
+        for local in ranks:
+            place = tmp_path / "id_x" / f"attempt_{restart}" / str(local)
+            place.mkdir(parents=True)
+            monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(place / "error.json"))
+            if (restart, local) != (1, 1):
+                write_error(4 + local, 3 + restart, f"Traceback\nValueError: {restart} of {local}\n")
+    seen = [{"rank": 5, "host": "h", "code": -9, "time": 9.0}, {"rank": 4, "host": "h", "code": 1, "time": 9.0}]
+    (tmp_path / "ends.json").write_text(json.dumps(seen))
+    found = {ending.rank: ending for ending in endings(tmp_path)}
+    assert {rank: ending.code for rank, ending in found.items()} == {4: 4, 5: -9, 6: 4}
+    assert found[6].message == "ValueError: 1 of 2" and found[5].message == ""
+    errors = pytest.importorskip("torch.distributed.elastic.multiprocessing.errors")
+    theirs = errors.ProcessFailure(2, 1, 4, str(place / "error.json"))
+    assert theirs.message["message"] == "ValueError: 1 of 2" and theirs.timestamp == int(found[6].time)
+    (place / "error.json").write_text("")
+    assert {ending.rank for ending in endings(tmp_path)} == {4, 5}
+    assert endings(tmp_path / "nothing") == []
 
 
 def test_what_cpp_threw_is_the_reason_of_an_abort() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.cluster.job import JobSpec, JobState, Requeue, Task
+from launch.cluster.kubernetes import pod_logs
 from launch.cluster.kubernetes.backend import KubernetesBackend
 from launch.cluster.kubernetes.client import official_clients
 from launch.cluster.kubernetes.options import check_quantity
@@ -33,6 +35,8 @@ class Api(BaseHTTPRequestHandler):
     jobs: list[dict[str, Any]]
     pods: list[dict[str, Any]]
     installed = True
+    logs: dict[str, queue.Queue[bytes | None]]  # what pods print, in pieces; None where the stream ends
+    protocol_version = "HTTP/1.1"  # the client streams what comes in chunks
 
     def answer(self, code: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -62,10 +66,22 @@ class Api(BaseHTTPRequestHandler):
             self.answer(200, {"items": list(Api.sets.values())})
         elif name in Api.sets:
             self.answer(200, Api.sets[name])
+        elif path.endswith("/log") and path.split("/")[-2] in Api.logs:
+            self.stream(Api.logs[path.split("/")[-2]])
         elif path.endswith(("/jobs", "/pods")) and "jobset-name" in query:
             self.answer(200, {"items": Api.jobs if path.endswith("/jobs") else Api.pods})
         else:
             self.answer(404, {"kind": "Status", "code": 404})
+
+    def stream(self, pieces: queue.Queue[bytes | None]) -> None:
+        """Answer as the API server does to `follow`: in chunks, for as long as the container runs."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while (piece := pieces.get()) is not None:
+            self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
 
     def do_DELETE(self) -> None:
         name = self.path.rpartition("/")[2].partition("?")[0]
@@ -77,8 +93,8 @@ class Api(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def backend() -> Iterator[KubernetesBackend]:
-    Api.sets, Api.jobs, Api.pods, Api.installed = {}, [], [], True
-    server = HTTPServer(("127.0.0.1", 0), Api)
+    Api.sets, Api.jobs, Api.pods, Api.installed, Api.logs = {}, [], [], True, {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     api = client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{server.server_port}"))
     clients = (client.CustomObjectsApi(api), client.CoreV1Api(api))
@@ -340,3 +356,94 @@ def test_a_pod_without_a_log_is_said_in_one_sentence(backend: KubernetesBackend)
     Api.pods = [{"metadata": {"name": "tiny-node-0"}}]
     with pytest.raises(UserError, match="Kubernetes did not give the log of pod tiny-node-0"):
         list(backend.logs("tiny"))
+
+
+def prints(pod: str, *pieces: bytes | None) -> None:
+    for piece in pieces:
+        Api.logs.setdefault(pod, queue.Queue()).put(piece)
+
+
+def begun(name: str, how: str = "running") -> dict[str, Any]:
+    return {"metadata": {"name": name}, "status": {"containerStatuses": [{"name": "trainer", "state": {how: {}}}]}}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_logs, "PAUSE_SECONDS", 0.2)
+
+
+def told(lines: Iterator[str], wanted: str) -> list[str]:
+    """Take lines up to one that is wanted."""
+    taken = []
+    for line in lines:
+        taken.append(line)
+        if line == wanted:
+            return taken
+    raise AssertionError(f"{wanted!r} is not among {taken}")
+
+
+@pytest.mark.usefixtures("quick")
+def test_logs_are_followed_through_waiting_restarts_and_the_end(backend: KubernetesBackend) -> None:
+    job = backend.submit(spec())
+    message = "0/3 nodes: taint"
+    condition = {"type": "PodScheduled", "status": "False", "message": message}
+    Api.pods = [{"metadata": {"name": "p0"}, "status": {"conditions": [condition]}}]
+    lines = backend.logs(job, follow=True)
+    assert next(lines) == f"job tiny is pending: p0 waits for a node: {message}"
+    prints("p0", b"attempt 1 of job u\n[0] step 1\n[1] st", b"ep 1\n[0] caf\xc3", b"\xa9 [/x]\n")
+    prints("p1", b"[2] step 1\n")
+    Api.pods = [begun("p0"), begun("p1")]
+    Api.sets[job]["status"] = {"replicatedJobsStatus": [{"name": "node", "active": 2}]}
+    seen = [line for _, line in zip(range(6), lines, strict=False)]
+    assert "job tiny is running" in seen
+    of_p0 = [line for line in seen if line not in ("job tiny is running", "[2] step 1")]
+    assert (
+        of_p0 == ["[p0] attempt 1 of job u", "[0] step 1", "[1] step 1", "[0] caf\u00e9 [/x]"] and "[2] step 1" in seen
+    )
+    prints("p0", None)  # the set restarts: other pods come
+    prints("p1", None)
+    prints("p2", b"[0] step 2\n")
+    Api.pods = [begun("p0", "terminated"), begun("p2")]
+    Api.sets[job]["status"] |= {"restarts": 1}
+    assert told(lines, "[0] step 2")[0] in ("job tiny is running: restarted 1 times", "[0] step 2")
+    prints("p2", b"[0] the last line has no end", None)
+    Api.pods = [begun("p2", "terminated")]
+    Api.sets[job]["status"] = {"terminalState": "Failed", "conditions": [{"status": "True", "message": "why"}]}
+    rest = list(lines)
+    assert rest[-2:] == ["[0] the last line has no end", "job tiny is failed: why"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("follow", [True, False])
+def test_one_rank_is_shown_alone(backend: KubernetesBackend, follow: bool) -> None:
+    job = backend.submit(spec())
+    prints("p0", b"attempt 1 of job u\n[1] not this\n[11] nor this\n", None)
+    prints("p1", b"[3] this\n[2] no\n[3] [1] and this\n", None)
+    Api.pods = [begun("p0", "terminated"), begun("p1", "terminated")]
+    Api.sets[job]["status"] = {"terminalState": "Completed"}
+    assert list(backend.logs(job, rank=3, follow=follow)) == ["this", "[1] and this"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stream_that_breaks_off_goes_on_where_it_was(backend: KubernetesBackend) -> None:
+    """The API server ends long streams. What it gives again from the beginning is not shown twice."""
+    job = backend.submit(spec())
+    Api.pods = [begun("p0")]
+    Api.sets[job]["status"] = {"replicatedJobsStatus": [{"name": "node", "active": 1}]}
+    prints("p0", b"[0] one\n[0] two\n", None)
+    lines = backend.logs(job, rank=0, follow=True)
+    assert told(lines, "two")[-2:] == ["one", "two"]
+    prints("p0", b"[0] one\n[0] two\n[0] three\n", None, b"[0] one\n[0] two\n[0] three\n", None)
+    assert told(lines, "three") == ["three"]
+    Api.sets[job]["status"] = {"terminalState": "Completed"}
+    Api.pods = [begun("p0", "terminated")]
+    assert list(lines) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_job_that_left_no_pods_shows_its_run_directory(backend: KubernetesBackend, tmp_path: Path) -> None:
+    RunDir(tmp_path).logs(1).mkdir(parents=True)
+    (RunDir(tmp_path).logs(1) / "rank_0.log").write_text("step 1\n")
+    RunDir(tmp_path).write_status(Status.DONE)
+    backend.adopt("tiny", (tmp_path,))
+    assert list(backend.logs("tiny", rank=0, follow=True)) == ["step 1"]

@@ -101,6 +101,16 @@ def test_a_failed_job_starts_again_as_often_as_asked(backend: LocalBackend, tmp_
     assert sorted(p.name for p in (tmp_path / "job" / "logs").iterdir()) == ["1", "2", "3"]
 
 
+def test_failures_at_one_checkpoint_are_repeated_twice_however_often_is_asked(
+    backend: LocalBackend, tmp_path: Path
+) -> None:
+    job = backend.submit(spec(tmp_path, "exit", "3", requeue=Requeue(on_failure=9)))
+    (status,) = finish(backend, job)
+    assert (status.state, status.exit_code) == (JobState.FAILED, 3)
+    assert status.reason.startswith("rank 0 on ") and "; 3 attempts in a row began at the first step" in status.reason
+    assert sorted(p.name for p in (tmp_path / "job" / "logs").iterdir()) == ["1", "2", "3"]
+
+
 def test_a_chain_stops_at_its_failed_link(backend: LocalBackend, tmp_path: Path) -> None:
     first = backend.submit(spec(tmp_path, "exit", "3", name="first"))
     second = backend.submit(spec(tmp_path, "exit", "0", name="second", after=(first,)))

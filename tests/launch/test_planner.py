@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from launch.commands.plan import plan
 from launch.planner.expected import step_on_gpus
-from launch.planner.gpus import ALIASES, GPUS, find_gpu
 from launch.planner.layouts import Layouts, layouts, with_parallel
 from launch.planner.table import layouts_table
 from launch.planner.verify import verify, with_layout
@@ -25,6 +24,7 @@ from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.plan.batch import BatchPlan
 from trainer.plan.counting import count_parameters
+from trainer.plan.gpus import ALIASES, GPUS, find_gpu
 from trainer.plan.plan import make_plan
 
 

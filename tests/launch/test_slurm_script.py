@@ -14,6 +14,7 @@ from launch.cluster.job import JobSpec, Requeue, Task
 from launch.cluster.slurm.batch_output import reason_in
 from launch.cluster.slurm.script import render_script, warnings
 from trainer.contract.errors import UserError
+from trainer.contract.exit_codes import EXIT_PORT_TAKEN, EXIT_STANDSTILL
 
 SCONTROL = """#!/bin/bash
 case "$*" in
@@ -111,18 +112,25 @@ def test_a_task_of_an_array_requeues_itself_alone(batch: Callable[..., Any], tmp
     array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
     batch(spec=JobSpec("x", (), tmp_path, array=tasks), CODE="75", **array)
     assert requeued(tmp_path) == ["7_1"]
-    assert (tmp_path / "t1" / "logs" / "1" / "job").read_text() == "7_1\n"
+    words = (tmp_path / "argv").read_text().split("\0")
+    assert words[words.index("--job") + 1] == "7_1" and words[words.index("--repeat") + 1] == "0"
 
 
-def test_what_does_not_advance_is_repeated_twice_and_no_more(batch: Callable[..., Any], tmp_path: Path) -> None:
-    for restart in range(5):
-        done = batch(CODE="75", SLURM_RESTART_COUNT=str(restart))
-    assert len(requeued(tmp_path)) == 2, "three attempts from the first step"
-    assert done.returncode == 75
-    assert "error: 3 attempts in a row began at the first step and saved nothing newer: stopped" in done.stderr
-    for restart in range(3):
-        batch(CODE="75", SAVES=f"step_{restart}", SLURM_RESTART_COUNT=str(restart))
-    assert len(requeued(tmp_path)) == 5, "a new submission, which advances each time"
+def test_the_agents_count_what_does_not_advance(batch: Callable[..., Any], tmp_path: Path) -> None:
+    """They are told how often the job was started before, and a job that they ended does not come back."""
+    batch(CODE="75", SLURM_RESTART_COUNT="2")
+    words = (tmp_path / "argv").read_text().split("\0")
+    assert words[words.index("--repeat") + 1] == "2" and len(requeued(tmp_path)) == 1
+    done = batch(CODE=str(EXIT_STANDSTILL), SLURM_RESTART_COUNT="3", LIMIT="00:00:01")
+    assert done.returncode == EXIT_STANDSTILL and len(requeued(tmp_path)) == 1
+
+
+def test_the_nodes_of_one_start_have_an_id_that_no_other_start_has(batch: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text(f'#!/bin/bash\nprintf \'%s \' "$@" >>"$OUT/all"; exit {EXIT_PORT_TAKEN}\n')
+    assert batch().returncode == EXIT_PORT_TAKEN
+    words = (tmp_path / "all").read_text().split()
+    seen = [words[i + 1] for i, word in enumerate(words) if word == "--id"]
+    assert len(set(seen)) == 3 and all(one.startswith("7.") for one in seen)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from launch.cluster.process import CallError, call
 from launch.cluster.slurm.backend import SlurmBackend
 from launch.cluster.slurm.queue import user_name
 from launch.cluster.slurm.states import parse_rows
+from trainer.contract.attempts import claim_attempt
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
 from trainer.node.first_failure import Ending
@@ -104,8 +105,7 @@ def test_a_failure_keeps_its_cause_when_the_scheduler_has_forgotten_it(tmp_path:
     assert gone.status(["5"])["5"].reason.endswith("disk full")
     (tmp_path / "slurm-5.out").write_text("setup failed with code 1: module load cuda\n")
     assert "setup failed with code 1: module load cuda (see " in gone.status(["5"])["5"].reason
-    run_dir.logs(1).mkdir(parents=True)
-    (run_dir.logs(1) / "job").write_text("5\n")
+    claim_attempt(tmp_path, "5")
     Ending(3, "n2", -9, 1.0, "killed").write(run_dir.logs(1))
     status = gone.status(["5"])["5"]
     assert status.failure is not None and (status.failure.rank, status.failure.host) == (3, "n2")
@@ -210,11 +210,9 @@ def following(run_dir: Path, answers: list[tuple[str | CallError, str]]) -> list
         if argv[0] == "scontrol":
             return CONFIG
         answer, does = next(remaining)
-        if does.startswith("attempt"):
-            logs = run_dir / "logs" / does[-1]
-            logs.mkdir(parents=True)
-            (logs / "job").write_text("5\n")
-            (logs / "rank_0.log").write_text(f"attempt {does[-1]} begins\n")
+        if does == "attempt":
+            number = claim_attempt(run_dir, "5").attempt
+            (run_dir / "logs" / str(number) / "rank_0.log").write_text(f"attempt {number} begins\n")
         elif does:
             (run_dir / "slurm-5.out").write_text(f"{does}\nsrun: error: n1: task 0: Exited with exit code 2\n")
         if isinstance(answer, CallError):
@@ -231,15 +229,14 @@ AWAY = CallError("squeue failed with code 1: Unable to contact slurm controller"
 
 def test_following_begins_before_the_job_and_outlives_a_silent_controller(tmp_path: Path) -> None:
     """What an earlier job of the run printed is not shown again."""
-    (tmp_path / "logs" / "1").mkdir(parents=True)
+    claim_attempt(tmp_path, "4")
     (tmp_path / "logs" / "1" / "rank_0.log").write_text("an older job\n")
-    (tmp_path / "logs" / "1" / "job").write_text("4\n")
     waits = told("PENDING", "Priority")
     answers = [
         (waits, ""),
         (AWAY, ""),
         (waits, ""),
-        (told("RUNNING"), "attempt 2"),
+        (told("RUNNING"), "attempt"),
         (AWAY, ""),
         (told("COMPLETED"), ""),
     ]
@@ -262,10 +259,8 @@ def test_following_a_job_that_ends_before_its_ranks_shows_why(tmp_path: Path) ->
 
 
 def test_who_is_waited_for_is_told_while_it_runs(tmp_path: Path) -> None:
-    logs = tmp_path / "logs" / "1"
-    logs.mkdir(parents=True)
-    (logs / "job").write_text("5\n")
-    (logs / "waiting.json").write_text('{"missing": "h3"}\n')
+    claim_attempt(tmp_path, "5")
+    (tmp_path / "logs" / "1" / "waiting.json").write_text('{"missing": "h3"}\n')
     one = backend({"squeue": told("RUNNING"), "scontrol": CONFIG})
     one.adopt("5", (tmp_path,), MINE)
     assert one.status(["5"])["5"].reason == "on n1, waits for h3"

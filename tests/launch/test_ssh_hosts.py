@@ -8,17 +8,19 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.cluster.job import JobSpec
+from launch.cluster.job import JobSpec, JobState
 from launch.cluster.ssh.backend import SshBackend
 from launch.cluster.ssh.connection import shell_path
 from launch.cluster.ssh.hosts import Host, SshOptions, hosts_for, hosts_of, parse_host, parse_hostfile, ssh_command
 from tests.launch.hostile import PAYLOADS
+from trainer.contract.attempts import attempts
 from trainer.contract.errors import UserError
 from trainer.node.host_claim import HostClaim
 
@@ -153,3 +155,50 @@ def test_too_few_slots_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="puts 8 ranks on each node, but b has 4 slots"):
         hosts_for(spec)
+
+
+class Connected:
+    """A host that was reached, and hears what it is told."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.directory, self.hello = host, "/w", {"address": "192.0.2.1"}
+        self.code: int | None = None
+        self.closed, self.heard = False, time.monotonic()
+        self.orders: list[dict] = []
+
+    def send(self, order: dict) -> None:
+        self.orders.append(order)
+
+    def hang_up(self) -> None:
+        self.closed = True
+
+    kill = hang_up
+
+
+def test_a_host_that_is_lost_again_and_again_without_a_new_checkpoint_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back each time: after three starts from one checkpoint nobody starts the ranks a fourth time."""
+    made: list[Connected] = []
+
+    def reached(hosts: list[Host], *_: object) -> list[Connected]:
+        made.extend(Connected(host) for host in hosts)
+        return made[-len(hosts) :]
+
+    monkeypatch.setattr("launch.cluster.ssh.backend.connect", reached)
+    backend = SshBackend(python="p", directory=Path("/w"))
+    (tmp_path / "run").mkdir()
+    job = backend.submit(JobSpec("x", ("-m", "y"), tmp_path / "run", nodes=2, extras={"hosts": ["h1", "h2"]}))
+    states = []
+    for number in range(5):
+        if number == 1:
+            (tmp_path / "run" / "latest").write_text("step_5")
+        for node in made[-2:]:
+            backend._lost(backend.jobs[job], node, "its cable was cut")  # type: ignore[arg-type]
+        backend.wait(0)
+        backend.jobs[job].retry_at = 0.0
+        backend.wait(0)
+        states.append(backend.status([job])[job])
+    assert [status.state for status in states] == [JobState.RUNNING] * 4 + [JobState.FAILED]
+    assert "3 attempts in a row began at step_5 and saved nothing newer: stopped" in states[-1].reason
+    assert attempts(tmp_path / "run") == [1, 2, 3, 4, 5, 6] and not made[-1].orders and made[-1].closed

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.planner.compute import Compute
-from launch.planner.gpus import GPUS
 from launch.planner.rates import RATES
 from launch.planner.shape import Way
 from launch.planner.step_time import step_time
 from launch.planner.traffic import Traffic, all_reduce
+from trainer.plan.gpus import GPUS
 from trainer.plan.shape import MixerShape, Product, Shape
 
 V, T = 51_200, 2048

@@ -42,6 +42,22 @@ def test_the_grid_is_every_combination_and_single_cells_follow():
     ]  # fmt: skip
 
 
+def test_changes_are_made_one_at_a_time_to_every_combination():
+    post, rate = {"model.norm_placement": "post"}, {"optim.lr_factor": 2.0}
+    cells = cells_of(sweep(vary={"seed": [0, 1]}, changes=({}, post, rate)))
+    assert [c.settings for c in cells] == [
+        {"seed": 0}, {"seed": 1}, {"seed": 0, **post}, {"seed": 1, **post}, {"seed": 0, **rate}, {"seed": 1, **rate},
+    ]  # fmt: skip
+    assert [c.config.model.norm_placement for c in cells] == ["pre", "pre", "post", "post", "pre", "pre"]
+    assert len(cells_of(sweep(vary={}, changes=({}, post)))) == 2
+
+
+def test_mixers_vary_like_any_setting():
+    cells = cells_of(sweep(vary={"model.mixer": ["attention", "lstm"], "model.size": ["12k", "50k"]}))
+    assert [c.config.model.kind for c in cells] == ["transformer", "transformer", "lstm", "lstm"]
+    assert cells[0].id.startswith("mixer=attention-size=12k-")
+
+
 def test_an_id_follows_from_what_determines_the_result_and_nothing_else():
     base = ids()
     assert ids(name="other", ranks=4) == base

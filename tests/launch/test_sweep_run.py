@@ -233,6 +233,19 @@ def test_a_result_no_better_than_chance_is_said_in_its_row(tmp_path: Path):
     assert "no better than chance: loss 6.5" in ledger.latest(sweep.ledger)[sweep.cells[0].id]["reason"]
 
 
+def test_chance_is_the_unigram_entropy_that_the_run_tells(tmp_path: Path):
+    sweep, _ = run(tmp_path, lambda spec, _: finish(spec))
+    sweep.ledger.unlink()
+    evaluated = [{**EVALUATION, "loss": 5.1}]
+    write_atomically(
+        sweep.cells[0].run_dir.result, json.dumps({**RESULT, "unigram_entropy": 5.0, "evaluations": evaluated})
+    )
+    run(tmp_path, lambda spec, _: finish(spec))
+    row = ledger.latest(sweep.ledger)[sweep.cells[0].cell.id]
+    assert "no better than chance: loss 5.1, and the unigram entropy" in row["reason"]
+    assert row["unigram_entropy"] == 5.0
+
+
 def test_a_ledger_row_counts_by_every_convention(tmp_path: Path):
     sweep, _ = run(tmp_path, lambda spec, _: finish(spec))
     row = next(iter(ledger.read(sweep.ledger)))

@@ -59,6 +59,13 @@ def test_a_run_that_never_left_its_initial_values_is_named() -> None:
     assert rows[3]["name"] in named
 
 
+def test_chance_is_the_unigram_entropy_where_it_is_known() -> None:
+    rows = ladder_rows()
+    rows[3] |= {"loss": 6.0, "unigram_entropy": 6.05}  # far below ln(2048), and nothing but the frequencies is learned
+    (named,) = [w for w in from_ledger(rows).warnings if "hardly better than chance" in w]
+    assert rows[3]["name"] in named and "the unigram entropy of the training tokens is 6.05" in named
+
+
 @pytest.mark.parametrize("off", [1.4, 0.8])
 def test_a_run_far_off_its_neighbours_is_named_and_no_other(tmp_path: Path, off: float) -> None:
     N, D = isoflop_grid([1e18, 1e19, 1e20])

@@ -14,6 +14,7 @@ from launch.commands.optimal import optimal
 from launch.scaling.questions.next_run import decide, flops_for_loss
 from launch.scaling.questions.saved_fit import load_fit
 from tests.scaling.runs import SURFACE, isoflop_grid, ladder_rows, surface_loss
+from trainer.config.model import parse_model
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 
@@ -56,6 +57,18 @@ def test_published_allocations(tmp_path) -> None:
     assert decision.N.value == pytest.approx(7.2249e10, rel=1e-4)
     assert decision.D.value == pytest.approx(1.3287e12, rel=1e-4)
     assert decide(load_fit(path), 1e26).tokens_per_parameter.value == pytest.approx(16.148, rel=1e-4)
+
+
+def test_optimal_finds_a_model_of_another_mixer(noisy_fit) -> None:
+    arguments = ["--fit", str(noisy_fit), "--flops", "1e21", "--json"]
+    plain, other = (
+        json.loads(CliRunner().invoke(optimal, [*arguments, *more], catch_exceptions=False).stdout)
+        for more in ([], ["--mixer", "gated_conv"])
+    )
+    assert other["run"]["model"]["mixer"] == {"gated_conv": {"kernel": 4}} and "n_heads" not in other["model"]
+    assert "mixer" not in plain["run"]["model"]
+    assert other["model"]["N"] == pytest.approx(plain["model"]["N"], rel=0.05)
+    assert parse_model({**other["run"]["model"], "vocab_size": 32_768}).kind == "gated_conv"
 
 
 def test_optimal_prints_every_number_with_its_interval(noisy_fit) -> None:
@@ -155,17 +168,6 @@ def test_a_forecast_from_parameters_alone_is_valid_json(tmp_path) -> None:
     assert CliRunner().invoke(forecast, [*args, "--params", "0"]).exit_code == 2
     said = CliRunner().invoke(forecast, args, catch_exceptions=False)
     assert "unknown times the largest run" in said.stdout
-
-
-def test_a_fit_of_families_names_no_command_that_fails(tmp_path) -> None:
-    N, D = isoflop_grid(np.geomspace(1e18, 1e20, 4))
-    rows = [(g, n, d, surface_loss(n * k, d)) for g, k in (("a", 1), ("b", 1.4)) for n, d in zip(N, D, strict=True)]
-    (tmp_path / "t.csv").write_text("family,N,D,loss\n" + "".join(",".join(map(str, r)) + "\n" for r in rows))
-    args = [str(tmp_path / "t.csv"), "--law", "shared-exponents", "--bootstrap", "0", "--out", str(tmp_path / "f.json")]
-    said = CliRunner().invoke(fit, args, catch_exceptions=False)
-    assert said.exit_code == 0 and "next:" not in said.output
-    with pytest.raises(UserError, match="--where COLUMN=FAMILY"):
-        load_fit(tmp_path / "f.json")
 
 
 def test_a_refused_fit_cannot_be_acted_on(tmp_path) -> None:

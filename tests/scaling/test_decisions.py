@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from launch.commands.fit import fit
+from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.other.isoflop import fit_frontier
 from launch.scaling.questions.conventions import count_every_way
@@ -16,6 +17,7 @@ from launch.scaling.questions.sensitivity import sensitivity
 from launch.scaling.report.decisions import sensitivity_grid
 from launch.scaling.table.load import from_ledger, load
 from launch.scaling.table.table import Table
+from launch.scaling.trust.decision_draws import draw_decision
 from launch.sweep.design.pending import add_cell
 from tests.conftest import shared_data
 from tests.scaling.runs import SURFACE, isoflop_grid, ledger_row, surface_loss
@@ -37,9 +39,9 @@ def test_laws_and_left_out_budgets_are_asked(tmp_path) -> None:
     low, high = answer["decision"]["N"]["interval"]
     assert low < answer["decision"]["N"]["value"] < high
     asked = answer["sensitivity"]
-    assert {c["law"] for c in asked["laws"]} == {"chinchilla", "over-training", "kaplan-ND", "outer"}
-    assert len(asked["left_out"]) == 4 and asked["grouped_by"] == "C"
-    least, most = asked["spread"]["left_out"]["N"]
+    assert {c["law"] for c in asked["laws"]} == set(answer["near"]) and "chinchilla" in answer["near"]
+    assert len([c for c in asked["left_out"] if c["by"] == "C"]) == 4
+    least, most = asked["spread"]["without one C"]["N"]
     assert least < answer["decision"]["N"]["value"] < most
 
 
@@ -47,8 +49,8 @@ def test_a_group_that_carries_the_fit_shows(tmp_path) -> None:
     table = load(surface_table(tmp_path, noise=0.0))
     bent = table.loss * np.where(table.C > 5e20, 1.02, 1.0)
     table = replace(table, columns={**table.columns, "loss": bent})
-    groups = np.array([f"{c:.2g}" for c in table.C])
-    choices = {c.without: c.N for c in sensitivity(table, CHINCHILLA, groups, "C", 1e22).left_out}
+    drawn = draw_decision({"chinchilla": (fit_law(CHINCHILLA, table.columns, table.loss), 1.0)}, table)
+    choices = {c.without: c.N for c in sensitivity(drawn, 1e22).left_out if c.by == "C"}
     a = SURFACE["beta"] / (SURFACE["alpha"] + SURFACE["beta"])
     ratio = SURFACE["alpha"] * SURFACE["A"] / (SURFACE["beta"] * SURFACE["B"])
     truth = ratio ** (a / SURFACE["beta"]) * (1e22 / 6) ** a
@@ -122,9 +124,11 @@ def test_a_file_that_goes_on_after_its_cells_is_left_alone(tmp_path) -> None:
         add_cell(path, {"tokens": 2000})
 
 
-def test_a_table_of_more_sizes_than_are_left_out_says_so() -> None:
+def test_many_sizes_are_left_out_in_blocks_of_neighbours() -> None:
     N = np.geomspace(1e7, 1e9, 60)
     D = np.where(np.arange(60) % 2, 1e9, 1e10) * np.geomspace(1, 3, 60)
     table = Table("many", "", {"N": N, "D": D, "C": 6 * N * D, "loss": surface_loss(N, D)}, np.arange(1, 61), {})
-    found = sensitivity(table, CHINCHILLA, None, "N", 1e20)
-    assert not found.left_out and "No N is left out: there are one or more than 40" in sensitivity_grid(found).caption
+    drawn = draw_decision({"chinchilla": (fit_law(CHINCHILLA, table.columns, table.loss), 1.0)}, table)
+    blocks = [c for c in sensitivity(drawn, 1e20).left_out if c.by == "N"]
+    assert len(blocks) == 10 and blocks[0].without.startswith("1e+07 to ")
+    assert "over 10 fits without one N each" in str(sensitivity_grid(sensitivity(drawn, 1e20)).rows)

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import find_law
+from launch.scaling.questions.judged import judged
 from launch.scaling.questions.sensitivity import sensitivity
 from launch.scaling.report.decisions import sensitivity_grid
 from launch.scaling.table.load import load
 from launch.scaling.table.table import Table
-from launch.scaling.trust.holdout import choose_law
+from launch.scaling.trust.decision_draws import draw_decision
+from launch.scaling.trust.holdout import Chosen, choose_law
 from launch.scaling.trust.study import study
 from tests.conftest import shared_data
 from tests.scaling.runs import isoflop_grid, surface_loss
@@ -62,12 +65,14 @@ def test_a_floor_of_any_height_is_certified_where_nothing_hides_it(floor) -> Non
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.002])
-def test_no_floor_is_weak_where_the_decision_is_clear(noise) -> None:
+def test_a_decision_that_does_not_hang_on_the_floor_is_not_refused_for_it(noise) -> None:
     N, D = isoflop_grid([1e18, 1e19, 1e20, 1e21])
     loss = (400 / N**0.34 + 400 / D**0.28) * np.exp(noise * np.random.default_rng(0).standard_normal(len(N)))
-    found = certificate(N, D, loss)
-    assert found.status == "weak" and "E is not identified" in found.reasons[0]
-    assert "at 10 times the largest budget N* is" in found.reasons[0]
+    table = Table("a table", "", {"N": N, "D": D, "C": 6 * N * D, "loss": loss}, np.arange(1, len(N) + 1), {})
+    found = judged(study(table, CHINCHILLA), Chosen("chinchilla"))
+    assert found.study.certificate.status == ("certified" if noise else "weak"), found.study.certificate.reasons
+    assert "E is not identified" in found.study.certificate.identified(CHINCHILLA)
+    assert "identified: alpha, beta" in found.study.certificate.identified(CHINCHILLA)
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.2, "refused"), (1.9, "refused"), (30.0, "certified")])
@@ -92,11 +97,13 @@ def test_the_narrow_case_files_are_refused(name) -> None:
 def test_fits_that_cannot_tell_without_a_group_are_shown() -> None:
     N, D = np.array([1e8, 2e8, 4e8]).repeat(6), np.tile(np.geomspace(1e9, 3e10, 6), 3)
     table = Table("t", "", {"N": N, "D": D, "C": 6 * N * D, "loss": surface_loss(N, D)}, np.arange(18), {})
-    found = sensitivity(table, CHINCHILLA, None, "N", 1e21)
-    assert [c.status for c in found.left_out] == ["refused"] * 3 and "only 2 different" in found.left_out[0].reason
+    drawn = draw_decision({"chinchilla": (fit_law(CHINCHILLA, table.columns, table.loss), 1.0)}, table)
+    found = sensitivity(drawn, 1e21)
+    sizes = [c for c in found.left_out if c.by == "N"]
+    assert [c.N for c in sizes] == [None] * 3 and "only 2 different" in sizes[0].reason
     grid = sensitivity_grid(found)
     assert sum("cannot tell" in row for row in grid.rows) == 3 and "3 of 3 fits cannot tell" in grid.caption
-    assert "left_out" not in found.to_json()["spread"]
+    assert "without one N" not in found.to_json()["spread"]
 
 
 def test_a_loss_that_rises_is_refused() -> None:

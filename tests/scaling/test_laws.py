@@ -73,7 +73,7 @@ def test_over_training_in_compute_and_ratio_is_recovered() -> None:
     M = columns["D"] / columns["N"]
     loss = 1.8 + (90 * M**0.14 + 220 * M**-0.14) * columns["C"] ** -0.14
     found = fit_law(FIXED["over-training"], columns, loss).values
-    assert found == pytest.approx({"E": 1.8, "a": 90, "b": 220, "eta": 0.14}, rel=1e-6)
+    assert found == pytest.approx({"E": 1.8, "u": 90, "v": 220, "eta": 0.14}, rel=1e-6)
 
 
 def test_farseer_contains_chinchilla() -> None:

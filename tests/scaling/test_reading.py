@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_a_torn_last_line_is_left_out_and_named(tmp_path) -> None:
         ("a.csv.gz", CSV, "not a whole gzip file"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:-9], "not a whole gzip file"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:10] + b"\xff" * 40, "not a whole gzip file"),
-        ("a.xlsx", b"PK", "cannot tell the format"),
+        ("a.ods", b"PK", "cannot tell the format"),
         ("a.parquet", CSV, "not a parquet file"),
         ("a.json", "[1, 2]", "expected a list of objects"),
         ("a.json", "[{]", "line 1: not JSON"),
@@ -97,3 +98,47 @@ def test_what_is_broken_is_said_with_its_place(tmp_path, name, text, message) ->
 def test_lines_of_blanks_and_empty_cells_count_for_nothing(tmp_path) -> None:
     table = load(file_of(tmp_path, "a.csv", "  \nN,D,loss\n1e8,1e9,3\n \n,,\n2e8,1e9,2.9\n"))
     assert table.loss.tolist() == [3.0, 2.9] and table.row.tolist() == [1, 2]
+
+
+def spreadsheet(path, *sheets) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for title, rows in sheets:
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+
+
+RUNS = [("Name", "N", "D", "loss"), ("a", 1e8, 2e9, 3.1), ("b", "1.3B", "20 000 000 000", 2.7), ("c", 1e10, 2e11, 2.4)]
+
+
+def test_a_spreadsheet_is_read_from_its_first_sheet_with_rows(tmp_path) -> None:
+    path = tmp_path / "t.xlsx"
+    spreadsheet(path, ("empty", []), ("runs", [(None,), *RUNS]), ("notes", [("what",), ("that",)]))
+    table = load(path)
+    assert table.N.tolist() == [1e8, 1.3e9, 1e10] and table.D.tolist() == [2e9, 2e10, 2e11]
+    assert table.labels["name"].tolist() == ["a", "b", "c"]
+    assert "sheet 'runs' is read; also there: notes" in table.warnings
+
+
+def test_a_spreadsheet_with_two_columns_of_one_name_is_refused(tmp_path) -> None:
+    path = tmp_path / "t.xlsx"
+    spreadsheet(path, ("runs", [("N", "N", "loss"), (1e8, 2e9, 3.1)]))
+    with pytest.raises(UserError, match="columns 1, 2 are all named 'N'"):
+        load(path)
+
+
+def test_what_is_no_spreadsheet_is_a_user_error(tmp_path) -> None:
+    pytest.importorskip("openpyxl")
+    (tmp_path / "t.xlsx").write_text("N,D,loss\n1,2,3\n")
+    with pytest.raises(UserError, match=r"is not an \.xlsx file"):
+        load(tmp_path / "t.xlsx")
+
+
+def test_without_the_library_the_error_names_the_extra(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    (tmp_path / "t.xlsx").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"pip install 'escala\[xlsx\]', or save the table as CSV"):
+        load(tmp_path / "t.xlsx")

@@ -1,20 +1,30 @@
 """The report about a surface, and what the commands print."""
 
 import json
+import re
 import warnings
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from launch.commands.fit import fit
 from launch.commands.forecast import forecast
 from launch.commands.report import report
+from launch.scaling.fit.fit import fit_law
+from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.questions.saved_fit import saved_fit
+from launch.scaling.report import hover, surface_figures
+from launch.scaling.report.allocation_figure import allocation, allocations
 from launch.scaling.report.axes import log_ticks
 from launch.scaling.report.isoflop_figure import isoflop_curves
 from launch.scaling.table.load import load
 from launch.scaling.table.table import Table
+from launch.scaling.trust.bootstrap import row_weights, weighted_bootstrap
 from tests.scaling.runs import isoflop_grid, ledger_row, surface_loss
 from trainer.contract.errors import UserError
 
@@ -47,19 +57,22 @@ def test_a_surface_is_reported_with_everything_that_belongs_to_it(tmp_path) -> N
     paths = json.loads(result.output)
     text = (out / "report.md").read_text()
     for title in ("The law", "Allocation", "Hold-out", "Certificate", "Residuals", "Approaches", "Counting",
-                  "Loss by position", "Forecasts", "Reproducibility"):  # fmt: skip
+                  "Loss by position", "Forecasts", "Runs", "Reproducibility", "How to ask this again"):  # fmt: skip
         assert f"## {title}" in text
     assert "| big |" in text and "waiting" in text and "schedule, batch? | learning rate 0.001; cosine" in text
     names = {Path(f).stem for f in paths["figures"]}
     assert names == {
         "loss_against_compute", "perplexity_against_parameters", "isoflop_curves", "hold_out_error", "loss_by_position",
+        "best_parameters", "best_tokens", "predicted_against_measured",
         *(f"residuals_{name}" for name in "NDC"),
         *(f"profiles_{name}" for name in ("E", "A", "B", "alpha", "beta", "N_best")),
     }  # fmt: skip
     assert all(f"({name}.png)" in text for name in names)
     html = (out / "report.html").read_text()
     assert html.count("data:image/png;base64,") == len(names)
-    assert "<link" not in html and "<script" not in html and 'src="http' not in html
+    assert "<link" not in html and "<script src" not in html and 'src="http' not in html
+    assert html.count("<script>") == 1 and "fetch(" not in html and "http" not in html.split("<script>")[1]
+    assert "| How to ask" not in text and f"| Command | escala report {ledger}" in text
 
 
 def test_outliers_are_named_by_row(tmp_path) -> None:
@@ -80,7 +93,7 @@ def test_markup_in_names_is_escaped(tmp_path) -> None:
     ledger.write_text("".join(json.dumps(r) + "\n" for r in rows))
     CliRunner().invoke(report, [str(ledger), "--out", str(tmp_path / "r")], catch_exceptions=False)
     html = (tmp_path / "r" / "report.html").read_text()
-    assert "<script" not in html and "&lt;script&gt;" in html
+    assert "<script>alert" not in html and "&lt;script&gt;" in html
 
 
 def surface_table(tmp_path: Path, N, D) -> Table:
@@ -181,3 +194,61 @@ def test_a_single_size_is_a_ladder_of_lengths(tmp_path) -> None:
     D = np.geomspace(1e8, 1e10, 8)
     text, figures = written(tmp_path, "N,D,loss", list(zip([10**7] * 8, D, surface_loss(1e7, D), strict=True)))
     assert "one width" in text and "perplexity_against_tokens" in figures and "isoflop_curves" not in figures
+
+
+def test_each_run_is_listed_with_its_residual_and_said_over_its_point(tmp_path) -> None:
+    N, D = isoflop_grid(np.geomspace(1e18, 1e20, 4))
+    loss = surface_loss(N, D) * np.exp(0.001 * np.random.default_rng(0).standard_normal(len(N)))
+    rows = [(f"run<{k}>", n, d, v) for k, (n, d, v) in enumerate(zip(N, D, loss, strict=True))]
+    text, _ = written(tmp_path, "name,N,D,loss", rows)
+    assert len(re.findall(r"^\| run&lt;\d+> \| \d+ \|", text, re.M)) == len(rows)
+    assert "| N* ~ C^a: a |" in text
+    page = (tmp_path / "r" / "report.html").read_text()
+    charts = re.findall(r'data-points="([^"]*)">\s*<img src="[^"]*" alt="([^"]*)"', page)
+    (found,) = [points for points, alt in charts if alt.startswith("The loss that the law gives each run")]
+    measured = json.loads(unescape(found))
+    assert len(measured) == len(rows) and all(0 < x < 1 and 0 < y < 1 for x, y, _ in measured)
+    by_name = {point[2].split(":")[0]: point for point in measured}
+    order = np.argsort(loss)
+    across = [by_name[f"run<{k}>"][0] for k in order]
+    assert across == sorted(across)  # larger losses lie further to the right
+    assert f"loss {loss[3]:.4f}, law " in by_name["run<3>"][2]
+
+
+def test_the_law_is_drawn_at_the_largest_length(tmp_path) -> None:
+    table = surface_table(tmp_path, *isoflop_grid(np.geomspace(1e18, 1e20, 4)))
+    axes = Figure().add_subplot()
+    fitted = fit_law(CHINCHILLA, table.columns, table.loss)
+    surface_figures.perplexity(axes, table, fitted)
+    lines = [line for line in axes.get_lines() if str(line.get_label()).startswith("law at")]
+    lowest = np.min([np.interp(table.N, line.get_xdata(), line.get_ydata()) for line in lines], axis=0)
+    assert (np.exp(table.loss) > lowest * 0.999).all()
+
+
+def test_best_sizes_are_drawn_by_every_law_and_method(tmp_path) -> None:
+    N, D = isoflop_grid(np.geomspace(1e18, 1e20, 4))
+    loss = surface_loss(N, D) * np.exp(0.001 * np.random.default_rng(0).standard_normal(len(N)))
+    table = Table("t", "", {"N": N, "D": D, "C": 6 * N * D, "loss": loss}, np.arange(1, len(N) + 1), {})
+    fitted = weighted_bootstrap(fit_law(CHINCHILLA, table.columns, loss), row_weights(len(N), 100, 0))
+    laws = ("chinchilla", "outer", "over-training")
+    found = allocations(table, fitted, saved_fit(fitted, "certified", (), table), laws)
+    assert [name for name, _ in found.others] == ["outer", "over-training"]
+    assert [f.method for f in found.frontiers] == ["isoflop-parabola", "isoflop-akima", "envelope"]
+    assert found.band is not None and ((found.band[:, 0] < found.best) & (found.best < found.band[:, 1])).all()
+    assert found.flops[-1] == pytest.approx(1e21) and np.all(np.diff(found.best) > 0)
+    axes = Figure().add_subplot()
+    allocation(axes, found, "D")
+    labels = axes.get_legend_handles_labels()[1]
+    assert {"chinchilla", "outer", "over-training", "isoflop-akima", "95 %"} <= set(labels)
+    line = next(line for line in axes.get_lines() if line.get_label() == "chinchilla")
+    assert line.get_ydata() == pytest.approx(found.flops / (6 * found.best))
+
+
+def test_points_are_told_where_they_are_drawn() -> None:
+    figure = Figure(figsize=(4, 2))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.25, 0.5, 0.5, 0.5))
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 1)
+    hover.label(axes, np.array([0, 5, 10.0]), np.array([0, 0.5, 7.0]), ["a", "b", "beyond"])
+    assert hover.points(axes) == [(0.25, 0.5, "a"), (0.5, 0.25, "b")]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from launch.cli import escala
 from launch.commands.fit import fit
 from launch.commands.tables import drop_highest
 from launch.scaling.laws.identify import distinct
@@ -86,7 +87,7 @@ def test_the_best_trial_of_each_cell_is_kept_with_its_seeds(tmp_path) -> None:
     assert len(table) == 18 and table.columns["lr"].tolist() == [1, 1] + [2] * 16
     (said,) = [w for w in table.warnings if "trials of another learning rate" in w]
     assert "36 trials" in said and "in 9 cells; in 1 of them" in said
-    assert len(load(path, trials=True)) == len(load(path, rows_are="all")) == 54
+    assert len(load(path, trials_of="lr")) == len(load(path, rows_are="all")) == 54
 
 
 def test_a_learning_rate_that_changes_with_size_alone_is_no_trial(tmp_path) -> None:
@@ -185,7 +186,7 @@ def test_an_empty_batch_column_does_not_hide_the_cells(tmp_path) -> None:
         for k, (n, d, value) in enumerate(zip(N, D, loss, strict=True))
         for lr in (1, 2.5, 5, 10, 25)
     ]
-    found = fit_tuning(load(write(tmp_path, "N,D,lr,batch,loss", rows), trials=True), "lr")
+    found = fit_tuning(load(write(tmp_path, "N,D,lr,batch,loss", rows), trials_of="lr"), "lr")
     assert found.num_cells == 9 and found.values["p"] == pytest.approx(-0.5, abs=0.02)
 
 
@@ -212,6 +213,26 @@ def test_the_case_files_are_read_for_what_they_are(name, rows, error) -> None:
             load(path)
     else:
         assert len(load(path)) == rows
+
+
+def test_no_minimum_of_the_case_of_close_sizes_lies_below_its_runs() -> None:
+    table = load(shared_data("cases/scaling/close_sizes.csv"))
+    for method in MINIMUM:
+        optima = fit_frontier(table, method).optima
+        assert len(optima) >= 3 and min(o.loss for o in optima) > 0.97 * table.loss.min()
+
+
+@pytest.mark.parametrize("command", ["fit", "fit --law isoflop-akima", "report", "forecast score"])
+def test_every_command_names_the_runs_that_diverged(tmp_path, monkeypatch, command) -> None:
+    path = shared_data("cases/scaling/diverged.csv")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "forecasts.jsonl").write_text("")
+    monkeypatch.setenv("COLUMNS", "1000")
+    result = CliRunner().invoke(escala, [*command.split(), str(path)], catch_exceptions=False)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 0
+    for row, loss in ((37, "8.1"), (38, "10.2"), (39, "10.6")):
+        assert f"row {row} (loss {loss}" in said
 
 
 def test_one_wild_run_does_not_rank_the_laws() -> None:

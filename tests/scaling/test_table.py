@@ -206,6 +206,15 @@ def test_the_ledger_keeps_every_convention_and_leaves_diverged_runs_out() -> Non
     assert table.counted("body").N[0] == rows[0]["params_body"]
 
 
+def test_a_curve_is_called_by_its_mixers_and_old_rows_by_their_family() -> None:
+    """Rows of before had n_heads as a column, and no kind; both are read, from one ledger."""
+    old, new = ladder_rows()[:3], ladder_rows()[3:]
+    for row in new:
+        del row["n_heads"]
+        row |= {"kind": "gated_conv", "shape": {"d_model": row["d_model"], "n_layers": row["n_layers"]}}
+    assert list(from_ledger([*old, *new]).labels["group"]) == ["transformer"] * 3 + ["gated_conv"] * 3
+
+
 def test_only_the_last_point_of_a_cell_counts() -> None:
     rows = ladder_rows()
     early = rows[0] | {"step": 10, "loss": 9.0}

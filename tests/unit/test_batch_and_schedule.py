@@ -36,10 +36,11 @@ def test_a_batch_divides_or_is_refused_with_a_batch_that_divides(tokens: int, co
 KINDS = ["constant", "linear", "cosine", "inverse_sqrt", "wsd"]
 
 
-@given(st.sampled_from(KINDS), st.integers(5, 500), st.integers(0, 100))
-def test_schedules_rise_then_never_rise_again(kind: str, total: int, warmup_percent: int):
+@given(st.sampled_from(KINDS), st.sampled_from(["linear", "1-sqrt"]), st.integers(5, 500), st.integers(0, 100))
+def test_schedules_rise_then_never_rise_again(kind: str, cooldown: str, total: int, warmup_percent: int):
     warmup = total * warmup_percent // 200
-    schedule = ScheduleConfig.model_validate({"kind": kind, "warmup": f"{warmup} steps", "decay": "30%"})
+    values = {"kind": kind, "warmup": f"{warmup} steps", "decay": "30%", "cooldown": cooldown}
+    schedule = ScheduleConfig.model_validate(values)
     shares = [lr_share(schedule, step, total_steps=total, tokens_per_step=1) for step in range(total)]
     assert all(0 < share <= 1 + 1e-12 or schedule.final_ratio == 0 for share in shares)
     assert all(a < b for a, b in pairwise(shares[:warmup]))
@@ -56,6 +57,10 @@ def test_known_values():
     wsd = ScheduleConfig.model_validate({"kind": "wsd", "warmup": "0 steps", "decay": "1000 tokens", "final_ratio": 0})
     assert lr_share(wsd, 89, total_steps=100, tokens_per_step=100) == 1.0
     assert lr_share(wsd, 94, total_steps=100, tokens_per_step=100) == pytest.approx(0.5)
+    root = wsd.model_copy(update={"cooldown": "1-sqrt"})
+    assert lr_share(root, 89, total_steps=100, tokens_per_step=100) == 1.0
+    assert lr_share(root, 92, total_steps=100, tokens_per_step=100) == pytest.approx(1 - 0.3**0.5)
+    assert lr_share(root, 99, total_steps=100, tokens_per_step=100) == pytest.approx(0)
     inverse = ScheduleConfig.model_validate({"kind": "inverse_sqrt", "warmup": "25 steps"})
     assert lr_share(inverse, 99, total_steps=100, tokens_per_step=1) == pytest.approx(0.5)
 
@@ -67,3 +72,11 @@ def test_the_learning_rate_rule_passes_near_gpt3(parameters: float, gpt3: float)
 
 def test_a_learning_rate_that_is_given_is_taken():
     assert peak_lr(OptimConfig(lr=0.3), 64) == 0.3
+
+
+def test_a_factor_multiplies_the_rate_and_the_rule():
+    rule = OptimConfig.model_validate({})
+    twice = OptimConfig.model_validate({"lr_factor": 2})
+    assert peak_lr(twice, 10**6) == pytest.approx(2 * peak_lr(rule, 10**6))
+    assert peak_lr(OptimConfig.model_validate({"lr": 0.01, "lr_factor": 0.5}), 10**6) == pytest.approx(0.005)
+    assert "lr_factor" not in rule.model_dump() and "cooldown" not in ScheduleConfig().model_dump()

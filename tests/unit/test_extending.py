@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from types import ModuleType
 
 import pytest
 
 from tests.conftest import ROOT
+from trainer.config.decoding import DECODERS
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^## ([^\n]+)\n|```python\n(.*?)```", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -22,5 +25,9 @@ def test_the_page_has_examples() -> None:
 
 
 @pytest.mark.parametrize(("title", "code"), NAMED, ids=[title for title, _ in NAMED])
-def test_the_example_runs(title: str, code: str) -> None:
-    exec(compile(code, f"docs/extending.md: {title}", "exec"), {})
+def test_the_example_runs(title: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a module of its own, which can be imported by its name; what it registers is forgotten after it."""
+    module = ModuleType("extending_example")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(DECODERS, "eta", DECODERS["greedy"])
+    exec(compile(code, f"docs/extending.md: {title}", "exec"), vars(module))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.unit.toy_family import TOY, VOCAB, toy
+from trainer.config.decoding import parse_decoding
 from trainer.contract.errors import UserError
-from trainer.decoding.decode import Decoding, generate
+from trainer.decoding.task import Task, decode
 from trainer.models import registry
 from trainer.models.build import build_model
 from trainer.plan.counting import count_parameters
@@ -45,6 +46,5 @@ def test_its_state_gives_what_the_whole_text_gives() -> None:
         whole = model(tokens)
         parts = [model(part, state=state) for part in tokens.split([5, 1, 6], dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
-    greedy = Decoding(temperature=0)
-    out = list(generate(model, tokens, tokens=30, decoding=greedy, generator=torch.Generator(), vocab_size=VOCAB))
-    assert len(out) == 30
+    made = decode(Task(model, tokens.tolist(), parse_decoding({"decoder": "greedy", "tokens": 30}), VOCAB))
+    assert [len(one.tokens) for (one,) in made] == [30, 30]

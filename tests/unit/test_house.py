@@ -65,6 +65,7 @@ def test_the_internals_of_deepspeed_were_read_in_the_installed_version() -> None
 # The border: what `launch` may import of `trainer`. The parts of a family are these, by the name of their module.
 BORDER = (
     "trainer.contract", "trainer.config", "trainer.plan", "trainer.models.registry", "trainer.models.roles",
+    "trainer.observe.metrics",
     "trainer.models.initial", "trainer.models.mixers.registry", "trainer.models.mixers.base",
 )  # fmt: skip
 OF_A_FAMILY = ("config", "cost")
@@ -107,7 +108,7 @@ FLOORS = {
         ("optim",), ("engine",), ("evaluation", "checkpoint"), ("decoding", "loop"), ("session",), ("train",),
     ),
     "launch": (
-        ("groups", "show"), ("cluster",), ("planner",), ("run", "scaling"), ("sweep",), ("commands",), ("cli",),
+        ("groups", "show"), ("cluster",), ("planner",), ("run", "scaling"), ("sweep", "watch"), ("commands",), ("cli",),
         ("__main__",),
     ),
 }  # fmt: skip
@@ -115,7 +116,6 @@ FLOORS = {
 UPWARD = {
     ("launch.cluster", "launch.run"),
     ("trainer.models", "trainer.plan"),  # a family's cost returns the plan's types
-    ("trainer.plan", "trainer.checkpoint"),  # a warm start enters a run's name by its manifest
 }
 
 
@@ -263,3 +263,39 @@ def test_a_backend_is_named_in_its_folder_and_in_the_registry_alone() -> None:
     assert found == {}
     assert names_of_backends(ROOT / "launch/cluster/backends.py") == {"local", "slurm", "ssh", "kubernetes"}
     assert names_of_backends(ROOT / "launch/cluster/slurm/backend.py") == {"slurm"}, "an import is seen"
+
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 350, 60
+LONGEST_CHAIN = 16  # modules that import one another in a row, where the program starts. Only ever lower it.
+MOST_ANY = 11.0  # in annotations, per 1,000 lines. Only ever lower it.
+
+
+def test_files_and_functions_are_short() -> None:
+    trees = {file: file.read_text(encoding="utf-8") for file in [*FILES, *(ROOT / "benchmarks").glob("*.py")]}
+    assert [str(file) for file, text in trees.items() if text.count("\n") > MOST_LINES] == []
+    functions = [
+        (f"{file.name}: {node.name}", (node.end_lineno or 0) - node.lineno + 1)
+        for file, text in trees.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [(name, lines) for name, lines in functions if lines > MOST_LINES_OF_A_FUNCTION] == []
+
+
+def test_the_longest_chain_of_imports_does_not_grow() -> None:
+    graph = {module: own_imports(file, late=False) - {module} for module, file in MODULES.items()}
+
+    @cache
+    def chain(module: str) -> tuple[str, ...]:
+        below = (chain(name) for name in sorted(graph[module]))
+        return max(((module, *rest) for rest in below), key=len, default=(module,))
+
+    longest = max(map(chain, graph), key=len)
+    assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
+
+
+def test_any_does_not_spread() -> None:
+    texts = [file.read_text(encoding="utf-8") for file in FILES]
+    names = (node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name))
+    share = 1000 * sum(node.id == "Any" for node in names) / sum(text.count("\n") for text in texts)
+    assert share <= MOST_ANY, "say what a value is, or `object` where it is only passed on"

@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "model.vocab_size": 999, "model.vocab_multiple_of": 64, "model.context_length": 128,
     "model.tied_embeddings": False, "model.dropout": 0.1, "model.init_std": 0.5, "model.position": "learned",
     "model.rotary_base": 500.0, "model.norm": "layernorm", "model.norm_eps": 1e-3, "model.mlp": "gelu",
+    "model.norm_placement": "post", "model.residual_scale": 0.5, "model.init": "xavier", "model.logit_softcap": 5.0,
     "model.pattern": ["gated_conv", "attention"], "model.qk_norm": True, "model.bias": True, "model.fused_qkv": False,
     "data.name": "b", "data.root": "elsewhere", "data.begin": "published", "data.held_out_fraction": 0.2,
     "data.shard_tokens": 2048, "data.shuffle_window": 4096, "data.packing": "best_fit", "data.document_mask": True,
@@ -51,9 +52,10 @@ OTHER: dict[str, Any] = {
     "data.sources.0.max_chars": 9, "data.sources.0.matching": "x", "data.sources.0.parts": 3,
     "data.sources.0.storage": {"anon": True}, "data.sources.0.stall_seconds": 9.0, "data.sources.0.retries": 1,
     "batch.tokens_per_step": 2048, "batch.micro_batch": 2,
-    "optim.name": "sgd", "optim.lr": 0.5, "optim.betas": [0.5, 0.6], "optim.eps": 1e-5, "optim.weight_decay": 0.5,
-    "optim.label_smoothing": 0.5, "optim.clip_norm": 0.5,
+    "optim.name": "sgd", "optim.lr": 0.5, "optim.lr_factor": 0.5, "optim.betas": [0.5, 0.6], "optim.eps": 1e-5,
+    "optim.weight_decay": 0.5, "optim.label_smoothing": 0.5, "optim.z_loss": 0.5, "optim.clip_norm": 0.5,
     "schedule.kind": "linear", "schedule.warmup": "3 steps", "schedule.decay": "3 steps", "schedule.final_ratio": 0.5,
+    "schedule.cooldown": "1-sqrt",
     "parallel.data": 4, "parallel.tensor": 1, "parallel.sequence": 2, "parallel.zero_stage": 2,
     "parallel.offload": "optimizer", "parallel.recompute": "full", "parallel.compile": True, "parallel.overlap": True,
     "parallel.timeout_seconds": 9.0,
@@ -154,6 +156,8 @@ def test_what_auto_comes_to_is_in_the_name() -> None:
     assert result_hash(run("device=cpu"), gpu=True) == result_hash(run("precision=fp32"), gpu=False)
     rate = result_values(config, gpu=False)["optim"]["lr"]
     assert isinstance(rate, float) and name_of(run(f"optim.lr={rate!r}")) == name_of(config)
+    half = run("optim.lr_factor=0.5")
+    assert name_of(run(f"optim.lr={result_values(half, gpu=False)['optim']['lr']!r}")) == name_of(half)
 
 
 def test_a_length_and_defaults_that_follow_are_spelt_out() -> None:

@@ -23,7 +23,7 @@ from trainer.models.mixers.base import kinds_of
 from trainer.models.mixers.registry import MIXERS
 from trainer.models.registry import cost_of
 from trainer.models.roles import role_of
-from trainer.models.transformer.config import TransformerConfig
+from trainer.models.transformer.config import TransformerConfig, usual_ff
 from trainer.parallel.tensor.split import split_parameter
 from trainer.plan.activations import activations
 from trainer.plan.counting import count_flops, count_parameters
@@ -251,7 +251,7 @@ def test_rotary_positions_are_applied_or_refused(name: str, options: dict) -> No
         config_of(name, options, position="rotary")
 
 
-SIZES = ("100k", "300k", "1M", "3M", "10M", "30M", "100M", "300M", "1B")
+SIZES = ("12k", "25k", "50k", "100k", "300k", "1M", "3M", "10M", "30M", "100M", "300M", "1B")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -265,7 +265,8 @@ def test_a_size_has_as_many_parameters_of_the_body_as_attention(name: str, optio
     assert count_parameters(config).body == pytest.approx(wanted, rel=0.025)
     assert name != "attention" or config.shape() == attention.shape() or options
     ratios = [model.d_model / model.n_layers for model in (attention, config)]
-    assert 1 / 4 < ratios[0] / ratios[1] < 4
+    assert 1 / 2 <= ratios[0] / ratios[1] <= 2
+    assert 1 / 2.5 <= config.ff_width / usual_ff(config.d_model, config.mlp) <= 2.5
     cost_of(config.family).check_splits(config, Degrees(8, 1, 1))
 
 

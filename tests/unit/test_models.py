@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from trainer.models.build import build_model
 from trainer.models.common import head
 from trainer.models.common.rotary import rotary_angles, rotate
+from trainer.models.common.sight import Sight
 from trainer.models.mixers.attention.module import causal_attention
 from trainer.models.transformer.config import TransformerConfig
 
@@ -136,21 +137,27 @@ def test_rotary_scores_depend_on_distance_alone():
 
 def test_attention_with_a_cache_sees_all_that_came_before():
     q, k, v = torch.randn(3, 1, 2, 6, 8)
-    whole = causal_attention(q, k, v, None, 0.0)
-    torch.testing.assert_close(causal_attention(q[:, :, 4:], k, v, None, 0.0), whole[:, :, 4:])
-    torch.testing.assert_close(causal_attention(q[:, :, 5:], k, v, None, 0.0), whole[:, :, 5:])
+    whole = causal_attention(q, k, v, Sight(), 0.0)
+    torch.testing.assert_close(causal_attention(q[:, :, 4:], k, v, Sight(), 0.0), whole[:, :, 4:])
+    torch.testing.assert_close(causal_attention(q[:, :, 5:], k, v, Sight(), 0.0), whole[:, :, 5:])
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+TERMS = [head.LossTerms(), head.LossTerms(0.1), head.LossTerms(0.0, 0.3), head.LossTerms(0.1, 0.3)]
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("terms", TERMS, ids=str)
 @pytest.mark.parametrize("chunk", [61, 61 * 5, 61 * 1000])
-def test_both_losses_of_the_head_are_cross_entropy(chunk: int, smoothing: float, monkeypatch: pytest.MonkeyPatch):
+def test_both_losses_of_the_head_are_cross_entropy(
+    chunk: int, terms: head.LossTerms, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(head, "CPU_LOGITS", chunk)
     hidden, weight, weights = torch.randn(13, 8), torch.randn(61, 8), torch.rand(13)
     targets = torch.randint(0, 61, (13,))
     results = []
     for loss in (head.LinearCrossEntropy.apply, in_place, plain):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-        losses = loss(h, w, targets, smoothing)
+        losses = loss(h, w, targets, terms, softcap)
         (losses * weights).sum().backward()
         results.append((losses.detach(), h.grad, w.grad))
     for chunked, kept, reference in zip(*results, strict=True):
@@ -158,17 +165,21 @@ def test_both_losses_of_the_head_are_cross_entropy(chunk: int, smoothing: float,
         torch.testing.assert_close(kept, reference, atol=1e-5, rtol=1e-5)
 
 
-def in_place(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    return head.InPlaceCrossEntropy.apply(hidden @ weight.t(), targets, smoothing)
+def in_place(hidden, weight, targets, terms: head.LossTerms, softcap: float | None) -> torch.Tensor:
+    return head.InPlaceCrossEntropy.apply(head.capped(hidden @ weight.t(), softcap), targets, terms)
 
 
 def test_the_gradient_that_took_the_place_of_the_logits_is_not_used_twice():
     logits = torch.randn(3, 7, requires_grad=True)
-    loss = head.InPlaceCrossEntropy.apply(logits * 1, torch.tensor([1, 2, 3]), 0.0).sum()
+    loss = head.InPlaceCrossEntropy.apply(logits * 1, torch.tensor([1, 2, 3]), head.PLAIN).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
 
-def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    return F.cross_entropy(hidden @ weight.t(), targets, reduction="none", label_smoothing=smoothing)
+def plain(hidden, weight, targets, terms: head.LossTerms, softcap: float | None) -> torch.Tensor:
+    logits = hidden @ weight.t()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=terms.smoothing)
+    return losses + terms.z_loss * torch.log(logits.exp().sum(1)) ** 2

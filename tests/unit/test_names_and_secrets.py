@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.cluster.local.cold import ProcessPool
+from launch.cluster.local.warm import RankPool
 from trainer.config.base import parse_section
 from trainer.config.data import SourceConfig
 from trainer.config.load import dump, run_from_values
@@ -139,3 +142,34 @@ def test_values_beside_the_name_of_a_secret_are_not_shown() -> None:
     assert not [
         name for name in ("tokens", "keyboard", "tokenizer", "monkey", "keep_at", "key_filename") if looks_secret(name)
     ]
+
+
+SAYS = (
+    "import logging, os, sys\nsecret = os.environ['SERVICE_TOKEN']\n"
+    "print('a', secret, [secret]); print(secret, file=sys.stderr); sys.stdout.writelines([secret])\n"
+    "logging.warning('sent to https://h/x?t=%s', secret)\n"
+    "raise RuntimeError(f'403 for {secret}')\n"
+)
+
+
+def start_rank(start: str, program: Path, log: Path, environment: dict[str, str]) -> int:
+    if start == "below torchrun":
+        command = [sys.executable, "-m", "trainer.node.rank", str(program)]
+        return subprocess.run(command, cwd=log.parent, env=environment, check=False).returncode
+    warm = RankPool(environment, log.with_name("server.log"), preload=())
+    with contextlib.closing(ProcessPool(sys.executable) if start == "alone" else warm) as pool:
+        pool.fork("a", [str(program)], environment, log.parent, log)
+        while not (ended := [row["code"] for row in pool.events(60) if row.get("exited") == "a"]):
+            pass
+    return int(ended[0])
+
+
+@pytest.mark.parametrize("start", ["alone", "below torchrun", "forked"])
+def test_no_log_of_a_rank_holds_a_secret(tmp_path: Path, start: str) -> None:
+    program, log = tmp_path / "program.py", tmp_path / "rank_0.log"
+    program.write_text(SAYS)
+    environment = {**os.environ, "SERVICE_TOKEN": "hunter2/hunter2", "RANK": "0", "ESCALA_LOGS": str(tmp_path)}
+    assert start_rank(start, program, log, environment) == 1
+    said = log.read_text()
+    assert "hunter2" not in said and "a *** ['***']" in said and "x?t=***" in said
+    assert "\nRuntimeError: 403 for ***\n" in said

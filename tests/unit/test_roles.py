@@ -45,6 +45,17 @@ def test_every_parameter_has_a_role_and_every_role_a_parameter() -> None:
     assert set(model.roles) == used
 
 
+def test_the_order_of_parameters_lasts() -> None:
+    """Optimizer states and gradient norms follow it."""
+    with torch.device("meta"):
+        names = [name for name, _ in make_model(models()[0]).named_parameters()]
+    block = ("attn_norm", "attn.q", "attn.k", "attn.v", "attn.out", "mlp_norm", "mlp.gate_up", "mlp.down")
+    fused = [name.replace("attn.q", "attn.qkv") for name in block if name not in ("attn.k", "attn.v")]
+    names_of = block if "blocks.0.attn.q.weight" in names else fused
+    blocks = [f"blocks.{layer}.{name}.weight" for layer in range(2) for name in names_of]
+    assert [n for n in names if "bias" not in n] == ["embed.weight", *blocks, "norm.weight", "head.weight"]
+
+
 def test_a_parameter_without_a_role_is_named() -> None:
     with pytest.raises(AssertionError, match=r"weight_hh_l0' has no role"):
         role_of(linear("blocks.*.mlp.up", 0.02, 32), "rnn.weight_hh_l0")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +10,14 @@ import pytest
 from tests.conftest import ROOT
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir, Status
-from trainer.observe import wandb_mirror
 from trainer.observe.console import console_line
 from trainer.observe.metrics import METRICS
 from trainer.observe.observers import Observers
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
-from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
+from trainer.observe.wall_time import WallTime
+from trainer.observe.wandb_mirror import resolve_mode
+from trainer.plan.gpus import gpu_of_driver
 
 
 class Collector:
@@ -94,9 +92,12 @@ def test_console_lines_show_what_is_there():
 
 
 def test_the_documented_metrics_are_those_that_are_declared():
-    page = (ROOT / "docs" / "run-directory.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", page.split("## Rows of `metrics.jsonl`")[1], flags=re.M)
-    assert rows == [(m.key, m.unit, "both" if len(m.rows) == 2 else m.rows[0]) for m in METRICS]
+    page = (ROOT / "docs" / "run-directory.md").read_text().split("## Rows of `metrics.jsonl`")[1]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", page, flags=re.M)
+    declared = [
+        (m.key, m.unit, m.better or "", ", ".join(m.shows), "both" if len(m.rows) == 2 else m.rows[0]) for m in METRICS
+    ]
+    assert rows == declared
 
 
 def test_throughput_leaves_out_what_is_not_training():
@@ -105,11 +106,13 @@ def test_throughput_leaves_out_what_is_not_training():
     for _ in range(2):
         with meter.step():
             pass
-    assert meter.report() == 50.0
-    assert meter.report() is None
+    assert meter.report() == {
+        "tokens_per_second": 50.0, "step_seconds": 2.0, "step_seconds_p95": 2.0, "data_seconds": 0.0,
+    }  # fmt: skip
+    assert meter.report()["tokens_per_second"] is None
     with meter.step():
         pass
-    assert (meter.report(), meter.overall) == (100.0, 60.0)
+    assert (meter.report()["tokens_per_second"], meter.overall) == (100.0, 60.0)
 
 
 @pytest.mark.parametrize(
@@ -130,47 +133,52 @@ def test_the_mode_follows_from_choice_and_credentials(choice, environment, mode,
     assert resolve_mode(choice) == mode
 
 
-@pytest.fixture(autouse=True)
-def _fresh_wandb(monkeypatch: pytest.MonkeyPatch):
-    import wandb
+def test_step_times_and_waits_are_of_the_interval():
+    now = iter([0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 4.0, 4.0])  # a step: begins, waits from, to, ends
+    meter = Throughput(100, clock=lambda: next(now))
+    for _ in range(2):
+        with meter.step(), meter.wait():
+            pass
+    assert meter.report() == {
+        "tokens_per_second": 50.0, "step_seconds": 3.0, "step_seconds_p95": 3.0, "data_seconds": 1.75,
+    }  # fmt: skip
 
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    wandb.teardown()
-    yield
-    wandb.teardown()
 
+def test_the_account_of_the_wall_time_goes_on_over_attempts_and_names_what_a_restart_lost():
+    now = [100.0]
 
-def mirror_rows(directory: Path, mode: str) -> list[dict]:
-    settings = {"project": "test", "name": "test", "config": {"a": 1}}
-    mirror = WandbMirror(run_id="abc123", mode=mode, directory=directory, settings=settings)
+    def spend(wall: WallTime, part: str, seconds: float) -> None:
+        with wall.part(part):
+            now[0] += seconds
+
+    first = WallTime(2, [], 0, started=90.0, clock=lambda: now[0])
+    rows = []
     for step in (1, 2, 3):
-        mirror.row({"kind": "train", "step": step, "tokens": 10 * step, "loss": 3.0 - step})
-    mirror.finish(0)
-    return read_back(directory)
+        spend(first, "train_seconds", 10.0)
+        rows.append({"kind": "train", "step": step, **first.row(waited=float(step))})
+        spend(first, "save_seconds", 5.0)
+    assert rows[-1] == {
+        "kind": "train", "step": 3, "wall_seconds": 50.0, "gpu_seconds": 100.0, "train_seconds": 27.0,
+        "start_seconds": 10.0, "wait_seconds": 3.0, "save_seconds": 10.0, "evaluation_seconds": 0.0,
+        "lost_seconds": 0.0, "goodput": 0.54,
+    }  # fmt: skip
+    now[0] = 1000.0  # nobody holds the machine between attempts
+    second = WallTime(4, rows, 1, started=1000.0, clock=lambda: now[0])
+    spend(second, "train_seconds", 10.0)
+    total = second.row(waited=0.0)
+    assert (total["lost_seconds"], total["train_seconds"], total["wall_seconds"]) == (18.0, 19.0, 60.0)
+    assert total["gpu_seconds"] == 100.0 + 40.0
 
 
-def read_back(directory: Path) -> list[dict]:
-    """Return the history in the offline file, through wandb's own reader."""
-    (file,) = directory.glob("wandb/offline-run-*/run-abc123.wandb")
-    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()
-    items = [json.loads(line).get("history", {}).get("item", {}) for line in lines]
-    return [item for item in items if "step" in item]
-
-
-def test_offline_rows_can_be_read_back(tmp_path: Path):
-    rows = mirror_rows(tmp_path, "offline")
-    assert [(row["step"], row["train/loss"], row["tokens"]) for row in rows] == [
-        (1, 2.0, 10),
-        (2, 1.0, 20),
-        (3, 0.0, 30),
-    ]
-
-
-def test_without_a_server_the_mirror_goes_offline_and_keeps_the_rows(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(wandb_mirror, "INIT_TIMEOUT", 2.0)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    rows = mirror_rows(tmp_path, "online")
-    assert [row["step"] for row in rows] == [1, 2, 3]
-    assert "mirroring offline" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("driver", "kind"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100-SXM"), ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA A100-SXM4-40GB", "A100-SXM-40GB"),
+        ("NVIDIA H200", "H200-SXM"), ("NVIDIA A10", "A10"), ("NVIDIA A100-PCIE-40GB", None), ("NVIDIA A10G", None),
+        ("NVIDIA GeForce RTX 4090", "RTX-4090"), ("Tesla V100-SXM2-32GB", "V100-SXM-32GB"),
+    ],
+)  # fmt: skip
+def test_gpus_are_known_by_the_names_of_their_drivers(driver: str, kind: str | None):
+    found = gpu_of_driver(driver)
+    assert (found.name if found else None) == kind

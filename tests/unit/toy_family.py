@@ -102,6 +102,10 @@ class Toy(LanguageModel):
         self.head = Head(config.d_model, config.vocab_rows)
         tie_head(self)
 
+    @property
+    def state_limit(self) -> None:
+        """The mean of any number of tokens is one vector."""
+
     def hidden(self, inputs: Tensor, documents: Any, positions: Any, state: State | None) -> Tensor:
         x: Tensor = self.embed(inputs)
         for number, block in enumerate(self.blocks):

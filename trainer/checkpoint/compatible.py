@@ -39,6 +39,7 @@ def check_start(config: RunConfig, data: DataManifest, own: Path) -> None:
         if not weights_only:
             check_optimizer(manifest, checkpoint, config.optim.name)
             check_data(manifest, checkpoint, data)
+            check_lanes(manifest, checkpoint, config)
         return
 
 
@@ -86,6 +87,27 @@ def check_optimizer(manifest: Manifest, checkpoint: Path, mine: str) -> None:
             f"{checkpoint} was written with the optimizer {theirs}, this run uses {mine}: set optim.name to {theirs}, "
             "or checkpoint.load to warm_start to begin with its weights alone"
         )
+
+
+def lanes_of(config: RunConfig) -> dict[str, int]:
+    """Return what a checkpoint notes of the lanes whose states it has, beside the number of data ranks."""
+    return {"lanes": config.batch.tokens_per_step // config.model.context_length, "tensor": config.parallel.tensor}
+
+
+def check_lanes(manifest: Manifest, checkpoint: Path, config: RunConfig) -> None:
+    """Raise `UserError` where a run that carries states could not go on with those of the checkpoint."""
+    if not config.model.carries:
+        return
+    theirs, mine = manifest.state.get("carried"), lanes_of(config)
+    anew = "begin anew from its weights (checkpoint.load: warm_start and checkpoint.source)"
+    if theirs is None:
+        raise UserError(f"{checkpoint} has no states of lanes, with which model.carry would go on: {anew}")
+    for key, word in (("lanes", "lanes (sequences per step)"), ("tensor", "tensor ranks")):
+        if theirs[key] != mine[key]:
+            raise UserError(
+                f"{checkpoint} has the states of its lanes for {theirs[key]} {word}, and this run has {mine[key]}: go "
+                f"on with {theirs[key]}, or {anew}"
+            )
 
 
 def check_data(manifest: Manifest, checkpoint: Path, data: DataManifest) -> None:

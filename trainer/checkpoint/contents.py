@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 if TYPE_CHECKING:
     from trainer.checkpoint.manifest import Manifest, Share
@@ -23,6 +23,21 @@ class _Data(BaseModel):
     shards: dict[str, int]
 
 
+class _Carried(BaseModel):
+    """How the lanes whose states are kept were shared out."""
+
+    model_config = ConfigDict(strict=True)
+    lanes: int = Field(gt=0)
+    data: int = Field(gt=0)
+    tensor: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> _Carried:
+        if self.lanes % self.data:
+            raise ValueError(f"{self.data} data ranks do not share {self.lanes} lanes")
+        return self
+
+
 class _State(BaseModel):
     """What a run keeps beside its parameters. Each part may be missing."""
 
@@ -30,6 +45,7 @@ class _State(BaseModel):
     identity: dict[str, str] = {}
     settings: dict[str, Any] = {}
     data: _Data | None = None
+    carried: _Carried | None = None
 
 
 def contents_problem(manifest: Manifest) -> str | None:

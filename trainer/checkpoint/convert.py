@@ -27,7 +27,7 @@ from trainer.checkpoint.manifest import (
     hash_file,
     read_manifest,
 )
-from trainer.checkpoint.search import newest_sound, root_of
+from trainer.checkpoint.search import sound_checkpoint
 from trainer.config.model import ModelConfig, parse_model
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_USER_ERROR
@@ -37,17 +37,6 @@ from trainer.models.huggingface import from_huggingface, to_huggingface
 from trainer.parallel.tensor.split import Split
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def find_checkpoint(source: Path) -> Path:
-    """Return the checkpoint that a path means: itself, or the newest sound one of a run directory."""
-    found = newest_sound(root_of(source))
-    sentences = [f"{row.checkpoint} was passed over: {row.problem}" for row in found.passed]
-    if found.checkpoint is None:
-        raise UserError("; ".join([f"{source} holds no sound checkpoint", *sentences]))
-    for sentence in sentences:
-        print(sentence, file=sys.stderr)
-    return found.checkpoint
 
 
 def consolidate(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], ModelConfig]:
@@ -80,10 +69,8 @@ def write_safetensors(checkpoint: Path, target: Path, dtype: torch.dtype) -> Non
 def export_huggingface(checkpoint: Path, target: Path, dtype: torch.dtype) -> None:
     """Write a directory that `transformers` loads, with the run's tokenizer where it is found."""
     tensors, config = consolidate(checkpoint, dtype)
-    tokenizer = tokenizer_of(checkpoint, read_manifest(checkpoint))
-    if tokenizer is None:
-        print(f"no tokenizer of {checkpoint} was found; {target} has none, and no end token", file=sys.stderr)
-    write_huggingface(*to_huggingface(tensors, config), target, dtype, tokenizer)
+    with tokenizer_of(checkpoint, read_manifest(checkpoint)) as tokenizer:
+        write_huggingface(*to_huggingface(tensors, config), target, dtype, tokenizer)
 
 
 def write_checkpoint(source: Path, target: Path) -> Path:
@@ -126,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise UserError(f"--dtype {a.dtype} has no effect with --to checkpoint, which holds fp32: leave it out")
             print(f"wrote {write_checkpoint(a.source, a.target)}")
             return 0
-        checkpoint = find_checkpoint(a.source)
+        checkpoint, _ = sound_checkpoint(a.source)
         write = write_safetensors if a.to == "safetensors" else export_huggingface
         write(checkpoint, a.target, DTYPES[a.dtype])
         print(f"wrote {a.target} from {checkpoint}")

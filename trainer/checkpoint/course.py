@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.checkpoint.manifest import checkpoint_name, list_checkpoints, step_of
 from trainer.checkpoint.retention import ABANDONED, DAMAGED, Misplaced, misplaced, set_aside
@@ -34,7 +33,7 @@ class Course:
     left: frozenset[str] = frozenset()
 
 
-def put_in_order(course: Course, passed: Sequence[Passed], fence: Fence) -> dict[str, Any]:
+def put_in_order(course: Course, passed: Sequence[Passed], fence: Fence) -> dict[str, object]:
     """Set aside the run's checkpoints that do not belong to its course, and return what to record and say.
 
     Returns `trajectory`, `passed_over` and `lost_steps` as the event has them, `set_aside` with one row for each, and

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.checkpoint.manifest import Manifest
-from trainer.config.load import load_run
+from trainer.config.data import DataConfig
+from trainer.config.load import load_written
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, write_atomically
-from trainer.data.tokenize.tokenizer import DIRECTORY, META, load_tokenizer, read_meta
+from trainer.data.tokenize.run_tokenizer import directory_of_run
+from trainer.data.tokenize.tokenizer import load_tokenizer, read_meta
 from trainer.data.tokenize.tokenizer_json import tokenizer_json
 from trainer.models.huggingface import CONFIG
 
@@ -123,15 +127,25 @@ def _write_tokenizer(source: Path, target: Path) -> int:
     return tokenizer.eos_id
 
 
-def tokenizer_of(checkpoint: Path, manifest: Manifest) -> Path | None:
-    """Return where the tokenizer of a checkpoint lies: in its run, or with its data. None where neither has it."""
-    wanted = manifest.state.get("identity", {}).get("tokenizer")
+@contextmanager
+def tokenizer_of(checkpoint: Path, manifest: Manifest) -> Iterator[Path | None]:
+    """Give where the tokenizer of a checkpoint lies, in its run or with its data. None, with a warning, without one."""
+    expected = manifest.state.get("identity", {}).get("tokenizer")
     run = RunDir(checkpoint.resolve().parent.parent)
-    places = [run.root / DIRECTORY]
-    with contextlib.suppress(UserError):  # a configuration of another version: the weights are of use without it
-        if run.config.exists():
-            places.append(Path(load_run(run.config).data.directory) / DIRECTORY)
-    for place in places:
-        if wanted is not None and (place / META).exists() and read_meta(place)["hash"] == wanted:
-            return place
+    with ExitStack() as open_while_used:
+        found = None
+        try:
+            if expected is None:
+                raise UserError("it does not say with which it was trained")
+            found = open_while_used.enter_context(directory_of_run(run.tokenizer, _data_of(run), expected))
+        except UserError as error:
+            warning = f"no tokenizer of {checkpoint} was found, so the export has none, and no end token"
+            print(f"warning: {warning}: {error}", file=sys.stderr)
+        yield found
+
+
+def _data_of(run: RunDir) -> DataConfig | None:
+    """Return the data of a run, or None where its configuration is another version's: the weights are of use still."""
+    with contextlib.suppress(UserError):
+        return load_written(run.config).data if run.config.exists() else None
     return None

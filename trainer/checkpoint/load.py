@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainer.checkpoint.compatible import check_architecture, check_optimizer
+from trainer.checkpoint.carried import load_carried
+from trainer.checkpoint.compatible import check_architecture, check_lanes, check_optimizer
 from trainer.checkpoint.manifest import Manifest, Share
 from trainer.contract.errors import UserError
 from trainer.engine.engine import Engine
@@ -75,6 +76,13 @@ class Source:
                 result.narrow(axis, target, length).copy_(share.narrow(axis, source, length))
         return result
 
+    def rows(self, file: str, prefix: str, begin: int, end: int) -> dict[str, Tensor]:
+        """Return rows of the tensors of a file whose keys begin with a prefix, by the rest of the key."""
+        if file not in self.manifest.files:
+            raise UserError(f"{self.checkpoint} has no {file}, which its manifest speaks of: it is damaged")
+        keys = [key for key in self._keys(file) if key.startswith(prefix)]
+        return {key.removeprefix(prefix): self._open(file).get_slice(key)[begin:end] for key in keys}
+
     def _by_share(self, name: str) -> dict[tuple[int | None, Any], list[tuple[str, Share]]]:
         groups = defaultdict(list)
         for file, share in self._homes[name]:
@@ -129,6 +137,7 @@ def load(engine: Engine, checkpoint: Path, manifest: Manifest, *, weights_only: 
     source = Source(checkpoint, manifest)
     if not weights_only:
         check_optimizer(manifest, checkpoint, engine.config.optim.name)
+        check_lanes(manifest, checkpoint, engine.config)
     problem = ""
     try:
         if not weights_only:
@@ -136,6 +145,8 @@ def load(engine: Engine, checkpoint: Path, manifest: Manifest, *, weights_only: 
             engine.sharded.prepare_moments(source.moments_of, scalars)
         for fragment in engine.sharded.fragments():
             _fill(engine, fragment, source, [] if weights_only else source.moments_of(fragment.name))
+        if not weights_only:
+            load_carried(engine, source)
     except (OSError, SafetensorError, UserError) as error:
         problem = f"{type(error).__name__}: {error}"
     _agree_on_problem(engine, problem)

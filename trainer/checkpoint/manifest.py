@@ -10,7 +10,8 @@ tensor share of one parameter. A loader on any layout reads the ranges that it n
      "layout": "...", "trajectory": hex, "format": 2,
      "sha256": hex of all bytes before it}
 
-A file holds for each share the tensors `NAME|weight` and one `NAME|<moment>` for each moment of the optimizer.
+A file holds for each share the tensors `NAME|weight` and one `NAME|<moment>` for each moment of the optimizer, and what
+lanes carry from step to step (`carried.py`).
 Format 1 had neither `trajectory` nor a hash of itself. It is still read, with the checks of `contents.py` alone.
 """
 
@@ -211,6 +212,11 @@ def step_of(checkpoint: Path) -> int | None:
 def checkpoint_name(step: int) -> str:
     """Return the directory name of the checkpoint after so many steps."""
     return f"step_{step:09d}"
+
+
+def rank_file(rank: int) -> str:
+    """Return the name of a rank's file."""
+    return f"rank_{rank:05d}.safetensors"
 
 
 def list_checkpoints(root: Path) -> list[Path]:

@@ -18,6 +18,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainer.checkpoint.carried import PREFIX
+from trainer.checkpoint.compatible import lanes_of
 from trainer.checkpoint.manifest import (
     MANIFEST,
     File,
@@ -27,6 +29,7 @@ from trainer.checkpoint.manifest import (
     file_from_json,
     file_to_json,
     hash_file,
+    rank_file,
 )
 from trainer.checkpoint.retention import discard, sync
 from trainer.contract.run_dir import write_atomically
@@ -88,6 +91,10 @@ def take_snapshot(
             key = f"{fragment.name}|{kind}"
             tensors[key] = memory.copy(key, values[window])
         shares[fragment.name] = Share(split.dim, split.pieces, (start, stop))
+    if engine.carried is not None:
+        for name, lanes in engine.carried.tensors().items():
+            tensors[PREFIX + name] = memory.copy(PREFIX + name, lanes)
+        state = {**state, "carried": {**lanes_of(engine.config), "data": engine.mesh.dp_size}}
     memory.wait()
     manifest = Manifest(
         step=step,
@@ -109,11 +116,6 @@ def write_share(directory: Path, snapshot: Snapshot) -> File:
     save_file(snapshot.tensors, path, metadata={"step": str(snapshot.step)})
     sync(path)
     return File(path.stat().st_size, hash_file(path), snapshot.shares)
-
-
-def rank_file(rank: int) -> str:
-    """Return the name of a rank's file."""
-    return f"rank_{rank:05d}.safetensors"
 
 
 def commit(directory: Path, final: Path, manifest: Manifest) -> None:

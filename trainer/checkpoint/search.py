@@ -6,6 +6,7 @@ sample`, and launchers before they start ranks. Free of torch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,6 +102,20 @@ def first_sound(found: Iterable[Candidate], problem_of: ProblemOf) -> Found:
 def newest_sound(root: Path, problem_of: ProblemOf | None = None) -> Found:
     """Return the newest sound checkpoint of a directory. By default every byte of it is read."""
     return first_sound(candidates(root), problem_of or bytes_problem)
+
+
+def sound_checkpoint(source: Path) -> tuple[Path, Manifest]:
+    """Return the checkpoint that a path means, itself or the newest sound one of a run directory, and its manifest.
+
+    Newer ones that are passed over are named on standard error. Raises `UserError` where none is sound.
+    """
+    found = newest_sound(root_of(source))
+    sentences = [f"{row.checkpoint} was passed over: {row.problem}" for row in found.passed]
+    if found.checkpoint is None or found.manifest is None:
+        raise UserError("; ".join([f"{source} holds no {'sound ' if sentences else ''}checkpoint", *sentences]))
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return found.checkpoint, found.manifest
 
 
 def bytes_problem(checkpoint: Path, manifest: Manifest) -> str | None:

@@ -26,7 +26,7 @@ RATE = ("steps", "schedule")
 POINTS = 200  # of the schedule that are compared
 
 
-def settings_of(config: RunConfig, plan: Plan) -> dict[str, Any]:
+def settings_of(config: RunConfig, plan: Plan) -> dict[str, object]:
     """Return the settings that a checkpoint names, as plain JSON values, with `auto` resolved."""
     optim = config.optim.model_dump(mode="json", exclude={"name", "lr"})
     return {

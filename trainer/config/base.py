@@ -24,7 +24,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _entries_of_default_lists(cls, values: Any) -> Any:
+    def _entries_of_default_lists(cls, values: object) -> Any:
         """Change entries of a list that has its default, as `sources.0.min_chars=9` does where no file has sources."""
         if not isinstance(values, dict):
             return values

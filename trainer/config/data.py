@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from trainer.config.secrets import Location, Options, from_environment
 from trainer.config.span import Count
 
 TRAIN, HELD_OUT = "train", "held_out"
+USUAL_PIECES = 4096  # of a tokenizer that is trained here
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -68,7 +69,7 @@ class SourceConfig(Section):
         return pattern
 
     @property
-    def storage_options(self) -> dict[str, Any]:
+    def storage_options(self) -> dict[str, object]:
         """The options of the file system with the variables that they name filled in: for use, never for a file."""
         return from_environment(self.storage)
 
@@ -82,24 +83,36 @@ class SourceConfig(Section):
 
 
 class TokenizerConfig(Section):
-    """How text becomes tokens: a sentencepiece model trained on a sample, bytes, or an existing model."""
+    """How text becomes tokens: a sentencepiece model trained on a sample, bytes, words, or an existing model."""
 
-    kind: Tokens[Literal["bpe", "unigram", "bytes", "sentencepiece", "huggingface"]] = Field(
-        "bpe", description="bpe and unigram are trained with sentencepiece; the last two are read from 'path'"
+    kind: Tokens[Literal["bpe", "unigram", "bytes", "word", "sentencepiece", "huggingface"]] = Field(
+        "bpe",
+        description="bpe and unigram are trained with sentencepiece; word: the closed vocabulary of the training text; "
+        "the last two are read from 'path'",
     )
     path: Tokens[str | None] = Field(None, description="an existing tokenizer.model (sentencepiece) or tokenizer.json")
-    vocab_size: Tokens[Count] = Field(4096, gt=0, description="of a trained tokenizer; others have their own")
+    vocab_size: Tokens[Count | None] = Field(
+        None, gt=0, description=f"of a trained tokenizer; default {USUAL_PIECES:,}, and all words for kind word"
+    )
     byte_fallback: Tokens[bool] = Field(True, description="characters outside the vocabulary become bytes, not <unk>")
     sample_bytes: Tokens[Count] = Field(20_000_000, gt=0, description="text that the tokenizer is trained on")
     eos: Tokens[str | None] = Field(
         None, description="end-of-document token of a Hugging Face tokenizer, where it is not known"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_pieces(cls, values: object) -> object:
+        """Fill in the default of all kinds but word: it is a part of what names a set."""
+        if isinstance(values, dict) and values.get("kind") != "word" and values.get("vocab_size") is None:
+            return {**values, "vocab_size": USUAL_PIECES}
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> TokenizerConfig:
         if self.kind in ("sentencepiece", "huggingface") and self.path is None:
             raise ValueError(f"a tokenizer of kind {self.kind!r} needs a 'path'")
-        if self.kind in ("bpe", "unigram", "bytes") and self.path is not None:
+        if self.kind in ("bpe", "unigram", "bytes", "word") and self.path is not None:
             raise ValueError(
                 f"a tokenizer of kind {self.kind!r} has no 'path' (kinds with one: sentencepiece, huggingface)"
             )
@@ -108,8 +121,10 @@ class TokenizerConfig(Section):
                 f"'eos' is for tokenizers of kind 'huggingface'; one of kind {self.kind!r} has its own end"
             )
         least = 256 + 2 if self.byte_fallback else 3
-        if self.kind in ("bpe", "unigram") and not least < self.vocab_size <= 2**20:
+        if self.kind in ("bpe", "unigram") and not least < (self.vocab_size or 0) <= 2**20:
             raise ValueError(f"vocab_size must be over {least} (bytes and control tokens) and at most {2**20}")
+        if self.kind == "word" and self.vocab_size is not None and self.vocab_size < 3:
+            raise ValueError("vocab_size must be at least 3: <unk>, <eos> and a word")
         return self
 
 
@@ -157,6 +172,11 @@ class DataConfig(Section):
         "complete", description="train when all data are prepared, or on what is published while preparation goes on"
     )
     stages: Result[tuple[StageConfig, ...]] = Field((), description="changes of the mixture's weights during training")
+    order: Result[Literal["shuffled", "streams"]] = Field(
+        "shuffled",
+        description="sequences anew in each epoch, or each lane of the batch one stretch of the text, part after part",
+        exclude_if=lambda value: value == "shuffled",  # so that runs from before there was a choice keep their identity
+    )
     shuffle_window: Result[Count | None] = Field(
         None, gt=0, description="shuffle within so many tokens, not the whole set: for sets larger than the cache"
     )
@@ -185,7 +205,25 @@ class DataConfig(Section):
             without = self.sources[weighted.index(False)].tag
             raise ValueError(f"either every source has a 'weight' or none; {without!r} has none")
         self._check_stages()
+        self._check_streams()
         return self
+
+    def _check_streams(self) -> None:
+        """Raise ValueError for what has no meaning where lanes read the text in its order."""
+        if self.order != "streams":
+            return
+        if self.packing != "concatenate":
+            raise ValueError(
+                f"data.order streams reads the text as it stands, and packing {self.packing} lays it out anew: set "
+                "packing to concatenate (document_mask: true keeps documents apart)"
+            )
+        if self.shuffle_window is not None:
+            raise ValueError("shuffle_window has no effect with order streams: leave it out")
+        if self.sources[0].weight is not None:
+            raise ValueError(
+                "sources are mixed by weight sample by sample, and order streams reads each from end to end: leave the "
+                "weights out, or set order to shuffled"
+            )
 
     def _check_stages(self) -> None:
         known = {source.tag for source in self.sources}
@@ -210,7 +248,7 @@ class DataConfig(Section):
         """Whether tokens read their own document only, in training, evaluation and decoding alike."""
         return self.document_mask or self.packing == "best_fit"
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """Return what determines the tokens of the set, as plain JSON values."""
         return determining(self, Determines.TOKENS)
 

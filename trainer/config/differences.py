@@ -22,6 +22,6 @@ def _differences(key: str, old: Any, new: Any) -> list[str]:
     return [] if old == new else [f"{key}: {_shown(old)} there, {_shown(new)} here"]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) < 60 else f"{text[:57]}..."

@@ -11,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import IntEnum
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Protocol, TypeVar, get_args, runtime_checkable
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-
-from trainer.config.base import Section
-from trainer.config.choice import Choice
 
 T = TypeVar("T")
 
@@ -34,19 +32,27 @@ Result = Annotated[T, Determines.RESULT]
 Tokens = Annotated[T, Determines.TOKENS]
 
 
+@runtime_checkable
+class Chosen(Protocol):
+    """One of several kinds, with the options of that kind (`trainer/config/choice.py`)."""
+
+    name: str
+    options: BaseModel
+
+
 def said(field: FieldInfo) -> Determines | None:
     """Return what a field says that it determines; None where it says nothing."""
     return next((mark for mark in field.metadata if isinstance(mark, Determines)), None)
 
 
-def holds_sections(annotation: Any) -> bool:
+def holds_sections(annotation: object) -> bool:
     """Return whether a field's type is a section, or a list or an option of them."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return True
     return any(holds_sections(part) for part in get_args(annotation))
 
 
-def determining(section: Section, least: Determines) -> dict[str, Any]:
+def determining(section: BaseModel, least: Determines) -> dict[str, Any]:
     """Return the values of the fields that determine at least `least`, as plain JSON values.
 
     A field that says nothing, as one of a family from elsewhere may, counts as determining: two runs are never taken
@@ -59,21 +65,21 @@ def determining(section: Section, least: Determines) -> dict[str, Any]:
         if name not in dumped or (mark is not None and mark < least):
             continue
         value = getattr(section, name)
-        if isinstance(value, Section):
+        if isinstance(value, BaseModel):
             if inner := determining(value, least):
                 found[name] = inner
         elif holds_sections(field.annotation) and isinstance(value, tuple):
             found[name] = [determining(entry, least) for entry in value]
-        elif isinstance(value, Choice):
+        elif isinstance(value, Chosen):
             found[name] = _determining_choice(value, least)
-        elif isinstance(value, tuple) and any(isinstance(entry, Choice) for entry in value):
+        elif isinstance(value, tuple) and any(isinstance(entry, Chosen) for entry in value):
             found[name] = [_determining_choice(entry, least) for entry in value]
         else:
             found[name] = dumped[name]
     return found
 
 
-def _determining_choice(choice: Choice, least: Determines) -> dict[str, Any]:
+def _determining_choice(choice: Chosen, least: Determines) -> dict[str, Any]:
     return {choice.name: determining(choice.options, least)}
 
 

@@ -83,7 +83,7 @@ def _nearby_files(path: Path) -> str:
     return did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
 
 
-def resolve_base(values: Any, section: str, where: str) -> dict[str, Any]:
+def resolve_base(values: object, section: str, where: str) -> dict[str, Any]:
     """Replace a name, or a mapping with `base`, by the mapping that it stands for."""
     if isinstance(values, str | int):
         values = {"base": str(values)}

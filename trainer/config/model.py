@@ -86,6 +86,12 @@ class ModelConfig(Section):
     dropout: Result[float] = Field(
         0.0, ge=0, lt=1, description="of attention, embeddings and what each part adds; training only"
     )
+    logit_softcap: Result[float | None] = Field(
+        None,
+        gt=0,
+        description="logits z become c tanh(z / c) for this c (Gemma 2); default none",
+        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+    )
     init_std: Result[float | None] = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
 
     @model_validator(mode="after")
@@ -131,7 +137,7 @@ class ModelConfig(Section):
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-        values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std"})
+        values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std", "init"})
         values = {key: value for key, value in values.items() if key not in self.regularisers()}
         if self.vocab_size == self.vocab_rows:  # rounding that changes nothing is no difference
             values["vocab_multiple_of"] = 1
@@ -140,6 +146,11 @@ class ModelConfig(Section):
     def shape(self) -> dict[str, int]:
         """Return the numbers that a size stands for, by key."""
         return {"d_model": self.d_model, "n_layers": self.n_layers}
+
+    @property
+    def carries(self) -> bool:
+        """Whether what a lane has read goes on into its next step, see `LanguageModel.carried_state`."""
+        return False
 
     @property
     def kind(self) -> str:
@@ -157,7 +168,7 @@ def config_class(family: str) -> type[ModelConfig]:
     return section
 
 
-def parse_model(values: Any) -> ModelConfig:
+def parse_model(values: object) -> ModelConfig:
     """Return a model section, read as its family's. Raises pydantic's errors, and ValueError for an unknown family."""
     if isinstance(values, ModelConfig):
         return values
@@ -169,7 +180,7 @@ def parse_model(values: Any) -> ModelConfig:
     return section.model_validate(values)
 
 
-def _of_family(values: Any, _: Callable[[Any], ModelConfig]) -> ModelConfig:
+def _of_family(values: object, _: Callable[[Any], ModelConfig]) -> ModelConfig:
     return parse_model(values)
 
 

@@ -55,6 +55,19 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _carries_along_streams(self) -> RunConfig:
+        if self.model.carries and self.data.order != "streams":
+            raise ValueError(
+                "model.carry takes what a lane has read into its next step, and with data.order "
+                f"{self.data.order} that is another text: set data.order to streams"
+            )
+        if self.model.carries and self.parallel.compile:
+            raise ValueError(
+                "model.carry hands states from block to block, which is not compiled: set parallel.compile to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fp8_fits(self) -> RunConfig:
         if self.precision == "fp8" and (self.parallel.overlap or self.parallel.compile):
             raise ValueError(

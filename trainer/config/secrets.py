@@ -21,7 +21,7 @@ HARMLESS = {"", "anon", "anonymous", "google_default", "cloud", "browser", "cach
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})\Z")
 
 
-def refuse_literals(options: Mapping[str, Any], path: str = "") -> None:
+def refuse_literals(options: Mapping[str, object], path: str = "") -> None:
     """Raise ValueError, which names the option and not its value, for a secret that is spelt out."""
     for name, value in options.items():
         where = f"{path}{name}"
@@ -34,13 +34,13 @@ def refuse_literals(options: Mapping[str, Any], path: str = "") -> None:
             )
 
 
-def _is_literal(value: Any) -> bool:
+def _is_literal(value: object) -> bool:
     if isinstance(value, bool) or value is None:
         return False
     return not (isinstance(value, str) and (value in HARMLESS or _VARIABLE.match(value)))
 
 
-def from_environment(options: Mapping[str, Any]) -> dict[str, Any]:
+def from_environment(options: Mapping[str, object]) -> dict[str, object]:
     """Return file system options with the variables that they name replaced by their values.
 
     Raises `UserError` for a variable that is not set. Nobody writes the result down.
@@ -48,7 +48,7 @@ def from_environment(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _value(name, value) for name, value in options.items()}
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(name: str, value: object) -> Any:
     if isinstance(value, Mapping):
         return from_environment(value)
     match = _VARIABLE.match(value) if isinstance(value, str) and looks_secret(name) else None
@@ -61,7 +61,7 @@ def _value(name: str, value: Any) -> Any:
     return os.environ[variable]
 
 
-def _options(options: dict[str, Any]) -> dict[str, Any]:
+def _options(options: dict[str, object]) -> dict[str, object]:
     refuse_literals(options)
     return options
 
@@ -89,5 +89,5 @@ def _secret_parameter(address: str) -> str | None:
     return next((name for name, value in parameters if value and looks_secret(name)), None)
 
 
-Options = Annotated[dict[str, Any], AfterValidator(_options)]  # of a file system
+Options = Annotated[dict[str, object], AfterValidator(_options)]  # of a file system
 Location = Annotated[str, AfterValidator(_location)]  # a path or an address

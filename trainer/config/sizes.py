@@ -11,15 +11,15 @@ Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). The rule:
    so that every model of the ladder can be split over two tensor ranks.
 4. Among the shapes whose width is a multiple of two heads, take the one that is nearest in N and in ratio.
 
-Another mixer than attention has other layers. Its shape has the body parameters of attention's shape within 2.5 %,
-and among such shapes nearly the ratio of attention's.
+Another mixer than attention has other layers. Its shape has the body parameters of attention's shape within 2.5 %, and
+among such shapes it is nearest to attention's ratio and to the usual width of the MLP, which may be changed to fit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.config.span import parse_count
 
@@ -33,6 +33,7 @@ class Dimensions:
     d_model: int
     n_layers: int
     n_heads: int
+    d_ff: int | None = None  # where it is not what follows from d_model
 
     @property
     def body_params(self) -> int:
@@ -86,47 +87,64 @@ def _distance(shape: Dimensions, wanted: int, ratio: float) -> float:
     return 5 * size_error + ratio_error
 
 
-# Steps in which widths of other mixers are searched after steps of two heads; a finer one must be worth its DEMERIT.
-FINER, DEMERIT = (16, 8, 4, 2), 0.15
-FINEST = 64  # steps are not finer than this share of the width, unless nothing else agrees
+# Widths of other mixers are searched in steps of two heads, then in finer ones, which must be worth their DEMERIT.
+FINER, DEMERIT = (16, 8), 0.1
+FINEST = 32  # steps are not finer than this share of the width, unless nothing else agrees
 AGREES = 0.025  # so that any two mixers are within 5 % of each other
 DEEP = 64  # layers that any pattern fits into, to count what a layer has
+FF_STEP = 8  # of an MLP's width that is made to fit
+
+Body = Callable[[Dimensions], int | None]
 
 
-def fitted(like: Dimensions, body: Callable[[Dimensions], int | None], wanted: int | None) -> Dimensions:
+def fitted(like: Dimensions, body: Body, wanted: int | None, d_ff: Callable[[int], int] | None) -> Dimensions:
     """Return the shape nearest to `like` whose body, as `body` counts it, has `wanted` parameters within 2.5 %.
 
-    `body` returns None for a shape that the model cannot have. Raises ValueError where no shape comes near.
+    `body` returns None for a shape that the model cannot have. `d_ff` gives the width of the MLP for a model's, where
+    another one may be taken to fit: small models have too few widths and depths. Raises ValueError where no shape fits.
     """
     if wanted is None:
         raise ValueError("the settings beside the size do not fit the shape of that size: give d_model and n_layers")
     if body(like) == wanted:
         return like
-    ratio = like.d_model / like.n_layers
     agreeing: list[tuple[float, Dimensions]] = []
     for number, step in enumerate((2 * head_width(like.d_model), *FINER)):
         if agreeing and step * FINEST < like.d_model:
             break
-        for shape in _near(like, step, body, wanted):
+        for shape in _near(like, step, body, wanted, d_ff is not None):
             error = abs((body(shape) or 0) / wanted - 1)
             if error <= AGREES:
-                distance = 5 * error + abs(math.log(shape.d_model / shape.n_layers / ratio)) + DEMERIT * number
+                stretched = math.log(shape.d_model / shape.n_layers * like.n_layers / like.d_model)
+                widened = math.log(shape.d_ff / d_ff(shape.d_model)) if shape.d_ff and d_ff else 0.0
+                distance = 5 * error + abs(stretched) + abs(widened) + DEMERIT * number
                 agreeing.append((distance, shape))
     if not agreeing:
         raise ValueError(f"no shape has {wanted:,} parameters of the body within 2.5 %: give d_model and n_layers")
     return min(agreeing, key=lambda row: row[0])[1]
 
 
-def _near(like: Dimensions, step: int, body: Callable[[Dimensions], int | None], wanted: int) -> Iterator[Dimensions]:
-    """Yield shapes of a third to three times the width, at the depths that come nearest to a body."""
-    for d_model in range(max(step, like.d_model // 3 // step * step), 3 * like.d_model, step):
+def _near(like: Dimensions, step: int, body: Body, wanted: int, may_widen: bool) -> Iterator[Dimensions]:
+    """Yield shapes of half to twice the width, at the depths that come nearest, with an MLP that fits too."""
+    for d_model in range(max(step, like.d_model // 2 // step * step), 2 * like.d_model + 1, step):
         heads = _heads(d_model)
         few, many = (body(Dimensions(d_model, n_layers, heads)) for n_layers in (DEEP, 2 * DEEP))
         if few is None or many is None:
             continue
         depth = math.floor(DEEP + (wanted - few) * DEEP / (many - few))
         for n_layers in range(max(1, depth), depth + 3):  # a pattern's layers are not all alike
-            yield Dimensions(d_model, n_layers, heads)
+            shape = Dimensions(d_model, n_layers, heads)
+            yield shape
+            if may_widen and (widened := _widened(shape, body, wanted)):
+                yield widened
+
+
+def _widened(shape: Dimensions, body: Body, wanted: int) -> Dimensions | None:
+    """Return a shape with the width of the MLP that makes it fit; None where there is none."""
+    least, more = (body(replace(shape, d_ff=width)) for width in (FF_STEP, 2 * FF_STEP))
+    if least is None or more is None:
+        return None
+    steps = 1 + round((wanted - least) / (more - least))
+    return replace(shape, d_ff=steps * FF_STEP) if steps > 0 else None
 
 
 def _heads(d_model: int) -> int:

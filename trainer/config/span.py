@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kKMBGT]?
 _SPAN = re.compile(r"^\s*(.+?)\s*(steps?|tokens?|%)\s*$")
 
 
-def parse_count(text: Any) -> int:
+def parse_count(text: object) -> int:
     """Read `20M`, `1.5B`, `32_768`, `2e6` or a plain number as an integer. Raises ValueError."""
     if isinstance(text, bool):
         raise ValueError("expected a number such as 32768, 20M or 1.5B")
@@ -58,7 +58,7 @@ class Span:
         return f"{value}%" if self.unit == "%" else f"{value} {self.unit}"
 
 
-def parse_span(text: Any) -> Span:
+def parse_span(text: object) -> Span:
     """Read `500 steps`, `20M tokens` or `5%`. Raises ValueError."""
     if isinstance(text, Span):
         return text

@@ -1,7 +1,7 @@
 """Secrets kept out of what is printed and written: by the name beside them, and by their value.
 
 Libraries repeat in their errors what they were given: a key, a signed address. Every entry point passes its messages
-and tracebacks through `without_secrets`.
+and tracebacks through `without_secrets`, and the log of a rank whatever Python prints.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
+from functools import cache
 from types import TracebackType
-from urllib.parse import quote, quote_plus
 
 SECRET_WORDS = {
     "secret", "secrets", "key", "token", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "sas",
@@ -28,6 +27,7 @@ _PARAMETER = re.compile(r"""([?&]([\w.-]+)=)[^&#\s'"]+""")  # of an address
 _taken: set[str] = set()
 
 
+@cache
 def looks_secret(name: str) -> bool:
     """Return whether an option of this name holds a secret: `client_secret`, `accountKey`, `token`, not `key_file`."""
     words = set() if name in SHELLS else {word.lower() for word in _WORDS.findall(name)}
@@ -71,6 +71,8 @@ def hide_in_tracebacks() -> None:
 
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of an error without secrets."""
+    import traceback  # late, as `quote` below: commands that go well pay for neither
+
     return without_secrets("".join(traceback.format_exception(error)))
 
 
@@ -80,4 +82,6 @@ def _print_without_secrets(kind: type[BaseException], error: BaseException, wher
 
 def _spellings(value: str) -> set[str]:
     """Return how a value may stand in a text: as it is, as Python shows it, and in an address."""
+    from urllib.parse import quote, quote_plus
+
     return {value, repr(value)[1:-1], *(way(value, safe=safe) for way in (quote, quote_plus) for safe in ("", "/"))}

@@ -22,7 +22,7 @@ class DamagedFileError(UserError):
     """A file of a run cannot be read as what it should be."""
 
 
-def to_json(values: Any, indent: int | None = None) -> str:
+def to_json(values: object, indent: int | None = None) -> str:
     """Return values as one valid JSON document. Numbers that are not finite become null plus a word.
 
     Text stays readable; where it is no valid Unicode, as names of files may be, it is escaped.
@@ -39,13 +39,19 @@ def to_json(values: Any, indent: int | None = None) -> str:
     return text
 
 
-def _plain(value: Any, path: str, words: dict[str, str]) -> Any:
+def _is_plain(value: float | str) -> bool:
+    return isinstance(value, str) or math.isfinite(value)
+
+
+def _plain(value: object, path: str, words: dict[str, str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         words[path] = str(float(value))
         return None
     if isinstance(value, dict):
         return {key: _plain(item, f"{path}.{key}" if path else str(key), words) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        if all(type(item) in (float, str) for item in value) and all(map(_is_plain, value)):
+            return list(value)  # a path for each of many numbers takes longer than all the rest
         return [_plain(item, f"{path}[{index}]", words) for index, item in enumerate(value)]
     return value
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -39,12 +38,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance() -> dict[str, Any]:
+def process_started() -> float:
+    """Return when this process began, in seconds since the epoch."""
+    return float(psutil.Process().create_time())
+
+
+def provenance() -> dict[str, object]:
     """Return what identifies this process, its machine and its code."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "process_started": int(psutil.Process().create_time()),  # a later process with this number is another one
+        "process_started": int(process_started()),  # a later process with this number is another one
         "platform": platform.platform(),
         "git_revision": git_revision(),
         "versions": versions(),

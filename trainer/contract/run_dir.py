@@ -9,6 +9,7 @@
     metrics.jsonl        one line for each logged step and each evaluation
     events.jsonl         what happened: started, resumed, saved, preempted, done, with times
     result.json          the final evaluation, written when the run is done
+    logs/<attempt>/claim.json    which job started the attempt, and at which checkpoint
     logs/<attempt>/rank_<r>.log
     checkpoints/step_<n>/
     latest               the name of the newest complete checkpoint
@@ -105,7 +106,7 @@ class RunDir:
         """
         replace_in_place_if_full(self.root / "status", status.value + "\n")
 
-    def record_event(self, event: str, **details: Any) -> None:
+    def record_event(self, event: str, **details: object) -> None:
         """Append one line to events.jsonl."""
         append_json(self.events, {"time": utc_now(), "event": event, **details})
 

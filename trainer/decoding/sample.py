@@ -1,153 +1,141 @@
-"""Continue a prompt with a trained model: `python -m trainer.decoding.sample RUN --prompt TEXT`. One process."""
+"""Continue prompts with a trained model: `python -m trainer.decoding.sample < request.json`, as `escala sample` does.
+
+The request is {"run", "prompts", "settings" (of `DecodingConfig`, those that were given), "compare", "json"}.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from trainer.checkpoint.load import Source
-from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.search import newest_sound
-from trainer.config.load import load_written
-from trainer.config.run import RunConfig
+from trainer.checkpoint.whole_model import TrainedRun, open_run
+from trainer.config.decoding import DecodingConfig, parse_decoding
 from trainer.contract.errors import UserError
-from trainer.contract.exit_codes import EXIT_USER_ERROR
+from trainer.contract.exit_codes import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from trainer.contract.plain_text import plain
 from trainer.contract.run_dir import RunDir
 from trainer.data.read.opening import masks_documents
-from trainer.data.tokenize.run_tokenizer import tokenizer_of_run
 from trainer.data.tokenize.tokenizer import Tokenizer
-from trainer.decoding.decode import Decoding, generate
-from trainer.engine.protocol import WEIGHT
-from trainer.models.build import make_model
-from trainer.models.interface import LanguageModel, tie_head
-from trainer.parallel.tensor.split import Split
+from trainer.decoding.compare import compare, table
+from trainer.decoding.task import Produced, Task, decode
+from trainer.decoding.text import Continuation, TextStream, cut
 
-
-def newest_checkpoint(run_dir: RunDir) -> tuple[Path, Manifest]:
-    """Return a run's newest sound checkpoint and its manifest. Raises UserError where there is none."""
-    found = newest_sound(run_dir.checkpoints)
-    for row in found.passed:
-        print(f"warning: {row.checkpoint} was passed over: {row.problem}", file=sys.stderr)
-    if found.checkpoint is None or found.manifest is None:
-        raise UserError(f"{run_dir.root} has no {'sound ' if found.passed else ''}checkpoint to sample from: train it")
-    return found.checkpoint, found.manifest
-
-
-def load_model(checkpoint: Path, manifest: Manifest, config: RunConfig) -> LanguageModel:
-    """Return the model of a checkpoint, whole, in one process. Raises UserError where it is another model."""
-    source = Source(checkpoint, manifest)
-    model_config = config.model
-    if model_config.vocab_size is None:
-        model_config = model_config.model_copy(update={"vocab_size": manifest.architecture["vocab_size"]})
-    with torch.device("meta"):
-        model = make_model(model_config)
-    weights = {name: source.read_share(name, WEIGHT, Split(shape)) for name, shape in manifest.parameters.items()}
-    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    if expected != {name: tuple(weight.shape) for name, weight in weights.items()}:
-        raise UserError(f"{checkpoint} holds another model than the run's configuration describes")
-    missing, _ = model.load_state_dict(weights, strict=False, assign=True)
-    assert missing in ([], ["head.weight"]), missing
-    tie_head(model)
-    return model
+RULE = "-" * 40
 
 
 def first_tokens(tokenizer: Tokenizer, prompt: str, *, confined: bool) -> list[int]:
     """Return the tokens to continue. A model whose attention was `confined` to documents saw an end token before each.
 
-    Without a prompt that is the end token alone, for every model: what follows it begins a document. Raises UserError
-    for a prompt that is not text.
+    Without a prompt that is the end token alone, for every model: what follows it begins a document. Where end tokens
+    end lines, one comes before the first line, too. Raises UserError for a prompt that is not text.
     """
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"the prompt is not UTF-8 at character {error.start + 1}: convert it") from None
     ids = tokenizer.encode(prompt) if prompt else []
+    if not tokenizer.eos_ends_documents:
+        ends = [tokenizer.eos_id] if prompt.endswith("\n") else []  # `encode` leaves the last line open
+        return [tokenizer.eos_id, *ids, *ends]
     return [tokenizer.eos_id, *ids] if confined or not ids else ids
 
 
-def continuations(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    start: list[int],
-    *,
-    count: int,
-    tokens: int,
-    decoding: Decoding,
-    seed: int,
-) -> list[str]:
-    """Return `count` texts that begin with `start` and go on for at most `tokens` tokens; they end with the document.
-
-    Raises UserError for numbers with which nothing can be sampled.
-    """
-    if count < 1 or tokens < 1:
-        raise UserError(f"{count} continuations of {tokens} tokens are none: both must be 1 or more")
-    if not -(2**63) <= seed < 2**64:
-        raise UserError(f"seed {seed} has more than 64 bits: use a smaller one")
-    steps = generate(
-        model,
-        torch.tensor([start] * count),
-        tokens=tokens,
-        decoding=decoding,
-        generator=torch.Generator().manual_seed(seed),
-        vocab_size=tokenizer.vocab_size,
-    )
-    rows = torch.stack(list(steps), dim=1).tolist()
-    begun = start[1:] if start[0] == tokenizer.eos_id else start
-    return [tokenizer.decode([*begun, *until(row, tokenizer.eos_id)]) for row in rows]
+def make_task(run: TrainedRun, prompts: list[str], config: DecodingConfig) -> Task:
+    """Return the prompts as a task. Warns of one that is longer than what the model can read."""
+    confined, limit = masks_documents(run.config.data), run.model.state_limit
+    ids = [first_tokens(run.tokenizer, prompt, confined=confined) for prompt in prompts]
+    for number, one in enumerate(ids, 1):
+        if limit is not None and len(one) > limit:
+            print(
+                f"warning: prompt {number} has {len(one)} tokens and the model's context {limit}: its first "
+                f"{len(one) - limit} are not read",
+                file=sys.stderr,
+            )
+    text = Continuation(run.tokenizer)
+    end = run.tokenizer.eos_id if run.tokenizer.eos_ends_documents else None
+    return Task(run.model, ids, config, run.tokenizer.vocab_size, end, text)
 
 
-def until(tokens: list[int], end: int) -> list[int]:
-    """Return what stands before the first `end`."""
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+def texts(task: Task, prompt: list[int], produced: list[Produced]) -> list[str]:
+    """Return the texts of the continuations of a prompt, up to a stop string."""
+    assert task.continued is not None
+    return [cut(task.continued(prompt, one.tokens), task.config.stop) for one in produced]
 
 
-def sampled(run_dir: RunDir, options: argparse.Namespace, decoding: Decoding) -> list[str]:
-    """Return the continuations that the command line asks for. Needs the run directory alone, not its data."""
-    config = load_written(run_dir.config)
-    checkpoint, manifest = newest_checkpoint(run_dir)
-    expected = manifest.state.get("identity", {}).get("tokenizer")
-    tokenizer = tokenizer_of_run(run_dir.tokenizer, config.data, expected)
-    return continuations(
-        load_model(checkpoint, manifest, config),
-        tokenizer,
-        first_tokens(tokenizer, options.prompt, confined=masks_documents(config.data)),
-        count=options.count,
-        tokens=options.tokens,
-        decoding=decoding,
-        seed=options.seed,
-    )
+def as_json(prompt: str, task: Task, ids: list[int], produced: list[Produced]) -> str:
+    """Return the continuations of a prompt as one line of JSON."""
+    found = texts(task, ids, produced)
+    rows = [
+        {"text": text, "tokens": len(one.tokens), "logprob": one.logprob, "end": one.end, "ids": one.tokens}
+        for text, one in zip(found, produced, strict=True)
+    ]
+    whole = [prompt + text for text in found]
+    return json.dumps({"prompt": prompt, "texts": whole, "decoder": task.config.decoder, "continuations": rows})
+
+
+def told(produced: Produced) -> str:
+    """Return what is known of a continuation beside its text."""
+    why = {"end": "it ended", "stop": "a stop string came", "length": "no more were asked for"}[produced.end]
+    return f"[{len(produced.tokens)} tokens, log-probability {produced.logprob:.3f} nats; {why}]"
+
+
+def show(prompts: list[str], task: Task) -> None:
+    """Print continuations: a single one while it comes, several when they are there."""
+    single = len(prompts) == 1 and task.config.count == 1
+    stream = TextStream(task.continued, task.prompts[0], task.config.stop) if single and task.continued else None
+    if stream is not None:
+        say(prompts[0])
+        task = task.emitting(lambda row, token: say(stream.push(token)))
+    results = decode(task)
+    if stream is not None:
+        ((produced,),) = results
+        if not stream.pushed:  # a decoder that knows the sequence only at its end
+            for token in produced.tokens:
+                say(stream.push(token))
+        say(stream.close() + "\n")
+        print(told(produced), file=sys.stderr)
+        return
+    parts = [
+        f"{prompt}{text}\n{told(one)}"
+        for prompt, ids, many in zip(prompts, task.prompts, results, strict=True)
+        for text, one in zip(texts(task, ids, many), many, strict=True)
+    ]
+    say(f"\n{RULE}\n".join(parts) + "\n")
+
+
+def say(text: str) -> None:
+    """Show text at once. What a model makes up must not steer a terminal; a file gets it as it is."""
+    sys.stdout.write(plain(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def run_request(request: dict[str, Any]) -> None:
+    """Do what a request asks for. Raises UserError."""
+    config, prompts = parse_decoding(request["settings"]), request["prompts"]
+    run = open_run(RunDir(Path(request["run"])))
+    task = make_task(run, prompts, config)
+    if request["compare"]:
+        rows = compare(task)
+        print(json.dumps({"prompt": prompts[0], **rows.as_json()}) if request["json"] else table(prompts[0], rows))
+    elif request["json"]:
+        for prompt, ids, produced in zip(prompts, task.prompts, decode(task), strict=True):
+            print(as_json(prompt, task, ids, produced))
+    else:
+        show(prompts, task)
 
 
 def main() -> int:
-    """Print continuations, one after the other or as one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--prompt", default="")
-    parser.add_argument("--count", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", dest="as_json")
-    options = parser.parse_args()
+    """Answer the request on standard input."""
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     try:
-        decoding = Decoding(options.temperature, options.top_k, options.top_p)
-        run_dir = RunDir(options.run)
-        if not run_dir.config.exists():
-            raise UserError(f"{run_dir.root} is not a run directory: it has no config.yaml")
-        texts = sampled(run_dir, options, decoding)
+        run_request(json.load(sys.stdin))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    if options.as_json:
-        print(json.dumps({"prompt": options.prompt, "texts": texts}))
-    else:
-        print(("\n" + "-" * 40 + "\n").join(texts))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return 0
 
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.contract.errors import UserError
+from trainer.models.interface import State
 from trainer.parallel.mesh import Mesh
 
 
@@ -30,6 +31,8 @@ class Batch(Protocol):
     def weights(self) -> Tensor | None: ...  # (B, T) float32, or None on every rank for all ones
     @property
     def documents(self) -> Tensor | None: ...  # (B, T) int32, or None
+    @property
+    def begins(self) -> Tensor | None: ...  # (B) bool: does not follow the step before; None: all do
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,11 @@ class LocalBatch:
     weights: Tensor | None
     documents: Tensor | None
     positions: Tensor | None
+    state: State | None = None  # of what the sequences' lanes have read before
 
 
-def local_part(batch: Batch, mesh: Mesh, device: torch.device) -> LocalBatch:
-    """Move this rank's part of the sequence to its device."""
+def local_part(batch: Batch, mesh: Mesh, device: torch.device, state: State | None = None) -> LocalBatch:
+    """Move this rank's part of the sequence to its device. A state is there already."""
 
     def part(values: Tensor) -> Tensor:
         if mesh.sp_size > 1:
@@ -62,6 +66,7 @@ def local_part(batch: Batch, mesh: Mesh, device: torch.device) -> LocalBatch:
         weights=None if batch.weights is None else part(batch.weights),
         documents=None if batch.documents is None else batch.documents.to(device, non_blocking=True),
         positions=positions,
+        state=state,
     )
 
 

@@ -11,6 +11,7 @@ from trainer.engine.deepspeed.optimizer import host_adam
 from trainer.engine.deepspeed.spread import prepare, spread
 from trainer.engine.engine import Engine
 from trainer.engine.recompute import recompute_blocks
+from trainer.models.common.head import LossTerms
 from trainer.models.interface import LanguageModel
 from trainer.optim.build import make_optimizer
 from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
@@ -43,7 +44,7 @@ def build_engine(
     sum_shared_gradients(model, mesh)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
-    model.label_smoothing = config.optim.label_smoothing
+    model.loss_terms = LossTerms(config.optim.label_smoothing, config.optim.z_loss)
     if config.parallel.compile:
         for block in model.blocks:
             block.compile()

@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,7 +51,7 @@ def main() -> int:
     return 0
 
 
-def dry_run(config: RunConfig, world: int) -> dict[str, Any]:
+def dry_run(config: RunConfig, world: int) -> dict[str, object]:
     """Return what rank 0 of the world would hold. Sizes in bytes, of bf16 values where the run would train in bf16."""
     began = time.monotonic()
     degrees = resolve_degrees(config.parallel, world)
@@ -104,7 +103,8 @@ def _forward_and_backward(model: LanguageModel, config: RunConfig, micro_batch: 
     length = config.model.context_length // mesh.sp_size
     tokens = torch.zeros(micro_batch, length, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model(tokens, tokens).float().sum()
+        state = model.carried_state() if config.model.carries else None
+        loss = model(tokens, tokens, state=state).float().sum()
     loss.backward()
     return sum(seen.values())
 

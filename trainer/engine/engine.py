@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from trainer.config.run import RunConfig
 from trainer.engine.agreement import Agreement
 from trainer.engine.batch import Batch, check_distribution, check_ids, global_weight, local_part
+from trainer.engine.carried import CarriedStates
 from trainer.engine.protocol import Sharded
+from trainer.models.interface import LanguageModel
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.split import Split
 
@@ -51,6 +54,7 @@ class Engine:
         self._checked = False
         assert config.model.vocab_size is not None, "the vocabulary is known once the data are prepared"
         self._vocab_size = config.model.vocab_size
+        self.carried = self.new_carried(accumulation) if config.model.carries else None  # of the training lanes
 
     @property
     def module(self) -> nn.Module:
@@ -61,6 +65,10 @@ class Engine:
     def zero_stage(self) -> int:
         """The ZeRO stage that runs, which may be below the one that was asked for."""
         return self.sharded.zero_stage
+
+    def new_carried(self, micro_batches: int = 1) -> CarriedStates:
+        """Return empty states of lanes, for a reader of its own."""
+        return CarriedStates(cast(LanguageModel, self.module), micro_batches)
 
     def train_step(self, micro_batches: Sequence[Batch], lr: float) -> StepOutcome:
         """Take one optimizer step on the global batch of which these are this data rank's micro-batches.
@@ -78,17 +86,23 @@ class Engine:
         self.sharded.set_lr(lr)
         weight = global_weight(micro_batches, self.mesh, self.device)
         total = torch.zeros((), device=self.device)
+        before = self.carried.kept() if self.carried else None
         for index, batch in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             self._seed_dropout(index)
-            total = self._accumulate(batch, weight, total, last)
+            total = self._accumulate(index, batch, weight, total)
             self.sharded.update(last=last)
         self.step += 1
-        return self._outcome(total / weight)
+        outcome = self._outcome(total / weight)
+        if outcome.skipped and self.carried and before is not None:  # what was read may be no finite numbers
+            self.carried.put_back(before)
+        return outcome
 
-    def _accumulate(self, batch: Batch, weight: float | Tensor, total: Tensor, last: bool) -> Tensor:
+    def _accumulate(self, index: int, batch: Batch, weight: float | Tensor, total: Tensor) -> Tensor:
         """Add the gradient of one micro-batch; return the sum of weighted losses so far."""
-        part = local_part(batch, self.mesh, self.device)
+        last = index == self.accumulation - 1
+        state = self.carried.enter(index, batch.begins) if self.carried else None
+        part = local_part(batch, self.mesh, self.device, state)
         losses = self.sharded.forward(part)
         loss = (losses if part.weights is None else losses * part.weights).sum()
         total = total + loss.detach()
@@ -96,6 +110,8 @@ class Engine:
         if last:
             objective = objective * (1 + 0 * total)  # a loss that is not finite makes the gradient so: all ranks skip
         self.sharded.backward(objective, last=last)
+        if self.carried:
+            self.carried.leave(index)
         return total
 
     def _seed_dropout(self, index: int) -> None:
@@ -112,14 +128,18 @@ class Engine:
         return StepOutcome(mean, grad_norm if applied else math.nan, not applied)
 
     @torch.no_grad()
-    def token_losses(self, batch: Batch) -> Tensor:
-        """Return the loss of each token (B, T) in float32, without gradients; the same on all ranks of a data rank."""
+    def token_losses(self, batch: Batch, carried: CarriedStates | None = None) -> Tensor:
+        """Return the loss of each token (B, T) in float32, without gradients; the same on all ranks of a data rank.
+
+        With `carried` the sequences follow those of the call before, see `new_carried`.
+        """
         self.progress()
         check_ids(batch, self._vocab_size)
         training = self.module.training
         self.module.eval()
         try:
-            losses = self.sharded.forward(local_part(batch, self.mesh, self.device))
+            state = carried.enter(0, batch.begins) if carried else None
+            losses = self.sharded.forward(local_part(batch, self.mesh, self.device, state))
         finally:
             self.module.train(training)
         if self.mesh.sequence_group is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from trainer.models.interface import LanguageModel
+from trainer.models.interface import LanguageModel, LayerState
 
 
 def recompute_blocks(model: LanguageModel, amount: Literal["none", "selective", "full"]) -> None:
@@ -21,4 +23,22 @@ def recompute_blocks(model: LanguageModel, amount: Literal["none", "selective", 
     part: Any
     for block in model.blocks:
         part = block if amount == "full" else block.mixer
-        part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+        part.forward = partial(_recomputed, part.forward)
+
+
+def _recomputed(
+    forward: Callable[..., Tensor], *arguments: Any, state: LayerState | None = None, **keywords: Any
+) -> Tensor:
+    """Return what `forward` gives, which is called twice: so each call has the state as it was before, for itself."""
+    if state is None:
+        result: Tensor = checkpoint(forward, *arguments, state=None, use_reentrant=False, **keywords)
+        return result
+    before = dict(state)
+
+    def once(*inputs: Any) -> tuple[Tensor, LayerState]:
+        own = dict(before)
+        return forward(*inputs, state=own, **keywords), own
+
+    result, after = checkpoint(once, *arguments, use_reentrant=False)
+    state.update(after)
+    return result

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 from trainer.config.run import RunConfig
-from trainer.data.read.batches import held_out
+from trainer.data.read.batches import MicroBatch, held_out
+from trainer.data.read.held_out_lanes import held_out_lanes
 from trainer.data.read.opening import masks_documents, open_split
 from trainer.data.store.manifest import Manifest
 from trainer.engine.engine import Engine
@@ -34,8 +38,24 @@ class Evaluator:
         return self.newest
 
     def _evaluate(self, name: str) -> Evaluation:
+        config = self.config
+        return evaluate(
+            self.engine,
+            self.engine.mesh,
+            self._batches(name),
+            name=name,
+            position_buckets=config.evaluation.position_buckets,
+            text_bytes=self.text_bytes,
+            carried=self.engine.new_carried() if config.model.carries else None,  # that of training stays as it is
+        )
+
+    def _batches(self, name: str) -> Iterator[MicroBatch]:
+        """Return the sequences of a set, laid out as training lays out its own."""
         config, mesh = self.config, self.engine.mesh
-        batches = held_out(
+        read: Callable[..., Iterator[MicroBatch]] = partial(held_out, packed=config.data.packing == "best_fit")
+        if config.model.carries:
+            read = partial(held_out_lanes, lanes=config.batch.tokens_per_step // config.model.context_length)
+        return read(
             open_split(config.data, name, self.manifest),
             config.model.context_length,
             config.evaluation.tokens,
@@ -43,13 +63,4 @@ class Evaluator:
             mesh.dp_rank,
             mesh.dp_size,
             documents=masks_documents(config.data),
-            packed=config.data.packing == "best_fit",
-        )
-        return evaluate(
-            self.engine,
-            mesh,
-            batches,
-            name=name,
-            position_buckets=config.evaluation.position_buckets,
-            text_bytes=self.text_bytes,
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from trainer.data.read.batches import MicroBatch
+from trainer.engine.carried import CarriedStates
 from trainer.engine.engine import Engine
 from trainer.parallel.mesh import Mesh
 
@@ -29,7 +30,7 @@ class Evaluation:
     evaluated_tokens: int
     evaluated_bytes: int | None  # of the text of these tokens
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """Return the values by name."""
         return asdict(self)
 
@@ -42,15 +43,17 @@ def evaluate(
     name: str,
     position_buckets: int,
     text_bytes: Callable[[MicroBatch], float] | None,
+    carried: CarriedStates | None = None,
 ) -> Evaluation:
     """Evaluate the sequences that the data ranks hold together. Every rank must call it, with equally many batches.
 
     Bits per byte = total loss of the evaluated targets / ln 2 / bytes of text of these targets, as `text_bytes` counts
-    them: independent of the tokenizer, unlike perplexity.
+    them: independent of the tokenizer, unlike perplexity. With `carried`, sequences follow those of the batch before.
     """
+    losses_of = engine.token_losses if carried is None else partial(engine.token_losses, carried=carried)
     sums = torch.zeros(0)
     for batch in batches:
-        losses = engine.token_losses(batch).double().cpu()
+        losses = losses_of(batch).double().cpu()
         weights = torch.ones_like(losses) if batch.weights is None else batch.weights.double().cpu()
         counted = text_bytes(batch) if text_bytes else 0.0
         part = torch.cat([_sums(losses, weights, position_buckets), torch.tensor([counted], dtype=torch.float64)])

@@ -17,11 +17,11 @@ from trainer.parallel.first_rank import from_first_rank
 
 
 class TextBytes:
-    """Counts from a table by token. An end token stands for no text; the token after one begins a document."""
+    """Counts from a table by token. The token after an end token begins a document, or a line of words."""
 
     def __init__(self, known: ByteLengths, eos_id: int) -> None:
         self.lengths = torch.tensor(known.lengths, dtype=torch.float64)
-        self.lengths[eos_id] = 0.0
+        self.lengths[eos_id] = float(known.end)
         self.first, self.eos_id = known.first, eos_id
 
     def __call__(self, batch: MicroBatch) -> float:

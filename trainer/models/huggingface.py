@@ -36,7 +36,7 @@ def to_huggingface(tensors: Tensors, config: ModelConfig) -> tuple[Tensors, dict
             continue
         converted: tuple[Tensors, dict[str, Any]] = converter.to_huggingface(tensors, config)
         return converted
-    raise UserError("; ".join(reasons))
+    raise UserError(f"no Hugging Face layout holds this model, so export safetensors: {'; '.join(reasons)}")
 
 
 def from_huggingface(tensors: Tensors, values: Any) -> tuple[Tensors, ModelConfig]:

@@ -60,6 +60,16 @@ class Spaced(Initial):
 
 
 @dataclass(frozen=True)
+class Xavier(Initial):
+    """Uniform within sqrt(6 / (inputs + outputs)) of 0 (Glorot and Bengio 2010).
+
+    `parts` are the widths of several matrices that lie one after the other, each with outputs of its own.
+    """
+
+    parts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Identity(Initial):
     """`gain` on the diagonal of the last two dimensions, or 0: a recurrence that keeps what it has."""
 

@@ -6,18 +6,20 @@ Shapes: B batch, T tokens, V vocabulary rows, D d_model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.config.model import ModelConfig
 from trainer.models.common.adaptive import AdaptiveEmbedding, AdaptiveHead
-from trainer.models.common.head import Head
+from trainer.models.common.head import PLAIN, Head, LossTerms, capped
 from trainer.models.common.initial import fill
 from trainer.models.roles import Roles, role_of
 
-# What one layer keeps of the tokens that it has read, by name. Each tensor's first dimension is the sequence (B).
+# What one layer keeps of the tokens that it has read, by name. Each tensor's first dimension is the sequence (B). Zeros
+# mean that nothing was read, so a sequence begins anew where its rows are 0.
 LayerState = dict[str, Tensor]
 
 
@@ -26,11 +28,21 @@ class State:
     """What a model keeps of the tokens that it has read: keys and values, recurrent states, windows.
 
     A layer's state is a dictionary of its own, empty before the first token. Its first call fills it, and each further
-    call puts new tensors there.
+    call puts new tensors there. Every tensor in it has the B sequences as its first dimension, and nothing else of it
+    depends on which sequences are read side by side: then `select` works for every family. A tensor may be a view of a
+    larger buffer that further calls fill, so two continuations never share a state: each takes its own with `select`.
     """
 
     layers: list[LayerState]
-    length: int = 0  # tokens read so far
+    length: int = 0  # tokens read so far, the same number for every sequence
+    # Of a state that is carried from step to step: attention keeps its inputs at so many of the last tokens. None,
+    # while decoding: it keeps keys and values of all tokens.
+    memory: int | None = None
+
+    def select(self, rows: Tensor) -> State:
+        """Return a state of its own for these sequences (n): in another order, repeated, or without some."""
+        layers = [{name: kept.index_select(0, rows) for name, kept in layer.items()} for layer in self.layers]
+        return State(layers, self.length, self.memory)
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,8 @@ class Context:
     # (B, T), or the whole sequence on sequence ranks: the document of each token, which reads its own only. Numbers of
     # neighbouring documents differ.
     documents: Tensor | None = None
+    memory: int | None = None  # see State
+    made: dict[Any, Tensor] = field(default_factory=dict)  # what one layer made and others need too, such as masks
 
 
 class LanguageModel(nn.Module):
@@ -57,10 +71,9 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig, roles: Roles) -> None:
         super().__init__()
         self.config, self.roles = config, roles
-        self.label_smoothing = 0.0  # of the training loss; evaluation is never smoothed
-        # Tensor ranks hold a part of the logits each, and put their own loss here: (logits, targets, smoothing) ->
-        # losses.
-        self.token_loss: Callable[[Tensor, Tensor, float], Tensor] | None = None
+        self.loss_terms = PLAIN  # of the training loss; evaluation has none
+        # Tensor ranks hold a part of the logits each, and put their own loss here: (logits, targets, terms) -> losses.
+        self.token_loss: Callable[[Tensor, Tensor, LossTerms], Tensor] | None = None
 
     def hidden(self, inputs: Tensor, documents: Tensor | None, positions: Tensor | None, state: State | None) -> Tensor:
         """Return what the head reads, (B, T, D)."""
@@ -73,25 +86,40 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
         state: State | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """Return the loss of each token (B, T), or the logits (B, T, V) where no targets are given.
 
         `inputs` and `targets` are (B, T). `documents` (B, T) number the documents: a token reads its own only.
         `positions` (T) default to the tokens' places in the sequence; a rank that holds a part of the sequence passes
         the places of its part. With a `state` the tokens follow those that it has read, and it is updated.
+        `last` gives those of the last so many tokens alone, whose targets are then the only ones.
         """
         x = self.hidden(inputs, documents, positions, state)
         if state is not None:
             state.length += inputs.shape[1]
-        smoothing = self.label_smoothing if self.training else 0.0
-        if targets is not None and self.token_loss is not None:
-            return self.token_loss(self.head(x), targets, smoothing)
-        result: Tensor = self.head(x) if targets is None else self.head(x, targets, smoothing)
-        return result
+        if last is not None:
+            x = x[:, -last:]
+        terms, softcap = self.loss_terms if self.training else PLAIN, self.config.logit_softcap
+        if targets is None:
+            return capped(self.head(x), softcap)
+        if self.token_loss is not None:
+            return self.token_loss(capped(self.head(x), softcap), targets, terms)
+        losses: Tensor = self.head(x, targets, terms, softcap)
+        return losses
 
     def initial_state(self) -> State:
         """Return the state before the first token."""
         return State([{} for _ in self.blocks])
+
+    @property
+    def state_limit(self) -> int | None:
+        """The most tokens that one state can read. None: any number, for families whose state does not grow."""
+        return self.config.context_length
+
+    def carried_state(self) -> State:
+        """Return the state before the first token of lanes that are read step after step, see `ModelConfig.carries`."""
+        return self.initial_state()
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
@@ -101,10 +129,13 @@ class LanguageModel(nn.Module):
 
 
 def places(inputs: Tensor, positions: Tensor | None, state: State | None) -> Tensor:
-    """Return the positions (T) of tokens (B, T): as given, or those that follow what the state has read."""
+    """Return the positions (T) of tokens (B, T): as given, or those that follow what the state has read.
+
+    Of a state that is carried they follow what attention remembers, however much was read: no place grows without end.
+    """
     if positions is not None:
         return positions
-    start = state.length if state is not None else 0
+    start = 0 if state is None else state.length if state.memory is None else state.memory
     return torch.arange(start, start + inputs.shape[1], device=inputs.device)
 
 

@@ -32,7 +32,7 @@ FAMILIES = {
         config="trainer.models.transformer.config:TransformerConfig",
         cost="trainer.models.transformer.cost",
         model="trainer.models.transformer.model:Transformer",
-        huggingface=("trainer.models.transformer.huggingface",),
+        huggingface=("trainer.models.transformer.huggingface", "trainer.models.transformer.huggingface_mamba2"),
     ),
     "recurrent": Family(
         "recurrent",

@@ -7,6 +7,7 @@ has noticed. So causes come before consequences, and only within each is it the 
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import time
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from trainer.contract.exit_codes import EXIT_PREEMPTED
 from trainer.contract.run_dir import write_atomically
-from trainer.node.failure import says_port_taken, signal_name, tail
+from trainer.node.failure import says_port_taken, signal_name
+from trainer.node.names import own_name
 
 # What gloo, NCCL and torch's store say when a peer has gone or does not answer.
 _CONSEQUENCE = re.compile(
@@ -26,7 +28,6 @@ _CONSEQUENCE = re.compile(
     r"|connectFullMesh|wait timeout|client socket|socket timeout|Rendezvous\w*Error|application timeout",
     re.I,
 )
-_SUMMARY = re.compile(r"^\s*time\s+: (\S+)\n(?:.*\n)*?\s*rank\s+: (\d+) .*\n\s*exitcode\s+: (-?\d+)", re.M)
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,30 @@ class Ending:
     def write(self, logs: Path) -> None:
         """Leave `failure_<host>_<rank>.json` in an attempt's log directory: the rank that this machine blames.
 
-        Agents of several nodes on one host, as in containers, blame different ranks: none overwrites the other.
+        Agents of several nodes on one host, as in containers, blame different ranks: none overwrites the other. An
+        agent that failed itself blames rank -1, and its process tells it apart.
         """
-        row = {**asdict(self), "signal": signal_name(self.code) if self.code < 0 else None}
-        write_atomically(logs / f"failure_{socket.gethostname()}_{self.rank}.json", json.dumps(row) + "\n")
+        _write(self, logs / f"failure_{socket.gethostname()}_{self.rank}.json")
 
     def __str__(self) -> str:
         name = signal_name(self.code) if self.code < 0 else None
         how = f"signal {name}" if name else f"exit code {self.code}"
         return f"rank {self.rank} on {self.host} ended first, with {how}: {self.message}"
+
+
+def blame_node(logs: Path, code: int, message: str) -> None:
+    """Leave a failure of this node itself, not of one of its ranks, where `escala jobs` and other agents look for it.
+
+    Agents of several nodes on one host may have one name: the process tells them apart.
+    """
+    ending = Ending(-1, own_name(), code, time.time(), message)
+    _write(ending, logs / f"failure_{ending.host}_{os.getpid()}.json")
+    print(f"error: {message}", flush=True)
+
+
+def _write(ending: Ending, path: Path) -> None:
+    row = {**asdict(ending), "signal": signal_name(ending.code) if ending.code < 0 else None}
+    write_atomically(path, json.dumps(row) + "\n")
 
 
 def is_consequence(message: str) -> bool:
@@ -87,18 +103,3 @@ def recorded_failure(logs: Path) -> Ending | None:
         except (OSError, ValueError, TypeError, AttributeError):
             continue
     return first_failure(found)
-
-
-def torchrun_endings(own_log: Path) -> list[Ending]:
-    """Return the ranks of this machine whose ends torchrun's summary lists: killed ones leave no other record."""
-    _, found, summary = tail(own_log).rpartition("\nFailures:")
-    rows = _SUMMARY.findall(summary) if found else []
-    return [Ending(int(rank), socket.gethostname(), int(code), _seconds(when)) for when, rank, code in rows]
-
-
-def _seconds(text: str) -> float:
-    """Read torchrun's local time, which has whole seconds: a rank's own record of the same second is earlier."""
-    try:
-        return time.mktime(time.strptime(text, "%Y-%m-%d_%H:%M:%S")) + 1
-    except ValueError:
-        return time.time()

@@ -36,7 +36,7 @@ def main() -> None:
     print(json.dumps(describe(arguments.meet, arguments.nodes, arguments.wandb)), flush=True)
 
 
-def describe(meet: Path, nodes: int, wandb: str) -> dict[str, Any]:
+def describe(meet: Path, nodes: int, wandb: str) -> dict[str, object]:
     """Return this node's report."""
     return {
         "host": own_name(),
@@ -116,7 +116,7 @@ def reachable(url: str) -> bool:
     return True
 
 
-def seen_by_all(meet: Path, nodes: int) -> dict[str, Any]:
+def seen_by_all(meet: Path, nodes: int) -> dict[str, object]:
     """Write a file, wait for those of the other nodes, and tell how many were seen and how long writing took."""
     name = f"{own_name()}-{os.getpid()}.node"
     began = time.monotonic()

@@ -1,9 +1,9 @@
 """Run a program as one rank of `torchrun`: `python -m trainer.node.rank PROGRAM ARGS...`; PROGRAM may be `-m MODULE`.
 
-It puts the rank's output into logs/<attempt>/rank_<r>.log (appending, so that restarts stay readable) and leaves a
-record when the rank ends badly, from which the agent says who failed first. Codes by which ranks leave in agreement
-(saved and stopped, diverged, user error) are recorded and become 0: `torchrun` must not restart them, nor end peers
-that are still saving.
+It puts the rank's output into logs/<attempt>/rank_<r>.log (appending, so that restarts stay readable) and, where the
+rank ends badly, writes the error file that torchrun named to it, from which the agent says who failed first. Codes by
+which ranks leave in agreement (saved and stopped, diverged, user error) are written there too and become 0: `torchrun`
+must not restart them, nor end peers that are still saving.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ import contextlib
 import ctypes
 import faulthandler
 import io
-import json
 import os
 import runpy
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_FAILED
-from trainer.contract.hiding import traceback_text
-from trainer.contract.run_dir import write_atomically
+from trainer.contract.hiding import traceback_text, without_secrets
+from trainer.node.error_files import link_output, write_error
 
 PR_SET_PDEATHSIG = 1
 
@@ -33,31 +31,33 @@ def main() -> int:
     die_with(os.getppid())
     rank, logs = int(os.environ["RANK"]), Path(os.environ["ESCALA_LOGS"])
     redirect(logs / f"rank_{rank}.log")
+    link_output(logs / f"rank_{rank}.log")
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if restart != "0":
-        (logs / f"exit_{rank}.json").unlink(missing_ok=True)
         print(f"--- restart {restart} ---", flush=True)
     faulthandler.enable()
     # The agent passes SIGUSR1 on as soon as it comes. Until the program has its own handler, it must not kill the rank.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    code = run_and_catch(sys.argv[1:], Path.cwd())
+    code, text = run_and_catch(sys.argv[1:], Path.cwd())
     if code != 0:
-        record_exit(logs, rank, code)
+        write_error(rank, code, text)
     return 0 if code in AGREED_EXITS else code
 
 
-def run_and_catch(argv: list[str], cwd: Path) -> int:
-    """Run a program and return its exit code, with the traceback on standard error as Python prints it."""
+def run_and_catch(argv: list[str], cwd: Path) -> tuple[int, str]:
+    """Run a program. Return its exit code, and what went to standard error as Python would print it: a traceback."""
     try:
         run_program(argv, cwd)
     except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        text = stop.code if isinstance(stop.code, str) else ""
+        if text:
+            print(text, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None), text
     except BaseException as error:
-        print(traceback_text(error), end="", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+        text = traceback_text(error)
+        print(text, end="", file=sys.stderr)
+        return EXIT_FAILED, text
+    return 0, ""
 
 
 def run_program(argv: list[str], cwd: Path) -> None:
@@ -80,7 +80,7 @@ def redirect(log: Path) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (descriptor, 1), (descriptor, 2)):
         os.dup2(source, target)
-    sys.stdout, sys.stderr = (_lossy_stream(number) for number in (1, 2))
+    sys.stdout, sys.stderr = (_log_stream(number) for number in (1, 2))
 
 
 class _Lossy(io.FileIO):
@@ -93,9 +93,18 @@ class _Lossy(io.FileIO):
         return memoryview(content).nbytes
 
 
-def _lossy_stream(descriptor: int) -> io.TextIOWrapper:
+class _LogText(io.TextIOWrapper):
+    """The text that Python prints: no secret of the environment comes into a log, whoever prints it."""
+
+    def write(self, text: str) -> int:
+        """Write a text without the values of secrets, and return its own length."""
+        super().write(text if text.isspace() else without_secrets(text))
+        return len(text)
+
+
+def _log_stream(descriptor: int) -> io.TextIOWrapper:
     binary = io.BufferedWriter(_Lossy(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return _LogText(binary, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def die_with(parent: int) -> None:
@@ -104,12 +113,6 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the call
             os._exit(EXIT_FAILED)
-
-
-def record_exit(logs: Path, rank: int, code: int) -> None:
-    """Leave `exit_<rank>.json`: when, where and how this rank ended."""
-    row = {"rank": rank, "host": os.uname().nodename, "code": code, "time": time.time()}
-    write_atomically(logs / f"exit_{rank}.json", json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

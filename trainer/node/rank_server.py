@@ -185,7 +185,7 @@ def run_rank(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     faulthandler.enable()
     _set_threads(request["env"])
-    sys.exit(run_and_catch(request["argv"], Path(request["cwd"])))
+    sys.exit(run_and_catch(request["argv"], Path(request["cwd"]))[0])
 
 
 def _set_threads(environment: dict[str, str]) -> None:

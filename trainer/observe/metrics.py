@@ -1,7 +1,8 @@
 """Every metric of a run, declared once: its key, unit, which way is better, how it is printed, where it shows.
 
-docs/run-directory.md has this table, the console prints its columns, and W&B summarises by its directions. To add a
-metric, add a line here and pass its value where the row is made (`trainer/loop.py`, `trainer/evaluation/`).
+docs/run-directory.md has this table, the console and `escala watch` print its columns, and W&B summarises by its
+directions. To add a metric, add a line here and pass its value where the row is made (`trainer/loop.py`,
+`trainer/evaluation/`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 
 TRAIN, EVALUATION = "train", "evaluation"
 BOTH = (TRAIN, EVALUATION)
+CONSOLE, WATCH = "console", "watch"
 
 
 @dataclass(frozen=True)
@@ -21,31 +23,58 @@ class Metric:
     unit: str
     rows: tuple[str, ...] = (TRAIN,)  # kinds of rows that have it
     better: Literal["lower", "higher"] | None = None
-    format: str | None = None  # of the console, which leaves out what has none
+    format: str = ""
+    shows: tuple[str, ...] = ()  # beside the record and W&B, which have all
     axis: bool = False  # something that others are drawn over
 
 
+EVERYWHERE = (CONSOLE, WATCH)
 METRICS = (
-    Metric("step", "optimizer steps done", BOTH, axis=True),
-    Metric("tokens", "tokens trained on", BOTH, axis=True),
+    Metric("step", "optimizer steps done", BOTH, format="d", shows=(WATCH,), axis=True),
+    Metric("tokens", "tokens trained on", BOTH, format=",d", axis=True),
     Metric("eval_set", "name of the held-out set", (EVALUATION,)),
     Metric(
         "loss", "nats per token: mean over the global batch of this step, or over the held-out set", BOTH,
-        better="lower", format=".4f",
+        "lower", ".4f", EVERYWHERE,
     ),
-    Metric("perplexity", "exp(loss)", (EVALUATION,), better="lower", format=".2f"),
-    Metric("bits_per_byte", "of the text of the evaluated tokens", (EVALUATION,), better="lower", format=".4f"),
-    Metric("grad_norm", "global norm before clipping", format=".3f"),
-    Metric("lr", "learning rate of this step", format=".2e"),
+    Metric("perplexity", "exp(loss)", (EVALUATION,), "lower", ".2f", (CONSOLE,)),
+    Metric("bits_per_byte", "of the text of the evaluated tokens", (EVALUATION,), "lower", ".4f", (CONSOLE,)),
+    Metric("grad_norm", "global norm before clipping", format=".3f", shows=(CONSOLE,)),
+    Metric("lr", "learning rate of this step", format=".2e", shows=(CONSOLE,)),
     Metric("epoch", "passes over the training data; in a mixture, over the source that was read most often"),
     Metric(
-        "tokens_per_second", "since the previous row, without evaluations and saves", better="higher", format=",.0f"
+        "tokens_per_second", "since the previous row, without evaluations and saves", better="higher", format=",.0f",
+        shows=EVERYWHERE,
     ),
-    Metric("seconds_left", "of training, from the mean of this attempt's steps so far", format=",.0f"),
+    Metric(
+        "mfu", "model FLOP/s since the previous row, over the peak: the data sheet's of a GPU, the measured of a CPU",
+        better="higher", format=".1%", shows=EVERYWHERE,
+    ),
+    Metric("step_seconds", "median of a step since the previous row, on the first rank", better="lower", format=".3f"),
+    Metric("step_seconds_p95", "95th percentile of the same steps", better="lower", format=".3f"),
+    Metric("data_seconds", "mean wait for the data of a step since the previous row", better="lower", format=".3f"),
+    Metric(
+        "memory_peak", "bytes of the first rank in this attempt: the GPU's allocator, on a CPU the process",
+        better="lower", format=",d",
+    ),
+    Metric("skipped", "steps that this attempt skipped, for their loss or gradient was not finite", better="lower"),
+    Metric(
+        "seconds_left", "of training, from the mean of this attempt's steps so far", format=",.0f", shows=EVERYWHERE
+    ),
+    Metric("wall_seconds", "of all attempts until now, without the time between them", format=",.0f"),
+    Metric("gpu_seconds", "wall seconds x ranks, of all attempts", format=",.0f"),
+    Metric("goodput", "share of the wall seconds that trained steps that count", better="higher", format=".1%"),
+    Metric("train_seconds", "of the wall seconds: steps, without the wait for data"),
+    Metric("start_seconds", "of the wall seconds: from the start of the process to the first step"),
+    Metric("wait_seconds", "of the wall seconds: waiting for data"),
+    Metric("save_seconds", "of the wall seconds: steps stood still for a checkpoint"),
+    Metric("evaluation_seconds", "of the wall seconds: evaluations"),
+    Metric("lost_seconds", "of the wall seconds: steps that a restart took back"),
     Metric("loss_sem", "standard error of the loss over sequences", (EVALUATION,)),
     Metric("loss_by_position", "losses of equal stretches of the context", (EVALUATION,)),
     Metric("evaluated_tokens", "targets that were evaluated", (EVALUATION,)),
     Metric("evaluated_bytes", "of their text, see data.md, Batches", (EVALUATION,)),
 )  # fmt: skip
 AXES = tuple(metric.key for metric in METRICS if metric.axis)
-COLUMNS = {metric.key: metric.format for metric in METRICS if metric.format is not None}
+COLUMNS = {metric.key: metric.format for metric in METRICS if CONSOLE in metric.shows}
+FORMATS = {metric.key: metric.format for metric in METRICS}

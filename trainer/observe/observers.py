@@ -1,6 +1,7 @@
 """Who is told what happens in a run: the local record, the console, W&B.
 
-To add an observer, write a class with the three methods of `Observer` and list it where `open_observers` builds them.
+To add an observer, write a class with the three methods of `Observer` and list it in `_open_observers` of
+`trainer/session.py`.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ class Observers:
         """Whether this rank writes. Asked before each write: a newer attempt of the run ends it."""
         return self._first and self._may_write()
 
-    def row(self, kind: str, step: int, **values: Any) -> None:
+    def row(self, kind: str, step: int, **values: object) -> None:
         """Tell of a recorded step or an evaluation after `step` steps."""
         if self.active:
             for observer in self._observers:
                 observer.row({"kind": kind, "step": step, **values})
 
-    def event(self, event: str, **details: Any) -> None:
+    def event(self, event: str, **details: object) -> None:
         """Tell of anything else, by name."""
         if self.active:
             row = {"time": utc_now(), "event": event, **details}

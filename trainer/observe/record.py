@@ -7,6 +7,7 @@ import sys
 from trainer.contract.plain_json import read_lines, to_json
 from trainer.contract.run_dir import RunDir, replace_in_place_if_full, utc_now
 from trainer.observe.journal import Journal
+from trainer.observe.metrics import TRAIN
 from trainer.observe.observers import Row
 
 
@@ -16,6 +17,11 @@ class Record:
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
         self._metrics, self._events = Journal(run_dir.metrics), Journal(run_dir.events)
+
+    def training_rows(self) -> list[Row]:
+        """Return the rows of training that earlier attempts left, in order."""
+        rows = read_lines(self.run_dir.metrics).rows
+        return [row for row in rows if row.get("kind") == TRAIN and isinstance(row.get("step"), int)]
 
     def rewind(self, step: int) -> None:
         """Drop rows after `step`, which a resumed run is about to write again, so that the curve has each step once."""

@@ -1,4 +1,4 @@
-"""Tokens per second over the steps since the last report, without the time of evaluations and saves."""
+"""The time of training steps: tokens per second without evaluations and saves, step times, waits for data."""
 
 from __future__ import annotations
 
@@ -12,29 +12,43 @@ class Throughput:
 
     def __init__(self, tokens_per_step: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.tokens_per_step, self._clock = tokens_per_step, clock
-        self._steps = self._total_steps = 0
-        self._seconds = self.training_seconds = self._first = 0.0
+        self._times: list[float] = []  # of the steps since the last report
+        self._total_steps = 0
+        self._waited = self.waited_seconds = self.training_seconds = self._first = 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Time one training step."""
+        """Time one training step, its wait for data included."""
         began = self._clock()
         yield
         elapsed = self._clock() - began
-        self._steps += 1
+        self._times.append(elapsed)
         self._total_steps += 1
         if self._total_steps == 1:
             self._first = elapsed
-        self._seconds += elapsed
         self.training_seconds += elapsed
 
-    def report(self) -> float | None:
-        """Return tokens per second since the last report, and start the next interval."""
-        if self._steps == 0 or self._seconds == 0:
-            return None
-        rate = self._steps * self.tokens_per_step / self._seconds
-        self._steps, self._seconds = 0, 0.0
-        return rate
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """Time the wait for data, inside a step."""
+        began = self._clock()
+        yield
+        elapsed = self._clock() - began
+        self._waited += elapsed
+        self.waited_seconds += elapsed
+
+    def report(self) -> dict[str, float | None]:
+        """Return `tokens_per_second` and the times of a step since the last report, and start the next interval."""
+        steps, seconds = sorted(self._times), sum(self._times)
+        rate = len(steps) * self.tokens_per_step / seconds if seconds else None
+        waited = self._waited / len(steps) if steps else None
+        self._times, self._waited = [], 0.0
+        return {
+            "tokens_per_second": rate,
+            "step_seconds": _quantile(steps, 0.5),
+            "step_seconds_p95": _quantile(steps, 0.95),
+            "data_seconds": waited,
+        }
 
     def left(self, steps: int) -> float | None:
         """Return the seconds that so many steps will take, from the mean of all but the first, which is slow."""
@@ -48,3 +62,8 @@ class Throughput:
         if self.training_seconds == 0:
             return None
         return self._total_steps * self.tokens_per_step / self.training_seconds
+
+
+def _quantile(ordered: list[float], share: float) -> float | None:
+    """Return the value below which this share of the values is, by the nearest rank."""
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None

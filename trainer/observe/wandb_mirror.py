@@ -1,22 +1,22 @@
-"""W&B as a mirror of the local record: it keeps its run id over restarts and never makes training wait or fail.
+"""W&B as a mirror of the local record. A process of its own sends it: training never waits for that or fails with it.
 
-All calls to wandb are made by one background thread that takes rows from a queue. Training puts rows there and
-goes on. With the server away, rows wait in wandb's own offline files and can be sent later with `wandb sync`.
+The record in metrics.jsonl is the truth, and nothing else is kept for W&B: with no server, no network or no credentials
+nothing is lost, and `escala wandb sync` sends what is missing, in whatever way the run ended.
 """
 
 from __future__ import annotations
 
 import os
-import queue
+import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
-from trainer.observe.metrics import AXES, METRICS
+from trainer.contract.run_dir import RunDir
+from trainer.observe.observers import Row
 
-INIT_TIMEOUT, FINISH_TIMEOUT = 20.0, 30.0
 MODES = {"online": "online", "offline": "offline", "disabled": "disabled"}
+SENDER = "trainer.observe.wandb_sender"
+LOG = "wandb.log"
 
 
 def resolve_mode(choice: str) -> str:
@@ -35,60 +35,34 @@ def _has_netrc_entry() -> bool:
 
 
 class WandbMirror:
-    """Sends rows to one W&B run. Trouble is told once on standard error and then the mirror stays silent."""
+    """Starts the sender of a run. It follows the file of the local record, so that nothing has to be told to it."""
 
-    def __init__(self, *, run_id: str, mode: str, directory: Path, settings: dict[str, Any]) -> None:
-        self._rows: queue.SimpleQueue[dict[str, Any] | int] = queue.SimpleQueue()
-        self._arguments = {"id": run_id, "mode": mode, "dir": str(directory), "resume": "allow", **settings}
-        self._thread = threading.Thread(target=self._work, name="wandb-mirror", daemon=True)
-        self._thread.start()
+    def __init__(self, run_dir: RunDir) -> None:
+        self._sender: subprocess.Popen[bytes] | None = None
+        log = run_dir.root / LOG
+        command = [sys.executable, "-m", SENDER, str(run_dir.root.absolute()), "--parent", str(os.getpid())]
+        try:
+            with log.open("ab") as out:  # not this rank's output: the sender outlives it, and keeps no pipe open
+                self._sender = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=_environment(), start_new_session=True
+                )
+        except OSError as error:
+            print(f"warning: W&B does not mirror this run: {error}", file=sys.stderr, flush=True)
 
-    def row(self, row: dict[str, Any]) -> None:
-        """Queue one row."""
-        self._rows.put(row)
+    def row(self, row: Row) -> None:
+        """The sender reads rows from the record."""
 
-    def event(self, row: dict[str, Any]) -> None:
+    def event(self, row: Row) -> None:
         """Events stay in the local record."""
 
     def finish(self, exit_code: int) -> None:
-        """Wait for the rows to be handed over, at most for the time-outs."""
-        self._rows.put(exit_code)
-        self._thread.join(INIT_TIMEOUT + FINISH_TIMEOUT)
+        """Tell the sender that the run is over. It sends the rest by itself: nobody waits for it."""
+        if self._sender is not None and self._sender.stdin is not None:
+            self._sender.stdin.close()
 
-    def _work(self) -> None:
-        try:
-            self._mirror()
-        except Exception as error:  # a mirror may break; the run goes on with its local record, and says so
-            print(f"warning: W&B mirror stopped: {error}", file=sys.stderr, flush=True)
 
-    def _mirror(self) -> None:
-        import wandb
-
-        run = self._start(wandb)
-        while not isinstance(row := self._rows.get(), int):
-            kind = row["kind"]
-            axes = {key: row[key] for key in AXES if key in row}
-            values = {f"{kind}/{k}": v for k, v in row.items() if isinstance(v, int | float) and k not in AXES}
-            run.log({**values, **axes})
-        run.finish(exit_code=row)
-
-    def _start(self, wandb: Any) -> Any:
-        """Start the run; where the server does not answer in time, start it offline."""
-        quiet = wandb.Settings(
-            init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, silent=True, console="off", disable_git=True,
-            x_disable_stats=True,
-        )  # fmt: skip
-        try:
-            run = wandb.init(settings=quiet, **self._arguments)
-        except Exception as error:
-            if self._arguments["mode"] != "online":
-                raise
-            print(f"warning: W&B is not reachable ({error}); mirroring offline", file=sys.stderr, flush=True)
-            wandb.teardown()  # the failed start still holds the run's id
-            run = wandb.init(settings=quiet, **{**self._arguments, "mode": "offline", "resume": None})
-        run.define_metric("*", step_metric="step")
-        for metric in METRICS:
-            for kind in metric.rows if metric.better else ():
-                best = "min" if metric.better == "lower" else "max"
-                run.define_metric(f"{kind}/{metric.key}", step_metric="step", summary=f"{best},last")
-        return run
+def _environment() -> dict[str, str]:
+    """Return the environment of the sender: this one, with the place of this program."""
+    place = str(Path(__file__).resolve().parents[2])
+    paths = [place, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.models.common.sight import Sight
 from trainer.parallel.mesh import Group, Mesh
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, Sight, float], Tensor]
 
 
 class _Exchange(torch.autograd.Function):
@@ -56,9 +57,9 @@ def to_sequence(x: Tensor, group: Group) -> Tensor:
 def over_sequence(attend: Attend, group: Group) -> Attend:
     """Wrap an attention function of whole sequences into one of parts of them."""
 
-    def attend_parts(query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, dropout: float) -> Tensor:
+    def attend_parts(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
         query, key, value = (to_heads(x, group) for x in (query, key, value))
-        return to_sequence(attend(query, key, value, documents, dropout), group)
+        return to_sequence(attend(query, key, value, sight, dropout), group)
 
     return attend_parts
 
@@ -70,15 +71,24 @@ def with_own_random_stream(attend: Attend, offset: int) -> Attend:
     the common one, so that recomputation, which restores the common one, draws the same again.
     """
 
-    def attend_apart(query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, dropout: float) -> Tensor:
+    def attend_apart(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
         if dropout == 0.0:
-            return attend(query, key, value, documents, dropout)
+            return attend(query, key, value, sight, dropout)
         seed = int(torch.randint(2**62, ())) + offset
         with torch.random.fork_rng(devices=[query.device] if query.is_cuda else []):
             torch.manual_seed(seed)
-            return attend(query, key, value, documents, dropout)
+            return attend(query, key, value, sight, dropout)
 
     return attend_apart
+
+
+def with_own_heads(attend: Attend, place: int, ranks: int) -> Attend:
+    """Give attention the part of the slopes that belongs to the heads of this rank."""
+
+    def attend_own(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
+        return attend(query, key, value, sight.share(place, ranks), dropout)
+
+    return attend_own
 
 
 def shard_attention(model: nn.Module, mesh: Mesh) -> None:
@@ -89,6 +99,8 @@ def shard_attention(model: nn.Module, mesh: Mesh) -> None:
             continue
         if mesh.tp_size * mesh.sp_size > 1:
             offset = mesh.tp_rank * mesh.sp_size + mesh.sp_rank
+            module.attend = with_own_heads(module.attend, offset, mesh.tp_size * mesh.sp_size)
             module.attend = with_own_random_stream(module.attend, offset)
+            module.attend_where = with_own_random_stream(module.attend_where, offset)
         if mesh.sequence_group is not None:
             module.attend = over_sequence(module.attend, mesh.sequence_group)

@@ -33,11 +33,12 @@ def activations(model: ModelConfig, parallel: ParallelConfig, *, bytes_per_value
 def logits_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, gpu: bool) -> int:
     """Return the bytes of all float32 logits, probabilities and their gradients that exist at a time."""
     number = tokens * count_ends(model).logits // parallel.tensor
+    caps = 0 if model.logit_softcap is None else 1  # its gradient needs the capped logits
     if parallel.tensor > 1:  # probabilities and their gradient
-        return 2 * number * 4
+        return (2 + caps) * number * 4
     if number > MOST_LOGITS:
         return 3 * (MOST_LOGITS if gpu else CPU_LOGITS) * 4
-    return (3 if gpu else 1) * number * 4  # on a CPU one matrix becomes the other in place
+    return ((3 if gpu else 1) + caps) * number * 4  # on a CPU one matrix becomes the other in place
 
 
 def head_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, bytes_per_value: int) -> int:

@@ -46,7 +46,7 @@ def effective_stage(config: RunConfig, *, replicas: int, precision: Precision) -
     return parallel.zero_stage
 
 
-def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precision: Precision) -> dict[str, Any]:
+def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precision: Precision) -> dict[str, object]:
     """Return the JSON for `deepspeed.initialize` at an effective ZeRO stage.
 
     `train_micro_batch_size_per_gpu` is 1 by convention: our engine normalises the loss itself, by the global sum of
@@ -81,7 +81,7 @@ def live_elements(model: ModelConfig) -> int:
     return count_parameters(model).total // LIVE_SHARE
 
 
-def _zero(config: RunConfig, stage: int) -> dict[str, Any]:
+def _zero(config: RunConfig, stage: int) -> dict[str, object]:
     parallel = config.parallel
     zero: dict[str, Any] = {"stage": stage}
     if stage == 0:

@@ -13,8 +13,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.manifest import MANIFEST
-from trainer.checkpoint.search import newest_sound, root_of, sizes_problem
 from trainer.config.identity import Determines, determining, hash_of
 from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
@@ -29,13 +27,14 @@ CHANGED_ON_RESUME = ("skip_steps", "guard", "warm_start")
 LR_DIGITS = 12  # the last digits of a power differ between machines
 
 
-def result_values(config: RunConfig, *, gpu: bool) -> dict[str, Any]:
+def result_values(config: RunConfig, *, gpu: bool) -> dict[str, object]:
     """Return what determines the result, as plain JSON values. `gpu`: whether the ranks find one, for `auto`."""
     values = determining(config, Determines.RESULT)
     for key in ("tokens", "checkpoint"):
         values.pop(key, None)
     values["steps"] = total_steps(config)
     values["model"] = _model_values(config.model, values["model"])
+    values["optim"].pop("lr_factor", None)  # it is in the rate
     values["optim"]["lr"] = float(f"{peak_lr(config.optim, _counted(config.model)):.{LR_DIGITS}g}")
     values["precision"] = came_to(config, gpu=gpu)
     if config.checkpoint.load == "warm_start" and config.checkpoint.source is not None:
@@ -49,7 +48,7 @@ def result_hash(config: RunConfig, *, gpu: bool) -> str:
     return hash_of(result_values(config, gpu=gpu))
 
 
-def lasting_values(config: RunConfig, *, gpu: bool) -> dict[str, Any]:
+def lasting_values(config: RunConfig, *, gpu: bool) -> dict[str, object]:
     """Return what a run may not change when it goes on in its directory, as plain JSON values."""
     values = result_values(config, gpu=gpu)
     return {key: value for key, value in values.items() if key not in CHANGED_ON_RESUME}
@@ -68,6 +67,9 @@ def warm_start_of(source: str) -> tuple[Path, str] | None:
     One that is damaged as far as its manifest and the sizes of its files tell is passed over, as a start passes it
     over. None where there is none.
     """
+    from trainer.checkpoint.manifest import MANIFEST  # late: the name of no other run asks for a checkpoint
+    from trainer.checkpoint.search import newest_sound, root_of, sizes_problem
+
     try:
         found = newest_sound(root_of(Path(source)), sizes_problem)
         if found.checkpoint is None:
@@ -83,7 +85,7 @@ def _counted(model: ModelConfig) -> int:
     return count_parameters(known).body
 
 
-def _model_values(model: ModelConfig, stated: dict[str, Any]) -> dict[str, Any]:
+def _model_values(model: ModelConfig, stated: dict[str, Any]) -> dict[str, object]:
     """Return the model's values with the defaults that follow from others spelt out, but for the vocabulary's."""
     known = model if model.vocab_size is not None else model.model_copy(update={"vocab_size": 1})
     spelt = {key: value for key, value in known.architecture().items() if key in stated and not key.startswith("vocab")}

@@ -18,16 +18,17 @@ def peak_lr(optim: OptimConfig, body_parameters: int) -> float:
     the optima of this project's sweeps of models of 13k and 100k parameters (docs/log.md).
     """
     if optim.lr == "auto":
-        return LR_AT * math.pow(body_parameters / PARAMETERS_AT, -EXPONENT)
-    return float(optim.lr)
+        return optim.lr_factor * LR_AT * math.pow(body_parameters / PARAMETERS_AT, -EXPONENT)
+    return optim.lr_factor * float(optim.lr)
 
 
 def lr_share(schedule: ScheduleConfig, step: int, *, total_steps: int, tokens_per_step: int) -> float:
     """Return the learning rate of optimizer step `step` (0-based) as a share of the peak.
 
     Warm-up rises linearly to 1 and is counted in the total. `cosine` and `linear` then fall to `final_ratio` at the
-    last step; `inverse_sqrt` falls as 1/sqrt(step) (Vaswani et al. 2017); `wsd` stays at 1 and falls linearly over
-    the cooldown (Hu et al. 2024, arXiv 2404.06395); `constant` stays.
+    last step; `inverse_sqrt` falls as 1/sqrt(step) (Vaswani et al. 2017); `wsd` stays at 1 and falls over the
+    cooldown (Hu et al. 2024, arXiv 2404.06395), linearly or by 1 - sqrt of the share gone (Hagele et al. 2024,
+    arXiv 2405.18392); `constant` stays.
     """
     warmup = schedule.warmup.steps(tokens_per_step=tokens_per_step, total_steps=total_steps)
     if step < warmup:
@@ -42,8 +43,16 @@ def lr_share(schedule: ScheduleConfig, step: int, *, total_steps: int, tokens_pe
         if step < start:
             return 1.0
     progress = min((step + 1 - start) / max(total_steps - start, 1), 1.0)
-    fall = 0.5 * (1 + math.cos(math.pi * progress)) if schedule.kind == "cosine" else 1 - progress
-    return schedule.final_ratio + (1 - schedule.final_ratio) * fall
+    return schedule.final_ratio + (1 - schedule.final_ratio) * _fall(schedule, progress)
+
+
+def _fall(schedule: ScheduleConfig, progress: float) -> float:
+    """Return how far above the last rate it is, 1 to 0, once this share of the fall has gone."""
+    if schedule.kind == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule.kind == "wsd" and schedule.cooldown == "1-sqrt":
+        return 1 - math.sqrt(progress)
+    return 1 - progress
 
 
 def cooldown_start(schedule: ScheduleConfig, *, total_steps: int, tokens_per_step: int) -> int:

@@ -30,6 +30,7 @@ class MixerShape:
     heads: int = 0  # of attention; 0 where no scores are made
     head_dim: int = 0
     window: int | None = None  # keys that a token sees at most; None: all before it
+    memory: int = 0  # keys of the sequence before that each token sees
     flops: int = 0  # of products inside the mixer that no parameter takes part in, such as chunks of a scan
     values: int = 0  # that elementwise kernels read and write, kernel by kernel
     fused_values: int = 0  # the same where kernels are fused
@@ -39,7 +40,7 @@ class MixerShape:
     def keys_seen(self, context: int) -> float:
         """Return the keys that a token sees in the mean, the masked half not counted."""
         if self.window is None or self.window >= context:
-            return context / 2
+            return context / 2 + self.memory
         return self.window * (1 - self.window / (2 * context))
 
 
@@ -53,6 +54,7 @@ class Shape:
     T: int
     gated: bool
     mixers: tuple[tuple[MixerShape, int], ...]  # each with the number of its layers
+    norms: int = 2  # of a block
 
     @property
     def layers(self) -> int:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from launch.cluster.ended import by_record, failed_by_record
+from launch.cluster.followed_status import FollowedStatus
 from launch.cluster.job import NOBODY, JobIdentity, JobSpec, JobState, JobStatus, array_status
 from launch.cluster.kubernetes.client import api_errors, official_clients
 from launch.cluster.kubernetes.ends import LABEL as SET_LABEL
 from launch.cluster.kubernetes.ends import explained, set_status, waiting
-from launch.cluster.kubernetes.jobset import API, RUN_DIR, manifests, render_manifests
+from launch.cluster.kubernetes.jobset import API, CONTAINER, RUN_DIR, manifests, render_manifests
+from launch.cluster.kubernetes.pod_logs import PodFollower, line_of
 from launch.cluster.logs import attempt_logs, first_failure, newest_logs
 from trainer.contract.attempts import attempts
 from trainer.contract.errors import UserError
@@ -165,19 +167,36 @@ class KubernetesBackend:
         raise UserError(f"the finished JobSet {name} is still being removed after {REMOVAL_SECONDS} s: submit it again")
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Yield rank logs where the run directory is visible here, else what the agents print in their pods."""
-        run_dirs = self.run_dirs.get(job, ())
-        if len(run_dirs) == 1 and (run_dirs[0] / "logs").is_dir() and not follow:
+        """Yield rank logs where the run directory is visible here, else what the agents print in their pods.
+
+        Followed, what the pods print until the job has ended; of one that has ended and left no pod, the rank logs.
+        """
+        run_dirs, names = self.run_dirs.get(job, ()), job.split(",")
+        if follow:
+            status = FollowedStatus(job, lambda: self.status([job])[job])
+            pods = PodFollower(lambda: self._all_pods(names), lambda pod: self._log(pod, follow=True), status)
+            yield from pods.lines(rank)
+            if status.last.state is not JobState.DONE:
+                yield status.sentence()
+            if pods.readers:
+                return
+        if len(run_dirs) == 1 and (run_dirs[0] / "logs").is_dir():
             yield from attempt_logs(newest_logs(run_dirs[0]), rank)
             return
+        for pod in [pod["metadata"]["name"] for pod in self._all_pods(names)]:
+            text = self._log(pod, follow=False).data.decode("utf-8", "replace")
+            yield from (shown for line in text.splitlines() for shown in line_of(pod, line, rank))
+
+    def _all_pods(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        return [pod for name in names for pod in self._pods(name)]
+
+    def _log(self, pod: str, *, follow: bool) -> Any:
+        """Return the response with a pod's log. Raises UserError."""
         _, core = self.clients()
-        for name in job.split(","):
-            with api_errors(f"list the pods of {name}"):
-                pods = core.list_namespaced_pod(self.namespace, label_selector=f"{SET_LABEL}={name}")
-            for pod in pods.items:
-                with api_errors(f"give the log of pod {pod.metadata.name}"):
-                    text = core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="trainer")
-                yield from (f"[{pod.metadata.name}] {line}" for line in text.splitlines())
+        with api_errors(f"give the log of pod {pod}"):
+            return core.read_namespaced_pod_log(
+                pod, self.namespace, container=CONTAINER, follow=follow, _preload_content=False
+            )
 
     def cancel(self, *jobs: str) -> None:
         """Delete the JobSets with their pods, which get SIGTERM and time to save. A refusal stops no other."""

@@ -2,7 +2,8 @@
 
 One indexed Job with a pod for each node, a headless service by which pods find the first one, and these rules:
 a disrupted pod or a saved one restarts the set without counting, and so does a time limit where the requeue policy
-lets it go on; a user error or a diverged run ends it; any other failure restarts it as often as the policy allows.
+lets it go on; a user error or a diverged run ends it, and so does an agent that counted three starts from one
+checkpoint; any other failure restarts it as often as the policy allows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ PORT = 29400
 API = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
 LABEL = "jobset.sigs.k8s.io"
 OURS = {"app.kubernetes.io/name": "escala"}
+CONTAINER = "trainer"
 RUN_DIR = "escala/run-dir"  # annotation: whose JobSet it is
 
 
@@ -63,7 +65,7 @@ def _job_set(spec: JobSpec, task: Task, name: str, options: KubernetesOptions, p
     return {"apiVersion": f"{API[0]}/{API[1]}", "kind": "JobSet", "metadata": metadata, "spec": body}
 
 
-def _failure_policy(spec: JobSpec) -> dict[str, Any]:
+def _failure_policy(spec: JobSpec) -> dict[str, object]:
     saved = f"exit code {EXIT_PREEMPTED}"
     at_limit = "RestartJobSetAndIgnoreMaxRestarts" if spec.requeue.on_timeout else "FailJobSet"
     return {
@@ -91,7 +93,7 @@ def _job(spec: JobSpec, template: dict[str, Any]) -> dict[str, Any]:
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {"action": "FailJob", "onExitCodes": {"containerName": "trainer", "operator": "In", "values": agreed}},
+                {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": agreed}},
             ]
         },
         "template": template,
@@ -112,7 +114,7 @@ def _pod(
 ) -> dict[str, Any]:
     volumes, mounts = _volumes(spec, options)
     container = {
-        "name": "trainer",
+        "name": CONTAINER,
         "image": spec.container,
         "workingDir": str(spec.directory or directory),
         "command": [literal(word) for word in (python, "-m", "trainer.node.agent")],
@@ -146,7 +148,8 @@ def _agent_arguments(spec: JobSpec, task: Task, name: str) -> list[str]:
     fixed = ["--run-dir", str(task.run_dir), "--nodes", str(spec.nodes), "--ranks", str(spec.ranks_per_node)]
     met = ["--rendezvous", f"{name}-node-0-0.{name}:{PORT}", "--grace", "90"]
     words = [literal(word) for word in [*fixed, *met]]
-    return [*words, "--id", f"{name}.$(SET).$(RESTART)", "--", *(literal(word) for word in task.command)]
+    claim = ["--job", "$(SET)", "--repeat", "$(RESTART)", "--id", f"{name}.$(SET).$(RESTART)"]
+    return [*words, *claim, "--echo", "--", *(literal(word) for word in task.command)]
 
 
 def literal(text: str) -> str:
@@ -155,7 +158,7 @@ def literal(text: str) -> str:
 
 
 def _environment(spec: JobSpec, options: KubernetesOptions, secrets: tuple[str, ...]) -> list[dict[str, Any]]:
-    def label(name: str) -> dict[str, Any]:
+    def label(name: str) -> dict[str, object]:
         return {"fieldRef": {"fieldPath": f"metadata.labels['{LABEL}/{name}']"}}
 
     return [
@@ -166,7 +169,7 @@ def _environment(spec: JobSpec, options: KubernetesOptions, secrets: tuple[str, 
     ]
 
 
-def _resources(spec: JobSpec, options: KubernetesOptions) -> dict[str, Any]:
+def _resources(spec: JobSpec, options: KubernetesOptions) -> dict[str, object]:
     default = 0 if spec.gpu is None else spec.ranks_per_node
     gpus = default if options.gpus_per_node is None else options.gpus_per_node
     limits: dict[str, Any] = ({options.gpu_resource: gpus} if gpus else {}) | dict(options.extra_resources)

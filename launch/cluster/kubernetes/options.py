@@ -18,7 +18,7 @@ _SUBDOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
 _NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
 
 
-def check_quantity(value: Any) -> str:
+def check_quantity(value: object) -> str:
     """Return a quantity such as 8, 500m or 64Gi. Raises ValueError."""
     text = str(value).strip()
     if isinstance(value, bool) or not _QUANTITY.match(text) or not re.search(r"[1-9]", text.split("e")[0]):
@@ -51,15 +51,15 @@ def check_key(text: str) -> str:
     return text
 
 
-def check_value(value: Any) -> str:
+def check_value(value: object) -> str:
     """Return the value of a label. Raises ValueError."""
-    text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    text = _text(value)
     if text and (len(text) > 63 or not _NAME.match(text)):
         raise ValueError(f"{text!r} is no label's value: expected at most 63 letters, digits, -, _ and .")
     return text
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 

@@ -32,7 +32,7 @@ class ProcessPool:
         me = os.getpid()
         with log.open("ab") as out:
             self.ranks[identity] = subprocess.Popen(
-                [self.python, *argv],
+                [self.python, "-m", "trainer.node.logged", str(log), *argv],
                 env=dict(environment),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,

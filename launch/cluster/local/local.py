@@ -27,9 +27,10 @@ from launch.cluster.local.warm import PRELOAD, RankPool, rank_environment
 from launch.cluster.logs import attempt_logs, follow_logs, rank_failure
 from launch.cluster.quoting import check_spec, sh
 from launch.cluster.this_machine import available_cores, local_gpus
-from trainer.contract.attempts import claim_attempt
+from trainer.contract.attempts import Claim, claim_attempt, standstill
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PREEMPTED
+from trainer.contract.run_dir import RunDir
 from trainer.node.failure import oom_kills, port_was_taken, why_ended
 from trainer.node.first_failure import Ending, first_failure
 
@@ -45,7 +46,7 @@ class _Job:
     identity: str
     spec: JobSpec
     status: JobStatus = field(default_factory=lambda: JobStatus(JobState.PENDING))
-    attempt: int = 0
+    claim: Claim = field(default_factory=lambda: Claim(0))  # of its newest attempt
     log_dir: Path = Path()
     running: set[int] = field(default_factory=set)
     endings: list[Ending] = field(default_factory=list)
@@ -57,7 +58,9 @@ class _Job:
     cancelled: bool = False
     port_tries: int = 0
     failures: int = 0
+    stands_still: str = ""  # why it is not started again although it may fail more often
     devices: tuple[str, ...] = ()
+    offsets: dict[int | None, dict[Path, int]] = field(default_factory=dict)  # of the logs that were followed, by rank
 
 
 class LocalBackend:
@@ -154,11 +157,12 @@ class LocalBackend:
                 self._end_ranks(found, SAVE_GRACE)
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the job's newest attempt."""
+        """Yield the lines of the job's newest attempt. Followed again, those that were not yielded yet."""
         found = self._job(job)
         if follow:
             return follow_logs(
-                lambda: found.log_dir, rank, lambda: self.status([job])[job].state.final, lambda: self.wait(0.2)
+                *(lambda: found.log_dir, rank, lambda: self.status([job])[job].state.final, lambda: self.wait(0.2)),
+                offsets=found.offsets.setdefault(rank, {}),
             )
         return attempt_logs(found.log_dir, rank)
 
@@ -210,7 +214,8 @@ class LocalBackend:
 
     def _start(self, job: _Job) -> None:
         spec = job.spec
-        job.attempt, job.log_dir = claim_attempt(spec.run_dir)
+        job.claim = claim_attempt(spec.run_dir, f"{job_id()}/{job.identity}", repeat=job.failures)
+        job.log_dir = RunDir(spec.run_dir).logs(job.claim.attempt)
         job.endings, job.told, job.kill_at, job.oom_kills = [], False, None, oom_kills()
         job.limit_at = None if spec.time_limit is None else self.clock() + 60 * spec.time_limit
         self._say(job, JobStatus(JobState.RUNNING, reason=f"on {socket.gethostname()}"))
@@ -228,7 +233,7 @@ class LocalBackend:
                 **rank_variables(spec, rank),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
-                "ESCALA_ATTEMPT": str(job.attempt),
+                "ESCALA_ATTEMPT": str(job.claim.attempt),
             }
             if job.devices:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
@@ -276,17 +281,18 @@ class LocalBackend:
             self._say(job, JobStatus(JobState.PREEMPTED, first.code, reason=f"saved and stopped{limit}"))
         elif first.code not in AGREED_EXITS and self._starts_again(job, log):
             self.queue.insert(0, job.identity)
-            self._say(job, JobStatus(JobState.PENDING, reason=f"attempt {job.attempt} failed: {first}"))
+            self._say(job, JobStatus(JobState.PENDING, reason=f"attempt {job.claim.attempt} failed: {first}"))
         else:
             first.write(job.log_dir)
             failure = rank_failure(first)
             why = f"the time limit of {job.spec.time_limit} min is over: " if job.timed_out and first.told else ""
-            self._say(job, JobStatus(JobState.FAILED, first.code, failure, f"{why}{failure}"))
+            stuck = f"; {job.stands_still}" if job.stands_still else ""
+            self._say(job, JobStatus(JobState.FAILED, first.code, failure, f"{why}{failure}{stuck}"))
 
     def _say(self, job: _Job, status: JobStatus) -> None:
         """Keep how a job stands, here and in its run directory."""
         job.status = status
-        if job.attempt:  # before that it has no directory, and none is made for what never starts
+        if job.claim.attempt:  # before that it has no directory, and none is made for what never starts
             tell(job.spec.run_dir, job_id(), status)
 
     def _starts_again(self, job: _Job, log: Path) -> bool:
@@ -294,7 +300,10 @@ class LocalBackend:
             job.port_tries += 1
             return True
         job.failures += 1
-        return job.failures <= job.spec.requeue.on_failure
+        if job.failures > job.spec.requeue.on_failure:
+            return False
+        job.stands_still = standstill(job.spec.run_dir, job.claim, ended=True)
+        return not job.stands_still
 
     def _end_ranks(self, job: _Job, grace: float) -> None:
         assert self.pool is not None, "a job that runs was started through the pool"

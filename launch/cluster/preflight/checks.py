@@ -185,7 +185,7 @@ def _wandb(reports: list[Report]) -> Check:
             "W&B",
             Level.WARN,
             f"not reachable from {', '.join(away)}",
-            "runs stay offline there; `wandb sync` them later",
+            "runs stay offline there; `escala wandb sync` sends them later",
         )
     return Check("W&B", Level.OK, "reachable from every node")
 

@@ -18,11 +18,12 @@ from launch.cluster.job import NOBODY, JobIdentity, JobSpec, JobState, JobStatus
 from launch.cluster.logs import attempt_logs, first_failure, newest_logs, rank_logs
 from launch.cluster.process import Call, call
 from launch.cluster.quoting import label
-from launch.cluster.slurm.batch_output import attempts_of, batch_output, lines_of, reason_in
+from launch.cluster.slurm.batch_output import batch_output, lines_of, reason_in
 from launch.cluster.slurm.follow import Following
 from launch.cluster.slurm.queue import AT_A_TIME, SlurmQueue, user_name
 from launch.cluster.slurm.states import Listed
 from launch.cluster.slurm.submit import SlurmSubmission
+from trainer.contract.attempts import attempts_of
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
 

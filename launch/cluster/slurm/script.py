@@ -78,7 +78,6 @@ _KEY = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 SRUN_OPTIONS = ("--kill-on-bad-exit=0", "--wait=300", "--export=ALL", "--cpu-bind=none")
 _COUNT_GPUS = ("gpus", "gpus-per-task", "gpus-per-socket", "tres-per-task")  # of sbatch; others only bind or tune them
 _GRES = re.compile(r"\bgpu(?::[^:,]*[^:,\d][^:,]*)?(?::(\d+))?\b")  # gpu[:type][:count]
-MOST_STARTS = 3  # of one submission from one checkpoint
 
 
 def slurm_options(spec: JobSpec) -> SlurmOptions:
@@ -160,7 +159,6 @@ def render_script(
         directory=spec.directory or directory,
         redirect=None if plain else spec.run_dir,
         submitted_by=shlex.join(["sbatch", "--parsable", export_option(options.inherit_environment, secrets)]),
-        most_starts=MOST_STARTS,
         setup_lines=[line for entry in options.setup for line in entry.split("\n")],
         srun_options=shlex.join([*SRUN_OPTIONS, *_container(spec, options)]),
         rank_python=shlex.join(_rank_python(spec, options, python)),

@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import random
+import secrets
 import shlex
 import signal
 import time
@@ -27,9 +28,9 @@ from launch.cluster.secret_names import check_secrets
 from launch.cluster.ssh.connect import connect, copy_code, start_order
 from launch.cluster.ssh.connection import Node, remote_command
 from launch.cluster.ssh.hosts import Host, SshOptions, hosts_for, ssh_command
-from trainer.contract.attempts import claim_attempt
+from trainer.contract.attempts import Claim, claim_attempt, standstill
 from trainer.contract.errors import UserError
-from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PORT_TAKEN, EXIT_PREEMPTED
+from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PORT_TAKEN, EXIT_PREEMPTED, EXIT_STANDSTILL
 from trainer.node.failure import error_line
 
 RETRY_SECONDS = 5.0
@@ -53,7 +54,9 @@ class _Job:
     retry_at: float = 0.0
     give_up_at: float | None = None
     port_tries: int = 0
+    repeat: int = 0  # how often it was started before, after a host was lost
     said: list[str] = field(default_factory=list)
+    offsets: dict[int | None, dict[Path, int]] = field(default_factory=dict)  # of the logs that were followed, by rank
 
 
 class SshBackend:
@@ -111,7 +114,10 @@ class SshBackend:
             self._watch(job)
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the newest attempt; with `follow`, also what the agents and this driver say."""
+        """Yield the lines of the newest attempt; with `follow`, also what the agents and this driver say.
+
+        Followed again, those that were not yielded yet.
+        """
         found = self._job(job)
         if not follow:
             yield from attempt_logs(newest_logs(found.spec.run_dir), rank)
@@ -122,6 +128,7 @@ class SshBackend:
             lambda: self.status([job])[job].state.final,
             lambda: self.wait(0.2),
             lambda: [found.said.pop(0) for _ in range(len(found.said))],
+            found.offsets.setdefault(rank, {}),
         )
         yield from lines
 
@@ -143,7 +150,8 @@ class SshBackend:
             there = host.directory or self._directory(spec)
             command = remote_command(host.python or self.python, there)
             rendezvous = f"{options.rendezvous_host or '<address of the first host>'}:<port>"
-            order = start_order(spec, there, index, 1, rendezvous, "<id>", [h.name for h in hosts])
+            claim = Claim(1, start="<id>")
+            order = start_order(spec, there, index, claim, rendezvous, [h.name for h in hosts])
             lines.append(shlex.join([*ssh_command(host, options), command]))
             lines.append("  <<< " + json.dumps({**order, "environment": dict(spec.environment)}))
         if self.secrets:
@@ -198,13 +206,19 @@ class SshBackend:
     def _start(self, job: _Job) -> None:
         """Connect, claim the next attempt, and start the agents."""
         nodes = self._connect(job)
-        attempt, _ = claim_attempt(job.spec.run_dir)
+        run_dir = job.spec.run_dir
+        claim = claim_attempt(run_dir, job_id(), repeat=job.repeat, start=secrets.token_hex(8))
+        if refused := standstill(run_dir, claim, ended=False):
+            for node in nodes:
+                node.hang_up()
+            self._say(job, JobStatus(JobState.FAILED, EXIT_STANDSTILL, reason=refused))
+            return
         address = job.options.rendezvous_host or str((nodes[0].hello or {})["address"])
         rendezvous = f"{address}:{random.randint(20000, 39999)}"  # noqa: S311 - spreads ports, guards nothing
         handed_on = {name: self.environment[name] for name in self.secrets}
         names = [node.host.name for node in nodes]
         for index, node in enumerate(nodes):
-            order = start_order(job.spec, node.directory, index, attempt, rendezvous, job.identity, names)
+            order = start_order(job.spec, node.directory, index, claim, rendezvous, names)
             node.send({**order, "environment": {**job.spec.environment, **handed_on}})
         job.nodes, job.lost, job.stop_by = nodes, None, None
         self._say(job, JobStatus(JobState.RUNNING, reason=f"on {', '.join(h.name for h in job.hosts)}"))
@@ -273,13 +287,14 @@ class SshBackend:
         elif job.lost is not None:
             minutes = job.options.reconnect_minutes
             job.give_up_at = time.monotonic() + 60 * minutes
+            job.repeat += 1
             self._say(job, JobStatus(JobState.PENDING, reason=f"{job.lost}; waiting up to {minutes:g} min for it"))
         elif not bad:
             self._say(job, JobStatus(JobState.DONE, 0))
         elif EXIT_PORT_TAKEN in bad and job.port_tries < PORT_TRIES:
             job.port_tries += 1
             self._say(job, JobStatus(JobState.PENDING, reason="its port was taken: trying another"))
-        elif EXIT_PREEMPTED in bad and AGREED_EXITS.issuperset(bad):  # a failure anywhere is not a save
+        elif EXIT_PREEMPTED in bad and (AGREED_EXITS - {EXIT_STANDSTILL}).issuperset(bad):  # a failure is not a save
             self._say(job, JobStatus(JobState.PREEMPTED, EXIT_PREEMPTED, reason="saved and stopped"))
         else:
             failure = first_failure(newest_logs(job.spec.run_dir))
@@ -297,7 +312,7 @@ class SshBackend:
                 before = "" if job.lost is None else f"{job.lost}; it did not come back: "
                 self._say(job, JobStatus(JobState.FAILED, reason=f"{before}{error}"))
             return
-        if job.give_up_at is not None:
+        if job.give_up_at is not None and job.nodes:
             job.said.append("all hosts are back: the run goes on from its newest checkpoint")
             job.give_up_at = None
 

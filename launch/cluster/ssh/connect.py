@@ -15,6 +15,7 @@ from launch.cluster.job import JobSpec
 from launch.cluster.process import call
 from launch.cluster.ssh.connection import Node
 from launch.cluster.ssh.hosts import Host, SshOptions, ssh_command
+from trainer.contract.attempts import Claim
 from trainer.contract.errors import UserError
 
 HELLO_SECONDS = 30.0
@@ -106,15 +107,14 @@ def start_order(
     spec: JobSpec,
     directory: Path | str,
     index: int,
-    attempt: int,
+    claim: Claim,
     rendezvous: str,
-    identity: str,
     names: Sequence[str],
 ) -> dict[str, Any]:
     """Return the order that starts the agent of node `index` of `names`; the first node hosts the meeting."""
-    words: list[object] = ["--run-dir", spec.run_dir, "--attempt", attempt, "--nodes", spec.nodes]
+    words: list[object] = ["--run-dir", spec.run_dir, "--attempt", claim.attempt, "--nodes", spec.nodes]
     words += ["--ranks", spec.ranks_per_node, "--restarts", spec.requeue.on_failure]
-    words += ["--rendezvous", rendezvous, "--id", f"{identity}.{attempt}"]
+    words += ["--rendezvous", rendezvous, "--id", claim.start]
     words += ["--names", ",".join(names), *(["--host"] if index == 0 else []), "--", *spec.command]
     return {"start": [str(word) for word in words], "directory": str(directory)}
 

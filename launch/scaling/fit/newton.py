@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from launch.scaling.arrays import Array
+from launch.scaling.fit.large import LARGEST_BATCH, LOG, STEPS_OF_PROFILE, first_step, is_large
 from launch.scaling.fit.problem import Problem
 
 MAX_STEPS = 200
@@ -67,8 +68,34 @@ class _State:
 def minimise(problem: Problem, start: Array, *, pin: Pin | None = None, max_steps: int = MAX_STEPS) -> Solutions:
     """Minimise the objective of `problem` from each start (B, p). No solution is higher than its start.
 
-    Needs no bounds: coefficients are positive by construction. Cost: O(steps B n p^2).
+    Needs no bounds: coefficients are positive by construction. Cost: O(steps B n p^2). Of a large table as many
+    problems are solved at once as fit into `LARGEST_BATCH`, with few steps where starts are near by construction: for
+    points of a profile, and for replicates, which take one step together (`launch/scaling/fit/large.py`).
     """
+    if is_large(problem):
+        steps = max_steps if pin is None else min(max_steps, STEPS_OF_PROFILE)
+        if max_steps and problem.replicated and pin is None and (start == start[0]).all():
+            start, steps = first_step(problem, start), 0
+        return _in_parts(problem, start, pin, steps)
+    return _minimise(problem, start, pin, max_steps)
+
+
+def _in_parts(problem: Problem, start: Array, pin: Pin | None, max_steps: int) -> Solutions:
+    size = max(1, LARGEST_BATCH // (problem.rows * start.shape[1]))
+    found = []
+    for first in range(0, len(start), size):
+        part = slice(first, first + size)
+        some = None if pin is None else Pin(pin.function, pin.quantity[part], pin.target[part], pin.stiffness[part])
+        found.append(_minimise(problem.part(part), start[part], some, max_steps))
+        done = min(first + size, len(start))
+        LOG.info("%s: %d of %d fits to %d rows", problem.law.name, done, len(start), problem.rows)
+    theta, objective, gradient = (
+        np.concatenate([getattr(f, name) for f in found]) for name in ("theta", "objective", "gradient_norm")
+    )
+    return Solutions(theta, objective, gradient)
+
+
+def _minimise(problem: Problem, start: Array, pin: Pin | None, max_steps: int) -> Solutions:
     num = len(start)
     targets = np.broadcast_to(problem.target, (num, problem.rows))
     counts = np.broadcast_to(problem.counts, (num, problem.rows))
@@ -85,7 +112,7 @@ def minimise(problem: Problem, start: Array, *, pin: Pin | None = None, max_step
             if not len(active):
                 break
     theta_out[active] = state.theta
-    final = solver.begin(theta_out, targets, counts, with_pin=False)
+    final = state if not max_steps and pin is None else solver.begin(theta_out, targets, counts, with_pin=False)
     gradient = solver.gradient(final, None)
     return Solutions(theta_out, final.cost, np.abs(gradient).max(axis=1))
 

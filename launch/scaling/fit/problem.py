@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +29,24 @@ class Problem:
     @property
     def rows(self) -> int:
         return int(self.loss.shape[-1])
+
+    @property
+    def replicated(self) -> bool:
+        """Whether each problem has weights of its own: replicates of a bootstrap."""
+        return self.weights is not None and self.weights.ndim == 2
+
+    def part(self, which: slice) -> Problem:
+        """Return these of B problems."""
+        loss = self.loss[which] if self.loss.ndim == 2 else self.loss
+        weights = self.weights
+        if weights is not None and weights.ndim == 2:
+            weights = weights[which].astype(float)
+        return replace(self, loss=loss, weights=weights)
+
+    def thinned(self, rows: Array) -> Problem:
+        """Return the same problem on some of its rows; it has one loss and one weight a row."""
+        weights = None if self.weights is None else self.weights[rows]
+        return replace(self, x={v: values[rows] for v, values in self.x.items()}, loss=self.loss[rows], weights=weights)
 
     @cached_property
     def target(self) -> Array:

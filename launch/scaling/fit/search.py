@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from launch.scaling.arrays import Array
+from launch.scaling.fit.large import is_large, thin
 from launch.scaling.fit.lbfgs import follow
 from launch.scaling.fit.newton import Solutions, minimise
 from launch.scaling.fit.problem import Problem
@@ -18,6 +19,7 @@ from launch.scaling.laws.base import WithCorners
 SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts agree
 ROUNDING = 1e-24  # objective per row that is only rounding: a noise-free surface
 STEPS_FROM_START = 200  # a start that is not there by then counts as one that disagrees
+ROUGH, FEW_POLISHED = 50, 2  # where laws are only compared: steps from the starts, and how many are then polished
 POLISHED, MOST_STEPS = 8, 300  # of the best starts, so that a slow valley is followed to its end
 UNSURE, DOUBTFUL = 0.5, 0.2  # shares of starts below which jumps are tried, and valleys followed
 ROUNDS, SETTLED = 2, 1e-10  # of looking about the best, until it gains less than this share
@@ -45,16 +47,26 @@ class Found:
 def search(problem: Problem, *, every_start: int = 1) -> Found:
     """Return the best optimum that is found.
 
-    With `every_start` above 1 only every k-th start is taken and nothing is searched about the best.
+    With `every_start` above 1 only every k-th start is taken and nothing is searched about the best. Of a large table a
+    part of the rows is searched, and the best that it finds is polished on all of them.
     """
+    if is_large(problem):
+        part = _search(thin(problem), every_start)
+        found = minimise(problem, part.theta[None], max_steps=MOST_STEPS)
+        return Found(found.theta[0], float(found.objective[0]), float(found.gradient_norm[0]), part.share)
+    return _search(problem, every_start)
+
+
+def _search(problem: Problem, every_start: int) -> Found:
     law = problem.law
     start = law.starts(problem.x, problem.loss)[::every_start]
     thorough = every_start == 1
-    first = minimise(problem, start, max_steps=STEPS_FROM_START)
+    first = minimise(problem, start, max_steps=STEPS_FROM_START if thorough else ROUGH)
     heights, leaders = first.objective, _ordered(first)
     if thorough and isinstance(law, WithCorners):
         leaders = _merged(leaders, _race(problem, law.corners(problem.x, problem.loss)))
-    leaders = _ordered(minimise(problem, leaders.theta[:POLISHED], max_steps=MOST_STEPS))
+    polished = POLISHED if thorough else FEW_POLISHED
+    leaders = _ordered(minimise(problem, leaders.theta[:polished], max_steps=MOST_STEPS))
     if thorough:
         agreeing = _share(heights, leaders, problem.rows)
         if agreeing < UNSURE:

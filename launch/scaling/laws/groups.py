@@ -124,6 +124,15 @@ class SharedExponents:
             corners += [without, alone]
         return np.array(corners)
 
+    def of_family(self, theta: Array, family: str) -> Array:
+        """Return internal parameters (B, p) of the common law with one family's coefficients."""
+        size, count, first = len(self.common.params), len(self.groups), int(self.common.floor)
+        own = theta[:, :size].copy()
+        if family in self.groups:
+            shifts = size + self.groups.index(family) + count * np.arange(len(self.common.variables))
+            own[:, first : first + 2 * len(shifts) : 2] -= theta[:, shifts]
+        return own
+
     def _with_equal_groups(self, common: Array) -> Array:
         extra = len(self.groups) * len(self.common.variables)
         return np.concatenate([common, np.zeros((len(common), extra))], axis=1)
@@ -148,7 +157,8 @@ class Behind:
     group: str
     parameters: tuple[float, float | None, float | None] | None
     tokens: tuple[float, float | None, float | None] | None
-    flops: tuple[float, float | None, float | None] | None  # None unless N and D are both in the law
+    flops: tuple[float, float | None, float | None] | None  # 6 N D; None unless N and D are both in the law
+    exact_flops: tuple[float, float | None, float | None] | None = None  # where the table counts them
 
 
 def behind(law: SharedExponents, values: Array, draws: Array | None) -> list[Behind]:

@@ -1,8 +1,9 @@
 """Over-training: the loss in compute C and tokens per parameter M = D/N (Gadre et al. 2024, arXiv 2403.08540).
 
-    L = E + (a M^eta + b M^-eta) C^-eta
+    L = E + (u M^eta + v M^-eta) C^-eta
 
-is Chinchilla's law with one exponent: alpha = beta = 2 eta, a = A 6^eta, b = B 6^eta.
+is Chinchilla's law with one exponent: alpha = beta = 2 eta, u = A 6^eta, v = B 6^eta. The paper's letters are a and b;
+a is the exponent of N* ~ C^a here.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class OverTraining:
 
     name: str = "over-training"
     source: str = "Gadre et al. 2024, arXiv 2403.08540, equation 4"
-    formula: str = "L = E + (a M^eta + b M^-eta) C^-eta with M = D/N"
+    formula: str = "L = E + (u M^eta + v M^-eta) C^-eta with M = D/N"
     variables: tuple[str, ...] = ("N", "D")
     uncentred: tuple[str, ...] = ()
-    params: tuple[str, ...] = ("E", "a", "b", "eta")
-    positive: frozenset[str] = frozenset({"E", "a", "b"})
+    params: tuple[str, ...] = ("E", "u", "v", "eta")
+    positive: frozenset[str] = frozenset({"E", "u", "v"})
 
     def log_loss(self, theta: Array, x: Logs) -> tuple[Array, Array]:
         log_loss, jacobian = CHINCHILLA.log_loss(theta @ TIE.T, x)

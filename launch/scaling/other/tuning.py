@@ -1,58 +1,105 @@
 """The user's own law of the best learning rate or batch size, from sweeps of it at several sizes.
 
-    log loss = level of the cell + kappa (log h - log h*)^2,   h* = k N^p D^q
+    h* = k N^p D^q
 
-A cell is everything but the swept setting. Near its optimum the loss is a parabola in log h (Wortsman et al. 2023,
-arXiv 2309.14322, section 3); with one curvature for all cells the whole law is one linear regression. Nothing
-about any published rule is built in.
+Where both settings vary at one N and D, their optimum is that of a bowl in (log lr, log B) with a cross term, and both
+laws come from one fit. Where one alone varies, its law is that at the fixed other, which is said. Nothing about any
+published rule is built in.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from launch.scaling.arrays import Array
+from launch.scaling.other.bowl import Trials, Windowed, fit_bowl
+from launch.scaling.other.sweeps import Sweeps, at_the_edge, sweeps_of
+from launch.scaling.other.tuning_cost import Cost, cost_of_following
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import check_replicates
 from trainer.contract.errors import UserError
 
 KNOBS = {"lr": "lr", "batch-size": "batch"}
-NEAR = 0.15  # rows whose log loss lies further above the best of their cell are not near a parabola
+WINDOWS = (0.16, 0.08, 0.04, 0.02, 0.01, 0.005)  # of log loss above a cell's floor
+FEWEST_PER_PARAMETER = 3  # trials in the narrowest window that is tried
+CONFIDENT = 0.95  # of the F test that a wider window bends the bowl
+POWERS = {"N": "p", "D": "q", "batch": "r", "lr": "r"}
+
+
+@dataclass(frozen=True)
+class SettingLaw:
+    """The law of one setting: values k, p, q (r: power of the fixed other setting) and 95 % intervals of the powers."""
+
+    column: str
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+    def to_json(self) -> dict[str, object]:
+        return {"params": self.values, "intervals": {n: list(pair) for n, pair in self.intervals.items()}}
 
 
 @dataclass(frozen=True)
 class TuningLaw:
-    """h* = k N^p D^q; exponents of variables that do not vary are absent."""
+    """The law that was asked for, and with a joint bowl that of the other setting.
+
+    `windows` has the powers for each window of loss that could be fitted, widest first; `window` is the one taken.
+    """
 
     knob: str
-    values: dict[str, float]  # k, p, q, curvature
-    intervals: dict[str, tuple[float, float]]
+    law: SettingLaw
+    other: SettingLaw | None
+    fixed: str  # what is said of the other setting where it is no part of the bowl, else empty
+    curvature: tuple[tuple[float, ...], ...]
+    window: float
+    windows: tuple[tuple[float, int, dict[str, float]], ...]
+    cost: Cost
     num_cells: int
     num_rows: int
     reasons: tuple[str, ...]
 
     @property
-    def formula(self) -> str:
-        powers = [f"{v}^{e}" for v, e in (("N", "p"), ("D", "q")) if e in self.values]
-        return f"{self.knob}* = k " + " ".join(powers)
+    def values(self) -> dict[str, float]:
+        return self.law.values
 
-    def to_json(self) -> dict[str, Any]:
-        return {
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        return self.law.intervals
+
+    @property
+    def formula(self) -> str:
+        return formula(self.law)
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `escala fit --law lr --json` prints."""
+        found = {
             "law": self.knob,
             "formula": self.formula,
-            "params": self.values,
-            "intervals": {n: list(pair) for n, pair in self.intervals.items()},
+            **self.law.to_json(),
+            "curvature": [list(row) for row in self.curvature],
+            "fixed": self.fixed or None,
+            "window": self.window,
+            "windows": [{"window": w, "rows": rows, "powers": powers} for w, rows, powers in self.windows],
+            "cost": self.cost.to_json(),
             "certificate": {"status": "weak" if self.reasons else "certified", "reasons": list(self.reasons)},
             "rows_used": self.num_rows,
             "cells": self.num_cells,
         }
+        if self.other is not None:
+            found["jointly"] = {"setting": self.other.column, "formula": formula(self.other), **self.other.to_json()}
+        return found
+
+
+def formula(law: SettingLaw) -> str:
+    """Write lr* = k N^p D^q, with the powers that were fitted."""
+    other = {"lr": "batch", "batch": "lr"}[law.column]
+    powers = [f"{v}^{e}" for v, e in (("N", "p"), ("D", "q"), (other, "r")) if e in law.values]
+    return f"{law.column}* = k " + " ".join(powers)
 
 
 def fit_tuning(table: Table, knob: str, *, bootstrap: int = 200, seed: int = 0) -> TuningLaw:
-    """Fit the law of `lr` or `batch-size`; intervals by resampling cells.
+    """Fit the law of `lr` or `batch-size`; intervals by drawing cells.
 
     Cells need at least three values of the setting. Raises `UserError` when no cell has them or when the loss has no
     minimum inside the sweeps.
@@ -60,91 +107,103 @@ def fit_tuning(table: Table, knob: str, *, bootstrap: int = 200, seed: int = 0) 
     column = KNOBS[knob]
     check_replicates(bootstrap, seed)
     table.require(("N", "D", column), knob)
-    table = table.select(np.isfinite(table.columns[column]))  # rows without the setting are no trials of it
-    cell, h = _cells(table, column), np.log(table.columns[column])
-    usable = _near_optimum(table, cell, h)
-    if not usable.any():
-        raise UserError(f"{knob}: no cell has three values of {column} within {NEAR:.0%} of its best loss")
-    x = {v: np.log(table.columns[v][usable]) for v in ("N", "D")}
-    x = {v: values - values.mean() for v, values in x.items() if np.ptp(values) > 0.1}
-    names, index = np.unique(cell[usable], return_inverse=True)
-    rows = (index.ravel(), h[usable] - h[usable].mean(), np.log(table.loss[usable]))
-    values = _solve(*rows, x)
-    if values is None:
-        raise UserError(f"{knob}: the loss has no minimum in {column} inside these sweeps: widen them")
+    sweeps = sweeps_of(table.select(np.isfinite(table.columns[column])), column)
+    fits = _every_window(sweeps.trials)
+    if not fits:
+        raise UserError(
+            f"{knob}: trials within {WINDOWS[0]:.0%} of the best loss of their cell show no minimum in {column}: "
+            "sweep it more widely, or in smaller steps"
+        )
+    chosen = _widest_that_fits(fits)
+    taken, half = fits[chosen], _half_widths(fits, chosen, bootstrap, seed)
+    laws = [_law(sweeps, taken, k, None if half is None else half[k]) for k in range(len(sweeps.settings))]
+    powers = tuple((f.window, len(f.trials), _powers(sweeps, f.bowl.optimum[0])) for f in fits)
+    cost = cost_of_following(sweeps.trials, taken)
     return TuningLaw(
-        knob,
-        _published(values, x, table, usable, h),
-        _intervals(rows, x, len(names), bootstrap, seed),
-        len(names),
-        int(usable.sum()),
-        tuple(_at_the_edge(table, cell, h, names)),
-    )
+        knob, laws[0], laws[1] if len(laws) > 1 else None, sweeps.fixed,
+        tuple(tuple(float(v) for v in row) for row in taken.bowl.curvature),
+        taken.window, powers, cost, len(taken.gram), len(taken.trials),
+        (*at_the_edge(sweeps.trials), *_bent(fits, chosen, half), *_unknown(laws[0], bootstrap)),
+    )  # fmt: skip
 
 
-def _cells(table: Table, column: str) -> Array:
-    others = [c for c in ("N", "D", "lr", "batch", "U") if c in table.columns and c != column]
-    # Each column is numbered first: an empty cell, NaN, is then one value of it, and not a new one in every row.
-    keys = [np.unique(np.round(np.log(table.columns[c]), 6), return_inverse=True)[1].ravel() for c in others]
-    return np.asarray(np.unique(np.stack(keys), axis=1, return_inverse=True)[1]).ravel()
+def _every_window(trials: Trials) -> list[Windowed]:
+    """Fit every window that has trials enough, widest first, each from the one before."""
+    found: list[Windowed] = []
+    for window in WINDOWS:
+        fit = fit_bowl(trials, window, found[-1].bowl if found else None)
+        if fit is None:
+            continue
+        levels, num = len(fit.gram), fit.gram.shape[1]
+        if found and (len(fit.trials) - levels < FEWEST_PER_PARAMETER * num or 2 * levels < len(found[0].gram)):
+            break
+        found.append(fit)
+    return found
 
 
-def _near_optimum(table: Table, cell: Array, h: Array) -> Array:
-    best = np.full(cell.max() + 1, np.inf)
-    np.minimum.at(best, cell, np.log(table.loss))
-    near = np.log(table.loss) < best[cell] + NEAR
-    distinct = np.array([len(np.unique(np.round(h[near & (cell == c)], 6))) for c in range(cell.max() + 1)])
-    return np.asarray(near & (distinct[cell] >= 3))
+def _widest_that_fits(fits: list[Windowed]) -> int:
+    """Return the widest window whose residuals are no larger than those of any narrower one, by F tests.
+
+    A window that reaches to where losses are no parabola bends the powers, and a narrow one knows little of them.
+    """
+    from scipy.special import fdtri  # only this law pays for scipy
+
+    for i in range(len(fits)):
+        if all(
+            fits[i].variance <= fits[j].variance * fdtri(fits[i].freedom, fits[j].freedom, CONFIDENT)
+            for j in range(i + 1, len(fits))
+        ):
+            return i
+    return len(fits) - 1
 
 
-def _solve(index: Array, h: Array, log_loss: Array, x: dict[str, Array]) -> Array | None:
-    """Return kappa, c and the exponents by least squares with a level for each cell, or None without a minimum."""
-    columns = [h**2, h, *(h * values for values in x.values())]
-    centred = [c - _means(c, index) for c in [*columns, log_loss]]
-    solved, *_ = np.linalg.lstsq(np.stack(centred[:-1], axis=1), centred[-1], rcond=None)
-    kappa = solved[0]
-    return None if kappa <= 0 else np.concatenate([[kappa], -solved[1:] / (2 * kappa)])
+def _half_widths(fits: list[Windowed], taken: int, bootstrap: int, seed: int) -> Array | None:
+    """Return the half widths (k, 1 + v) of 95 % intervals of O, or None where cells are too few.
+
+    Cells are drawn, each with the change of O that leaving it out makes (a jackknife, which few cells do not flatter);
+    Student's t has as many degrees of freedom as there are cells beyond the powers. The step to the next narrower
+    window is added: what is left of a bend.
+    """
+    fit = fits[taken]
+    cells, width = len(fit.gram), fit.bowl.optimum.shape[1]
+    if cells - width < 1 or bootstrap < 1:
+        return None
+    from scipy.special import stdtrit
+
+    change = fit.without_each() - fit.bowl.optimum
+    drawn = np.random.default_rng(seed).standard_exponential((bootstrap, cells)) - 1  # of variance 1 (Rubin 1981)
+    spread = np.einsum("rc,ckv->rkv", drawn, change).std(axis=0)
+    bend = np.abs(fit.bowl.optimum - fits[min(taken + 1, len(fits) - 1)].bowl.optimum)
+    return np.asarray(stdtrit(cells - width, 0.975) * spread + bend)
 
 
-def _means(values: Array, index: Array) -> Array:
-    counts = np.maximum(np.bincount(index), 1)
-    return np.asarray((np.bincount(index, values) / counts)[index])
+def _powers(sweeps: Sweeps, optimum: Array) -> dict[str, float]:
+    return {POWERS[v]: float(e) for v, e in zip(sweeps.features, optimum[1:], strict=True)}
 
 
-def _published(values: Array, x: dict[str, Array], table: Table, usable: Array, h: Array) -> dict[str, float]:
-    log_k = float(values[1] + h[usable].mean())
-    found = {"curvature": float(values[0])}
-    for exponent, (name, _) in zip(values[2:], x.items(), strict=True):
-        found["p" if name == "N" else "q"] = float(exponent)
-        log_k -= float(exponent) * float(np.log(table.columns[name][usable]).mean())
-    return {"k": float(np.exp(log_k)), **found}
+def _law(sweeps: Sweeps, fit: Windowed, k: int, half: Array | None) -> SettingLaw:
+    """Turn row k of O back from centred logarithms."""
+    optimum = fit.bowl.optimum[k]
+    powers = _powers(sweeps, optimum)
+    log_k = float(sweeps.z_mean[k] + optimum[0] - optimum[1:] @ sweeps.x_mean)
+    ends = {} if half is None else {
+        name: (value - float(h), value + float(h)) for (name, value), h in zip(powers.items(), half[1:], strict=True)
+    }  # fmt: skip
+    return SettingLaw(sweeps.settings[k], {"k": float(np.exp(log_k)), **powers}, ends)
 
 
-def _intervals(
-    rows: tuple[Array, Array, Array], x: dict[str, Array], num_cells: int, bootstrap: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    if num_cells < 4 or bootstrap < 1:
-        return {}
-    random, index = np.random.default_rng(seed), rows[0]
-    members = [np.flatnonzero(index == c) for c in range(num_cells)]
-    draws = []
-    for _ in range(bootstrap):
-        picked = random.integers(num_cells, size=num_cells)
-        take = np.concatenate([members[c] for c in picked])
-        label = np.repeat(np.arange(num_cells), [len(members[c]) for c in picked])
-        solved = _solve(label, rows[1][take], rows[2][take], {v: values[take] for v, values in x.items()})
-        if solved is not None:
-            draws.append(solved[2:])
-    if len(draws) < bootstrap / 2 or not x:
-        return {}
-    ends = np.quantile(draws, [0.025, 0.975], axis=0).T
-    return {"p" if v == "N" else "q": (float(a), float(b)) for v, (a, b) in zip(x, ends, strict=True)}
+def _bent(fits: list[Windowed], taken: int, half: Array | None) -> list[str]:
+    """Say that powers have not settled: in the narrowest window they differ from the next one by more than they may."""
+    if taken == 0 or taken < len(fits) - 1 or half is None:
+        return []
+    moved = np.abs(fits[taken].bowl.optimum - fits[taken - 1].bowl.optimum)[:, 1:]
+    if (moved <= half[:, 1:]).all():
+        return []
+    return [f"the powers still move at {fits[-1].window:.1%} above the best loss: finer sweeps would tell more"]
 
 
-def _at_the_edge(table: Table, cell: Array, h: Array, names: Array) -> list[str]:
-    edge = 0
-    for c in names:
-        mine = np.flatnonzero(cell == c)
-        best = mine[np.argmin(table.loss[mine])]
-        edge += h[best] in (h[mine].min(), h[mine].max())
-    return [f"the best value lies at the end of the sweep in {edge} of {len(names)} cells"] if edge else []
+def _unknown(law: SettingLaw, bootstrap: int) -> list[str]:
+    if bootstrap and not law.intervals and len(law.values) > 1:
+        return ["too few cells for an interval of the powers: sweep more sizes and lengths"]
+    wide = [n for n, (low, high) in law.intervals.items() if high - low > 1]
+    return [f"the power {n} is known to no better than {law.intervals[n][1] - law.values[n]:.2g}" for n in wide]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from launch.scaling.table.table import Table
 from launch.scaling.trust.study import study
 
 ABOUT = 2.0  # the exponent at the largest budget is taken between half and twice of it
-C_MEANING = {"6nd": "6 N D", "exact": "exact, with attention", "as given": "as the table gives it"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Counted:
     exponent: float | None
     status: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"N": self.N, "C": self.C, "params": self.values, "a": self.exponent, "status": self.status}
 
 

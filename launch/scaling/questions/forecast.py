@@ -8,17 +8,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from launch.scaling.questions.saved_fit import SavedFit
+from launch.scaling.table.seen import SAME, was_seen
 from launch.scaling.table.table import Table
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import read_lines
 from trainer.contract.run_dir import append_json
-
-SAME = 0.02  # relative difference in N and D up to which a run is the forecast one
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class Forecast:
     times_largest: float | None  # C over the largest C of the fit (N or D for laws of one variable), where known
     data_sha256: str
     fit_sha256: str
+    seen: bool = False  # by the fit: then the run tests nothing
 
     @property
     def beyond(self) -> str:
@@ -62,10 +61,11 @@ class Score:
 
     @property
     def inside(self) -> bool | None:
+        """Whether the interval holds the run; None without one, and for a run that the fit has seen."""
         ends = self.forecast.interval
-        return None if ends is None else ends[0] <= self.measured <= ends[1]
+        return None if ends is None or self.forecast.seen else ends[0] <= self.measured <= ends[1]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             **asdict(self.forecast), "row": self.row, "measured": self.measured, "error": self.error,
             "inside": self.inside,
@@ -98,6 +98,7 @@ def make_forecast(fit: SavedFit, fit_text: str, *, time: str, name: str, N: floa
         times_largest=known[scale] / fit.range[scale][1] if scale in fit.range else None,
         data_sha256=fit.table_sha256,
         fit_sha256=hashlib.sha256(fit_text.encode()).hexdigest(),
+        seen=was_seen(fit.runs, name, {v: known.get(v) for v in ("N", "D") if v in fit.law.variables or v in known}),
     )
 
 

@@ -1,4 +1,4 @@
-"""What `escala fit` adds to a fit: doubts, and on demand decisions for a budget, ways to count, families compared."""
+"""What `escala fit` adds to a fit and its decision: ways to count, families compared, a published law."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from launch.scaling.laws.groups import Behind, SharedExponents, behind
 from launch.scaling.questions.conventions import Counted, count_every_way
-from launch.scaling.questions.next_run import Decision, decide
+from launch.scaling.questions.judged import Judged
 from launch.scaling.questions.published import Against, compare
-from launch.scaling.questions.saved_fit import saved_fit
 from launch.scaling.questions.sensitivity import Sensitivity, sensitivity
-from launch.scaling.trust.residual_tests import Doubt, doubts
-from launch.scaling.trust.study import Study
 from trainer.contract.errors import UserError
 
 
@@ -24,19 +18,15 @@ from trainer.contract.errors import UserError
 class Deeper:
     """Each part is None or empty where it was not asked for or does not apply."""
 
-    decision: Decision | None = None
     sensitivity: Sensitivity | None = None
     counting: tuple[Counted, ...] = ()
     behind: tuple[Behind, ...] = ()
     reference: str = ""
     against: Against | None = None
-    doubts: tuple[Doubt, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the doubts, and of the other parts those that are there, by name."""
-        found: dict[str, Any] = {"doubts": [d.to_json() for d in self.doubts]}
-        if self.decision is not None:
-            found["decision"] = asdict(self.decision)
+    def to_json(self) -> dict[str, object]:
+        """Return the parts that are there, by name."""
+        found: dict[str, Any] = {}
         if self.sensitivity is not None:
             found["sensitivity"] = self.sensitivity.to_json()
         if self.counting:
@@ -48,26 +38,17 @@ class Deeper:
         return found
 
 
-def deepen(
-    result: Study,
-    *,
-    target: float | None,
-    groups: NDArray[np.str_] | None,
-    cluster: str | None,
-    counting: bool,
-    against: Mapping[str, float],
-) -> Deeper:
+def deepen(decided: Judged, *, target: float | None, counting: bool, against: Mapping[str, float]) -> Deeper:
     """Answer the further questions about a fit. Raises `UserError` where the law cannot be asked for a budget."""
+    result = decided.study
     fitted, law = result.fitted, result.law
     if fitted is None:
         return Deeper()
-    decision = asked = None
+    asked = None
     if target is not None:
         if set(law.variables) != {"N", "D"}:
             raise UserError(f"--target: law {law.name!r} is of {', '.join(law.variables)}; a decision needs N and D")
-        asked = sensitivity(result.table, law, groups, cluster or "N", target, fitted.cost)
-        if result.certificate.status != "refused":
-            decision = decide(saved_fit(fitted, result.certificate.status, (), result.table), target)
+        asked = None if decided.drawn is None else sensitivity(decided.drawn, target)
     compared: tuple[Behind, ...] = ()
     reference = ""
     if isinstance(law, SharedExponents):
@@ -77,6 +58,4 @@ def deepen(
         (reference,) = set(result.table.labels["group"]) - set(law.groups)
     ways = tuple(count_every_way(result.table, law, fitted.cost)) if counting else ()
     published = compare(fitted, against, result.intervals()) if against else None
-    drawn = None if fitted.draws is None else cluster
-    against_it = doubts(fitted, result.table, drawn) if result.certificate.status != "refused" else ()
-    return Deeper(decision, asked, ways, compared, str(reference), published, against_it)
+    return Deeper(asked, ways, compared, str(reference), published)

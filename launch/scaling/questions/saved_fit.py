@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +17,20 @@ from launch.scaling.laws.base import Centre, Law
 from launch.scaling.laws.optimum import log_optimal_n, loss_at
 from launch.scaling.laws.powers import PowerSum
 from launch.scaling.laws.registry import find_law
+from launch.scaling.other.saved_families import of_family
+from launch.scaling.questions.saved_draws import draws_from
 from launch.scaling.table.table import Table
+from launch.scaling.trust.decision import spread_of
+from launch.scaling.trust.internal import trimmed_sd
+from launch.scaling.trust.replicates import DecisionDraws, Replicates
+from launch.scaling.trust.verdict import NO_EVIDENCE, Evidence
 from trainer.contract.errors import UserError
 
-STORED_DRAWS = 500
 # Laws that are made for their table, and what to ask instead.
 BY_TABLE = {
-    "shared-exponents": "Fit one family: escala fit TABLE --where COLUMN=FAMILY --law chinchilla",
+    "shared-exponents": "Fit it again: its output now has a law for each family",
     "data-constrained": "Fit the runs that repeat no token: escala fit TABLE --law chinchilla",
 }
-DIGITS = 10
-
-
-def internal_json(fitted: Fitted | None) -> dict[str, Any] | None:
-    """Return internal parameters, up to 500 bootstrap replicates and the residuals' spread."""
-    if fitted is None:
-        return None
-    draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
-    every = max(1, len(draws) // STORED_DRAWS)
-    return {
-        "centre": dict(fitted.centre.means),
-        "theta": [float(v) for v in fitted.theta],
-        "draws": [[float(f"{v:.{DIGITS}g}") for v in row] for row in draws[::every][:STORED_DRAWS]],
-        "residual_sd": trimmed_sd(fitted.residuals, len(fitted.theta)),
-    }
-
-
-def trimmed_sd(residuals: Array, num_params: int) -> float:
-    """Return a standard deviation that outliers do not spoil, widened for the parameters that were fitted."""
-    rows = len(residuals)
-    widened = (rows / max(1, rows - num_params)) ** 0.5
-    clipped = np.clip(residuals, *np.quantile(residuals, [0.02, 0.98]))
-    return float(np.sqrt(np.mean(clipped**2)) * widened)
 
 
 @dataclass(frozen=True)
@@ -64,23 +47,41 @@ class SavedFit:
     table_sha256: str
     range: dict[str, list[float]]
     convention: str
-    doubts: tuple[str, ...] = ()  # what the residuals say against the fit
+    drawn: DecisionDraws | None = None  # what a decision is drawn from; None: only the law's own replicates
+    evidence: Evidence = NO_EVIDENCE
+    runs: Mapping[str, Any] = field(default_factory=dict)  # that it has seen: `launch/scaling/table/seen.py`
 
-    def loss(self, **columns: float) -> tuple[float, Array]:
-        """Return the loss at one point, and that of each replicate."""
-        needed = {v: np.array([columns[v]]) for v in self.law.variables}
-        x = self.centre.logs(needed)
-        predict = [np.exp(self.law.log_loss(t, x)[0][:, 0]) for t in (self.theta[None], self.draws)]
-        return float(predict[0][0]), predict[1]
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the residuals say against the fit."""
+        return self.evidence.doubts
+
+    @property
+    def draws_of_decision(self) -> DecisionDraws:
+        """What a decision is drawn from; for a fit without it the law's replicates by themselves."""
+        if self.drawn is not None:
+            return self.drawn
+        alone = Replicates(self.law, 1.0, self.centre, self.theta, self.draws)
+        return DecisionDraws((alone,), (), "row", 0.0, "")
+
+    def loss(self, **columns: float) -> float:
+        """Return the loss at one point."""
+        x = self.centre.logs({v: np.array([columns[v]]) for v in self.law.variables})
+        return float(np.exp(self.law.log_loss(self.theta[None], x)[0][0, 0]))
 
     def new_run(self, **columns: float) -> tuple[float, tuple[float, float] | None]:
-        """Return the loss forecast for one new run and its 95 % interval: replicates plus the scatter of runs."""
-        value, draws = self.loss(**columns)
-        if not len(draws):
+        """Return the loss of one new run and its 95 % interval: that of a decision, plus the scatter of runs."""
+        value, drawn = self.loss(**columns), self.draws_of_decision
+        if not len(drawn.point.draws):
             return value, None
-        noise = np.random.default_rng(0).standard_normal(len(draws)) * self.residual_sd
-        low, high = np.quantile(draws * np.exp(noise), [0.025, 0.975])
-        return value, (float(low), float(high))
+        scatter = float(np.hypot(self.residual_sd, drawn.shared_sd))
+
+        def asked(law: Law, theta: Array, centre: Centre) -> Array:
+            x = centre.logs({v: np.array([columns[v]]) for v in law.variables})
+            return np.asarray(law.log_loss(theta, x)[0][:, 0])
+
+        spread = spread_of(drawn, asked, scatter=scatter)
+        return value, (float(np.exp(spread.interval[0])), float(np.exp(spread.interval[1])))
 
     def allocation(self, flops: float) -> tuple[Array, Array]:
         """Return ln N* and the loss there, first of the fit itself and then of every replicate (1 + R,)."""
@@ -89,23 +90,36 @@ class SavedFit:
         return log_n, np.exp(loss_at(self.law, theta, self.centre, log_n, flops))
 
 
-def saved_fit(fitted: Fitted, status: str, reasons: tuple[str, ...], table: Table) -> SavedFit:
+def saved_fit(
+    fitted: Fitted,
+    status: str,
+    reasons: tuple[str, ...],
+    table: Table,
+    *,
+    drawn: DecisionDraws | None = None,
+    evidence: Evidence | None = None,
+) -> SavedFit:
     """Return a fit that can be asked, without the way over a file."""
     draws = np.empty((0, fitted.num_params)) if fitted.draws is None else fitted.draws
     sizes = {"C": [float(table.C.min()), float(table.C.max())]} if table.has("C") else {}
     spread = trimmed_sd(fitted.residuals, fitted.num_params)
     return SavedFit(
         fitted.law, fitted.centre, fitted.theta, draws, spread, status, reasons, table.sha256, sizes,
-        table.n_convention,
+        table.n_convention, drawn, evidence or NO_EVIDENCE,
     )  # fmt: skip
 
 
-def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
-    """Read what `escala fit --json` printed. With `refuse`, a refused fit is an error that repeats its reasons."""
+def load_fit(path: Path, *, refuse: bool = True, family: str | None = None) -> SavedFit:
+    """Read what `escala fit --json` printed. With `refuse`, a refused fit is an error that repeats its reasons.
+
+    A fit whose decision was refused at its own target can be asked: a nearer budget may be clear. Of a fit of families
+    the law of one is returned: by default that of the reference.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = of_family(json.loads(path.read_text(encoding="utf-8")), family, str(path))
         certificate = values.get("certificate", {"status": "unknown", "reasons": ["the file has no certificate"]})
-        if refuse and certificate["status"] == "refused":
+        decision = values.get("internal_decision")
+        if refuse and certificate["status"] == "refused" and decision is None:
             raise UserError(f"{path} was refused: " + "; ".join(certificate["reasons"]))
         if values["law"] in BY_TABLE:
             raise UserError(
@@ -126,7 +140,9 @@ def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
             table_sha256=values.get("table", {}).get("sha256", ""),
             range=values.get("range", {}),
             convention=values.get("conventions", {}).get("N", "as given"),
-            doubts=tuple(d["sentence"] for d in values.get("doubts", ())),
+            drawn=None if decision is None else draws_from(decision),
+            evidence=_evidence(values, decision),
+            runs=values.get("runs", {}),
         )
     except FileNotFoundError:
         raise UserError(f"no such fit: {path} (make one with `escala fit TABLE --json > {path}`)") from None
@@ -134,6 +150,17 @@ def load_fit(path: Path, *, refuse: bool = True) -> SavedFit:
         raise UserError(f"{path} is a directory, not the output of `escala fit --json`") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not the output of `escala fit --json`: {error!r}") from None
+
+
+def _evidence(values: Mapping[str, Any], decision: dict[str, Any] | None) -> Evidence:
+    held = [h["mean_error"] for h in values.get("hold_out", ()) if h["law"] == values["law"]]
+    reasons = values.get("certificate", {}).get("reasons", ()) if decision is None else decision["reasons"]
+    return Evidence(
+        reasons=tuple(reasons),
+        doubts=tuple(d["sentence"] for d in values.get("doubts", ())),
+        held_out=held[0] if held else None,
+        largest={name: ends[1] for name, ends in values.get("range", {}).items() if name in ("N", "D", "C")},
+    )
 
 
 def _from_params(law: Law, params: dict[str, float]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from launch.scaling.fit.fit import Fitted
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import find_law
 from launch.scaling.questions.conventions import budget_exponent
-from launch.scaling.questions.saved_fit import SavedFit, saved_fit
+from launch.scaling.questions.judged import Judged, judged
+from launch.scaling.questions.saved_fit import SavedFit
 from launch.scaling.table.table import Table
 from launch.scaling.trust.holdout import Chosen, HoldOut, choose_law
 from launch.scaling.trust.study import Study, study
@@ -21,9 +22,13 @@ class Surface:
     """Everything that the sections need, computed once."""
 
     table: Table
-    best: Study  # the law that held-out budgets chose
+    judged: Judged  # the law that held-out budgets chose, with its decision
     chinchilla: Study
     chosen: Chosen  # why it is the best, and what each law missed
+
+    @property
+    def best(self) -> Study:
+        return self.judged.study
 
     @property
     def held(self) -> tuple[HoldOut, ...]:
@@ -41,7 +46,7 @@ class Surface:
 
     @property
     def saved(self) -> SavedFit:
-        return saved_fit(self.fitted, self.best.certificate.status, self.best.certificate.reasons, self.table)
+        return self.judged.saved
 
     @property
     def exponent(self) -> float:
@@ -59,4 +64,4 @@ def analyse(table: Table) -> Surface | None:
     best = chinchilla
     if chosen.law != CHINCHILLA.name:
         best = study(table, find_law(chosen.law), bootstrap=REPLICATES)
-    return Surface(table, best, chinchilla, chosen)
+    return Surface(table, judged(best, chosen), chinchilla, chosen)

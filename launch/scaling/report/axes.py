@@ -29,8 +29,11 @@ def log_x(ax: Any, name: str, y_label: str, shown: Callable[[float], str] | None
     plain(ax)
 
 
-def log_y(ax: Any, shown: Array) -> None:
-    """Make the y axis logarithmic too, with plain numbers, around what is to be seen of `shown`: a band may go on."""
+def log_y(ax: Any, shown: Array, number: Callable[[float], str] | None = None) -> None:
+    """Make the y axis logarithmic too, around what is to be seen of `shown`: a band may go on.
+
+    `number` writes its numbers; default: plainly.
+    """
     ax.set_yscale("log")
     drawable = shown[np.isfinite(shown) & (shown > 0)]
     if len(drawable) == 0:
@@ -38,7 +41,7 @@ def log_y(ax: Any, shown: Array) -> None:
     low, high = float(np.min(drawable)), float(np.max(drawable))
     margin = max((high / low) ** ROOM, LEAST_ROOM)
     ax.set_ylim(low / margin, high * margin)
-    _number(ax.yaxis, ax.get_ylim(), plain_number)
+    _number(ax.yaxis, ax.get_ylim(), number or plain_number)
 
 
 def _number(axis: Any, limits: tuple[float, float], shown: Callable[[float], str]) -> None:

@@ -40,20 +40,24 @@ def forecasts_section(path: Path, table: Table) -> Section:
         rows.append(
             [f.name or f.id, f.time[:10], f"{f.loss:.4f}", interval(*f.interval, ".4f") if f.interval else "-",
              "waiting" if s is None else f"{s.measured:.4f}", "" if s is None else f"{s.error:+.2%}",
-             {None: "", True: "yes", False: "NO"}[None if s is None else s.inside], f.beyond]
+             "seen" if f.seen else {None: "", True: "yes", False: "NO"}[None if s is None else s.inside], f.beyond]
         )  # fmt: skip
     header = ["run", "written", "forecast", "95 %", "measured", "error", "inside", "reach"]
-    caption = "Losses in nats per token. Reach: compute of the run over the largest that its fit had seen."
+    caption = (
+        "Losses in nats per token. Reach: compute of the run over the largest that its fit had seen. Inside, seen: the "
+        "fit had seen this run, which tests nothing."
+    )
     return Section("Forecasts", ["Written down before the runs were made."], [], [Grid(header, rows, caption)])
 
 
 def forecast_lines(path: Path, table: Table) -> list[str]:
     """Say for each forecast that has been tested what was said, when, and what came."""
+    scores = [s for s in score(list(read(path)), table)[0] if not s.forecast.seen]
     return [
         f"Forecast on {s.forecast.time[:16].replace('T', ' ')} UTC, before the run, for "
         f"{s.forecast.beyond} the largest run that it knew: loss {s.forecast.loss:.3f}{ends}; "
         f"measured {s.measured:.3f}, off by {s.error:+.2%}{inside}."
-        for s in score(list(read(path)), table)[0]
+        for s in scores
         for ends in [f" {interval(*s.forecast.interval, '.3f')}" if s.forecast.interval else ""]
         for inside in [{None: "", True: ", inside the interval", False: ", OUTSIDE the interval"}[s.inside]]
     ]

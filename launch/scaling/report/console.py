@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.laws.registry import find_law
+from launch.scaling.other.changes import Changes
+from launch.scaling.other.equal_sizes import families_of
+from launch.scaling.other.families import Families
+from launch.scaling.other.family_laws import FamilyLadders, fit_families
 from launch.scaling.other.isoflop import Frontier
 from launch.scaling.other.ladder import Ladder, fit_ladder
 from launch.scaling.other.tuning import TuningLaw
+from launch.scaling.questions.judged import Judged, judged
 from launch.scaling.questions.questions import Deeper
+from launch.scaling.report.changes import changes_grid
+from launch.scaling.report.changes import headline as changes_headline
 from launch.scaling.report.decisions import (
     against_line,
     behind_grid,
     counting_grid,
-    decision_grid,
-    hold_out_grid,
+    families_grid,
+    family_parameters,
+    parts_grid,
     sensitivity_grid,
 )
-from launch.scaling.report.ladder import cell_grid, forecast_grids, headline, law_grid
+from launch.scaling.report.families import equal_size_grid, law_grid, needs_grid
+from launch.scaling.report.families import headline as family_headline
+from launch.scaling.report.hold_out_table import hold_out_grid
+from launch.scaling.report.ladder import cell_grid, forecast_grids, headline
+from launch.scaling.report.ladder import law_grid as ladder_law_grid
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.table.table import Table
 from launch.scaling.trust.holdout import Chosen, choose_law
@@ -33,12 +45,33 @@ REPLICATES = 200  # of the bootstrap of a law that is only printed
 def ladder_text(ladder: Ladder) -> Group:
     """Return cells, laws and forecasts as one printable thing."""
     parts: list[RichTable | Text] = [grid_text(cell_grid(ladder), "Cells")]
-    parts += [grid_text(law_grid(ladder), "Laws")]
+    parts += [grid_text(ladder_law_grid(ladder), "Laws")]
     parts += [grid_text(g, "Forecasts") for g in forecast_grids(ladder)]
     parts += [Text(line, style="bold") for line in headline(ladder)]
     parts += [Text(f"cannot tell: {reason}", style="yellow") for reason in ladder.cannot]
     parts += [Text(f"warning: {w}", style="yellow") for w in ladder.table.warnings]
     return Group(*parts)
+
+
+def families_ladder_text(found: FamilyLadders) -> Group:
+    """Return the comparison of families, at equal size and at equal loss, as one printable thing."""
+    compared = found.at_equal_size
+    parts: list[RichTable | Text] = []
+    if compared is not None and compared.sizes:
+        parts.append(grid_text(equal_size_grid(compared), "At equal size"))
+    parts.append(grid_text(law_grid(found), "Laws"))
+    if found.needs:
+        parts.append(grid_text(needs_grid(found.needs, found.reference, found.formula), "At equal loss"))
+    parts += [Text(line, style="bold") for line in family_headline(found)]
+    parts += [Text(f"cannot tell: {reason}", style="yellow") for reason in found.cannot]
+    parts += [Text(f"warning: {w}", style="yellow") for w in found.table.warnings]
+    return Group(*parts)
+
+
+def changes_text(found: Changes) -> Group:
+    """Return what one-at-a-time changes did as one printable thing."""
+    parts: list[RichTable | Text] = [grid_text(changes_grid(found), "Changes")]
+    return Group(*parts, *(Text(line, style="bold") for line in changes_headline(found)))
 
 
 def print_ladder(table: Table, console: Console | None = None) -> str | None:
@@ -49,12 +82,15 @@ def print_ladder(table: Table, console: Console | None = None) -> str | None:
     console = console or make_console()
     chosen = choose_law(table)
     law = find_law(chosen.law)
+    if (not chosen.held_out or len(law.variables) == 1) and len(families_of(table)) > 1:
+        console.print(families_ladder_text(fit_families(table)))
+        return "shared-exponents"
     if not chosen.held_out or len(law.variables) == 1:
         ladder = fit_ladder(table)
         console.print(ladder_text(ladder))
         return f"power-{ladder.variable}"
     console.print(chosen_text(chosen))
-    console.print(study_text(study(table, law, bootstrap=REPLICATES)))
+    console.print(judged_text(judged(study(table, law, bootstrap=REPLICATES), chosen)))
     return None
 
 
@@ -68,37 +104,63 @@ def grid_text(grid: Grid, title: str | None = None) -> RichTable:
     return shown
 
 
+def judged_text(decided: Judged, cluster: str | None = None) -> Group:
+    """Return a fit, its decision and the grade of that for the terminal."""
+    parts: list[RenderableType] = [law_text(decided.study, cluster)]
+    if decided.decision is not None:
+        parts.append(grid_text(parts_grid(decided.decision), "Decision"))
+    parts += grade_text(decided.study)
+    if decided.decision is None:
+        parts += [Text(f"doubt: {d.sentence}", style="yellow") for d in decided.doubts]
+    return Group(*parts)
+
+
 STATUS_STYLE = {"certified": "bold green", "weak": "bold yellow", "refused": "bold red"}
 
 
 def study_text(result: Study, cluster: str | None = None) -> Group:
     """Return a fit with its certificate for the terminal. `cluster` names the groups that its bootstrap drew."""
-    certificate, intervals = result.certificate, result.intervals()
-    parts: list[RichTable | Text] = []
-    if result.fitted is not None:
-        rows = [
-            [name, f"{value:.6g}", interval(*intervals[name], ".4g") if name in intervals else "-"]
-            for name, value in result.fitted.values.items()
-        ]
-        by = "" if cluster is None else f" by {cluster}"
-        how = f"bootstrap{by}" if result.fitted.draws is not None else "profile"
-        grid = Grid(["parameter", "value", f"95 % ({how})"], rows)
-        counting = f"; {result.table.counting}" if result.table.counting and "N" in result.law.variables else ""
-        parts += [Text(f"{result.law.name}: {result.law.formula}{counting}", style="italic"), grid_text(grid)]
-        if (exponent := result.exponent()) is not None:
-            a, around = exponent
-            ends = "" if around is None else f", 95 % {interval(*around)}"
-            parts.append(Text(f"N* ~ C^a, a = {a:.4f}{ends}, at the largest budget"))
-        parts.append(
-            Text(
-                f"objective {result.fitted.objective:.10g} over {len(result.table)} runs; "
-                f"{certificate.share_of_starts:.0%} of the starts agree, gradient {certificate.gradient_norm:.1e}, "
-                f"condition {certificate.condition:.1f}; {result.seconds:.2f} s"
-            )
-        )
-    parts.append(Text(certificate.status.upper(), style=STATUS_STYLE[certificate.status]))
+    return Group(law_text(result, cluster), *grade_text(result))
+
+
+def grade_text(result: Study) -> list[Text]:
+    """Return the grade with its reasons, which parameters are identified, and what was noticed about the table."""
+    certificate = result.certificate
+    parts = [Text(certificate.status.upper(), style=STATUS_STYLE[certificate.status])]
     parts += [Text(f"- {reason}") for reason in certificate.reasons]
-    return Group(*parts, *_remarks(result.table))
+    if line := certificate.identified(result.law):
+        parts.append(Text(line))
+    return parts + _remarks(result.table)
+
+
+def law_text(result: Study, cluster: str | None = None) -> Group:
+    """Return a law with its parameters and how its optimum was found."""
+    certificate, intervals, fitted = result.certificate, result.intervals(), result.fitted
+    if fitted is None:
+        return Group()
+    rows = [
+        [name, f"{value:.6g}", interval(*intervals[name], ".4g") if name in intervals else "-"]
+        for name, value in fitted.values.items()
+    ]
+    by = "" if cluster is None else f" by {cluster}"
+    how = f"bootstrap{by}" if fitted.draws is not None else "profile"
+    counting = f"; {result.table.counting}" if result.table.counting and "N" in result.law.variables else ""
+    parts: list[RichTable | Text] = [
+        Text(f"{result.law.name}: {result.law.formula}{counting}", style="italic"),
+        grid_text(Grid(["parameter", "value", f"95 % ({how})"], rows)),
+    ]
+    if (exponent := result.exponent()) is not None:
+        a, around = exponent
+        ends = "" if around is None else f", 95 % {interval(*around)}"
+        parts.append(Text(f"N* ~ C^a, a = {a:.4f}{ends}, at the largest budget"))
+    parts.append(
+        Text(
+            f"objective {fitted.objective:.10g} over {len(result.table)} runs; "
+            f"{certificate.share_of_starts:.0%} of the starts agree, gradient {certificate.gradient_norm:.1e}, "
+            f"condition {certificate.condition:.1f}; {result.seconds:.2f} s"
+        )
+    )
+    return Group(*parts)
 
 
 def chosen_text(chosen: Chosen) -> Group:
@@ -123,15 +185,49 @@ def frontier_text(frontier: Frontier, table: Table) -> Group:
 
 
 def tuning_text(found: TuningLaw, table: Table) -> Group:
-    """Return the law of a setting."""
-    rows = [
-        [name, f"{value:.5g}", interval(*found.intervals[name], ".4g") if name in found.intervals else "-"]
-        for name, value in found.values.items()
+    """Return the law of a setting, that of the other one where both vary, the cost of following it, and the windows."""
+    fixed = f" {found.fixed}" if found.fixed else ", from one bowl in both settings"
+    parts: list[RichTable | Text] = [
+        Text(f"{found.formula}{fixed}: {found.num_rows} trials in {found.num_cells} cells")
     ]
-    parts: list[RichTable | Text] = [Text(f"{found.formula}, from {found.num_rows} runs in {found.num_cells} cells")]
-    parts.append(grid_text(Grid(["parameter", "value", "95 %"], rows)))
+    parts.append(grid_text(setting_grid(found)))
+    parts += [Text(found.cost.sentence), grid_text(window_grid(found), "Windows")]
     parts += [Text(f"weak: {reason}", style="yellow") for reason in found.reasons]
     return Group(*parts, *_remarks(table))
+
+
+def setting_grid(found: TuningLaw) -> Grid:
+    """Return the coefficient and powers of each setting's law."""
+    rows = [
+        [
+            f"{law.column}*",
+            name,
+            f"{value:.4g}",
+            interval(*law.intervals[name], ".4g") if name in law.intervals else "-",
+        ]
+        for law in (found.law, found.other)
+        if law is not None
+        for name, value in law.values.items()
+    ]
+    return Grid(["setting", "parameter", "value", "95 %"], rows)
+
+
+def window_grid(found: TuningLaw) -> Grid:
+    """Return the powers from trials within each distance of the best loss."""
+    names = list(found.windows[0][2])
+    rows = [
+        [f"{window:.1%}" + (" (taken)" if window == found.window else ""), str(rows), *(f"{p[n]:.3f}" for n in names)]
+        for window, rows, p in found.windows
+    ]
+    caption = "Taken: the widest window of the loss in which no narrower one fits better."
+    return Grid(["loss above the best", "trials", *names], rows, caption)
+
+
+def families_text(found: Families) -> Group:
+    """Return whether families share exponents, and each one's law: its parameters too where it has a fit of its own."""
+    parts: list[RichTable | Text] = [Text(found.sentence, style="yellow" if found.separate else "")]
+    parts += [grid_text(family_parameters(found), "Each family")] if found.separate else []
+    return Group(*parts, grid_text(families_grid(found), "Allocation of each family"))
 
 
 def _remarks(table: Table) -> list[Text]:
@@ -141,11 +237,9 @@ def _remarks(table: Table) -> list[Text]:
 
 def deeper_text(more: Deeper) -> Group:
     """Return what was asked beyond the fit itself."""
-    parts: list[RichTable | Text] = [Text(f"doubt: {d.sentence}", style="yellow") for d in more.doubts]
+    parts: list[RichTable | Text] = []
     if more.against is not None:
         parts.append(Text(against_line(more.against)))
-    if more.decision is not None:
-        parts.append(grid_text(decision_grid([more.decision]), "Decision"))
     if more.sensitivity is not None:
         parts.append(grid_text(sensitivity_grid(more.sensitivity), "What it rests on"))
     if more.behind:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from launch.scaling.laws.base import MULTIPLIERS
-from launch.scaling.laws.groups import Behind
-from launch.scaling.questions.conventions import C_MEANING, Counted
-from launch.scaling.questions.next_run import Decision, Estimate
-from launch.scaling.questions.published import Against
-from launch.scaling.questions.sensitivity import MOST_GROUPS, Choice, Sensitivity, known, ranges
 from launch.scaling.report.model import Grid, interval
-from launch.scaling.table.counting import N_CONVENTIONS
-from launch.scaling.trust.holdout import SHARES, HoldOut
+from launch.scaling.table.counting import C_MEANING, N_CONVENTIONS
 from launch.show.text import count, flops_text
 
-BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
+if TYPE_CHECKING:
+    from launch.scaling.laws.groups import Behind
+    from launch.scaling.other.families import Families
+    from launch.scaling.questions.conventions import Counted
+    from launch.scaling.questions.next_run import Decision, Estimate
+    from launch.scaling.questions.published import Against
+    from launch.scaling.questions.sensitivity import Choice, Sensitivity
+
 NOTHING = 1e-9  # nats: a floor below this is none
+ENDLESS = 1e18  # parameters, tokens, or tokens per parameter: an interval that reaches as far has no end
 MOST_NAMED = 8  # groups of a leave-out table that are listed one by one
 
 
@@ -41,51 +44,51 @@ def decision_grid(decisions: Sequence[Decision]) -> Grid:
     return Grid(header, [decision_row(d) for d in decisions], caption)
 
 
+def parts_grid(d: Decision) -> Grid:
+    """Return a decision, and below it what each part of its interval alone would say."""
+    rows = [decision_row(d)]
+    for part in d.parts:
+        label = part.what
+        rows.append([f"  {label}", counted_ends(part.N), "", "", interval(*part.loss, ".4f"), ""])
+    caption = (
+        "N* parameters on D* tokens are the best run for the budget; brackets hold 95 %. Below: what each part of the "
+        "interval alone would say. Waste: the share of the budget lost if a draw is the truth (95 %)."
+    )
+    return Grid(["FLOPs", "N*", "D*", "D*/N*", "loss (nats)", "waste"], rows, caption)
+
+
 def sensitivity_grid(s: Sensitivity) -> Grid:
     """Return the best run for the budget by each law, and without each group (its range where there are many)."""
-    rows = [_choice_row(f"law {c.law}" + (" (refused)" if c.status == "refused" else ""), c) for c in s.laws]
-    if len(s.left_out) <= MOST_NAMED:
-        rows += [_choice_row(f"without {s.grouped_by} {_group(s.grouped_by, c.without)}", c) for c in s.left_out]
+    from launch.scaling.questions.sensitivity import known, ranges  # late: a report of a ladder asks no decision
+
+    rows = [_choice_row(f"law {c.law}" + ("" if c.share is None else f" ({c.share:.0%})"), c) for c in s.laws]
+    lost = []
     for name, choices in s.sets():
+        if name != "laws" and len(choices) <= MOST_NAMED:
+            rows += [_choice_row(f"without {c.by} {_group(c.by, c.without)}", c) for c in choices]
         if len(known(choices)) > 1:
             spans = ranges(choices)
             low, high = spans["N"]
-            ratios, losses = spans["tokens_per_parameter"], spans["loss"]
-            label = (
-                "over laws" if name == "laws" else f"over {len(known(choices))} fits without one {s.grouped_by} each"
-            )
-            rows.append(
-                [label, f"[{count(low)}, {count(high)}]", interval(*ratios, ".1f"), interval(*losses, ".4f")]
-            )  # fmt: skip
-    caption = f"The best run for {flops_text(s.flops)} FLOPs."
-    if lost := [c for c in s.left_out if c.N is None]:
-        caption += f" Without one {s.grouped_by}, {len(lost)} of {len(s.left_out)} fits cannot tell: {lost[0].reason}."
-    if not s.left_out:
-        caption += f" No {s.grouped_by} is left out: there are one or more than {MOST_GROUPS}, or too few runs remain."
+            label = "over laws" if name == "laws" else f"over {len(known(choices))} fits {name} each"
+            span = [f"[{count(low)}, {count(high)}]", interval(*spans["tokens_per_parameter"], ".1f")]
+            rows.append([label, *span, interval(*spans["loss"], ".4f")])
+        unknown = [c for c in choices if c.N is None]
+        lost += [
+            f" {name.capitalize()}, {len(unknown)} of {len(choices)} fits cannot tell: {c.reason}." for c in unknown[:1]
+        ]
+    caption = f"The best run for {flops_text(s.flops)} FLOPs." + "".join(lost)
     return Grid(["fit", "N*", "D*/N*", "loss (nats)"], rows, caption)
 
 
 def _group(by: str, label: str) -> str:
     """Write a group as people do: sizes and tokens are stored as 4.6e+04."""
-    return count(float(label)) if by in ("N", "D") else label
+    return " to ".join(count(float(end)) for end in label.split(" to ")) if by in ("N", "D") else label
 
 
 def _choice_row(label: str, c: Choice) -> list[str]:
     if c.N is None or c.tokens_per_parameter is None or c.loss is None:
         return [label, "cannot tell", "-", "-"]
     return [label, count(c.N), f"{c.tokens_per_parameter:.1f}", f"{c.loss:.4f}"]
-
-
-def hold_out_grid(held: Sequence[HoldOut]) -> Grid:
-    """Return the mean error of every law on larger budgets, in all and by the distance from what it saw."""
-    shown = [band for band in BANDS if any(h.within(*band) is not None for h in held)]
-    header = ["law", "mean error"] + [_band(low, high) for low, high in shown]
-    rows = [[h.law, f"{h.mean:.2%}"] + [_percent(h.within(low, high)) for low, high in shown] for h in held]
-    cuts = [f"{SHARES[c]:.0%}" for c in held[0].shared] if held else []
-    caption = "Error of the loss by how many times the compute of the largest run that a fit saw."
-    if cuts:
-        caption += f" Mean: over the fits to the smallest {', '.join(cuts)} of the runs, which suffice for every law."
-    return Grid(header, rows, caption)
 
 
 def counting_grid(found: Sequence[Counted]) -> Grid:
@@ -106,9 +109,43 @@ def parameter_text(name: str, value: float) -> str:
 
 def behind_grid(found: Sequence[Behind], reference: str) -> Grid:
     """Return how many times the parameters, tokens and FLOPs of the reference each group needs at equal loss."""
-    rows = [[b.group, _times(b.parameters), _times(b.tokens), _times(b.flops)] for b in found]
+    exact = any(b.exact_flops is not None for b in found)
+    rows = [
+        [b.group, _times(b.parameters), _times(b.tokens), _times(b.flops), *([_times(b.exact_flops)] if exact else [])]
+        for b in found
+    ]
     caption = f"How many times those of {reference} a family needs for the same loss, with 95 % intervals."
-    return Grid(["family", "parameters", "tokens", "FLOPs"], rows, caption)
+    caption += " Exact FLOPs: as the table counts them, at the middle size of the reference." if exact else ""
+    return Grid(["family", "parameters", "tokens", "6 N D", *(["exact FLOPs"] if exact else [])], rows, caption)
+
+
+def families_grid(found: Families) -> Grid:
+    """Return the law of each family, and the best run for one budget by it."""
+    exact = any(f.exact_flops is not None for f in found.each)
+    rows = []
+    for f in found.each:
+        d, a = f.decision, f.exponent
+        allocation = ["-"] * 4
+        if d is not None and a is not None:
+            around = "" if a[1] is None or a[2] is None else f" {interval(a[1], a[2])}"
+            loss = f"{d.loss.value:.4f}{ends(d.loss, '.4f')}"
+            allocation = [f"{a[0]:.3f}{around}", counted_estimate(d.N), counted_estimate(d.D), loss]
+        counted = ["-" if f.exact_flops is None else flops_text(f.exact_flops)] if exact else []
+        rows.append([f.name, str(f.runs), f.saved.status, *allocation, *counted])
+    header = ["family", "runs", "certificate", "a", "N*", "D*", "loss (nats)", *(["exact FLOPs"] if exact else [])]
+    how = "fits of their own" if found.separate else "one fit with shared exponents"
+    caption = f"By {how}. The best run for 6 N D = {flops_text(found.flops)} FLOPs; a: the exponent of N* ~ C^a there."
+    return Grid(header, rows, caption)
+
+
+def family_parameters(found: Families) -> Grid:
+    """Return the parameters of each family's own law."""
+    rows = [
+        [f.name, name, parameter_text(name, value), interval(*f.intervals[name], ".4g") if name in f.intervals else "-"]
+        for f in found.each
+        for name, value in f.values.items()
+    ]
+    return Grid(["family", "parameter", "value", "95 % (bootstrap)"], rows, found.each[0].saved.law.formula)
 
 
 def _times(value: tuple[float, float | None, float | None] | None) -> str:
@@ -130,17 +167,17 @@ def against_line(a: Against) -> str:
 
 def counted_estimate(e: Estimate) -> str:
     """Write a number of parameters or tokens with its interval."""
-    return count(e.value) + ("" if e.interval is None else f" [{count(e.interval[0])}, {count(e.interval[1])}]")
+    return count(e.value) + ("" if e.interval is None else f" {counted_ends(e.interval)}")
+
+
+def counted_ends(pair: tuple[float, float]) -> str:
+    """Write an interval of numbers of parameters or tokens; ends that no run could have are 0 or inf."""
+    return f"[{', '.join('0' if end < 1 else 'inf' if end > ENDLESS else count(end) for end in pair)}]"
 
 
 def ends(e: Estimate, style: str) -> str:
     """Write the interval of an estimate, with a space before it, or nothing."""
-    return "" if e.interval is None else f" {interval(*e.interval, style)}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
-def _band(low: float, high: float) -> str:
-    return f"over {low:.0f}x" if math.isinf(high) else f"{low:.0f}-{high:.0f}x"
+    if e.interval is None:
+        return ""
+    low, high = e.interval
+    return f" {interval(low, high if high < ENDLESS else math.inf, style)}"

@@ -13,6 +13,7 @@ import numpy as np
 from launch.scaling.arrays import Array
 from launch.scaling.other.ladder import Ladder
 from launch.scaling.report.axes import NATS, PERPLEXITY, Scale, legend_above, log_x, log_y, plain
+from launch.scaling.report.hover import label, run_texts
 from launch.scaling.table.table import Table
 
 BLUE, ORANGE, GREEN, RED, GREY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666", "#CC79A7"
@@ -40,6 +41,7 @@ def ladder(ax: Any, fitted: Ladder) -> None:
     if held.any():
         look: dict[str, Any] = {"mfc": "white", "mec": RED, "mew": 1.8, "ms": 7, "label": "held out", "zorder": 6}
         ax.plot(values[held], np.exp(table.loss[held]), "o", **look)
+    label(ax, values, np.exp(table.loss), run_texts(table, fitted.preferred.fitted.predict({variable: values})))
     log_x(ax, variable, PERPLEXITY)
     seen_losses = np.array([*table.loss, *np.clip(fitted.preferred.fitted.predict({variable: grid}), *view)])
     if band is not None:  # as far as it leaves the cells room
@@ -56,6 +58,7 @@ def compute(ax: Any, table: Table, held_out: Array | None = None) -> None:
     ax.step(table.C[order], best, where="post", color=GREY, lw=1.2, label="frontier of the runs")
     sizes = Scale("N", table.N)
     sizes.scatter(ax, table.C, table.loss, table.N)
+    label(ax, table.C, table.loss, run_texts(table))
     if held_out is not None and held_out.any():
         ring: dict[str, Any] = {"s": 90, "facecolors": "none", "edgecolors": RED, "label": "held out"}
         ax.scatter(table.C[held_out], table.loss[held_out], **ring)

@@ -14,8 +14,9 @@ from launch.scaling.laws.optimum import log_optimal_n, loss_at
 from launch.scaling.other.isoflop import ONE_BUDGET, budgets
 from launch.scaling.report.axes import NATS, Scale, legend_beside, log_x
 from launch.scaling.report.figures import RED
+from launch.scaling.report.hover import label
 from launch.scaling.table.table import Table
-from launch.show.text import flops_text
+from launch.show.text import count, flops_text
 
 FEWEST_SIZES = 4  # of a curve that runs at one budget give
 MOST_BUDGETS = 8
@@ -78,6 +79,10 @@ def isoflops(ax: Any, curves: list[Curve], fitted: Fitted, *, optima: bool = Tru
     for curve in curves:
         colour = colours(curve.flops)
         ax.plot(curve.N, curve.loss, "o", ms=4, color=colour, mfc=colour if curve.measured else "white", zorder=4)
+        kind = "measured" if curve.measured else "interpolated"
+        texts = [f"N {count(n)}, loss {v:.4f} at {flops_text(curve.flops)} FLOPs, {kind}"
+                 for n, v in zip(curve.N.tolist(), curve.loss.tolist(), strict=True)]  # fmt: skip
+        label(ax, curve.N, curve.loss, texts)
         grid = np.geomspace(curve.N.min() / 1.2, curve.N.max() * 1.2, 60)
         predicted = fitted.predict({"N": grid, "D": curve.flops / 6 / grid})
         ax.plot(grid, predicted, color=colour, lw=1.3, label=flops_text(curve.flops))

@@ -10,6 +10,7 @@ from launch.scaling.questions.conventions import budget_exponent, count_every_wa
 from launch.scaling.questions.next_run import decide
 from launch.scaling.questions.sensitivity import sensitivity
 from launch.scaling.report import surface_figures as draw
+from launch.scaling.report.allocation_figure import allocation_figures, allocations
 from launch.scaling.report.analysis import REPLICATES, Surface
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import (
@@ -23,11 +24,11 @@ from launch.scaling.report.decisions import (
 from launch.scaling.report.figures import compute
 from launch.scaling.report.isoflop_figure import Curve, isoflop_curves, isoflops
 from launch.scaling.report.model import Figure, Grid, Section, interval
+from launch.scaling.report.runs import runs_section
 from launch.scaling.report.trust import hold_out_section, profile_figure, shares_text
 from launch.scaling.table.checks import rows_text
 from launch.scaling.table.table import Table
 from launch.scaling.trust.lack_of_fit import lack_of_fit
-from launch.scaling.trust.residual_tests import doubts
 from launch.scaling.trust.study import Study
 from launch.show.text import count, flops_text
 
@@ -86,7 +87,7 @@ def surface_sections(s: Surface) -> list[Section]:
     sections = [_law(s), _allocation(s)]
     if s.held:
         sections.append(hold_out_section(s.held, [f"The law is {s.chosen.law}: {s.chosen.why}."]))
-    sections += [_certificate(s), _residuals(s), _approaches(s)]
+    sections += [_certificate(s), _residuals(s), runs_section(s.table, s.fitted), _approaches(s)]
     if len(s.table.conventions) > 1:
         sections.append(_conventions(s.table))
     return sections
@@ -101,7 +102,7 @@ def _law(s: Surface) -> Section:
         ),
         Figure(
             "perplexity_against_parameters",
-            "Perplexity against parameters, coloured by tokens. Lines: the law at the 10, 50 and 90 % points of D.",
+            "Perplexity against parameters, coloured by tokens. Lines: the law at the least, median and largest D.",
             lambda ax: draw.perplexity(ax, s.table, s.fitted),
         ),
     ]
@@ -159,6 +160,8 @@ def _parameters(result: Study) -> Grid:
         ]
         for name, value in result.fitted.values.items()
     ]
+    if (exponent := result.exponent()) is not None:
+        rows.append(["N* ~ C^a: a", parameter_text("a", exponent[0]), _pair(exponent[1]), "-"])
     caption = (
         f"{result.law.formula} ({result.law.source}). Huber {result.fitted.cost.delta:g} on log loss, objective "
         f"{result.fitted.objective:.6g}; {REPLICATES} replicates by row."
@@ -171,13 +174,15 @@ def _allocation(s: Surface) -> Section:
     if s.refused:
         return Section("Allocation", ["Refused: " + reason for reason in s.best.certificate.reasons])
     saved, largest = s.saved, float(s.table.C.max())
-    asked = sensitivity(s.table, s.best.law, None, "N", SENSITIVE * largest)
     text = (
-        "The first intervals know only the scatter of the runs about one law. The second table asks the other laws, "
-        "and the same law without one size at a time."
+        "The intervals hold the scatter of the runs, the choice of the law, and leaving one size or budget out. The "
+        "second table asks each law that held-out budgets cannot tell apart, and the fit without one group at a time."
     )
-    grids = [decision_grid([decide(saved, factor * largest) for factor in BEYOND]), sensitivity_grid(asked)]
-    return Section("Allocation", [text], [], grids)
+    grids = [decision_grid([decide(saved, factor * largest) for factor in BEYOND])]
+    if s.judged.drawn is not None:
+        grids.append(sensitivity_grid(sensitivity(s.judged.drawn, SENSITIVE * largest)))
+    charts = allocation_figures(allocations(s.table, s.fitted, saved, [h.law for h in s.held]))
+    return Section("Allocation", [text], charts, grids)
 
 
 def _certificate(s: Surface) -> Section:
@@ -186,7 +191,6 @@ def _certificate(s: Surface) -> Section:
         f"{c.status.capitalize()}: {c.share_of_starts:.0%} of the starts meet in the optimum, gradient "
         f"{c.gradient_norm:.1e}, condition number {c.condition:.3g}.",
         *c.reasons,
-        *(f"Doubt: {d.sentence}." for d in doubts(s.fitted, s.table)),
         *_outliers(s),
     ]
     test = lack_of_fit(s.fitted)

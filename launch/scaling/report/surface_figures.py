@@ -13,9 +13,11 @@ from launch.scaling.fit.fit import Fitted
 from launch.scaling.laws.optimum import log_optimal_n, loss_at
 from launch.scaling.report.axes import NATS, PERPLEXITY, Scale, dot_size, legend_above, log_x, log_y
 from launch.scaling.report.figures import BLUE, GREY, OFF, RED
+from launch.scaling.report.hover import label, run_texts
 from launch.scaling.table.table import Table
 from launch.show.text import count
 
+LENGTHS = (0.0, 0.5, 1.0)  # quantiles of D at which the law is drawn: no run lies beyond all lines
 OUTLIER = 8  # robust standard deviations from which a run counts as far off the law
 
 
@@ -26,6 +28,7 @@ def frontier(ax: Any, table: Table, fitted: Fitted) -> None:
     best = np.array([_best_loss(fitted, fitted.theta[None], c)[0] for c in flops])
     sizes = Scale("N", table.N)
     sizes.scatter(ax, spent, table.loss, table.N)
+    label(ax, spent, table.loss, run_texts(table, fitted.predict(fitted.columns)))
     ax.plot(flops, best, color="black", lw=1.4, label="frontier of the law", zorder=5)
     if fitted.draws is not None:
         some = fitted.draws[:200]
@@ -44,11 +47,12 @@ def _best_loss(fitted: Fitted, theta: Array, flops: float) -> Array:
 
 
 def perplexity(ax: Any, table: Table, fitted: Fitted) -> None:
-    """Perplexity against parameters, coloured by tokens, with the law at a few fixed D."""
+    """Perplexity against parameters, coloured by tokens, with the law at the least, the middle and the largest D."""
     grid = np.geomspace(table.N.min(), table.N.max() * 2, 80)
     tokens = Scale("D", table.D, "plasma")
     tokens.scatter(ax, table.N, np.exp(table.loss), table.D)
-    for D in np.unique(np.quantile(table.D, (0.1, 0.5, 0.9))):
+    label(ax, table.N, np.exp(table.loss), run_texts(table, fitted.predict(fitted.columns)))
+    for D in np.unique(np.quantile(table.D, LENGTHS)):
         predicted = np.exp(fitted.predict({"N": grid, "D": np.full(len(grid), D)}))
         ax.plot(grid, predicted, color=tokens(D), lw=1.4, label=f"law at D = {count(float(D))}")
     tokens.bar(ax)
@@ -70,12 +74,20 @@ def residuals(axes: Sequence[Any], table: Table, fitted: Fitted) -> None:
     off = 100 * -fitted.residuals
     far, limit = far_off(fitted)
     edge = 100 * limit if far.any() else np.inf
+    texts = run_texts(table, fitted.predict(fitted.columns))
     for ax, name in zip(axes, ("N", "D", "C"), strict=True):
         values = table.columns[name]
         ax.axhline(0, color=GREY, lw=0.8)
+        label(ax, values[~far], off[~far], [text for text, odd in zip(texts, far, strict=True) if not odd])
         ax.plot(values[~far], off[~far], "o", ms=dot_size(len(table)), alpha=0.7, mew=0, color=BLUE)
         for side, marker in ((1, "^"), (-1, "v")):
             beyond = far & (side * off > 0)
+            label(
+                ax,
+                values[beyond],
+                np.full(beyond.sum(), side * edge * 0.96),
+                [texts[i] for i in np.flatnonzero(beyond)],
+            )
             ax.plot(values[beyond], np.full(beyond.sum(), side * edge * 0.96), marker, ms=5, color=RED)
         if np.isfinite(edge):
             ax.set_ylim(-edge, edge)

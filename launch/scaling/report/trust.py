@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from launch.scaling.report.axes import factor, legend_above, log_x, plain, plain_number
-from launch.scaling.report.decisions import hold_out_grid
 from launch.scaling.report.figures import BLUE, PALETTE, RED
+from launch.scaling.report.hold_out_table import hold_out_grid
 from launch.scaling.report.model import Figure, Section
 from launch.scaling.trust.certify import Certificate
 from launch.scaling.trust.holdout import SHARES, HoldOut
-from launch.scaling.trust.profile import Profile, student_95
+from launch.scaling.trust.profile import Profile
+from launch.scaling.trust.quantiles import student_95
 
 WIDE = 5.0  # an interval over a larger factor is drawn on a logarithmic axis
 

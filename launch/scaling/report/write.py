@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,22 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from launch.scaling.other.equal_sizes import equal_sizes, families_of
+from launch.scaling.other.family_laws import fit_families
 from launch.scaling.other.ladder import fit_ladder
 from launch.scaling.report import surface as of_surface
 from launch.scaling.report.analysis import analyse
+from launch.scaling.report.asked import asked_section
 from launch.scaling.report.checklist import checklist_section, forecast_lines, forecasts_section, provenance_section
+from launch.scaling.report.families import (
+    family_answers,
+    family_sections,
+    position_section,
+    standing_lines,
+    surface_section,
+)
+from launch.scaling.report.families import headline as family_headline
+from launch.scaling.report.hover import Point, points
 from launch.scaling.report.ladder import (
     Curves,
     by_position_section,
@@ -67,11 +80,13 @@ def write(
     layout_check: Curves | None = None,
     n_convention: str = DEFAULT_N,
     forecasts: Path | None = None,
+    question: Mapping[str, Any] | None = None,
 ) -> ReportPaths:
     """Write `report.html`, `report.md` and their PNGs about a ledger, its rows or a loaded table.
 
     `layout_check` is optional: layout name -> (steps, losses) of one cell trained under several layouts. `forecasts`
-    is a forecast ledger. Raises `UserError` when the rows make neither a ladder nor a surface.
+    is a forecast ledger. `question` is what a command was asked (`launch/commands/question.py`). Raises `UserError`
+    when the rows make neither a ladder nor a surface.
     """
     if isinstance(rows, (str, Path)):
         table = load(rows, n_convention=n_convention)
@@ -82,10 +97,16 @@ def write(
     with np.errstate(
         over="ignore"
     ):  # perplexities of runs that went wrong: infinite in tables, beyond the edge in charts
-        return render(build(table, title, layout_check, forecasts), Path(out_dir))
+        return render(build(table, title, layout_check, forecasts, question), Path(out_dir))
 
 
-def build(table: Table, title: str, layout_check: Curves | None = None, forecasts: Path | None = None) -> Report:
+def build(
+    table: Table,
+    title: str,
+    layout_check: Curves | None = None,
+    forecasts: Path | None = None,
+    question: Mapping[str, Any] | None = None,
+) -> Report:
     """Decide what the runs can tell and put it into sections: a surface of N and D, or one ladder."""
     if len(table) < FEWEST_RUNS:
         raise UserError(f"{table.source}: {len(table)} runs; a law needs {FEWEST_RUNS} at least, and more to be tested")
@@ -93,18 +114,25 @@ def build(table: Table, title: str, layout_check: Curves | None = None, forecast
     if surface is not None:
         lines, sections = of_surface.headline(surface), of_surface.surface_sections(surface)
         answers = of_surface.answers(surface)
+        if len(families_of(table)) > 1:
+            sections.insert(0, surface_section(table))
+            lines = [*standing_lines(equal_sizes(table)), *lines, *_families(table)]
+    elif len(families_of(table)) > 1:
+        families = fit_families(table)
+        lines, sections, answers = family_headline(families), family_sections(families), family_answers(families)
     else:
         ladder = fit_ladder(table)
         lines, sections, answers = headline(ladder), ladder_sections(ladder), ladder_answers(ladder)
-    lines += _families(table)
     if surface is not None and any(table.by_position):
-        sections.append(by_position_section(table))
+        several = len(families_of(table)) > 1
+        sections.append(position_section(table, families_of(table)) if several else by_position_section(table))
     if layout_check:
         sections.append(layout_section(layout_check))
     if forecasts is not None:
         sections.insert(1, forecasts_section(forecasts, table))
         lines += forecast_lines(forecasts, table)
     sections += [checklist_section(table, answers), provenance_section(table)]
+    sections += [] if question is None else [asked_section(question)]
     return Report(title, lines, sections)
 
 
@@ -123,8 +151,11 @@ def render(report: Report, out_dir: Path) -> ReportPaths:
     """Draw the figures and write the files. The HTML file needs nothing beside it."""
     out_dir.mkdir(parents=True, exist_ok=True)
     drawn = {f.name: _draw(f, out_dir) for section in report.sections for f in section.figures}
-    images = {name: [base64.b64encode(p.read_bytes()).decode() for p in paths] for name, paths in drawn.items()}
-    files = {name: [p.name for p in paths] for name, paths in drawn.items()}
+    images = {
+        name: [(base64.b64encode(path.read_bytes()).decode(), json.dumps(points)) for path, points in panels]
+        for name, panels in drawn.items()
+    }
+    files = {name: [path.name for path, _ in panels] for name, panels in drawn.items()}
     environment = Environment(
         loader=PackageLoader("launch", "templates"),
         autoescape=select_autoescape(["html", "html.j2"]),
@@ -139,11 +170,14 @@ def render(report: Report, out_dir: Path) -> ReportPaths:
     for path, template in ((html, "report.html.j2"), (markdown, "report.md.j2")):
         text = environment.get_template(template).render(report=report, images=images, files=files)
         write_atomically(path, text)
-    return ReportPaths(html, markdown, tuple(path for paths in drawn.values() for path in paths))
+    return ReportPaths(html, markdown, tuple(path for panels in drawn.values() for path, _ in panels))
 
 
-def _draw(figure: Figure, out_dir: Path) -> list[Path]:
-    """Draw every panel into an image of its own: a page lays them out as its width allows."""
+def _draw(figure: Figure, out_dir: Path) -> list[tuple[Path, list[Point]]]:
+    """Draw every panel into an image of its own, with what the pointer says of its points.
+
+    A page lays the panels out as its width allows.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -160,4 +194,4 @@ def _draw(figure: Figure, out_dir: Path) -> list[Path]:
         paths = [out_dir / f"{name}.png" for name in names]
         for canvas, path in zip(canvases, paths, strict=True):
             canvas.savefig(path, dpi=DPI, pil_kwargs={"compress_level": 6})
-    return paths
+        return [(path, points(ax)) for path, ax in zip(paths, axes, strict=True)]

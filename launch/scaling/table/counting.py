@@ -1,4 +1,4 @@
-"""How N counts the parameters of a model: the conventions, and the one that the project keeps to."""
+"""How N counts the parameters of a model and C the FLOPs: the conventions, and the N that the project keeps to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ N_CONVENTIONS: dict[str, str] = {
     "body": "without embeddings and head (Kaplan et al. 2020)",
     "total": "every distinct parameter (Hoffmann et al. 2022)",
 }
+C_MEANING = {"6nd": "6 N D", "exact": "exact, with attention", "as given": "as the table gives it"}
 DEFAULT_N = "head"  # argued in docs/scaling.md, "How N is counted"
 
 

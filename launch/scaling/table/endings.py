@@ -72,5 +72,5 @@ def without_bad_ends(
 
 def chance_in_rows(rows: Sequence[Row]) -> list[str]:
     """Name the runs of a ledger whose loss is no better than chance."""
-    found = [(row["name"], chance(row["loss"], row["vocab_size"])) for row in rows]
+    found = [(row["name"], chance(row["loss"], row["vocab_size"], row.get("unigram_entropy"))) for row in rows]
     return chance_warning([f"{name} is {text}" for name, text in found if text])

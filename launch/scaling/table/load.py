@@ -13,7 +13,7 @@ from launch.scaling.table.counting import DEFAULT_N, N_CONVENTIONS
 from launch.scaling.table.endings import chance_in_rows, final_rows, without_bad_ends
 from launch.scaling.table.mapping import TARGETS, Source, resolve
 from launch.scaling.table.reading import Row, read_rows
-from launch.scaling.table.rows import RowsAre, last_checkpoints
+from launch.scaling.table.rows import RowsAre, last_checkpoints, rows_with
 from launch.scaling.table.table import Table
 from launch.scaling.table.wandb_export import refuse_curves
 from trainer.contract.errors import UserError, did_you_mean
@@ -28,20 +28,21 @@ def load(
     where: Mapping[str, str] | None = None,
     drop_bad: bool = False,
     rows_are: RowsAre = "auto",
-    trials: bool = False,
+    trials_of: str = "",
 ) -> Table:
     """Read a table of runs.
 
     A ledger of Escala is recognised by its columns; `n_convention` and `c_convention` apply to it alone. `where` keeps
     rows whose column equals a value. Rows with a missing, non-finite or non-positive number are an error that lists
-    them, or with `drop_bad` a warning. Two of N, D, C give the third by C = 6 N D. One row a run is kept: `rows_are`
-    and `trials` say otherwise (`launch/scaling/table/rows.py`). Raises `UserError`.
+    them, or with `drop_bad` a warning. Two of N, D, C give the third by C = 6 N D. One row a run is kept unless
+    `rows_are` says otherwise (`launch/scaling/table/rows.py`), or `trials_of` names the setting, lr or batch, whose
+    trials are wanted. Raises `UserError`.
     """
     raw = read_rows(Path(path))
     if {"params_body", "flops_exact", "cell"} <= raw.rows[0].keys() and not mapping:
         table = from_ledger(
             raw.rows, str(path), raw.sha256, n_convention, c_convention, where=where, drop_bad=drop_bad,
-            every_row=rows_are == "all", trials=trials,
+            every_row=rows_are == "all", trials=bool(trials_of),
         )  # fmt: skip
     else:
         refuse_curves(raw, str(path))
@@ -49,10 +50,12 @@ def load(
         sources = resolve(mapping or {}, raw.columns, str(path))
         numbered, bad_ends = without_bad_ends(numbered, sources, where, str(path))
         numbered, early = last_checkpoints(numbered, sources, str(path), rows_are)
+        numbered, untried = rows_with(trials_of, numbered, sources)
         table = build_table(
-            numbered, sources, str(path), raw.sha256, drop_bad=drop_bad, every_row=rows_are == "all", trials=trials
-        )
-        table = replace(table, warnings=(*bad_ends, *early, *table.warnings))
+            numbered, sources, str(path), raw.sha256, drop_bad=drop_bad, every_row=rows_are == "all",
+            trials=bool(trials_of),
+        )  # fmt: skip
+        table = replace(table, warnings=(*bad_ends, *early, *untried, *table.warnings))
     return replace(table, warnings=(*raw.warnings, *table.warnings), left_out=_filtered(raw.rows, where, str(path)))
 
 

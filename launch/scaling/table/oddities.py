@@ -15,16 +15,23 @@ ODD, LEAST = 8.0, 0.05  # robust standard deviations, and share of the loss, by 
 HARDLY = 0.02  # share of chance by which a run that learned anything is below it: initial values alone give 1 %
 ROUNDS = 30  # of reweighting
 MANY_EPOCHS = 4.0  # tokens seen up to so often are nearly as good as new (Muennighoff et al. 2023)
+MOST_NAMED = 12
 DIVERGED = 1.5  # times the loss of the others: a run that far above them did not train
 
 
-def chance(loss: float | None, vocabulary: float) -> str:
-    """Say that a loss is hardly better than guessing every token alike; empty where it is better, or not known."""
-    level = math.log(max(2.0, vocabulary))
+def chance(loss: float | None, vocabulary: float, unigram: float | None = None) -> str:
+    """Say that a loss is hardly better than guessing tokens by their frequencies; empty where it is better or unknown.
+
+    `unigram` is the entropy of the training tokens by their frequencies, in nats. Without it every token is guessed
+    alike, as unlikely as one of `vocabulary`.
+    """
+    alike = math.log(max(2.0, vocabulary))
+    level = alike if unigram is None else min(alike, unigram)
     if loss is None or not loss >= (1 - HARDLY) * level:
         return ""
     much = "no" if loss >= level else "hardly"
-    return f"{much} better than chance: loss {loss:.4g}, and ln({vocabulary:.0f}) is {level:.4g}"
+    what = f"ln({vocabulary:.0f})" if level == alike else "the unigram entropy of the training tokens"
+    return f"{much} better than chance: loss {loss:.4g}, and {what} is {level:.4g}"
 
 
 def no_better_than_chance(
@@ -44,7 +51,7 @@ def no_better_than_chance(
 
 def chance_warning(named: list[str]) -> list[str]:
     """Return the warning about these runs, none where there are none."""
-    return [_warning("; ".join(named), len(named))] if named else []
+    return [_warning(_listed(named, "; "), len(named))] if named else []
 
 
 def diverged(
@@ -60,7 +67,7 @@ def diverged(
         bad &= columns["D"] <= MANY_EPOCHS * columns["U"]
     named = [f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(off[i])} the others)"
              for i in np.flatnonzero(bad)]  # fmt: skip
-    return ~bad, [f"left out, diverged: {', '.join(named)} (--rows all fits them)"] if named else []
+    return ~bad, [f"left out, diverged: {_listed(named)} (--rows all fits them)"] if named else []
 
 
 def far_off(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]], row: NDArray[np.int64]) -> list[str]:
@@ -74,7 +81,13 @@ def far_off(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]]
         f"{_name(labels, row, int(i))} (loss {columns['loss'][i]:.4g}, {_off_text(off[i])} the others)"
         for i in np.flatnonzero(off)
     ]
-    return [_warning(f"far off its neighbours: {', '.join(named)}", len(named))] if named else []
+    return [_warning(f"far off its neighbours: {_listed(named)}", len(named))] if named else []
+
+
+def _listed(named: list[str], between: str = ", ") -> str:
+    """List runs; of many the first ones."""
+    more = len(named) - MOST_NAMED
+    return between.join(named[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _odd(columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]]) -> Array:

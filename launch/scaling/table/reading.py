@@ -1,4 +1,4 @@
-"""Raw rows of a table: CSV, JSON lines, a JSON list or parquet, as text or numbers by column name."""
+"""Raw rows of a table: CSV, JSON lines, a JSON list, parquet or a spreadsheet, as text or numbers by column name."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import hashlib
 import io
 import json
 import re
+import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 from trainer.contract.errors import UserError
 
 Row = dict[str, Any]
-READERS = "CSV (.csv, .tsv, .txt), JSON (.jsonl, .ndjson, .json) and parquet (.parquet), also with .gz after it"
+READERS = (
+    "CSV (.csv, .tsv, .txt), JSON (.jsonl, .ndjson, .json) and parquet (.parquet), also with .gz after it, and .xlsx"
+)
 _DECIMAL_COMMA = re.compile(r"^[+-]?\d+,\d+([eE][+-]?\d+)?$")
 
 
@@ -72,6 +76,14 @@ def _read_csv(content: bytes, path: str) -> tuple[list[Row], list[str]]:
         header, *rows = [line for line in stripped if any(line)] or [[]]
     except csv.Error as error:
         raise UserError(f"{path}, line {lines.line_num}: not CSV ({error})") from None
+    _check_cells(header, rows, path)
+    if mark == ";":  # as spreadsheets write it where the comma is the decimal mark
+        rows = [[cell.replace(",", ".") if _DECIMAL_COMMA.match(cell) else cell for cell in row] for row in rows]
+    return [dict(zip(header, row + [""] * len(header), strict=False)) for row in rows], []
+
+
+def _check_cells(header: list[str], rows: Sequence[Sequence[Any]], path: str) -> None:
+    """Raise `UserError` for two columns of one name, and for cells beyond the header."""
     for name in header:
         if name and header.count(name) > 1:
             places = ", ".join(str(k) for k, other in enumerate(header, start=1) if other == name)
@@ -82,9 +94,6 @@ def _read_csv(content: bytes, path: str) -> tuple[list[Row], list[str]]:
                 f"{path}: row {number} has {len(row)} cells, the header {len(header)} ({', '.join(header)[:60]}): "
                 "a number with commas, or a text with the separator in it, wants quotes"
             )
-    if mark == ";":  # as spreadsheets write it where the comma is the decimal mark
-        rows = [[cell.replace(",", ".") if _DECIMAL_COMMA.match(cell) else cell for cell in row] for row in rows]
-    return [dict(zip(header, row + [""] * len(header), strict=False)) for row in rows], []
 
 
 def _text(content: bytes) -> str:
@@ -149,8 +158,36 @@ def _read_parquet(content: bytes, path: str) -> tuple[list[Row], list[str]]:
     return rows, []
 
 
+def _read_xlsx(content: bytes, path: str) -> tuple[list[Row], list[str]]:
+    """Read the first sheet that has rows: a header, then one run a row. Formulas are read as their saved values."""
+    try:
+        from openpyxl import load_workbook  # an extra of its own: few tables need it
+    except ImportError:
+        raise UserError(
+            f"{path} is a spreadsheet, which needs openpyxl: pip install 'escala[xlsx]', or save the table as CSV"
+        ) from None
+    try:
+        book = load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        sheets = {sheet.title: [row for row in sheet.iter_rows(values_only=True) if any(c is not None for c in row)]
+                  for sheet in book.worksheets}  # fmt: skip
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, ParseError) as error:
+        raise UserError(f"{path} is not an .xlsx file: {error}") from None
+    filled = {title: rows for title, rows in sheets.items() if len(rows) > 1}
+    if not filled:
+        return [], []
+    title, (names, *rows) = next(iter(filled.items()))
+    header = ["" if name is None else str(name).strip() for name in names]
+    _check_cells(header, rows, path)
+    more = [f"sheet {title!r} is read; also there: {', '.join(list(filled)[1:])}"] if len(filled) > 1 else []
+    found = [
+        {name: "" if cell is None else cell for name, cell in zip(header, row, strict=False) if name} for row in rows
+    ]
+    return found, more
+
+
 _READERS: dict[str, Callable[[bytes, str], tuple[list[Row], list[str]]]] = {
     **dict.fromkeys((".csv", ".tsv", ".txt"), _read_csv),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json),
     ".parquet": _read_parquet,
+    ".xlsx": _read_xlsx,
 }

@@ -122,6 +122,18 @@ def _name(row: Row, sources: Mapping[str, Source]) -> str:
     return str(row.get(sources["name"].column) or "") if "name" in sources else ""
 
 
+def rows_with(setting: str, numbered: Numbered, sources: Mapping[str, Source]) -> tuple[Numbered, list[str]]:
+    """Leave out rows whose cell of this setting is empty: they are no trials of it. An empty setting keeps all."""
+    if setting not in sources:
+        return numbered, []
+    column = sources[setting].column
+    kept = [(number, row) for number, row in numbered if row.get(column) not in (None, "")]
+    without = [number for number, row in numbered if row.get(column) in (None, "")]
+    if not without or not kept:
+        return numbered, []
+    return kept, [f"left out: {rows_text(without)} without {column}, no trials of it"]
+
+
 def best_settings(
     columns: Mapping[str, Array], labels: Mapping[str, NDArray[np.str_]]
 ) -> tuple[NDArray[np.bool_], list[str]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from launch.scaling.arrays import Array
 from launch.scaling.fit.fit import Fitted
-from launch.scaling.fit.newton import minimise
+from launch.scaling.fit.newton import MAX_STEPS, minimise
 from launch.scaling.fit.problem import Problem
 from trainer.contract.errors import UserError
 
@@ -37,8 +37,8 @@ def row_weights(num_rows: int, num: int, seed: int) -> Array:
     Besiroglu et al. 2024.
     """
     random = np.random.RandomState(seed)
-    drawn = np.array([random.choice(num_rows, size=num_rows, replace=True) for _ in range(num)])
-    return _counts(drawn, num_rows)
+    drawn = (random.choice(num_rows, size=num_rows, replace=True) for _ in range(num))
+    return np.array([np.bincount(rows, minlength=num_rows).astype(np.uint16) for rows in drawn])
 
 
 def cluster_weights(clusters: NDArray[np.str_], num: int, seed: int) -> Array:
@@ -57,11 +57,21 @@ def _counts(drawn: NDArray[np.int64], size: int) -> Array:
 
 def weighted_bootstrap(fitted: Fitted, weights: Array) -> Fitted:
     """Refit with each row of `weights` (num, n), from the optimum of the whole table."""
+    return fitted.with_draws(refit(fitted, weights=weights))
+
+
+def refit(
+    fitted: Fitted, *, loss: Array | None = None, weights: Array | None = None, max_steps: int = MAX_STEPS
+) -> Array:
+    """Return the best parameters (R, p) for other losses (R, n), other weights (R, n), or both."""
+    given = loss if loss is not None else weights
+    assert given is not None, "nothing else to fit"
     draws = []
-    for first in range(0, len(weights), BATCH):
-        part = weights[first : first + BATCH]
-        draws.append(_refit(fitted, fitted.problem(weights=part)))
-    return fitted.with_draws(np.concatenate(draws))
+    for first in range(0, len(given), BATCH):
+        part = slice(first, first + BATCH)
+        losses, counts = (None if v is None else v[part] for v in (loss, weights))
+        draws.append(_refit(fitted, fitted.problem(loss=losses, weights=counts), max_steps))
+    return np.concatenate(draws)
 
 
 def residual_sd(fitted: Fitted, sem: Array | None = None) -> float:
@@ -89,18 +99,18 @@ def parametric_bootstrap(fitted: Fitted, num: int, seed: int, sd: float) -> tupl
     sds = sd * np.sqrt(freedom / random.chisquare(freedom, num))
     centre = np.log(fitted.predict(fitted.columns))
     losses = np.exp(centre + sds[:, None] * random.standard_normal((num, len(fitted.loss))))
-    return replace(fitted, draws=_refit(fitted, fitted.problem(loss=losses))), sds
+    return replace(fitted, draws=refit(fitted, loss=losses)), sds
 
 
-def _refit(fitted: Fitted, problem: Problem) -> Array:
+def _refit(fitted: Fitted, problem: Problem, max_steps: int) -> Array:
     """Return the best parameters (num, p) of each of `problem`'s replicates, from the optimum of the whole table.
 
     Where its floor has faded, also from the best start that has one: the floor of a replicate need not fade.
     """
-    num = len(problem.loss if problem.loss.ndim == 2 else problem.counts)
+    num = len(problem.loss if problem.loss.ndim == 2 else problem.counts)  # of replicates
     found = None
     for start in (fitted.theta, *_with_a_floor(fitted)):
-        tried = minimise(problem, np.repeat(start[None], num, axis=0))
+        tried = minimise(problem, np.repeat(start[None], num, axis=0), max_steps=max_steps)
         if found is None:
             found = tried
         else:

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from launch.scaling.arrays import Array
 from launch.scaling.fit.fit import Fitted
-from launch.scaling.laws.base import MULTIPLIERS, Demanding, Law
-from launch.scaling.laws.identify import allocation_obstacles, one_variable_obstacles
-from launch.scaling.laws.optimum import log_optimal_n, loss_at
-from launch.scaling.trust.bootstrap import row_weights, weighted_bootstrap
+from launch.scaling.laws.base import MULTIPLIERS, Law
+from launch.scaling.laws.optimum import log_optimal_n
+from launch.scaling.trust.grades import Status
+from launch.scaling.trust.obstacles import obstacles
 from launch.scaling.trust.profile import Profile, Quantity, profile_all, spread
-
-Status = Literal["certified", "weak", "refused"]
 
 FLOOR_UNKNOWN = 0.02  # of the lowest loss: a floor that may lie below it is not identified, unless it is sharp
 FLOOR_ABSENT = 1e-6  # of the lowest loss: a floor that is nowhere seen, however sharp its interval
 FLOOR_REFUSED, FLOOR_VAGUE = 0.9, 0.45  # width of the floor's interval over its value
-ALLOCATION_UNKNOWN, ALLOCATION_VAGUE = np.log(30.0), np.log(3.0)  # width of the interval of ln N*
-DECISION_DRAWS = 200
-FURTHER, LOSS_VAGUE = 10.0, 0.05  # times the largest budget, and width of the interval of the log loss there
+ALLOCATION_UNKNOWN = np.log(30.0)  # width of the interval of ln N* at the largest budget
 FLAT = np.log(10.0)  # width of the interval of the logarithm of a multiplier
 CONDITION_REFUSED, CONDITION_WEAK = 1e7, 1e4
 SHARE_WEAK = 0.5
@@ -32,7 +27,11 @@ EXPONENTS = frozenset({"alpha", "beta", "gamma"})
 
 @dataclass(frozen=True)
 class Certificate:
-    """`refused`: the data do not identify what the law claims. `weak`: they do, poorly, for the reasons given."""
+    """`refused`: the data do not identify what the law claims. `weak`: they do, poorly, for the reasons given.
+
+    A law of N and D is judged by its decision; `unidentified` says which of its parameters the runs leave open, which
+    refuses it only in so far as N* or the loss hangs on them.
+    """
 
     status: Status
     reasons: tuple[str, ...]
@@ -40,6 +39,16 @@ class Certificate:
     gradient_norm: float
     condition: float
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    unidentified: Mapping[str, str] = field(default_factory=dict)
+
+    def identified(self, law: Law) -> str:
+        """Say which parameters the runs identify; empty where nothing was profiled."""
+        if not self.profiles:
+            return ""
+        open_ = {*self.unidentified, *MULTIPLIERS}  # a multiplier hangs on its exponent and on units
+        known = [name for name in law.params if name in self.profiles and name not in open_]
+        said = f"identified: {', '.join(known) or 'no parameter'}"
+        return said + "".join(f"; {why}" for why in self.unidentified.values())
 
     def intervals(self, law: Law) -> dict[str, tuple[float, float]]:
         """Return the 95 % profile intervals of the published parameters."""
@@ -53,23 +62,6 @@ class Certificate:
 
 def _back(law: Law, name: str, value: float) -> float:
     return float(np.exp(np.clip(value, -745, 709))) if name in law.positive else value
-
-
-def obstacles(law: Law, columns: Mapping[str, Array]) -> list[str]:
-    """Return why this law cannot be told from runs at these places, before any loss is looked at."""
-    variables, num_params = law.variables, len(law.params)
-    rows = len(columns[variables[0]])
-    cells = len(np.unique(np.round(np.log(np.stack([columns[v] for v in variables])), 6), axis=1).T)
-    if cells < num_params:
-        what = f"{rows} runs" if rows == cells else f"{rows} runs at {cells} different points"
-        return [f"fewer runs than parameters: {what} for the {num_params} parameters of {law.formula}"]
-    if isinstance(law, Demanding):
-        return law.obstacles(columns)
-    if {"N", "D"} <= set(variables):
-        return allocation_obstacles(columns)
-    if len(variables) == 1:
-        return one_variable_obstacles(variables[0], columns, num_params)
-    return []
 
 
 def refuse(reasons: list[str]) -> Certificate:
@@ -88,12 +80,12 @@ def certify(fitted: Fitted, *, lack_of_fit: str | None = None) -> Certificate:
         quantities["ln N*"] = lambda theta: log_optimal_n(law, theta, fitted.centre, budget)
     profiles = {} if reasons else profile_all(fitted, quantities)
     reasons += _refusals(fitted, profiles, condition)
-    vague_floor = [] if reasons else _floor_unknown(fitted, profiles)
-    decided = _decision_is_clear(fitted) if vague_floor and "ln N*" in profiles else ""
-    reasons += [] if decided else vague_floor
-    weaknesses = _weaknesses(fitted, profiles, condition) + ([lack_of_fit] if lack_of_fit else [])
-    if decided:
-        weaknesses.insert(0, f"{vague_floor[0]}. The decision does not hang on it: {decided}")
+    floor = {} if reasons else _floor_unknown(fitted, profiles)
+    vague = {} if reasons else _vague(fitted, profiles)
+    weaknesses = _weaknesses(fitted, condition) + ([lack_of_fit] if lack_of_fit else [])
+    if "ln N*" not in quantities:  # a law of one variable makes no decision: its parameters are what it says
+        reasons += floor.values()
+        weaknesses += [why for name, why in vague.items() if name not in floor]
     status: Status = "refused" if reasons else ("weak" if weaknesses else "certified")
     return Certificate(
         status,
@@ -102,6 +94,7 @@ def certify(fitted: Fitted, *, lack_of_fit: str | None = None) -> Certificate:
         fitted.gradient_norm,
         condition,
         profiles,
+        vague | floor,
     )
 
 
@@ -151,42 +144,22 @@ def _refusals(fitted: Fitted, profiles: Mapping[str, Profile], condition: float)
     return reasons
 
 
-def _floor_unknown(fitted: Fitted, profiles: Mapping[str, Profile]) -> list[str]:
+def _floor_unknown(fitted: Fitted, profiles: Mapping[str, Profile]) -> dict[str, str]:
     """Return why the floor is not identified: its interval reaches zero or is about as wide as its value."""
     values = fitted.values
     if "E" not in profiles:
-        return []
+        return {}
     low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
     lowest = float(fitted.loss.min())
     near_zero = low < FLOOR_UNKNOWN * lowest and (high > 2 * low or values["E"] < FLOOR_ABSENT * lowest)
     if not near_zero and high - low <= FLOOR_REFUSED * values["E"]:
-        return []
+        return {}
     lower = "0" if low < FLOOR_UNKNOWN * lowest else f"{low:.3g}"
     upper = f"{high:.3g}" if np.isfinite(high) and high < lowest else f"the lowest loss, {lowest:.3g},"
-    return [
-        f"E is not identified: every floor from {lower} to {upper} fits about as well (95 % profile); the "
+    return {
+        "E": f"E is not identified: every floor from {lower} to {upper} fits about as well (95 % profile); the "
         f"optimum's {values['E']:.3g} means nothing. Larger or more runs are needed, or a law without a floor"
-    ]
-
-
-def _decision_is_clear(fitted: Fitted) -> str:
-    """Say that N* and the loss at `FURTHER` times the largest budget are known, whatever the floor; empty if not.
-
-    Replicates by row say it: the profile of a loss has no end on the side where the floor would have to be negative.
-    """
-    law, centre = fitted.law, fitted.centre
-    budget = FURTHER * float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
-    draws = weighted_bootstrap(fitted, row_weights(len(fitted.loss), DECISION_DRAWS, 0)).draws
-    assert draws is not None, "a bootstrap has draws"
-    log_n = log_optimal_n(law, draws, centre, budget)
-    low, high = np.quantile(log_n, [0.025, 0.975])
-    least, most = np.quantile(loss_at(law, draws, centre, log_n, budget), [0.025, 0.975])
-    if not (high - low < ALLOCATION_VAGUE and most - least < LOSS_VAGUE):
-        return ""
-    return (
-        f"at {FURTHER:g} times the largest budget N* is {_size(low)} to {_size(high)} and "
-        f"the loss {np.exp(least):.4f} to {np.exp(most):.4f} (95 % of {DECISION_DRAWS} replicates)"
-    )
+    }
 
 
 def _slope(fitted: Fitted, variable: str) -> float:
@@ -196,7 +169,7 @@ def _slope(fitted: Fitted, variable: str) -> float:
     return float(np.mean(np.log(fitted.predict(further) / fitted.predict(fitted.columns)))) / step
 
 
-def _weaknesses(fitted: Fitted, profiles: Mapping[str, Profile], condition: float) -> list[str]:
+def _weaknesses(fitted: Fitted, condition: float) -> list[str]:
     reasons = []
     rows, size = len(fitted.loss), fitted.num_params
     if fitted.share_of_starts < SHARE_WEAK:
@@ -209,25 +182,24 @@ def _weaknesses(fitted: Fitted, profiles: Mapping[str, Profile], condition: floa
         reasons.append(f"{rows} runs for {size} parameters: intervals are guesses")
     if CONDITION_WEAK < condition <= CONDITION_REFUSED:
         reasons.append(f"ill conditioned: {condition:.1e}")
-    if "E" in profiles:
-        low, high = np.exp(np.minimum(profiles["E"].interval, 700.0))
-        if FLOOR_VAGUE * fitted.values["E"] < high - low <= FLOOR_REFUSED * fitted.values["E"]:
-            reasons.append(f"E is vague: 95 % from {low:.3g} to {high:.3g}")
-    for name in [n for n in fitted.law.params if n in EXPONENTS and n in profiles and n not in fitted.law.positive]:
-        low, high = profiles[name].interval
-        if low < 0 < high:
-            reasons.append(f"the sign of {name} is open: 95 % from {low:.3g} to {high:.3g}")
-    for name in fitted.law.params:
-        if name not in fitted.law.positive or name not in profiles or name in MULTIPLIERS | {"E"}:
-            continue
-        low, high = profiles[name].interval
-        if high - low > FLAT:
-            reasons.append(f"{name} is nearly flat: 95 % from {_size(low)} to {_size(high)}")
-    if "ln N*" in profiles:
-        low, high = profiles["ln N*"].interval
-        if ALLOCATION_VAGUE < high - low < ALLOCATION_UNKNOWN:
-            reasons.append(f"N* at the largest budget is vague: 95 % from {np.exp(low):.2e} to {np.exp(high):.2e}")
     return reasons
+
+
+def _vague(fitted: Fitted, profiles: Mapping[str, Profile]) -> dict[str, str]:
+    """Return for each parameter that the runs hardly tell why."""
+    found = {}
+    for name in (n for n in fitted.law.params if n in profiles and n not in MULTIPLIERS):
+        low, high = profiles[name].interval
+        if name == "E":
+            low, high = np.exp(np.minimum((low, high), 700.0))
+            if high - low > FLOOR_VAGUE * fitted.values["E"]:
+                found[name] = f"E is vague: 95 % from {low:.3g} to {high:.3g}"
+        elif name in fitted.law.positive:
+            if high - low > FLAT:
+                found[name] = f"{name} is nearly flat: 95 % from {_size(low)} to {_size(high)}"
+        elif name in EXPONENTS and low < 0 < high:
+            found[name] = f"the sign of {name} is open: 95 % from {low:.3g} to {high:.3g}"
+    return found
 
 
 def _size(log_n: float) -> str:

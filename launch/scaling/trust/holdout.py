@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from launch.scaling.arrays import Array
-from launch.scaling.fit.fit import fit_law
+from launch.scaling.fit.fit import Fitted, fit_law
 from launch.scaling.fit.objective import HUBER, Objective
 from launch.scaling.laws.base import Law
 from launch.scaling.laws.identify import NARROW, allocation_obstacles, one_variable_obstacles
 from launch.scaling.laws.registry import FIXED
 from launch.scaling.table.table import Table
-from launch.scaling.trust.certify import certify, obstacles
+from launch.scaling.trust.bootstrap import refit
+from launch.scaling.trust.certify import certify
+from launch.scaling.trust.obstacles import obstacles
 from trainer.contract.errors import UserError
 
 SHARES = (0.5, 0.65, 0.8, 0.9)  # of the rows, by compute, that the fits may see
@@ -26,7 +28,23 @@ ROWS_PER_PARAMETER = 2
 EVERY_START = 6  # fewer starts are enough to compare laws
 PASSABLE = 1.5  # times the smallest error: a law that misses more is not taken in place of a refused one
 WILD = 8.0  # times the median error of a cut, at which errors are cut off: those of far and near runs stay whole
+RESAMPLES, STEPS = 100, 12  # of the runs, on each of which the hold-out is made again; steps of each of its fits
+# A law that fixes what is asked, a = 1/2 of N* ~ C^a, cannot say how uncertain that is: its general form stands for it.
+SPECIAL_CASE = {"over-training": "chinchilla"}
 EXACT = 1e-6  # mean errors below this are the solver's, not the law's
+
+MOST_LISTED = 10_000  # errors in the JSON of a law
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One law fitted to the smaller budgets, and the rows beyond them."""
+
+    number: int
+    fitted: Fitted
+    seen: Array  # (n,), mask
+    beyond: Mapping[str, Array]
+    loss: Array  # beyond
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,7 @@ class HoldOut:
     error: Array  # relative, predicted / measured - 1
     cut: Array  # which cut each entry belongs to, largest training share last
     shared: tuple[int, ...] = ()  # the cuts that every law of the comparison took part in; empty: its own
+    fits: tuple[Cut, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def mean(self) -> float:
@@ -45,17 +64,32 @@ class HoldOut:
 
         A law with many parameters misses the early cuts, whose runs lie farthest beyond: its own mean would flatter it.
         """
-        cuts = self.shared or np.unique(self.cut)
-        return float(np.mean([robust_mean(np.abs(self.error[self.cut == c])) for c in cuts]))
+        return float(np.mean([robust_mean(np.abs(self.error[self.cut == c])) for c in self.cuts]))
+
+    @property
+    def cuts(self) -> list[int]:
+        """The cuts that count: the shared ones, or where there are none all that the law took part in."""
+        return list(self.shared) or [int(c) for c in np.unique(self.cut)]
+
+    def resampled(self, weights: Array) -> Array:
+        """Return the mean error (R,) with rows of the table weighted by `weights` (R, n) in fits and errors alike."""
+        found = []
+        for cut in (c for c in self.fits if c.number in self.cuts):
+            draws = refit(cut.fitted, weights=weights[:, cut.seen], max_steps=STEPS)
+            error = np.abs(cut.fitted.predict_draws(cut.beyond, draws) / cut.loss - 1)
+            error = np.minimum(error, WILD * np.median(error, axis=1, keepdims=True))
+            found.append(np.average(error, axis=1, weights=weights[:, ~cut.seen]))
+        return np.asarray(np.mean(found, axis=0))
 
     def within(self, low: float, high: float) -> float | None:
         """Mean absolute error of rows at a distance between two factors."""
         inside = (self.distance > low) & (self.distance <= high)
         return float(np.mean(np.abs(self.error[inside]))) if inside.any() else None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the mean error, and for each held-out run of each cut its distance and error."""
-        runs = zip(self.cut, self.distance, self.error, strict=True)
+    def to_json(self) -> dict[str, object]:
+        """Return the mean error, and for each held-out run of each cut its distance and error: of many every k-th."""
+        every = -(-len(self.cut) // MOST_LISTED)
+        runs = zip(self.cut[::every], self.distance[::every], self.error[::every], strict=True)
         cuts = [{"seen": SHARES[int(c)], "distance": float(d), "error": float(e)} for c, d, e in runs]
         return {"law": self.law, "mean_error": self.mean, "runs": cuts}
 
@@ -104,16 +138,23 @@ def held_out(table: Table, cost: Objective = HUBER) -> tuple[HoldOut, ...]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The law for a table, why it was chosen (empty: the user named it), and what candidates missed, best first."""
+    """The law for a table, why it was chosen (empty: the user named it), and what candidates missed, best first.
+
+    `near` holds the laws within one standard error of the least error, the chosen one first, each with how often it
+    misses least when runs are resampled; empty where nothing was held out.
+    """
 
     law: str
     why: str = ""
     held_out: tuple[HoldOut, ...] = ()
+    near: Mapping[str, float] = field(default_factory=dict)
+    fits: Mapping[str, Fitted] = field(default_factory=dict, repr=False, compare=False)  # of the near laws to all runs
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the parts that are there, by name."""
         found: dict[str, Any] = {"chosen": self.why} if self.why else {}
-        return found | ({"hold_out": [h.to_json() for h in self.held_out]} if self.held_out else {})
+        found |= {"hold_out": [h.to_json() for h in self.held_out]} if self.held_out else {}
+        return found | ({"near": dict(self.near)} if self.near else {})
 
 
 def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
@@ -135,16 +176,68 @@ def choose_law(table: Table, cost: Objective = HUBER) -> Chosen:
     results = hold_out(table, cost=cost)
     if not results:
         return Chosen(_usual(table), f"{len(table)} runs are too few to hold any out; this is the usual law")
-    best = believed(table, results, cost)
-    if best is None:
-        return Chosen(
-            results[0].law,
-            "it missed held-out budgets least; all runs together refuse it and every law that comes near",
-            results,
-        )
-    passed = [h.law for h in results[: [h.law for h in results].index(best)]]
-    but = f" but for {', '.join(passed)}, which all runs together refuse" if passed else ""
-    return Chosen(best, f"it missed held-out budgets least{but}", results)
+    return _decided(table, results, cost)
+
+
+def _decided(table: Table, results: Sequence[HoldOut], cost: Objective) -> Chosen:
+    weights = np.random.default_rng(0).exponential(size=(RESAMPLES, len(table)))  # Rubin 1981, the Bayesian bootstrap
+    errors = np.maximum([h.resampled(weights) for h in results], EXACT)
+    behind = errors - errors[0]
+    one_se = (np.quantile(behind, 0.84, axis=1) - np.quantile(behind, 0.16, axis=1)) / 2
+    least = max(results[0].mean, EXACT)
+    close = [h.law for h, se in zip(results, one_se, strict=True) if max(h.mean, EXACT) <= least + max(se, EXACT)]
+    whole = _Whole(table, cost)
+    stands_for = {law: whole.general_form(law) for law in close}
+    refused = {law for law in close if whole.refuses(stands_for[law])}
+    rows = [k for k, h in enumerate(results) if h.law in close and h.law not in refused]
+    if not rows:
+        return _way_out(whole, results, close)
+    wins = [stands_for[results[rows[k]].law] for k in np.argmin(errors[rows], axis=0)]
+    names = dict.fromkeys(stands_for[results[k].law] for k in rows)
+    shares = {name: wins.count(name) / len(wins) for name in sorted(names, key=wins.count, reverse=True)}
+    law = next(iter(shares))
+    fits = {name: whole.fitted(name) for name in shares}
+    return Chosen(law, _why(law, results, shares, refused), tuple(results), shares, fits)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Fits of laws to all runs, each made once."""
+
+    table: Table
+    cost: Objective
+    made: dict[str, Fitted] = field(default_factory=dict)
+    verdicts: dict[str, bool] = field(default_factory=dict)
+
+    def fitted(self, law: str) -> Fitted:
+        if law not in self.made:
+            self.made[law] = fit_law(FIXED[law], self.table.columns, self.table.loss, self.cost)
+        return self.made[law]
+
+    def refuses(self, law: str) -> bool:
+        if law not in self.verdicts:
+            self.verdicts[law] = certify(self.fitted(law)).status == "refused"
+        return self.verdicts[law]
+
+    def general_form(self, law: str) -> str:
+        """Return the law that stands for this one: its general form, where the runs tell that."""
+        general = SPECIAL_CASE.get(law, law)
+        return law if obstacles(FIXED[general], self.table.columns) or self.refuses(general) else general
+
+
+def _why(law: str, results: Sequence[HoldOut], shares: Mapping[str, float], refused: set[str]) -> str:
+    but = f" but for {', '.join(sorted(refused))}, which all runs together refuse" if refused else ""
+    best = next(h.law for h in results if h.law not in refused)
+    others = [f"{name} ({share:.0%})" for name, share in shares.items() if name != law]
+    if best == law:
+        why = "it missed held-out budgets least"
+    elif SPECIAL_CASE.get(best) == law:
+        why = f"the general form of {best}, which missed held-out budgets least but fixes N* ~ C^.5"
+    else:
+        why = f"within one standard error of {best}"
+    if others:
+        why += f"; with runs resampled it is the best in {shares[law]:.0%}, else {', '.join(others)}"
+    return why + but
 
 
 def _spans(table: Table, variable: str) -> bool:
@@ -152,17 +245,17 @@ def _spans(table: Table, variable: str) -> bool:
     return bool(values.max() >= NARROW * values.min())
 
 
-def believed(table: Table, results: Sequence[HoldOut], cost: Objective = HUBER) -> str | None:
-    """Return the first law, best first, whose fit to all runs is not refused; None where all are.
-
-    A law that misses larger budgets by much more than the best one is no way out of that one's refusal.
-    """
+def _way_out(whole: _Whole, results: Sequence[HoldOut], close: Sequence[str]) -> Chosen:
+    """Choose where all runs refuse every law that missed least: the next one, if it misses little more."""
     for h in results:
-        if h.mean > PASSABLE * max(results[0].mean, EXACT):
-            break
-        if certify(fit_law(FIXED[h.law], table.columns, table.loss, cost)).status != "refused":
-            return h.law
-    return None
+        if h.law in close or h.mean > PASSABLE * max(results[0].mean, EXACT) or whole.refuses(h.law):
+            continue
+        but = f" but for {', '.join(close)}, which all runs together refuse"
+        return Chosen(
+            h.law, f"it missed held-out budgets least{but}", tuple(results), {h.law: 1.0}, {h.law: whole.fitted(h.law)}
+        )
+    why = "it missed held-out budgets least; all runs together refuse it and every law that comes near"
+    return Chosen(results[0].law, why, tuple(results))
 
 
 def _usual(table: Table) -> str:
@@ -176,6 +269,7 @@ def _judge(table: Table, law: Law, cost: Objective) -> HoldOut | None:
         return None
     scale = table.C if table.has("C") else table.columns[law.variables[0]]
     distance, error, cut = [], [], []
+    fits: list[Cut] = []
     for number, share in enumerate(SHARES):
         largest = np.quantile(scale, share, method="lower")
         seen = scale <= largest * 1.0001
@@ -187,6 +281,7 @@ def _judge(table: Table, law: Law, cost: Objective) -> HoldOut | None:
         distance.append(scale[~seen] / largest)
         error.append(fitted.predict(beyond.columns) / beyond.loss - 1)
         cut.append(np.full(len(beyond), number))
+        fits.append(Cut(number, fitted, seen, beyond.columns, beyond.loss))
     if not error:
         return None
-    return HoldOut(law.name, np.concatenate(distance), np.concatenate(error), np.concatenate(cut))
+    return HoldOut(law.name, np.concatenate(distance), np.concatenate(error), np.concatenate(cut), fits=tuple(fits))

@@ -14,8 +14,8 @@ import numpy as np
 from launch.scaling.arrays import Array, robust_sd
 from launch.scaling.fit.fit import Fitted
 from launch.scaling.fit.newton import Pin, minimise
+from launch.scaling.trust.quantiles import student_95
 
-Z_95 = 1.959963984540054
 OFFSETS = (-3.4, -2.4, -1.2, 1.2, 2.4, 3.4)  # in standard deviations
 FURTHER = (5.0, 8.0, 14.0, 30.0)  # where a first look did not reach the end of the interval
 FEW = 12  # degrees of freedom below which a robust scale cannot be estimated
@@ -167,15 +167,6 @@ def _by_owner(quantities: list[Quantity]) -> Callable[[Array, Array], tuple[Arra
         return values, slopes
 
     return evaluate
-
-
-def student_95(freedom: int) -> float:
-    """Return the two-sided 95 % point of Student's t (Hill 1970's expansion; exact to 1 % from 3 degrees on)."""
-    z = Z_95
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def _profile(name: str, best: float, values: Array, rise: Array, root: float) -> Profile:

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from launch.scaling.arrays import Array, robust_sd
 from launch.scaling.fit.fit import Fitted
-from launch.scaling.table.clusters import clusters
 from launch.scaling.table.table import Table
+from launch.scaling.trust.shared_errors import FEWEST, basis, cut, p_of_f, shared_errors, without
 
 SIGNIFICANT = 1e-3
-FEWEST = 4  # groups of a test, and degrees of freedom left to it
-OUTLYING = 4.0  # robust standard deviations at which residuals are cut off: one odd run is not a trend
 
 
 @dataclass(frozen=True)
@@ -42,51 +37,18 @@ class Doubt:
                 "miss by more than the intervals; see which law held-out budgets choose"
             )
         return (
-            f"runs of one {self.by} share an error of {self.size:.2%} of the loss {test}: intervals by row are too "
-            f"narrow; fit with --cluster {self.by}"
+            f"runs of one {self.by} share an error of {self.size:.2%} of the loss {test}: intervals of parameters by "
+            f"row are too narrow (--cluster {self.by} draws whole groups); those of decisions hold it"
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self) | {"sentence": self.sentence}
 
 
 def doubts(fitted: Fitted, table: Table, cluster: str | None = None) -> tuple[Doubt, ...]:
     """Return what speaks against a fit to `table`. Errors shared within `cluster` are in its bootstrap already."""
-    found = [*_shared_errors(fitted, table, cluster), *_bend(fitted)]
-    return tuple(d for d in found if d.p_value < SIGNIFICANT)
-
-
-def _shared_errors(fitted: Fitted, table: Table, cluster: str | None) -> Iterator[Doubt]:
-    """Compare the scatter between groups of runs with that within them (one-way analysis of variance).
-
-    A sweep's own column `trunk` is asked before N: cells of one trunk have one size. A column that tells the same
-    groups apart as one before it, or as `cluster`, is not asked.
-    """
-    seen = [] if cluster is None else [_numbered(clusters(table, cluster))]
-    for by in ("trunk", "N", "D"):
-        if by not in table.labels and by not in fitted.law.variables:
-            continue
-        group = _numbered(clusters(table, by))
-        if any(np.array_equal(group, other) for other in seen):
-            continue
-        seen.append(group)
-        repeated = np.bincount(group)[group] > 1
-        _, group = np.unique(group[repeated], return_inverse=True)
-        residual, counts = _cut(fitted.residuals)[repeated], np.bincount(group)
-        freedom = len(counts) - 1, len(residual) - len(counts)
-        if len(counts) < FEWEST or freedom[1] < FEWEST:
-            continue
-        means = np.bincount(group, residual) / counts
-        within = float(np.sum((residual - means[group]) ** 2)) / freedom[1]
-        between = float(np.sum(counts * (means - residual.mean()) ** 2)) / freedom[0]
-        size = (max(between - within, 0.0) / float(np.mean(counts))) ** 0.5
-        yield _doubt("shared-error", by, size, between, within, freedom)
-
-
-def _numbered(names: NDArray[np.str_]) -> Array:
-    """Return the number of each row's group, in order of appearance."""
-    _, first, group = np.unique(names, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(first))[group])
+    shared = [Doubt("shared-error", e.by, e.sd, e.f_ratio, e.p_value) for e in shared_errors(fitted, table, cluster)]
+    return tuple(d for d in [*shared, *_bend(fitted)] if d.p_value < SIGNIFICANT)
 
 
 def _bend(fitted: Fitted) -> Iterator[Doubt]:
@@ -98,31 +60,16 @@ def _bend(fitted: Fitted) -> Iterator[Doubt]:
     varying = [v for v in fitted.law.variables if v in ("N", "D", "C") and np.std(x[v]) > 0]
     scaled = [(x[v] - x[v].mean()) / x[v].std() for v in varying]
     products = np.array([a * b for i, a in enumerate(scaled) for b in scaled[: i + 1]])
-    tangent = fitted.law.log_loss(fitted.theta[None], x)[1][0]
-    freedom = len(products), len(fitted.loss) - len(tangent) - len(products)
-    if not varying or freedom[1] < FEWEST:
+    if not varying:
         return
-    own = np.linalg.qr(tangent.T)[0]
-    residual = _without(own, _cut(fitted.residuals))
-    trend = np.linalg.qr(_without(own, products.T))[0]
+    own = basis(fitted.law.log_loss(fitted.theta[None], x)[1][0].T)
+    residual = without(own, cut(fitted.residuals))
+    trend = basis(without(own, products.T))
+    freedom = trend.shape[1], len(residual) - own.shape[1] - trend.shape[1]
+    if freedom[0] < 1 or freedom[1] < FEWEST:
+        return
     explained = trend @ (trend.T @ residual)
     rest = float(np.sum((residual - explained) ** 2)) / freedom[1]
+    high = float(np.sum(explained**2)) / freedom[0]
     size = float(np.sqrt(np.mean(explained**2)))
-    yield _doubt("bend", " and ".join(varying), size, float(np.sum(explained**2)) / freedom[0], rest, freedom)
-
-
-def _doubt(kind: str, by: str, size: float, high: float, low: float, freedom: tuple[int, int]) -> Doubt:
-    from scipy.special import fdtrc  # the rest of a fit does without scipy
-
-    if low <= 0:
-        return Doubt(kind, by, size, 0.0, 1.0)  # a noise-free table: nothing is left to explain
-    return Doubt(kind, by, size, high / low, float(fdtrc(*freedom, high / low)))
-
-
-def _cut(residual: Array) -> Array:
-    limit = OUTLYING * robust_sd(residual)
-    return np.clip(residual, -limit, limit)
-
-
-def _without(basis: Array, values: Array) -> Array:
-    return np.asarray(values - basis @ (basis.T @ values))
+    yield Doubt("bend", " and ".join(varying), size, high / max(rest, 1e-300), p_of_f(high, rest, freedom))

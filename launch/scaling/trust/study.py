@@ -14,13 +14,14 @@ from launch.scaling.fit.objective import HUBER, Objective
 from launch.scaling.laws.base import Demanding, Law
 from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.laws.optimum import budget_exponents
-from launch.scaling.questions.saved_fit import internal_json
 from launch.scaling.table.checks import names_text, rows_text
 from launch.scaling.table.oddities import MANY_EPOCHS
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import check_replicates, cluster_weights, row_weights, weighted_bootstrap
-from launch.scaling.trust.certify import Certificate, certify, obstacles, refuse
+from launch.scaling.trust.certify import Certificate, certify, refuse
+from launch.scaling.trust.internal import internal_json
 from launch.scaling.trust.lack_of_fit import SIGNIFICANT, LackOfFit, lack_of_fit
+from launch.scaling.trust.obstacles import obstacles
 from trainer.contract.errors import UserError
 
 FEWEST_GROUPS = 3
@@ -61,7 +62,7 @@ class Study:
         low, high = np.quantile(budget_exponents(self.law, fitted.draws, fitted.centre, budget), [0.025, 0.975])
         return a, (float(low), float(high))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return what scripts rely on (`escala fit --json`)."""
         fitted, certificate = self.fitted, self.certificate
         names = self.law.params
@@ -79,6 +80,7 @@ class Study:
                 "gradient_norm": _finite(certificate.gradient_norm),
                 "condition": _finite(certificate.condition),
                 "profiles": _profiles_json(certificate, self.law),
+                "unidentified": dict(certificate.unidentified),
             },
             "replicates": None if self.replicates is None else asdict(self.replicates),
             "rows_used": len(self.table),

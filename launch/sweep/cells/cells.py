@@ -22,14 +22,15 @@ from trainer.plan.identity import result_hash, warm_start_of
 
 
 def settings_of(sweep: SweepConfig) -> list[dict[str, Any]]:
-    """Return the settings of each cell: every combination of what varies, then the single ones."""
+    """Return the settings of each cell: every combination of what varies with every change, then the single ones."""
     grid = [dict(zip(sweep.vary, values, strict=True)) for values in itertools.product(*sweep.vary.values())]
+    grid = [{**combination, **change} for change in sweep.changes or ({},) for combination in grid]
     found: list[dict[str, Any]] = []
-    for settings in [*(grid if sweep.vary else []), *sweep.cells]:
+    for settings in [*(grid if sweep.vary or sweep.changes else []), *sweep.cells]:
         if settings not in found:
             found.append(settings)
     if not found:
-        raise UserError(f"sweep {sweep.name!r} has no cells: give 'vary' or 'cells'")
+        raise UserError(f"sweep {sweep.name!r} has no cells: give 'vary', 'changes' or 'cells'")
     return found
 
 

@@ -4,6 +4,7 @@ name: quickstart
 ranks: 2
 run: {data: quickstart, model: {...}, batch: {...}, tokens: 1M}      # or a name in configs/run
 vary: {model.size: [12k, 25k, 50k]}                                  # every combination is a cell
+changes: [{}, {model.norm_placement: post}]                          # each combination as it is, and with each change
 cells: [{model.size: 12k, seed: 1}]                                  # and these, one by one
 layout_checks: [{cell: {model.size: 50k}, set: {parallel.tensor: 2}}]
 """
@@ -43,6 +44,9 @@ class SweepConfig(Section):
     slots: int | None = Field(None, gt=0, description="ranks that run at a time on this machine; default: ranks")
     run: dict[str, Any] | str = Field(description="what all cells share: a run, or its name in configs/run")
     vary: dict[str, list[Any]] = Field({}, description="setting -> values; the cells are all combinations")
+    changes: tuple[dict[str, Any], ...] = Field(
+        (), description="every combination is trained with each of these, one at a time; {} leaves it as it is"
+    )
     cells: tuple[dict[str, Any], ...] = Field((), description="further cells, one by one")
     trunks: bool = Field(False, description="cells that differ in length alone branch off the longest one (wsd only)")
     layout_checks: tuple[LayoutCheck, ...] = ()

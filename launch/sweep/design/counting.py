@@ -50,8 +50,9 @@ def _vocabulary(run: RunConfig) -> int:
         return run.model.vocab_rows
     if manifest := prepared(run.data):
         return manifest.vocab_size
-    if run.data.tokenizer.kind in ("bpe", "unigram"):  # as many as are asked for, or a few less from little text
-        return run.data.tokenizer.vocab_size
+    pieces = run.data.tokenizer.vocab_size
+    if run.data.tokenizer.kind in ("bpe", "unigram") and pieces is not None:  # or a few less from little text
+        return pieces
     raise UserError(
         f"run {run.name!r}: N counts the head, whose vocabulary is that of a tokenizer of kind "
         f"{run.data.tokenizer.kind!r}: prepare its data first (escala data prepare), set model.vocab_size, or give "

@@ -13,8 +13,10 @@ from rich.console import Console
 from launch.cluster.job import JobStatus
 from launch.run.run_state import state_of
 from launch.run.runs_root import runs_flag
-from launch.scaling.report.console import print_ladder
-from launch.scaling.report.write import ReportPaths, write
+from launch.scaling.other.changes import changes_of, is_of_changes
+from launch.scaling.report.changes import changes_report
+from launch.scaling.report.console import changes_text, print_ladder
+from launch.scaling.report.write import ReportPaths, render, write
 from launch.scaling.table.counting import DEFAULT_N
 from launch.scaling.table.load import from_ledger
 from launch.sweep.cells.planned import PlannedCell
@@ -41,6 +43,12 @@ def report(opened: Opened, console: Console, n_convention: str = DEFAULT_N) -> R
     if len(points) < 3:
         console.print(f"{len(points)} points in the ledger: too few for a law")
         return None
+    if is_of_changes(rows):
+        changes = changes_of(rows)
+        console.print(changes_text(changes))
+        paths = render(changes_report(changes, sweep.name), opened.directory / "report")
+        console.print(f"\nledger  {path}\nreport  {paths.html}", highlight=False, soft_wrap=True)
+        return paths
     curves = next((line["curves"] for line in checks), None)
     try:
         table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), n_convention)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -70,7 +69,7 @@ class Result:
     failure: str = ""
     exit_code: int = EXIT_DONE
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values."""
         paths = self.report and {"html": str(self.report.html), "markdown": str(self.report.markdown)}
         return {"started": [one.id for one in self.started], "report": paths}
@@ -185,9 +184,7 @@ def _place(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: in
     where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
     if not is_driven(where.backend):
         return Place(where, where.job, scheduler=open_scheduler(where), name=name, at_most=at_most)
-    mirrored = any(one.cell.config.tracking.wandb != "disabled" for one in opened.cells)
-    imports = ("wandb",) if mirrored else ()  # a second of each cell otherwise, beside its first steps
-    driver = open_driver(where, Sharing(threads=1, imports=imports, log=opened.directory / "ranks.log"))
+    driver = open_driver(where, Sharing(threads=1, log=opened.directory / "ranks.log"))
 
     def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
         return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)

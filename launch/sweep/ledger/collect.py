@@ -40,6 +40,7 @@ class Came(BaseModel):
     tokens_per_second: float | None = None
     seconds: float | None = None
     unique_tokens: int = 0
+    unigram_entropy: float | None = None
     tokenizer_hash: str = ""
     data_hash: str = ""
     skipped_steps: list[list[int]] = []
@@ -104,7 +105,7 @@ def _done_rows(one: PlannedCell) -> list[LedgerRow]:
         if evaluation.loss is None:
             rows.append(_row(one, result, **values, status="diverged", reason="its evaluation gave no number"))
         else:
-            rows.append(_row(one, result, **values, reason=chance(evaluation.loss, vocabulary)))
+            rows.append(_row(one, result, **values, reason=chance(evaluation.loss, vocabulary, result.unigram_entropy)))
     return rows
 
 
@@ -129,7 +130,7 @@ def _badly(one: PlannedCell, status: Status) -> LedgerRow:
     return _row(one, came, status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
 
 
-def _row(one: PlannedCell, came: Came, **more: Any) -> LedgerRow:
+def _row(one: PlannedCell, came: Came, **more: object) -> LedgerRow:
     cell, plan, config = one.cell, _plan(one), one.cell.config
     model, counts, tokens = config.model, plan.parameters, came.tokens
     head_params = model.vocab_rows * model.d_model
@@ -137,6 +138,7 @@ def _row(one: PlannedCell, came: Came, **more: Any) -> LedgerRow:
         cell=cell.id,
         name=cell.id,
         run_dir=str(one.run_dir.root),
+        settings=cell.settings,
         config_hash=plan.config_hash,
         git_revision=_revision(one.run_dir),
         time=utc_now(),

@@ -32,6 +32,7 @@ class LedgerRow(BaseModel):
     cell: str  # hash of everything that determines the result
     name: str  # human name, unique within the sweep
     run_dir: str
+    settings: dict[str, Any] = {}  # what the sweep's file says of this cell; rows of old have none
     status: Literal["done", "diverged", "failed"] = "done"
     reason: str = ""  # why it ended badly, or what is wrong with its result
     config_hash: str
@@ -54,6 +55,7 @@ class LedgerRow(BaseModel):
     step: int
     tokens: int  # D, tokens trained on up to this point
     unique_tokens: int  # tokens of the training set that were available
+    unigram_entropy: float | None = None  # of these, nats a token; None where the set does not say it
     tokens_per_step: int
     flops_exact: float  # forward + backward including attention and head
     flops_6nd_body: float  # 6 * params_body * tokens

@@ -26,20 +26,9 @@ case "${SLURM_ARRAY_TASK_ID:-0}" in
 esac
 cd -- /shared/escala || exit 2
 mkdir -p -- "$run_dir/logs" || exit 2
+[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || rm -f -- "$run_dir/logs/timeouts" # of an earlier submission
 set -u
 unset SLURM_EXPORT_ENV # srun would start ranks without what was exported above
-
-# How often this submission began at which checkpoint: what does not advance is not repeated for ever.
-starts=$run_dir/logs/starts
-[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || rm -f -- "$starts" "$run_dir/logs/timeouts"
-saved() { echo "$(cat -- "$run_dir/latest" 2>/dev/null || echo "the first step")"; }
-began_here() { grep -cxF -- "$(saved)" "$starts"; }
-saved >>"$starts"
-give_up() {
-  echo "error: 3 attempts in a row began at $(saved) and saved nothing newer: stopped. $1" >&2
-  exit 75
-}
-[ "$(began_here)" -le 3 ] || give_up "The output above and in $run_dir/logs says how they ended"
 
 # A hint for the agents, which agree on the address: at submission nobody knows which nodes these will be.
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || exit 1
@@ -54,20 +43,14 @@ trap '[ -z "$step" ] || kill -USR1 "$step" 2>/dev/null' USR1
 trap 'ended=1; [ -z "$step" ] || kill -TERM "$step" 2>/dev/null' TERM
 
 run_ranks() {
-  # A new directory is the claim on the run: an older attempt that still runs sees it and ends.
-  attempt=1
-  until mkdir -- "$run_dir/logs/$attempt" 2>/dev/null; do
-    [ -d "$run_dir/logs/$attempt" ] || { mkdir -- "$run_dir/logs/$attempt" || return 2; break; }
-    attempt=$((attempt + 1))
-  done
-  echo "$me" >"$run_dir/logs/$attempt/job"
   local port=$((20000 + (SLURM_JOB_ID * 4 + $1) % 20000))
-  echo "attempt $attempt of job $me on ${nodes//$'\n'/ }, port $port"
-  # Agents end each other: srun must not kill those that are still saving because one has left with 75.
+  echo "starting job $me on ${nodes//$'\n'/ }, port $port"
+  # The first agent claims an attempt of the run; it ends a job that does not advance with another code than 75. Agents
+  # end each other: srun must not kill those that are still saving because one has left.
   srun --kill-on-bad-exit=0 --wait=300 --export=ALL --cpu-bind=none \
-    apptainer exec --nv --bind /shared:/shared /images/escala.sif /opt/escala/bin/python -m trainer.node.agent --run-dir "$run_dir" --attempt "$attempt" \
+    apptainer exec --nv --bind /shared:/shared /images/escala.sif /opt/escala/bin/python -m trainer.node.agent --run-dir "$run_dir" --job "$me" --repeat "${SLURM_RESTART_COUNT:-0}" \
     --nodes 1 --ranks 1 --restarts 0 \
-    --rendezvous "$hint:$port" --id "$SLURM_JOB_ID.$attempt" --names "${nodes//$'\n'/,}" \
+    --rendezvous "$hint:$port" --id "$SLURM_JOB_ID.$1.$(date +%s)" --names "${nodes//$'\n'/,}" \
     --join-timeout 600 \
     -- "${program[@]}" &
   step=$!
@@ -92,7 +75,6 @@ limit_seconds() {
 }
 
 requeue() {
-  [ "$(began_here)" -lt 3 ] || give_up "$1; start-up and saving need more time than they get"
   echo "saved; back into the queue: $1"
   scontrol requeue "$me" && sleep 60 # Slurm ends this shell
   exit 75

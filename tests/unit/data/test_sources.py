@@ -188,7 +188,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_garbage_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause would be seconds; a file that is damaged stays so."""
-    monkeypatch.setattr("trainer.data.source.retry.pause_after", lambda failures, error: 1 / 0)
+    monkeypatch.setattr("trainer.data.source.retry.pause_after", lambda state: 1 / 0)
     for suffix in (".gz", ".bz2", ".xz", ".zst", ".zip"):
         path = tmp_path / f"a.jsonl{suffix}"
         path.write_bytes(b"<html>404 not found</html>" * 9)
@@ -237,7 +237,7 @@ def test_rows_are_counted_once_and_whole_files_not_opened_again_where_reading_br
         return found
 
     monkeypatch.setattr("trainer.data.source.sources.open_file", open_file)
-    monkeypatch.setattr("trainer.data.source.retry.pause_after", lambda failures, error: 0.0)
+    monkeypatch.setattr("trainer.data.source.retry.pause_after", lambda state: 0.0)
     source, tally = Source(SourceConfig(name="s", path=str(tmp_path / "*.jsonl"), parts=1)), Tally()
     assert list(source.documents(0, tally=tally)) == [text for own in texts for text in own]
     assert tally.rows == 270 and not breaks

@@ -86,3 +86,12 @@ def test_a_silent_source_is_named_and_left() -> None:
 def test_what_trying_again_cannot_mend_is_reported_at_once(error: type[Exception]) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         list(steadily(failing_at([3], 9, error), name="s", retries=9, stall_seconds=30, sleep=lambda s: 1 / 0))
+
+
+def test_who_stops_early_ends_the_reading() -> None:
+    rows = steadily(lambda skip: iter(range(10**6)), name="endless", retries=3, stall_seconds=30)
+    assert next(rows) == 0
+    (thread,) = [t for t in threading.enumerate() if t.name == "read endless"]
+    rows.close()
+    thread.join(timeout=30)
+    assert not thread.is_alive()

@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 
 from trainer.checkpoint.huggingface_files import read_huggingface
 from trainer.contract.errors import UserError
-from trainer.models.transformer.huggingface import from_huggingface
-from trainer.models.transformer.huggingface_config import HARMLESS, HARMLESS_OF
+from trainer.models.huggingface import from_huggingface
+from trainer.models.huggingface_keys import HARMLESS
+from trainer.models.transformer.huggingface_config import HARMLESS_OF
+from trainer.models.transformer.huggingface_mamba2 import HARMLESS as HARMLESS_MAMBA2
 from trainer.models.transformer.model import Transformer
 
 TOLERANCE = 1e-5
@@ -44,6 +46,11 @@ BASE: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61, "max_position_embeddings": 24,
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": True, "hidden_act": "silu",
         "bos_token_id": 0, "eos_token_id": 0,
+    },
+    "mamba2": {
+        "model_type": "mamba2", "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "n_groups": 1,
+        "state_size": 16, "expand": 2, "conv_kernel": 4, "chunk_size": 8, "vocab_size": 61, "tie_word_embeddings": True,
+        "layer_norm_epsilon": 1e-5, "hidden_act": "silu", "bos_token_id": 0, "eos_token_id": 0,
     },
 }  # fmt: skip
 SIZES: dict[str, list[Any]] = {
@@ -85,6 +92,15 @@ KNOWN: dict[str, dict[str, list[Any]]] = {
         "hidden_act": ["silu", "swish", "gelu", "relu"], "head_dim": [8, 16, None], "sliding_window": [None, 4],
         "use_sliding_window": [False, True], "max_window_layers": [0, 1, 28], "tie_word_embeddings": [True, False],
         "layer_types": [["full_attention"] * 2, ["full_attention", "sliding_attention"], ["full_attention"], 3],
+    },
+    "mamba2": {
+        "vocab_size": [61, 64], "hidden_size": [32, 64, 33], "num_hidden_layers": [1, 2, 3, 10**9],
+        "num_heads": [8, 4, 16, 3], "head_dim": [8, 16, None], "n_groups": [1, 2, None], "state_size": [16, 8, None],
+        "expand": [2, 1, 4, 2.0], "conv_kernel": [4, 2, 1], "chunk_size": [8, 4, 256], "norm_before_gate": [True],
+        "tie_word_embeddings": [True, False], "layer_norm_epsilon": [1e-5, 1e-6, 1e-2, 0.3], "use_bias": [False, True],
+        "use_conv_bias": [True, False], "hidden_act": ["silu", "swish", "gelu", "relu"], "rms_norm": [True, False],
+        "residual_in_fp32": [True, False], "time_step_limit": [[0.0, float("inf")], [0.0, 0.01], [0.1, 0.2], 3, None],
+        "time_step_min": [0.001, 0.5], "time_step_rank": [2, "auto"], "rescale_prenorm_residual": [True, False],
     },
 }  # fmt: skip
 COMMON: dict[str, list[Any]] = {
@@ -237,7 +253,8 @@ def try_one(seed: int, folder: Path) -> Outcome:
 
 def _peer_logits(folder: Path, values: dict[str, Any], key: str, inputs: torch.Tensor) -> torch.Tensor:
     """Return the logits of `transformers`. What is called harmless must be so: it may be left out, where it objects."""
-    harmless = HARMLESS | HARMLESS_OF.get(str(values.get("model_type")), frozenset())
+    of_kind = {**HARMLESS_OF, "mamba2": HARMLESS_MAMBA2}
+    harmless = HARMLESS | of_kind.get(str(values.get("model_type")), frozenset())
     try:
         peer, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True

@@ -146,7 +146,7 @@ def test_a_model_without_norm_eps_keeps_its_identity() -> None:
     assert Transformer(other).norm.eps == 1e-5
 
 
-@pytest.mark.parametrize("kind", BASE)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
 def test_what_is_exported_is_what_is_expected_back(kind: str) -> None:
     config = config_from_huggingface({**BASE[kind], **({} if kind == "gpt2" else {"rms_norm_eps": 3e-4})})
     model = Transformer(config)

@@ -36,14 +36,15 @@ def trained_with(run: Path, tokenizer: Tokenizer) -> None:
     (checkpoint / "manifest.json").write_text(manifest.to_json())
 
 
-@pytest.mark.parametrize("where", ["run", "data"])
+@pytest.mark.parametrize("where", ["run", "data", "relative data", "remote data"])
 def test_an_export_carries_the_tokenizer(run: Path, tmp_path: Path, where: str) -> None:
     place = run / "tokenizer" if where == "run" else tmp_path / "data" / "books" / "tokenizer"
     trained_with(run, save_tokenizer(place, "bytes", b""))
-    if where == "data":
+    if where != "run":
+        root = {"data": str(tmp_path / "data"), "relative data": "data"}.get(where, f"file://{tmp_path / 'data'}")
         settings = {
             "model": {"d_model": 32, "n_layers": 2, "n_heads": 4}, "batch": {"tokens_per_step": 64}, "steps": 1,
-            "data": {"name": "books", "root": str(tmp_path / "data")},
+            "data": {"name": "books", "root": root},
         }  # fmt: skip
         (run / "config.yaml").write_text(json.dumps(settings))
     assert main([str(run), str(tmp_path / "out"), "--to", "huggingface", "--dtype", "bf16"]) == 0

@@ -66,15 +66,16 @@ class Codec:
         self.encode = tokenizer.encoder(self.itemsize)
         self.end = tokenizer.eos_id.to_bytes(self.itemsize, "little")
         self.eos_id, self.vocab_size = tokenizer.eos_id, tokenizer.vocab_size
+        self.eos_ends_documents = tokenizer.eos_ends_documents
 
     def check(self, tokens: bytes, documents: int) -> None:
-        """Raise UserError where an id is outside the vocabulary, or the end token is not once in each document."""
+        """Raise UserError where an id is outside the vocabulary, or the end token is not just once in each document."""
         ids = np.frombuffer(tokens, dtype=f"<u{self.itemsize}")
         if len(ids) and int(ids.max()) >= self.vocab_size:
             raise UserError(
                 f"the tokenizer gave id {ids.max()}, outside its vocabulary of {self.vocab_size}: its file is damaged"
             )
-        if (ends := int(np.count_nonzero(ids == self.eos_id))) != documents:
+        if self.eos_ends_documents and (ends := int(np.count_nonzero(ids == self.eos_id))) != documents:
             raise UserError(
                 f"the tokenizer's end token, id {self.eos_id}, is {ends - documents} times in the text of documents, "
                 "which would end there; name another end token with data.tokenizer.eos"

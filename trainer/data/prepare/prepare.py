@@ -64,7 +64,7 @@ def prepare(
     progress.total_bytes = expected_bytes(sources) if not done and task == (0, 1) else 0
     progress.start(parts_done=len(done), total_parts=len(mine))
     dtype = dtype_for(tokenizer.vocab_size)
-    with Encoders(root / DIRECTORY, dtype, workers or usable_cores()) as encoders:
+    with Encoders(root / DIRECTORY, dtype, workers or usable_cores()) as encoders, progress:
         writer = PartWriter(config, root, encoders, dtype, progress)
         for part in mine:
             if part not in done:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from trainer.contract.durations import duration
 
-EVERY_ON_TERMINAL, EVERY_IN_LOG = 0.2, 5.0  # seconds
+if TYPE_CHECKING:
+    from rich.live import Live
+
+REFRESHES, EVERY_IN_LOG = 5, 5.0  # a second on a terminal; seconds
 
 
 @dataclass
 class Progress:
-    """Counts text and tokens. `total_bytes` may be 0 where it is not known; then parts tell how far the work is."""
+    """Counts text and tokens, and shows them on a terminal while it is open as a context manager.
+
+    `total_bytes` may be 0 where it is not known; then parts tell how far the work is.
+    """
 
     total_bytes: int = 0
     total_parts: int = 0
@@ -25,29 +32,41 @@ class Progress:
     tokens: int = 0
     parts: int = 0
     _begin: float = 0.0
-    _shown: float = 0.0
+    _told: float = 0.0
     _first_part_done: int = 0
+    _live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self.out.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+            self._live = _live_line(self.out, self.line)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def start(self, parts_done: int, total_parts: int) -> None:
         """Begin to count, with so many parts finished by earlier attempts."""
         self.total_parts = total_parts
         self.parts = self._first_part_done = parts_done
-        self._begin = self._shown = self.clock()
+        self._begin = self._told = self.clock()
 
     def advance(self, text_bytes: int, tokens: int) -> None:
         """Count text that was encoded, and show it now and then."""
         self.text_bytes += text_bytes
         self.tokens += tokens
-        now, live = self.clock(), self.out.isatty()
-        if now - self._shown >= (EVERY_ON_TERMINAL if live else EVERY_IN_LOG):
-            self._shown = now
-            self.out.write(f"\r\x1b[K{self.line()}" if live else f"{self.line()}\n")
-            self.out.flush()
+        if self._live is None and self.clock() - self._told >= EVERY_IN_LOG:
+            self._told = self.clock()
+            self.say(self.line())
 
     def say(self, text: str) -> None:
         """Write a line of its own."""
-        self.out.write(f"\r\x1b[K{text}\n" if self.out.isatty() else f"{text}\n")
-        self.out.flush()
+        if self._live is not None:
+            self._live.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self.out, flush=True)
 
     def seconds(self) -> float:
         """Return the time since the start."""
@@ -69,3 +88,18 @@ class Progress:
             return min(1.0, self.text_bytes / self.total_bytes)
         todo = self.total_parts - self._first_part_done
         return (self.parts - self._first_part_done) / todo if todo else 1.0
+
+
+def _live_line(out: TextIO, line: Callable[[], str]) -> Live:
+    """Return what shows a line as it is now, cut to the width of the terminal, and takes it away at the end."""
+    from rich.console import Console  # late: only a terminal pays for rich
+    from rich.live import Live
+    from rich.text import Text
+
+    return Live(
+        console=Console(file=out, force_terminal=True),
+        get_renderable=lambda: Text(line(), no_wrap=True, overflow="ellipsis"),
+        refresh_per_second=REFRESHES,
+        transient=True,
+        redirect_stdout=False,
+    )

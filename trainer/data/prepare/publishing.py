@@ -13,6 +13,7 @@ from trainer.data.prepare.parts import Part, build_manifest, finished
 from trainer.data.prepare.progress import Progress
 from trainer.data.source.input_list import InputList
 from trainer.data.store.manifest import FILE, Manifest
+from trainer.data.store.unigram import unigram_entropy
 from trainer.data.tokenize.round_trip import altered_share, with_round_trips
 from trainer.data.tokenize.tokenizer import DIRECTORY, Tokenizer
 
@@ -29,8 +30,14 @@ def publish(config: DataConfig, tokenizer: Tokenizer, root: Path) -> Manifest:
                 release(root, done)
             check_not_empty(config, manifest, root)
         if manifest.splits[TRAIN]:
+            manifest = _with_entropy(manifest, root) if manifest.complete else manifest
             manifest.save(root)
         return manifest
+
+
+def _with_entropy(manifest: Manifest, root: Path) -> Manifest:
+    entropy = unigram_entropy(root, manifest.splits[TRAIN], manifest.dtype, manifest.vocab_size)
+    return manifest.model_copy(update={"unigram_entropy": entropy})
 
 
 def list_parts(config: DataConfig, root: Path) -> list[Part]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +37,9 @@ def ensure_tokenizer(config: DataConfig, sources: list[Source], root: Path, prog
             f"{config.name}: training a {config.tokenizer.kind} tokenizer of {config.tokenizer.vocab_size} pieces "
             f"on up to {config.tokenizer.sample_bytes / 1e6:g} MB"
         )
+    whole = config.tokenizer.kind == "word"  # a closed vocabulary is that of the whole training text
     try:
-        sampled = kept.passing(sample(config, sources, config.tokenizer.sample_bytes))
+        sampled = kept.passing(sample(config, sources, None if whole else config.tokenizer.sample_bytes))
         tokenizer = make_tokenizer(config.tokenizer, sampled, directory)
         progress.say(f"{config.name}: tokenizer {tokenizer.hash}, {tokenizer.vocab_size} pieces")
         _try(tokenizer, config, sources, directory, kept, progress)
@@ -51,7 +53,7 @@ def _try(
     tokenizer: Tokenizer, config: DataConfig, sources: list[Source], directory: Path, kept: Kept, progress: Progress
 ) -> None:
     """Measure once how faithfully the tokenizer gives the sources back, on what was kept or on a sample of its own."""
-    if config.tokenizer.kind == "bytes" or (directory / round_trip.FILE).exists():
+    if config.tokenizer.kind in ("bytes", "word") or (directory / round_trip.FILE).exists():
         return
     if not kept.by_source():
         for _ in kept.passing(sample(config, sources, TRIED_BYTES)):
@@ -63,16 +65,17 @@ def _try(
             progress.say(f"warning: {measured.sentence(source)}; what is lost cannot be learned")
 
 
-def sample(config: DataConfig, sources: list[Source], sample_bytes: int) -> Iterator[tuple[str, int, str]]:
+def sample(config: DataConfig, sources: list[Source], sample_bytes: int | None) -> Iterator[tuple[str, int, str]]:
     """Yield training documents of all sources by their weights, from parts spread evenly, up to `sample_bytes`.
 
-    Each comes as (source, part, text); the last of a part may be cut off.
+    Each comes as (source, part, text); the last of a part may be cut off. None means all of every part.
     """
     rule = SplitRule(config.held_out_fraction)
     weights = [source.weight or 1.0 for source in config.sources]
     for source, weight in zip(sources, weights, strict=True):
-        num_parts = min(source.num_parts, SAMPLED_PARTS)
-        budget = int(sample_bytes * weight / sum(weights) / num_parts)
+        num_parts = source.num_parts if sample_bytes is None else min(source.num_parts, SAMPLED_PARTS)
+        share = weight / sum(weights) / num_parts
+        budget = sys.maxsize if sample_bytes is None else int(sample_bytes * share)
         for k in range(num_parts):
             left = budget
             cap = source.part_budget()

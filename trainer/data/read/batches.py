@@ -17,6 +17,7 @@ from trainer.data.order.continuing import ORDER_VERSION, check_order
 from trainer.data.order.mixture import Mixture
 from trainer.data.order.order import Ids, shuffled, step_indices
 from trainer.data.order.skipping import Ranges, data_step
+from trainer.data.order.streams import Streams
 from trainer.data.read.packed_targets import PackedTargets
 from trainer.data.read.packing import VERSION as PACKING_VERSION
 from trainer.data.read.packing import PackedSet
@@ -48,13 +49,15 @@ class MicroBatch:
     """B sequences of T tokens. Target t is the token after input t.
 
     `weights` scale each target's loss (None: all 1). `documents` number the documents within each sequence, for
-    attention that stays inside a document.
+    attention that stays inside a document. Where lanes read streams, `begins` says which sequences do not follow those
+    of the step before, and the numbers of documents go on from one step to the next.
     """
 
     inputs: torch.Tensor  # (B, T) int64
     targets: torch.Tensor  # (B, T) int64
     weights: torch.Tensor | None = None  # (B, T) float32
     documents: torch.Tensor | None = None  # (B, T) int32
+    begins: torch.Tensor | None = None  # (B) bool
 
 
 class Batches:
@@ -128,6 +131,8 @@ class Batches:
         if isinstance(self.order, Mixture):
             mixture, counts = self.order, self.order.counts(samples)
             return {n: float(c / p) for n, c, p in zip(mixture.names, counts, mixture.pool_samples, strict=True)}
+        if isinstance(self.order, Streams):
+            return {self.samples.split: self.order.epochs(data_step(step, self.skipped))}
         return {self.samples.split: samples / self.num_samples}
 
     def ended_passes(self, step: int) -> dict[str, int]:
@@ -135,7 +140,7 @@ class Batches:
         before, after = self.epochs(step - 1), self.epochs(step)
         return {name: int(passes) for name, passes in after.items() if int(passes) > int(before[name])}
 
-    def state(self, step: int) -> dict[str, Any]:
+    def state(self, step: int) -> dict[str, object]:
         """Return what a checkpoint must hold to go on exactly after `step` steps (see order/continuing.py)."""
         mixture = self.order if isinstance(self.order, Mixture) else None
         packed = isinstance(self.samples, PackedSet)
@@ -154,6 +159,7 @@ class Batches:
                 "packing_version": PACKING_VERSION if packed else None,
                 "shuffle_window": self.shuffle_window,
                 "mixture": mixture.shares() if mixture else None,
+                **({"streams": True} if isinstance(self.order, Streams) else {}),
             },
             "document_mask": self.documents,
             "shards": {name: len(shards) for name, shards in self.samples.manifest.splits.items()},
@@ -173,11 +179,22 @@ class Batches:
         with self._lock:
             if self.ahead_steps:
                 self._fetch_ahead(step)
-            arrays = self.samples.arrays(self.sample_ids(step), self.context_length, documents=self.documents)
+            arrays = self._arrays(step)
         share = self.sequences_per_step // self.dp_size
         parts = (slice(begin, begin + self.micro_batch) for begin in range(0, share, self.micro_batch))
         batches = [to_micro_batch(arrays, rows) for rows in parts]
         return [pinned(batch) for batch in batches] if self.pin_memory else batches
+
+    def _arrays(self, step: int) -> Arrays:
+        ids = self.sample_ids(step)
+        if not isinstance(self.order, Streams):
+            return self.samples.arrays(ids, self.context_length, documents=self.documents)
+        assert isinstance(self.samples, TokenSet)
+        share = self.sequences_per_step // self.dp_size
+        lanes = self.dp_rank * share + np.arange(share)
+        before = data_step(step - 1, self.skipped) if step else None
+        begins = self.order.begins(data_step(step, self.skipped), before, lanes)
+        return self.samples.segments(ids, self.context_length, begins, documents=self.documents)
 
     def _fetch_ahead(self, step: int) -> None:
         """Let remote shards come before they are needed: all of the next steps first, then one step at a time."""
@@ -205,11 +222,9 @@ def held_out(
     ranks each target comes exactly once, every rank gets the same number of batches of the same shape, and rows that
     only fill a batch up have weight 0.
     """
-    available = require_samples(token_set, context_length)
-    count = min(available, max(1, -(-tokens // context_length)))
-    ids = np.arange(count, dtype=np.int64) * available // count
+    ids = evaluated_segments(token_set, context_length, tokens)
     packing = PackedTargets(token_set, ids, context_length) if packed else None
-    rows = len(packing) if packing else count
+    rows = len(packing) if packing else len(ids)
     for number in range(-(-rows // (micro_batch * dp_size))):
         places = (number * dp_size + dp_rank) * micro_batch + np.arange(micro_batch)
         mine = np.minimum(places, rows - 1)
@@ -217,6 +232,13 @@ def held_out(
         weights = np.ones(arrays.targets.shape, np.float32) if arrays.weights is None else arrays.weights
         weights[places >= rows] = 0.0
         yield to_micro_batch(replace(arrays, weights=weights))
+
+
+def evaluated_segments(token_set: TokenSet, context_length: int, tokens: int) -> Ids:
+    """Return the samples whose targets an evaluation is the mean of: about `tokens`, spread evenly over the split."""
+    available = require_samples(token_set, context_length)
+    count = min(available, max(1, -(-tokens // context_length)))
+    return np.arange(count, dtype=np.int64) * available // count
 
 
 def require_samples(samples: Samples, context_length: int) -> int:
@@ -240,12 +262,13 @@ def to_micro_batch(arrays: Arrays, rows: slice = slice(None)) -> MicroBatch:
     def tensor(values: npt.NDArray, dtype: npt.DTypeLike) -> torch.Tensor:
         return torch.from_numpy(values[rows].astype(dtype, copy=False))
 
-    weights, documents = arrays.weights, arrays.documents
+    weights, documents, begins = arrays.weights, arrays.documents, arrays.begins
     return MicroBatch(
         inputs=tensor(arrays.inputs, np.int64),
         targets=tensor(arrays.targets, np.int64),
         weights=None if weights is None else tensor(weights, np.float32),
         documents=None if documents is None else tensor(documents, np.int32),
+        begins=None if begins is None else tensor(begins, np.bool_),
     )
 
 
@@ -256,4 +279,5 @@ def pinned(batch: MicroBatch) -> MicroBatch:
         batch.targets.contiguous().pin_memory(),
         None if batch.weights is None else batch.weights.pin_memory(),
         None if batch.documents is None else batch.documents.pin_memory(),
+        batch.begins,
     )

@@ -11,6 +11,7 @@ from trainer.contract.errors import UserError
 from trainer.data.order.mixture import Mixture, Stage
 from trainer.data.order.order import Ids, shuffled, shuffled_in_windows
 from trainer.data.order.skipping import Ranges, join_ranges
+from trainer.data.order.streams import Streams
 from trainer.data.read.batches import Batches, Order, Samples, require_samples
 from trainer.data.read.packing import PackedSet
 from trainer.data.store.cache import ShardCache, is_remote, read_manifest
@@ -103,7 +104,7 @@ def open_batches(
         assert isinstance(samples, TokenSet)
         samples = PackedSet(samples, context_length, None if is_remote(data.root) else Path(data.directory, "packing"))
     require_samples(samples, context_length)
-    order = make_order(data, samples, context_length, seed)
+    order = make_order(data, samples, context_length, seed, lanes=sequences_per_step)
     batches = Batches(
         samples,
         context_length=context_length,
@@ -126,9 +127,11 @@ def open_batches(
     return batches
 
 
-def make_order(data: DataConfig, samples: Samples, context_length: int, seed: int) -> Order:
-    """Return the map from positions of the run to samples: one shuffled pool, or a mixture of shuffled sources."""
+def make_order(data: DataConfig, samples: Samples, context_length: int, seed: int, *, lanes: int) -> Order:
+    """Return the map from positions of the run to samples: a shuffled pool, a mixture of shuffled sources, or lanes."""
     pools = [int(n) for n in samples.pool_samples(context_length)]
+    if data.order == "streams":
+        return Streams(pools, lanes, seed)
 
     def inside(number: int, size: int, indices: Ids) -> Ids:
         own_seed = seed + SOURCE_SEEDS * number

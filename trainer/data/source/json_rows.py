@@ -159,7 +159,7 @@ class _ArrayText:
         return repr(self._text[self._at : self._at + SHOWN]) if self._at < len(self._text) else ""
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """Return what a JSON value is, and how it begins."""
     if value is None:
         return "null"

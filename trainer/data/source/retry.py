@@ -7,9 +7,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from trainer.contract.errors import UserError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState, Retrying
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
@@ -34,29 +37,28 @@ def steadily(
     A row that comes resets the count of retries. Raises UserError with the source's name after `retries` failures in a
     row, after `stall_seconds` without a row, and at once for any other error.
     """
-    given, failures = 0, 0
-    while True:
-        try:
-            for row in _watched(open_at, given, name, stall_seconds):
-                given, failures = given + 1, 0
-                yield row
-            return
-        except UserError:
-            raise
-        except Exception as error:
-            if isinstance(error, UnicodeDecodeError):
-                raise UserError(
-                    f"{name} is not UTF-8 after {given} rows: {short(error)}; convert it, for instance with iconv"
-                ) from None
-            if not may_pass(error):
-                raise UserError(f"{name} cannot be read: {short(error)}") from error
-            failures += 1
-            if failures > retries:
-                raise UserError(
-                    f"{name} failed {failures} times in a row after {given} rows: {short(error)}; "
-                    f"what was finished is kept, run the same command again"
-                ) from None
-            sleep(pause_after(failures, error))
+    given = 0
+    try:
+        for attempt in with_pauses(retries, sleep):
+            with attempt:
+                for row in _watched(open_at, given, name, stall_seconds):
+                    given += 1
+                    attempt.retry_state.attempt_number = 1
+                    yield row
+                return
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name} is not UTF-8 after {given} rows: {short(error)}; convert it, for instance with iconv"
+        ) from None
+    except Exception as error:
+        if not may_pass(error):
+            raise UserError(f"{name} cannot be read: {short(error)}") from error
+        raise UserError(
+            f"{name} failed {retries + 1} times in a row after {given} rows: {short(error)}; "
+            f"what was finished is kept, run the same command again"
+        ) from None
 
 
 def _watched(open_at: Callable[[int], Iterator[T]], skip: int, name: str, stall_seconds: float) -> Iterator[T]:
@@ -98,7 +100,7 @@ def _watched(open_at: Callable[[int], Iterator[T]], skip: int, name: str, stall_
         stop.set()
 
 
-def may_pass(error: Exception) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Return whether trying again may help: trouble of networks and disks, but not what is missing or forbidden."""
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
         return False
@@ -108,14 +110,32 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in NETWORK_LIBRARIES
 
 
-def pause_after(failures: int, error: BaseException) -> float:
-    """Return the seconds to wait after so many failures in a row, the last with `error`.
+def with_pauses(
+    retries: int, sleep: Callable[[float], None], worth_it: Callable[[BaseException], bool] | None = None
+) -> Retrying:
+    """Return what tries again, at most `retries` times, after errors that `worth_it` accepts (default: `may_pass`).
+
+    In the end it raises the error itself.
+    """
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+    again = retry_if_exception(worth_it or may_pass)
+    return Retrying(stop=stop_after_attempt(retries + 1), wait=pause_after, retry=again, sleep=sleep, reraise=True)
+
+
+def pause_after(state: RetryCallState) -> float:
+    """Return the seconds to wait after a failure.
 
     They double and vary by chance, so that a thousand jobs do not return at once, and are no fewer than the server asks
     for.
     """
+    from tenacity import wait_exponential
+
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
     chance = random.random()  # noqa: S311
-    growing: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
+    growing = wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)(state)
     return max(growing * (0.5 + chance), asked_pause(error) * (1 + chance / 2))
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from trainer.config.data import CacheConfig
 from trainer.contract.errors import UserError
-from trainer.data.source.retry import may_pass, pause_after, short
+from trainer.data.source.retry import may_pass, short, with_pauses
 from trainer.data.store.manifest import FILE, Manifest
 
 ATTEMPTS = 5
@@ -109,34 +109,26 @@ class ShardCache:
     def _download(self, file: str, path: Path) -> None:
         temporary = path.with_name(path.name + ".part")
         url = f"{self.url}/{file}"
-        problem, last = "", Exception()
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                self.sleep(pause_after(attempt, last))
-            try:
-                digest = self._copy(url, temporary)
-            except FileNotFoundError:
-                raise UserError(f"{url} is missing, though the manifest names it; upload the set again") from None
-            except Exception as error:  # file systems raise the errors of their own libraries
-                problem, last = short(error), error
-                if not may_pass(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                    break
-                continue
-            if digest == self.hashes[file]:
-                self._evict(temporary.stat().st_size)
-                temporary.replace(path)
-                return
-            problem = "its content is not what the manifest says"
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot fetch {url} to {self.root} in {attempt + 1} attempts: {problem}")
+        again = with_pauses(ATTEMPTS - 1, self.sleep, _worth_another)
+        try:
+            again(self._copy, url, temporary, self.hashes[file])
+        except FileNotFoundError:
+            raise UserError(f"{url} is missing, though the manifest names it; upload the set again") from None
+        except Exception as error:  # file systems raise the errors of their own libraries
+            temporary.unlink(missing_ok=True)
+            attempts = again.statistics["attempt_number"]
+            raise UserError(f"cannot fetch {url} to {self.root} in {attempts} attempts: {short(error)}") from None
+        self._evict(temporary.stat().st_size)
+        temporary.replace(path)
 
-    def _copy(self, url: str, target: Path) -> str:
+    def _copy(self, url: str, target: Path, expected: str) -> None:
         digest = hashlib.sha256()
         with fsspec.open(url, "rb", **self.storage) as source, target.open("wb") as out:
             while block := source.read(1 << 22):
                 digest.update(block)
                 out.write(block)
-        return digest.hexdigest()
+        if digest.hexdigest() != expected:
+            raise OSError("its content is not what the manifest says")
 
     def _evict(self, coming: int) -> None:
         """Remove the files that were used least recently until the coming one fits. Of all sets in the cache."""
@@ -156,3 +148,7 @@ class ShardCache:
     def clear(self) -> None:
         """Remove the copies of this set."""
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _worth_another(error: BaseException) -> bool:
+    return may_pass(error) and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT)

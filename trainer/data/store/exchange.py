@@ -22,6 +22,7 @@ from trainer.data.store.manifest import FILE, Manifest, Shard
 from trainer.data.store.shard_writer import Encoded, ShardWriter
 from trainer.data.store.token_files import HEADER, MAGIC, MEGATRON_DTYPES, TokenFile, open_tokens
 from trainer.data.store.token_set import TokenSet
+from trainer.data.store.unigram import unigram_entropy
 from trainer.data.tokenize.tokenizer import DIRECTORY, META, Tokenizer, load_tokenizer, locate_tokenizer, read_meta
 
 WRITTEN_AT_A_TIME = 1 << 22  # tokens
@@ -58,16 +59,18 @@ def import_tokens(
         if not splits[TRAIN]:
             raise UserError(f"all documents of {len(files)} file(s) were held out; lower --held-out-fraction")
         _copy_tokenizer(tokenizer_directory, root)
+        dtype = dtype_for(tokenizer.vocab_size)
         manifest = Manifest(
             name=target.name,
             complete=True,
-            dtype=dtype_for(tokenizer.vocab_size),
+            dtype=dtype,
             vocab_size=tokenizer.vocab_size,
             eos_id=tokenizer.eos_id,
             tokenizer_hash=tokenizer.hash,
             config_hash="",
             config={},
             splits=splits,
+            unigram_entropy=unigram_entropy(root, splits[TRAIN], dtype, tokenizer.vocab_size),
             report=report,
         )
         manifest.save(root)

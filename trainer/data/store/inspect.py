@@ -32,7 +32,7 @@ def summary(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _counts(manifest: Manifest, split: str) -> dict[str, Any]:
+def _counts(manifest: Manifest, split: str) -> dict[str, object]:
     tokens = manifest.tokens(split)
     return {
         "shards": len(manifest.shards(split)),

@@ -58,6 +58,7 @@ class Manifest(BaseModel):
     config: dict[str, Any]  # what determined the content, see DataConfig.content()
     block_bytes: int = BLOCK_BYTES
     splits: dict[str, list[Shard]]
+    unigram_entropy: float | None = None  # of the training tokens, nats a token; None where nobody has counted them
     report: dict[str, Any] = {}  # dropped documents by reason, what the embedded corpus was, compression
 
     @classmethod

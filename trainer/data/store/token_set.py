@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ class Arrays:
     targets: npt.NDArray
     weights: npt.NDArray[np.float32] | None = None
     documents: npt.NDArray[np.int32] | None = None
+    begins: npt.NDArray[np.bool_] | None = None  # (n): which samples do not follow those that were read before
 
 
 MOST_OPEN = 256  # memory maps, each of which holds a file descriptor
@@ -107,6 +108,31 @@ class TokenSet:
         tokens = self.gather(sample_ids, context_length).astype(np.int64)
         numbers = self.documents(sample_ids, context_length) if documents else None
         return Arrays(tokens[:, :-1], tokens[:, 1:], documents=numbers)
+
+    def segments(
+        self, sample_ids: Ids, context_length: int, begins: npt.NDArray[np.bool_], *, documents: bool = False
+    ) -> Arrays:
+        """Return samples of which some follow what was read before, as `begins` (n) says.
+
+        Documents then have the same number in every sample: they are counted from the beginning of the stream.
+        """
+        arrays = self.arrays(sample_ids, context_length, documents=documents)
+        if arrays.documents is None:
+            return replace(arrays, begins=begins)
+        numbers = arrays.documents + self._document_at(self.begins(sample_ids, context_length))[:, None]
+        return replace(arrays, documents=numbers, begins=begins)
+
+    def _document_at(self, positions: Ids) -> npt.NDArray[np.int32]:
+        """Return the number, in the stream of all pools, of the document that each of its tokens (n) is an input of."""
+        before = np.cumsum([0, *(shard.documents for shard in self.shards)])
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
+        numbers = np.empty(len(positions), dtype=np.int32)
+        for shard in np.unique(shards):
+            mine = shards == shard
+            last_tokens = self._reader(int(shard)).ends - 1
+            inside = np.searchsorted(last_tokens, positions[mine] - self._starts[shard], side="right")
+            numbers[mine] = before[shard] + inside
+        return numbers
 
     def prefetch(self, sample_ids: Ids, context_length: int) -> None:
         """Begin to fetch the shards of samples that will be read soon, where the set is remote."""

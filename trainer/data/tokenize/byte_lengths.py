@@ -1,9 +1,10 @@
 """How many bytes of text each token stands for, so that bits per byte can be counted over any set of targets.
 
-Exact for bytes, for sentencepiece and for the byte-level and sentencepiece-like tokenizers of Hugging Face: the lengths
-of a document's tokens, and `first` for its first one, add up to the UTF-8 bytes of its text. A character that several
-tokens share is shared out by bytes. An unknown piece stands for what it is decoded to. For other tokenizers of Hugging
-Face each token is decoded behind another one, and what it adds is counted.
+Exact for bytes, for words (whose text has one space between them), for sentencepiece and for the byte-level and
+sentencepiece-like tokenizers of Hugging Face: the lengths of a document's tokens, `first` for its first one and `end`
+for its last add up to the UTF-8 bytes of its text. A character that several tokens share is shared out by bytes. An
+unknown piece stands for what it is decoded to. For other tokenizers of Hugging Face each token is decoded behind
+another one, and what it adds is counted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from trainer.data.tokenize.byte_characters import CHARACTER_OF
 from trainer.data.tokenize.segments import SPACE
 from trainer.data.tokenize.tokenizer import locate_tokenizer, read_meta
+from trainer.data.tokenize.word_tokenizer import Words
 
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 BYTE_CHARACTERS = frozenset(CHARACTER_OF.values())
@@ -24,10 +26,14 @@ BYTE_CHARACTERS = frozenset(CHARACTER_OF.values())
 
 @dataclass(frozen=True)
 class ByteLengths:
-    """Bytes of each token by its id; `first` is added for the first token of a document (a space put before it: -1)."""
+    """Bytes of each token by its id; `first` is added for the first token of a document (a space put before it: -1).
+
+    `end` are those of the end token: none, or the line feed that it stands for.
+    """
 
     lengths: list[int]
     first: int = 0
+    end: int = 0
 
 
 def byte_lengths(directory: Path) -> ByteLengths:
@@ -37,6 +43,8 @@ def byte_lengths(directory: Path) -> ByteLengths:
     if meta["kind"] == "bytes":
         return ByteLengths([*[1] * 256, 0])
     model = (path / meta["file"]).read_bytes()
+    if meta["kind"] == "word":
+        return ByteLengths(Words(model).byte_lengths(), first=-1, end=1)
     return _huggingface(model) if meta["kind"] == "huggingface" else _sentencepiece(model)
 
 

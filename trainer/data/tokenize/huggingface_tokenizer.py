@@ -26,6 +26,8 @@ class HuggingFace:
     tokenizer, has no end token, or whose ids depend on chance.
     """
 
+    eos_ends_documents = True
+
     def __init__(self, content: bytes, eos: str | None) -> None:
         self._tokenizer = _parsed(content)
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)

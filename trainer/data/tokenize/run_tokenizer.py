@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -42,35 +44,49 @@ def keep_tokenizer(target: Path, data: DataConfig, expected: str) -> bool:
 
 
 def tokenizer_of_run(kept: Path, data: DataConfig, expected: str | None) -> Tokenizer:
-    """Return the tokenizer of a run: the one it carries, else (runs of earlier versions) that of its set.
+    """Return the tokenizer of a run, as `directory_of_run` finds it; None as `expected` accepts any."""
+    with directory_of_run(kept, data, expected) as directory:
+        return load_tokenizer(directory)
 
-    A relative `data.root` means the working directory, or one above the run. Raises UserError where no tokenizer with
-    the hash `expected` is found; None accepts any.
+
+@contextmanager
+def directory_of_run(kept: Path, data: DataConfig | None, expected: str | None) -> Iterator[Path]:
+    """Give the directory of a run's tokenizer: the one that it carries, else (earlier versions) that of its set.
+
+    A relative `data.root` means the working directory, or one above the run. That of a remote set is a copy that goes
+    away at the end. Raises UserError where no tokenizer with the hash `expected` is found.
     """
     if (kept / META).exists():
-        return _checked(load_tokenizer(kept), expected, str(kept))
-    if is_remote(data.root):
+        yield _checked(kept, expected, str(kept))
+        return
+    if data is not None and is_remote(data.root):
         with tempfile.TemporaryDirectory() as scratch:
             if files := _read_remote(data.directory):
                 _write(Path(scratch), files)
-                return _checked(load_tokenizer(scratch), expected, data.directory)
-    places = [Path(data.directory), *(parent / data.directory for parent in kept.resolve().parents)]
-    for place in places if not is_remote(data.root) else ():
+                yield _checked(Path(scratch), expected, data.directory)
+                return
+    for place in [] if data is None or is_remote(data.root) else _places(data.directory, kept):
         if (place / DIRECTORY / META).exists() and (expected is None or _hash_in(place / DIRECTORY) == expected):
-            return load_tokenizer(place)
+            yield place / DIRECTORY
+            return
+    beside = f", and none of this run at {data.directory}, seen from here or from above the run" if data else ""
     raise UserError(
-        f"there is no tokenizer in {kept}, and none of this run at {data.directory}, seen from here or from above the "
-        f"run: copy the directory {DIRECTORY} of its data set to {kept}"
+        f"there is no tokenizer in {kept}{beside}: copy the directory {DIRECTORY} of its data set to {kept}"
     )
 
 
-def _checked(tokenizer: Tokenizer, expected: str | None, where: str) -> Tokenizer:
-    if expected is not None and tokenizer.hash != expected:
+def _places(directory: str, kept: Path) -> list[Path]:
+    """Return what a directory may mean to a run whose own tokenizer would be at `kept`."""
+    return [Path(directory), *(parent / directory for parent in kept.resolve().parents)]
+
+
+def _checked(directory: Path, expected: str | None, where: str) -> Path:
+    if expected is not None and (found := load_tokenizer(directory).hash) != expected:
         raise UserError(
-            f"the tokenizer in {where} is another one: its hash is {tokenizer.hash}, the model was trained with "
-            f"{expected}; put that one back"
+            f"the tokenizer in {where} is another one: its hash is {found}, the model was trained with {expected}; put "
+            "that one back"
         )
-    return tokenizer
+    return directory
 
 
 def _is_there(directory: Path, expected: str) -> bool:

@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back, by sentencepiece, by bytes, or by a Hugging Face tokenizer.json.
+"""Tokenizers: text to ids and back, by sentencepiece, bytes, whole words, or a Hugging Face tokenizer.json.
 
 A tokenizer directory holds `meta.json` (kind, file, vocabulary, end-of-document id, hash) and the model's file. The
 hash is over the model's content, so that a checkpoint, a set and a ledger row can say which tokenizer they mean.
@@ -20,18 +20,26 @@ from trainer.data.tokenize.segments import SegmentEncoder, segments_are_independ
 
 DIRECTORY = "tokenizer"
 META = "meta.json"
-KINDS = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json", "bytes": None}  # and their models' files
+# The kinds and their models' files.
+KINDS = {
+    "sentencepiece": "tokenizer.model",
+    "huggingface": "tokenizer.json",
+    "word": "vocabulary.txt",
+    "bytes": None,
+}
 Encode = Callable[[bytes], bytes]  # UTF-8 text -> ids
 
 
 class Tokenizer(Protocol):
     """What every tokenizer can do. `encode` never produces `eos_id`; it ends a document in the token set.
 
-    `vocab_size` is the largest id + 1, so that a table of so many rows has one for every id.
+    `vocab_size` is the largest id + 1, so that a table of so many rows has one for every id. Where `eos_ends_documents`
+    is false, the end token ends each line, and the last line's end is that of the document.
     """
 
     vocab_size: int
     eos_id: int
+    eos_ends_documents: bool
     hash: str
 
     def encode(self, text: str) -> list[int]: ...
@@ -49,6 +57,8 @@ class Tokenizer(Protocol):
 
 class SentencePiece:
     """A sentencepiece model (Kudo and Richardson 2018)."""
+
+    eos_ends_documents = True
 
     def __init__(self, model: bytes) -> None:
         import sentencepiece
@@ -101,6 +111,7 @@ class Bytes:
 
     vocab_size = 257
     eos_id = 256
+    eos_ends_documents = True
     hash = hashlib.sha256(b"escala bytes 1").hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
@@ -129,6 +140,10 @@ def build_tokenizer(kind: str, model: bytes, eos: str | None = None) -> Tokenize
         from trainer.data.tokenize.huggingface_tokenizer import HuggingFace
 
         return HuggingFace(model, eos)
+    if kind == "word":
+        from trainer.data.tokenize.word_tokenizer import Words
+
+        return Words(model)
     return SentencePiece(model)
 
 

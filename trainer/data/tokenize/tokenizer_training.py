@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.config.data import TokenizerConfig
 from trainer.contract.errors import UserError
 from trainer.data.tokenize.tokenizer import Tokenizer, save_tokenizer
+from trainer.data.tokenize.word_tokenizer import count_vocabulary
 
 LONGEST_SENTENCE = 4192  # bytes; sentencepiece skips longer ones in training
 
@@ -21,6 +22,8 @@ def make_tokenizer(config: TokenizerConfig, sample: Iterable[str], directory: Pa
     """
     if config.kind == "bytes":
         return save_tokenizer(directory, "bytes", b"")
+    if config.kind == "word":
+        return save_tokenizer(directory, "word", count_vocabulary(sample, config.vocab_size))
     if config.path is not None:
         content = _read(config.path)
         try:

@@ -162,7 +162,7 @@ def step_on_gradients_in_place(optimizer: Any) -> None:
 def reduce_by(finish: Callable[[], None], optimizer: Any) -> None:
     """Have ZeRO 1 take gradients that `finish` leaves reduced in the parameters, instead of reducing them itself."""
 
-    def reduce_gradients(**_: Any) -> None:
+    def reduce_gradients(**_: object) -> None:
         finish()
         optimizer.overlapping_partition_gradients_reduce_epilogue()
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch.nn.functional as F
 from deepspeed.module_inject.layers import (
-    ColumnParallel,
     LinearAllreduce,
     LinearLayer,
     RowParallel,
@@ -26,6 +25,7 @@ from trainer.models.interface import LanguageModel
 from trainer.models.roles import WHOLE, Role, split_of_module
 from trainer.parallel.fp8 import linear as fp8_linear
 from trainer.parallel.mesh import Group, Mesh
+from trainer.parallel.tensor.copied import copied
 from trainer.parallel.tensor.overlap import overlap_reduction
 from trainer.parallel.tensor.vocab_loss import VocabularyParallelLoss
 
@@ -63,8 +63,7 @@ def _sum_gradient(group: Group) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     """Return a forward hook that has the gradient of the outputs summed over the group."""
 
     def hook(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
-        summed: Tensor = ColumnParallel.apply(group, outputs)  # type: ignore[no-untyped-call]
-        return summed
+        return copied(outputs, group)
 
     return hook
 
@@ -92,7 +91,7 @@ def _multiply_by(product: Callable[..., Tensor], layer: nn.Module, is_row: bool,
     """
 
     def column(layer: Any, x: Tensor) -> Tensor:
-        return product(ColumnParallel.apply(group, x), layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+        return product(copied(x, group), layer.weight, layer.bias)
 
     def row(layer: Any, x: Tensor) -> Tensor:
         y: Tensor = RowParallel.apply(group, product(x, layer.weight), False)  # type: ignore[no-untyped-call]

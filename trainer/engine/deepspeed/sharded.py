@@ -45,7 +45,9 @@ class DeepSpeedSharded:
 
     def forward(self, batch: LocalBatch) -> Tensor:
         """Return the loss of each token."""
-        losses: Tensor = self.ds(batch.inputs, batch.targets, documents=batch.documents, positions=batch.positions)
+        losses: Tensor = self.ds(
+            batch.inputs, batch.targets, documents=batch.documents, positions=batch.positions, state=batch.state
+        )
         return losses
 
     def backward(self, objective: Tensor, *, last: bool) -> None:

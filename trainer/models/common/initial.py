@@ -24,6 +24,7 @@ from trainer.models.initial import (
     Spaced,
     Stacked,
     Uniform,
+    Xavier,
 )
 
 Shape = tuple[int, ...]
@@ -78,6 +79,13 @@ def _inverse_softplus(initial: InverseSoftplus, shape: Shape, generator: torch.G
 @values.register
 def _spaced(initial: Spaced, shape: Shape, generator: torch.Generator) -> Tensor:
     return torch.linspace(initial.low, initial.high, math.prod(shape)).view(shape)
+
+
+@values.register
+def _xavier(initial: Xavier, shape: Shape, generator: torch.Generator) -> Tensor:
+    rows, inputs = shape
+    bounds = [(outputs, math.sqrt(6 / (inputs + outputs))) for outputs in initial.parts or (rows,)]
+    return torch.cat([_uniform(Uniform(-b, b), (outputs, inputs), generator) for outputs, b in bounds])
 
 
 @values.register

@@ -19,12 +19,13 @@ def activations(model: TransformerConfig, parallel: ParallelConfig, *, bytes_per
     """Return what a token leaves on one rank, and what its backward pass holds besides."""
     kept = Kept(model, parallel, bytes_per_value, gpu)
     D, L, value = model.d_model, model.n_layers, bytes_per_value
-    outside = 2 * kept.norm(D) + 2 * D * (value + kept.mask)  # both norms, what they give, both dropouts
+    branches = 1 if model.mlp == "none" else 2
+    outside = model.block_norms * kept.norm(D) + branches * D * (value + kept.mask)  # norms, what enters, dropouts
     mixers = [(kind.cost.activations(kept), len(kind.layers)) for kind in kinds_of(model)]
     mixing, largest = sum(layers * bytes_ for bytes_, layers in mixers), max(bytes_ for bytes_, _ in mixers)
     mlp = _mlp(kept)
     backward = D * value + 2 * model.ff_width * value // parallel.tensor  # into the block, and inside its MLP
-    ends = kept.norm(D) + D * (value + kept.mask)
+    ends = model.last_norm * kept.norm(D) + D * (value + kept.mask)
     if parallel.recompute == "full":
         return Activations(L * D * value, ends, outside + largest + mlp + backward)
     if parallel.recompute == "selective":
@@ -33,5 +34,5 @@ def activations(model: TransformerConfig, parallel: ParallelConfig, *, bytes_per
 
 
 def _mlp(kept: Kept) -> int:
-    width = kept.model.ff_width // kept.parallel.tensor
+    width = kept.model.ff_width // kept.parallel.tensor  # 0 without an MLP
     return (4 if kept.model.mlp == "swiglu" else 2) * width * kept.value

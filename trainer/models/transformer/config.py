@@ -10,12 +10,14 @@ from trainer.config.choice import Choice, parse_choice, plain_choice
 from trainer.config.identity import Result
 from trainer.config.model import ModelConfig
 from trainer.config.sizes import Dimensions, dimensions, fitted
+from trainer.models.mixers.attention.cost import AttentionOptions
 from trainer.models.mixers.base import kinds_of
 from trainer.models.mixers.registry import find_mixer
 from trainer.models.registry import cost_of
 
-ATTENTION = Choice("attention")
-INSIDE_MIXERS = ("rotary", "alibi")  # positions that a mixer applies; the others are added to the embedding
+ATTENTION = Choice("attention", AttentionOptions())
+INSIDE_MIXERS = ("rotary", "alibi", "relative")  # positions that a mixer applies; the others are added to the embedding
+CARRIED_POSITIONS = ("rotary", "relative", "none")  # they tell distances, which do not grow with the text
 OF_MIXERS = ("n_heads", "n_kv_heads", "qk_norm", "fused_qkv")  # keys that only some mixers read
 
 
@@ -59,8 +61,21 @@ class TransformerConfig(ModelConfig):
     n_kv_heads: Result[int | None] = Field(None, gt=0, description="grouped-query key/value heads; default n_heads")
     d_ff: Result[int | None] = Field(None, gt=0, description="MLP width; default 4 d_model, or 8/3 d_model gated")
 
-    position: Result[Literal["rotary", "learned", "none"]] = Field(
-        "rotary", description="how places in the sequence are told; none where no mixer applies rotary positions"
+    carry: Result[bool] = Field(
+        False,
+        description="what a lane has read goes on into its next step, without gradients: needs data.order streams",
+        exclude_if=lambda value: not value,  # so that runs from before there was a choice keep their identity
+    )
+    memory: Result[int | None] = Field(
+        None,
+        gt=0,
+        description="with carry: tokens before a sequence that attention sees; default context_length",
+        exclude_if=lambda value: value is None,
+    )
+    position: Result[Literal["rotary", "learned", "sinusoidal", "alibi", "relative", "none"]] = Field(
+        "rotary",
+        description="how places in the sequence are told; default none where no mixer applies rotary positions; "
+        "sinusoidal multiplies the embedding by sqrt(d_model), as published; relative: as in Transformer-XL",
     )
     rotary_base: Result[float] = Field(10_000.0, gt=1, description="base of the rotary wavelengths")
     norm: Result[Literal["rmsnorm", "layernorm"]] = Field(
@@ -72,8 +87,23 @@ class TransformerConfig(ModelConfig):
         description="added to the norms' variance; default 1e-6 (rmsnorm) or 1e-5 (layernorm)",
         exclude_if=lambda value: value is None,  # so that runs and checkpoints without it keep their identity
     )
-    mlp: Result[Literal["swiglu", "gelu", "gelu_tanh"]] = Field(
-        "swiglu", description="gelu_tanh: the approximation of GPT-2"
+    norm_placement: Result[Literal["pre", "post", "both", "none"]] = Field(
+        "pre",
+        description="norms before mixer and MLP, after each residual sum, before and after (sandwich), or nowhere; "
+        "with pre and both there is one at the end too",
+        exclude_if=lambda value: value == "pre",
+    )
+    residual_scale: Result[float] = Field(
+        1.0, gt=0, description="multiplies what mixer and MLP add", exclude_if=lambda value: value == 1
+    )
+    init: Result[Literal["scaled", "xavier", "careless"]] = Field(
+        "scaled",
+        description="of matrices; scaled: by width and depth, see init_std; xavier: Glorot and Bengio 2010; careless: "
+        "standard normal, whatever the width",
+        exclude_if=lambda value: value == "scaled",
+    )
+    mlp: Result[Literal["swiglu", "gelu", "gelu_tanh", "none"]] = Field(
+        "swiglu", description="gelu_tanh: the approximation of GPT-2; none: blocks are their mixer alone"
     )
     qk_norm: Result[bool] = Field(False, description="RMSNorm of queries and keys, for each head")
     bias: Result[bool] = Field(False, description="biases in linear layers and LayerNorm")
@@ -81,7 +111,7 @@ class TransformerConfig(ModelConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _derived(cls, values: Any) -> Any:
+    def _derived(cls, values: object) -> Any:
         """Fill in what follows from the mixers and the size."""
         if not isinstance(values, dict):
             return values
@@ -95,8 +125,10 @@ class TransformerConfig(ModelConfig):
             return _shortest(values)
         shape = dimensions(values["size"])
         if set(mixers) != {ATTENTION} and not {"d_model", "n_layers"} & values.keys():
-            shape = fitted(shape, lambda wanted: _body(cls, values, wanted), _body(cls, _with_attention(values), shape))
+            shape = _fitted(cls, values, shape)
         derived = {"d_model": shape.d_model, "n_layers": shape.n_layers}
+        if shape.d_ff is not None:
+            derived["d_ff"] = shape.d_ff
         if any("n_heads" in mixer.settings for mixer in classes):
             derived["n_heads"] = shape.n_heads
         return _shortest({**derived, **values, "size": str(values["size"])})
@@ -114,11 +146,27 @@ class TransformerConfig(ModelConfig):
         if self.position in INSIDE_MIXERS and not any(self.position in kind.cost.positions for kind in kinds):
             raise ValueError(
                 f"position {self.position} is applied to queries and keys, and {names} has none: set position to "
-                "learned or none"
+                "learned, sinusoidal or none"
             )
+        if self.mlp == "none" and self.d_ff is not None:
+            raise ValueError("d_ff has no effect with mlp none: leave it out")
+        if self.init == "careless" and self.init_std is not None:
+            raise ValueError("init_std has no effect with init careless: leave it out")
+        self._check_carry(names, attends=any(kind.mixer.name == "attention" for kind in kinds))
         for kind in kinds:
             kind.cost.check()
         return self
+
+    def _check_carry(self, names: str, *, attends: bool) -> None:
+        """Raise ValueError where what is carried on could not be told apart by its place."""
+        if self.carry and self.position not in CARRIED_POSITIONS:
+            raise ValueError(
+                f"position {self.position} begins anew in each sequence, and with carry a sequence sees those before "
+                f"it: set position to {' or '.join(CARRIED_POSITIONS)}"
+            )
+        if self.memory is not None and not (self.carry and attends):
+            lacking = f"the mixer {names}" if self.carry else "carry false"
+            raise ValueError(f"memory has no effect with {lacking}: leave it out")
 
     def _check_settings(self, read: set[str], names: str) -> None:
         """Raise ValueError for a setting that no mixer of the model reads, and for heads that are not given."""
@@ -158,6 +206,16 @@ class TransformerConfig(ModelConfig):
         return self.n_kv_heads or self.heads
 
     @property
+    def carries(self) -> bool:
+        """Whether what a lane has read goes on into its next step."""
+        return self.carry
+
+    @property
+    def memory_length(self) -> int:
+        """Tokens before a sequence that attention sees while a model is trained or evaluated with carry."""
+        return (self.memory or self.context_length) if self.carry else 0
+
+    @property
     def norm_rows(self) -> int:
         """Vectors of a norm: its scale, and its bias if it has one."""
         return 2 if self.norm == "layernorm" and self.bias else 1
@@ -165,16 +223,32 @@ class TransformerConfig(ModelConfig):
     @property
     def ff_width(self) -> int:
         """MLP width. Gated: 8/3 d_model rounded up to a multiple of 16, for equal parameters (Shazeer 2020)."""
-        if self.d_ff is not None:
-            return self.d_ff
-        return -(-8 * self.d_model // 48) * 16 if self.mlp == "swiglu" else 4 * self.d_model
+        if self.mlp == "none":
+            return 0
+        return usual_ff(self.d_model, self.mlp) if self.d_ff is None else self.d_ff
+
+    @property
+    def up_width(self) -> int:
+        """Outputs of the first matrix of the MLP."""
+        return 2 * self.ff_width if self.mlp == "swiglu" else self.ff_width
+
+    @property
+    def block_norms(self) -> int:
+        """Norms of one block."""
+        branches = 1 if self.mlp == "none" else 2
+        return branches * {"pre": 1, "post": 1, "both": 2, "none": 0}[self.norm_placement]
+
+    @property
+    def last_norm(self) -> bool:
+        """Whether there is a norm before the head."""
+        return self.norm_placement in ("pre", "both")
 
     @property
     def epsilon(self) -> float:
         """What the norms add to the variance."""
         return self.norm_eps or {"rmsnorm": 1e-6, "layernorm": 1e-5}[self.norm]
 
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
         heads = {} if self.n_heads is None else {"n_kv_heads": self.kv_heads}
         return {**super().architecture(), "d_ff": self.ff_width, **heads}
@@ -185,7 +259,24 @@ class TransformerConfig(ModelConfig):
 
     def free_on_warm_start(self) -> tuple[str, ...]:
         """No parameter depends on the context and the base, but for learned positions."""
-        return () if self.position == "learned" else ("context_length", "rotary_base")
+        return ("carry", "memory", *(() if self.position == "learned" else ("context_length", "rotary_base")))
+
+
+def usual_ff(d_model: int, mlp: str) -> int:
+    """Return the MLP's width where it is not given; gated 8/3 d_model, in multiples of 16."""
+    return -(-8 * d_model // 48) * 16 if mlp == "swiglu" else 4 * d_model
+
+
+def _fitted(section: type[TransformerConfig], values: dict[str, Any], like: Dimensions) -> Dimensions:
+    """Return the shape whose body is as large as that of attention's shape."""
+    mlp, free = values.get("mlp", "swiglu"), values.get("d_ff") is None
+    may_widen = free and mlp != "none"
+    return fitted(
+        like,
+        lambda shape: _body(section, values, shape),
+        _body(section, _with_attention(values), like),
+        (lambda d_model: usual_ff(d_model, mlp)) if may_widen else None,
+    )
 
 
 def _stated_mixers(values: dict[str, Any]) -> list[Choice]:
@@ -220,6 +311,8 @@ def _body(section: type[TransformerConfig], values: dict[str, Any], shape: Dimen
     """Return the parameters of the body of a shape; None where a mixer cannot have it."""
     plain = {key: value for key, value in values.items() if key not in ("size", "vocab_size", "n_heads")}
     shaped = {**plain, "d_model": shape.d_model, "n_layers": shape.n_layers, "vocab_size": 1}
+    if shape.d_ff is not None:
+        shaped["d_ff"] = shape.d_ff
     if any("n_heads" in find_mixer(mixer.name).cost_class.settings for mixer in _stated_mixers(values)):
         shaped["n_heads"] = values.get("n_heads", shape.n_heads)
     try:

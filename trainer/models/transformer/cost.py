@@ -25,10 +25,8 @@ __all__ = [
 def count_parameters(config: TransformerConfig) -> ParameterCount:
     """Count the parameters of a model. The vocabulary must be known."""
     D, F, L = config.d_model, config.ff_width, config.n_layers
-    bias = int(config.bias)
-    up_width = 2 * F if config.mlp == "swiglu" else F
-    mlp = D * up_width + F * D + bias * (up_width + D)
-    norms = L * 2 * config.norm_rows * D + config.norm_rows * D
+    mlp = D * config.up_width + F * D + int(config.bias and F > 0) * (config.up_width + D)
+    norms = (L * config.block_norms + config.last_norm) * config.norm_rows * D
     mixing: dict[str, int] = {}
     whole = 0
     for kind in kinds_of(config):
@@ -50,10 +48,9 @@ def count_parameters(config: TransformerConfig) -> ParameterCount:
 def count_flops(config: TransformerConfig) -> FlopCount:
     """Count the training FLOPs of one token at the full context length, see `trainer/plan/counting.py`."""
     D, F, L = config.d_model, config.ff_width, config.n_layers
-    up_width = 2 * F if config.mlp == "swiglu" else F
     counted = [(kind.cost.flops(), len(kind.layers)) for kind in kinds_of(config)]
     return FlopCount(
-        body=L * 6 * (D * up_width + F * D) + sum(layers * flops.matrices for flops, layers in counted),
+        body=L * 6 * (D * config.up_width + F * D) + sum(layers * flops.matrices for flops, layers in counted),
         attention=sum(layers * flops.context for flops, layers in counted),
         head=count_ends(config).head_flops,
     )
@@ -84,7 +81,7 @@ def fp8_sides(model: TransformerConfig, tensor: int) -> dict[str, int]:
     sides = {"d_model": model.d_model}
     for kind in kinds_of(model):
         sides |= kind.cost.fp8_sides(tensor)
-    return {**sides, f"d_ff / tensor {tensor}": model.ff_width // tensor}
+    return {**sides, f"d_ff / tensor {tensor}": model.ff_width // tensor} if model.ff_width else sides
 
 
 def step_shape(model: TransformerConfig) -> Shape:
@@ -95,5 +92,6 @@ def step_shape(model: TransformerConfig) -> Shape:
         V=model.vocab_rows,
         T=model.context_length,
         gated=model.mlp == "swiglu",
+        norms=model.block_norms,
         mixers=tuple((kind.cost.shape(), len(kind.layers)) for kind in kinds_of(model)),
     )

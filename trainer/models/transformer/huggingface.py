@@ -11,9 +11,9 @@ import re
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer.contract.errors import UserError
+from trainer.models.huggingface_tensors import HEAD, Tensors, check_layers, check_tensors, without_tied_head
 from trainer.models.transformer.config import ATTENTION, TransformerConfig
 from trainer.models.transformer.huggingface_config import (
     GPT2_ACTIVATIONS,
@@ -21,7 +21,6 @@ from trainer.models.transformer.huggingface_config import (
     config_to_huggingface,
 )
 
-Tensors = dict[str, Tensor]
 MODEL_TYPES = ("llama", "qwen3", "gpt2")
 
 _LLAMA_BLOCK = {
@@ -60,13 +59,15 @@ _GPT2 = {
 
 _CAUSAL_MASKS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # buffers that old files hold
 _WAVELENGTHS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def layout_of(config: TransformerConfig) -> str:
     """Return `llama`, `qwen3` or `gpt2`. Raises `UserError` for an architecture that none of them can hold."""
     if set(config.mixers) != {ATTENTION}:
-        raise UserError(f"no Hugging Face layout holds the mixer {config.kind}: export safetensors")
+        raise UserError(f"llama, qwen3 and gpt2 have no mixer {config.kind}")
+    for key in ("norm_placement", "residual_scale", "logit_softcap"):
+        if (value := getattr(config, key)) != type(config).model_fields[key].default:
+            raise UserError(f"llama, qwen3 and gpt2 have no {key} {value}")
     kind = (config.norm, config.mlp, config.position, config.bias)
     if kind == ("rmsnorm", "swiglu", "rotary", False):
         return "qwen3" if config.qk_norm else "llama"
@@ -75,7 +76,7 @@ def layout_of(config: TransformerConfig) -> str:
     if gpt2 and config.fused_qkv and same_heads and not config.qk_norm:
         return "gpt2"
     raise UserError(
-        f"no Hugging Face layout holds norm {config.norm}, mlp {config.mlp}, position {config.position}, "
+        f"the model has norm {config.norm}, mlp {config.mlp}, position {config.position}, "
         f"bias {config.bias}, qk_norm {config.qk_norm}, fused_qkv {config.fused_qkv}: llama needs rmsnorm, swiglu, "
         "rotary, no bias; gpt2 needs layernorm, gelu or gelu_tanh, learned, bias and as many key/value as query heads"
     )
@@ -91,7 +92,7 @@ def to_huggingface(tensors: Tensors, config: TransformerConfig) -> tuple[Tensors
     return renamed, config_to_huggingface(config, layout)
 
 
-def from_huggingface(tensors: Tensors, values: Any) -> tuple[Tensors, TransformerConfig]:
+def from_huggingface(tensors: Tensors, values: object) -> tuple[Tensors, TransformerConfig]:
     """Return the parameters under our names and the architecture, from Hugging Face's tensors and config.json.
 
     Raises `UserError` that names the keys, the tensors or the shapes that keep the model from being taken exactly.
@@ -99,9 +100,10 @@ def from_huggingface(tensors: Tensors, values: Any) -> tuple[Tensors, Transforme
     config = config_from_huggingface(values)
     layout = layout_of(config)
     tensors = _without_buffers(tensors, layout)
-    if config.tied_embeddings and "lm_head.weight" in tensors:
-        tensors = _without_tied_head(tensors, "transformer.wte.weight" if layout == "gpt2" else _LLAMA["embed.weight"])
-    _check_tensors(tensors, config, layout)
+    if config.tied_embeddings and HEAD in tensors:
+        tensors = without_tied_head(tensors, "transformer.wte.weight" if layout == "gpt2" else _LLAMA["embed.weight"])
+    check_layers(tensors, config.n_layers, "transformer.h." if layout == "gpt2" else "model.layers.")
+    check_tensors(tensors, _their_shapes(config, layout))
     back = {theirs: ours for ours, theirs in _their_names(config, layout).items()}
     found = {back[name]: t for name, t in tensors.items()}
     if layout == "gpt2":
@@ -116,43 +118,6 @@ def _without_buffers(tensors: Tensors, layout: str) -> Tensors:
         tensors = {n if n.startswith(prefixed) else f"transformer.{n}": t for n, t in tensors.items()}
     buffers = _CAUSAL_MASKS if layout == "gpt2" else _WAVELENGTHS
     return {name: t for name, t in tensors.items() if not buffers.fullmatch(name)}
-
-
-def _without_tied_head(tensors: Tensors, embedding: str) -> Tensors:
-    """Leave out a head that is the embedding. Raises `UserError` where the file has another one."""
-    head = tensors["lm_head.weight"]
-    if embedding in tensors and not torch.equal(head, tensors[embedding]):
-        raise UserError(
-            f"config.json says tie_word_embeddings, and the files hold lm_head.weight beside another {embedding}: "
-            "one of them is wrong; set tie_word_embeddings to false, or remove the head"
-        )
-    return {name: t for name, t in tensors.items() if name != "lm_head.weight"}
-
-
-def _check_tensors(tensors: Tensors, config: TransformerConfig, layout: str) -> None:
-    """Raise `UserError` where the files do not hold exactly the parameters of the architecture."""
-    layers = len({name.split(".")[2] for name in tensors if name.startswith(("model.layers.", "transformer.h."))})
-    if layers != config.n_layers:
-        raise UserError(f"config.json describes {config.n_layers} layers, the files hold {layers}")
-    expected = _their_shapes(config, layout)
-    missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    if missing:
-        raise UserError(f"the Hugging Face files lack {_counted(missing)}")
-    if unexpected:
-        raise UserError(f"the Hugging Face files hold {_counted(unexpected)}, for which this architecture has no place")
-    wrong = [
-        f"{name} is {tuple(t.shape)}, config.json asks for {expected[name]}"
-        for name, t in tensors.items()
-        if tuple(t.shape) != expected[name]
-    ]
-    if wrong:
-        raise UserError(f"{len(wrong)} tensors have another shape: {'; '.join(wrong[:3])}")
-    if odd := [f"{name} of {t.dtype}" for name, t in tensors.items() if t.dtype not in _FLOATS]:
-        raise UserError(f"quantized or integer tensors are not converted: {_counted(odd)}")
-
-
-def _counted(names: list[str]) -> str:
-    return f"{len(names)} tensors: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 def _their_names(config: TransformerConfig, layout: str) -> dict[str, str]:

@@ -1,58 +1,25 @@
-"""The config.json of a Hugging Face model, read strictly: every key is mapped, known to change nothing, or refused.
-
-A key that were passed over could change what the model computes. Where a key is absent, the value is the one that
-`transformers` takes (src/transformers/models/{gpt2,llama,qwen3}/configuration_*.py).
-"""
+"""The config.json of a Llama, Qwen3 or GPT-2 of Hugging Face, read strictly, and written."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 from trainer.config.base import parse_section
 from trainer.contract.errors import UserError
 from trainer.models.huggingface import CONFIG
+from trainer.models.huggingface_keys import Keys, among, positive, shown, words
 from trainer.models.transformer.config import TransformerConfig
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
 
 # Activations by their names there, ours second. `gelu_new` and `gelu_pytorch_tanh` are the same formula.
 GPT2_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 SILU = ("silu", "swish")
 
-# What does not change the logits: training settings, generation, bookkeeping, and outputs that nobody asks for here.
-HARMLESS = _words(
-    """
-    model_type architectures _name_or_path transformers_version torch_dtype dtype use_cache initializer_range
-    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id
-    attention_dropout resid_pdrop embd_pdrop attn_pdrop gradient_checkpointing
-    output_attentions output_hidden_states return_dict return_dict_in_generate output_scores torchscript
-    use_bfloat16 tf_legacy_loss chunk_size_feed_forward is_decoder tie_encoder_decoder
-    id2label label2id num_labels problem_type finetuning_task task_specific_params prefix tokenizer_class
-    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty
-    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences forced_bos_token_id forced_eos_token_id
-    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    attn_implementation _attn_implementation _attn_implementation_autoset transformers.js_config unsloth_version
-    """
-)
 HARMLESS_OF = {
-    "gpt2": _words(
+    "gpt2": words(
         "n_ctx summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout"
     ),
-    "llama": _words("pretraining_tp is_llama_config"),  # slices of one product; a note
-    "qwen3": _words("max_window_layers sliding_window"),  # of no effect without use_sliding_window
-}
-# What changes the logits, and the only values that our model has.
-FIXED: dict[str, tuple[Any, ...]] = {
-    "is_encoder_decoder": (False,),
-    "add_cross_attention": (False,),
-    "pruned_heads": ({},),
-    "quantization_config": (),
+    "llama": words("pretraining_tp is_llama_config"),  # slices of one product; a note
+    "qwen3": words("max_window_layers sliding_window"),  # of no effect without use_sliding_window
 }
 FIXED_OF: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
@@ -70,59 +37,6 @@ FIXED_OF: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-class _Keys:
-    """The values of a config.json, and what is wrong with those that were asked for. null is as good as absent."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.stated = frozenset(values)
-        self.values = {key: value for key, value in values.items() if value is not None}
-        self.asked: set[str] = set()
-        self.problems: list[str] = []
-
-    def whole(self, key: str, default: int | None = None) -> int:
-        """Return a whole number above 0."""
-        return int(
-            self._checked(key, default, "a whole number above 0", lambda v: type(v) is int and 0 < v < 2**31) or 1
-        )
-
-    def number(self, key: str, default: float) -> float:
-        """Return a finite number above 0."""
-        return float(self._checked(key, default, "a number above 0", _positive) or 1.0)
-
-    def flag(self, key: str, default: bool) -> bool:
-        """Return true or false."""
-        return bool(self._checked(key, default, "true or false", lambda v: type(v) is bool))
-
-    def one_of(self, key: str, allowed: tuple[Any, ...], default: Any) -> Any:
-        """Return one of some values."""
-        names = " or ".join(map(repr, allowed)) or "nothing"
-        return self._checked(key, default, f"{names} (others are not supported)", lambda v: _among(v, allowed))
-
-    def get(self, key: str) -> Any:
-        """Return a value as it stands there, or None."""
-        self.asked.add(key)
-        return self.values.get(key)
-
-    def refuse(self, key: str, problem: str) -> None:
-        """Note what is wrong with a key."""
-        self.problems.append(f"{key} {problem}")
-
-    def others(self, harmless: frozenset[str]) -> list[str]:
-        """Return the keys that nobody asked for."""
-        return sorted(set(self.values) - self.asked - harmless)
-
-    def _checked(self, key: str, default: Any, wanted: str, fits: Callable[[Any], bool]) -> Any:
-        value = self.get(key)
-        if value is None:
-            if default is None:
-                self.refuse(key, "is missing")
-            return default
-        if not fits(value):
-            self.refuse(key, f"is {_shown(value)}, and must be {wanted}")
-            return default
-        return value
-
-
 def config_from_huggingface(values: Any) -> TransformerConfig:
     """Return the architecture that a config.json describes.
 
@@ -130,25 +44,22 @@ def config_from_huggingface(values: Any) -> TransformerConfig:
     """
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind not in ("gpt2", "llama", "qwen3"):
-        raise UserError(f"{CONFIG}: model_type {_shown(kind)} is not known here: convert llama, qwen3 or gpt2")
-    keys = _Keys(values)
+        raise UserError(f"{CONFIG}: model_type {shown(kind)} is not known here: convert llama, qwen3 or gpt2")
+    keys = Keys(values)
     settings = _gpt2(keys) if kind == "gpt2" else _llama(keys, qwen3=kind == "qwen3")
-    for key, allowed in (FIXED | FIXED_OF[kind]).items():
-        keys.one_of(key, allowed, allowed[0] if allowed else False)
-    for key in keys.others(HARMLESS | HARMLESS_OF[kind]):
-        keys.refuse(key, f"is {_shown(keys.values[key])}, and not known here: it could change what the model computes")
-    for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):  # harmless keys are no exception: nobody builds this
-            keys.refuse(key, f"is {value}, which is no number")
-    if keys.problems:
-        raise UserError(f"{CONFIG} of a {kind} cannot be converted exactly: {'; '.join(keys.problems)}")
+    keys.finish(HARMLESS_OF[kind], FIXED_OF[kind])
+    return read_settings(settings)
+
+
+def read_settings(settings: dict[str, Any]) -> TransformerConfig:
+    """Return the architecture of settings that a config.json stands for. Raises `UserError`."""
     config = parse_section(TransformerConfig, settings, CONFIG)
     if config.norm_eps == config.model_copy(update={"norm_eps": None}).epsilon:
         return config.model_copy(update={"norm_eps": None})  # the default is said by leaving it out
     return config
 
 
-def _gpt2(keys: _Keys) -> dict[str, Any]:
+def _gpt2(keys: Keys) -> dict[str, Any]:
     D = keys.whole("n_embd")
     activation = keys.one_of("activation_function", tuple(GPT2_ACTIVATIONS), "gelu_new")
     return {
@@ -167,7 +78,7 @@ def _gpt2(keys: _Keys) -> dict[str, Any]:
     }
 
 
-def _llama(keys: _Keys, *, qwen3: bool) -> dict[str, Any]:
+def _llama(keys: Keys, *, qwen3: bool) -> dict[str, Any]:
     D, H, L = keys.whole("hidden_size"), keys.whole("num_attention_heads"), keys.whole("num_hidden_layers")
     # A Qwen3 that says nothing has 32 key/value heads, 128 wide; null means as many as query heads.
     kv_heads = 32 if qwen3 and "num_key_value_heads" not in keys.stated else H
@@ -177,7 +88,7 @@ def _llama(keys: _Keys, *, qwen3: bool) -> dict[str, Any]:
     layers = keys.get("layer_types")
     full = isinstance(layers, list) and len(layers) == L and all(layer == "full_attention" for layer in layers)
     if layers is not None and not (qwen3 and full):
-        keys.refuse("layer_types", f"is {_shown(layers)}, and must be 'full_attention' for each of {L} layers")
+        keys.refuse("layer_types", f"is {shown(layers)}, and must be 'full_attention' for each of {L} layers")
     return {
         "d_model": D,
         "n_layers": L,
@@ -193,7 +104,7 @@ def _llama(keys: _Keys, *, qwen3: bool) -> dict[str, Any]:
     }
 
 
-def _rotary_base(keys: _Keys) -> float:
+def _rotary_base(keys: Keys) -> float:
     """Return the base of the rotary wavelengths, which files of different ages state in different places."""
     bases = {keys.number("rope_theta", 10_000.0)} if "rope_theta" in keys.values else set()
     keys.one_of("partial_rotary_factor", (1.0,), 1.0)
@@ -202,16 +113,14 @@ def _rotary_base(keys: _Keys) -> float:
         if rope is None:
             continue
         if not isinstance(rope, dict):
-            keys.refuse(key, f"is {_shown(rope)}, and must be a mapping")
+            keys.refuse(key, f"is {shown(rope)}, and must be a mapping")
             continue
         allowed = {"rope_type": ("default",), "type": ("default",), "partial_rotary_factor": (1.0,)}
         for name, value in rope.items():
-            if name == "rope_theta" and _positive(value):
+            if name == "rope_theta" and positive(value):
                 bases.add(float(value))
-            elif value is not None and not _among(value, allowed.get(name, ())):
-                keys.refuse(
-                    f"{key}.{name}", f"is {_shown(value)}: scaled or partial rotary positions are not supported"
-                )
+            elif value is not None and not among(value, allowed.get(name, ())):
+                keys.refuse(f"{key}.{name}", f"is {shown(value)}: scaled or partial rotary positions are not supported")
     if len(bases) > 1:
         keys.refuse("rope_theta", f"has several values: {', '.join(f'{base:g}' for base in sorted(bases))}")
     return bases.pop() if bases else 10_000.0
@@ -251,17 +160,3 @@ def config_to_huggingface(config: TransformerConfig, layout: str) -> dict[str, A
         "mlp_bias": False,
         "tie_word_embeddings": config.tied_embeddings,
     }
-
-
-def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < (2**63 if type(value) is int else 1e300)
-
-
-def _among(value: Any, allowed: tuple[Any, ...]) -> bool:
-    """Whether a value is one of some, where 1 is not true and 0 is not false."""
-    return any(value == a and (type(value) is bool) == (type(a) is bool) for a in allowed)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."

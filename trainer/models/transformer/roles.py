@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from trainer.models.ends import end_roles
+from trainer.models.initial import Xavier
 from trainer.models.mixers.base import kinds_of
 from trainer.models.roles import Normal, Role, linear, norm
 from trainer.models.transformer.config import TransformerConfig
@@ -20,7 +22,7 @@ def roles(config: TransformerConfig) -> dict[str, Role]:
     D, F = config.d_model, config.ff_width
     std = config.init_std or math.sqrt(2 / (5 * D))
     out_std = std / math.sqrt(2 * config.n_layers)
-    return {
+    scaled = {
         **end_roles(config, std),
         "position.weight": Role(Normal(std), "embedding"),
         **_mixing(config, std, out_std),
@@ -30,6 +32,16 @@ def roles(config: TransformerConfig) -> dict[str, Role]:
         **norm("blocks.*_norm"),
         **norm("norm"),
     }
+    return {name: _begun(role, config.init) for name, role in scaled.items()}
+
+
+def _begun(role: Role, init: str) -> Role:
+    """Return a role whose normal initial values are replaced by those of another rule; what is not normal stays."""
+    if init == "scaled" or not isinstance(role.initial, Normal):
+        return role
+    if init == "careless":
+        return replace(role, initial=Normal(1.0))
+    return replace(role, initial=Xavier(role.parts)) if role.group == "matrix" else role
 
 
 def _mixing(config: TransformerConfig, std: float, out_std: float) -> dict[str, Role]:

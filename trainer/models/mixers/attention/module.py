@@ -1,4 +1,4 @@
-"""Causal self-attention: rotary positions, grouped-query heads, QK-norm, document masks, a state for decoding.
+"""Causal self-attention: positions, grouped-query heads, QK-norm, documents, windows, a state of tokens or segments.
 
 Shapes: B batch, T tokens, D d_model, H query heads, G key/value heads, K head width, S cached tokens before these.
 Head counts are read off the projections, so the same module works where tensor ranks hold a share of the heads.
@@ -10,55 +10,91 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config.choice import NoOptions
 from trainer.models.common.norm import make_norm
 from trainer.models.common.rotary import rotate
+from trainer.models.common.sight import Sight, alibi_slopes
 from trainer.models.interface import Context, LayerState
+from trainer.models.mixers.attention.cache import append
+from trainer.models.mixers.attention.cost import AttentionOptions
+from trainer.models.mixers.attention.relative import RelativePositions
+from trainer.models.mixers.attention.segments import with_memory
 from trainer.models.transformer.config import TransformerConfig
 
 
-def remember(state: LayerState, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Append the new keys and values (B, G, T, K) to those of the tokens before, and return all of them."""
-    if state:
-        key, value = torch.cat([state["keys"], key], dim=2), torch.cat([state["values"], value], dim=2)
-    state["keys"], state["values"] = key, value
-    return key, value
+def remember(state: LayerState, sight: Sight, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Sight]:
+    """Append new keys and values (B, G, T, K), and documents (B, T), to those of the tokens before; return all.
 
-
-def remember_documents(state: LayerState, documents: Tensor | None) -> Tensor | None:
-    """Append the documents (B, T) of new tokens to those of the tokens before, and return all of them."""
-    if documents is None:
-        return None
-    if "documents" in state:
-        documents = torch.cat([state["documents"], documents], dim=1)
-    state["documents"] = documents
-    return documents
-
-
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, dropout: float) -> Tensor:
-    """Attend from (B, H, T, K) to (B, G, S + T, K) through torch's fused kernels; returns (B, H, T, K).
-
-    `documents` (B, S + T) names the document of each token; tokens see only their own document.
+    The state keeps what the next token may still see.
     """
+    documents = sight.documents
+    if state:
+        key, value = append(state["keys"], key), append(state["values"], value)
+        if documents is not None:
+            documents = torch.cat([state["documents"], documents], dim=1)
+    first = 0 if sight.window is None else max(0, key.shape[2] - sight.window + 1)
+    state["keys"], state["values"] = key[:, :, first:], value[:, :, first:]
+    if documents is not None:
+        state["documents"] = documents[:, first:]
+    return key, value, sight._replace(documents=documents)
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
+    """Attend from (B, H, T, K) to (B, G, S + T, K) through torch's fused kernels; returns (B, H, T, K)."""
     T, total = query.shape[2], key.shape[2]
     grouped = query.shape[1] != key.shape[1]
-    if documents is None and total in (T, 1):
+    if not sight.limited(total) and total in (T, 1):
         return F.scaled_dot_product_attention(query, key, value, is_causal=T > 1, dropout_p=dropout, enable_gqa=grouped)
-    if documents is None and T == 1:
+    if not sight.limited(total) and T == 1:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, enable_gqa=grouped)
-    mask = torch.ones(T, total, dtype=torch.bool, device=query.device).tril(diagonal=total - T)
-    if documents is not None:
-        mask = mask & (documents[:, None, total - T :, None] == documents[:, None, None, :])
+    if sight.window is not None and total == T and 2 * sight.window < T and sight.documents is None:
+        return banded_attention(query, key, value, sight, dropout)
+    mask = sight.mask(query, total)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
+
+
+def banded_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
+    """Attend within the window in blocks of its width, each to itself and to the one before: T w scores, not T T."""
+    (B, _, T, _), w = query.shape, sight.window
+    assert w is not None
+    blocks = -(-T // w)
+
+    def cut(x: Tensor, before: int) -> Tensor:
+        """(B, H, T, K) to (B n, H, before + w, K), zeros outside."""
+        padded = F.pad(x, (0, 0, before, blocks * w - T))
+        return padded.unfold(2, before + w, w).permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+    parts = cut(query, 0), cut(key, w), cut(value, w)
+    mask = _band(sight, parts[0], blocks)
+    grouped = query.shape[1] != key.shape[1]
+    mask = mask.repeat(B, 1, 1, 1)
+    mixed = F.scaled_dot_product_attention(*parts, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
+    by_block: Tensor = mixed.unflatten(0, (B, blocks))
+    return by_block.transpose(1, 2).flatten(2, 3)[:, :, :T]
+
+
+def _band(sight: Sight, queries: Tensor, blocks: int) -> Tensor:
+    """Return the masks (n, 1 or H, w, 2 w) of n blocks; the first has no block before it."""
+    w = queries.shape[2]
+    mask = sight.mask(queries, 2 * w).repeat(blocks, 1, 1, 1)
+    mask[0, :, :, :w] = False if mask.dtype == torch.bool else -torch.inf
+    return mask
+
+
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attend from (B, H, T, K) to (B, G, S, K) where a mask (B, 1, T, S) is True, or with it added to the scores."""
+    grouped = query.shape[1] != key.shape[1]
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
 
 
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) with grouped-query heads (Ainslie et al. 2023)."""
 
-    def __init__(self, config: TransformerConfig, options: NoOptions, layer: int) -> None:
+    def __init__(self, config: TransformerConfig, options: AttentionOptions, layer: int) -> None:
         super().__init__()
         D, K = config.d_model, config.head_dim
         self.head_dim, self.dropout = K, config.dropout
+        self.window = options.window
+        self.slopes = alibi_slopes(config.heads) if config.position == "alibi" else ()
         self.query_share = config.heads // config.kv_heads
         if config.fused_qkv:
             self.qkv = nn.Linear(D, (config.heads + 2 * config.kv_heads) * K, bias=config.bias)
@@ -69,7 +105,8 @@ class Attention(nn.Module):
         self.q_norm = make_norm(config, K) if config.qk_norm else None
         self.k_norm = make_norm(config, K) if config.qk_norm else None
         self.out = nn.Linear(config.heads * K, D, bias=config.bias)
-        self.attend = causal_attention
+        self.relative = RelativePositions(config) if config.position == "relative" else None
+        self.attend, self.attend_where = causal_attention, masked_attention
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, H, T, K), keys and values (B, G, T, K)."""
@@ -85,16 +122,33 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """Return (B, T, D) for x (B, T, D). The context's angles rotate queries and keys, see `rotary_angles`."""
+        B, T = x.shape[:2]
+        documents, read = context.documents, None
+        if state is not None and context.memory is not None:
+            x, documents, read = with_memory(x, documents, context.memory, state)
         query, key, value = self._project(x)
+        query = query[:, :, -T:]  # a memory has none
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if context.angles is not None:
-            query, key = rotate(query, context.angles), rotate(key, context.angles)
-        documents = context.documents
-        if state is not None:
-            key, value = remember(state, key, value)
-            documents = remember_documents(state, documents)
-        mixed = self.attend(query, key, value, documents, self.dropout if self.training else 0.0)
-        B, T = x.shape[:2]
+            cos, sin = context.angles
+            query, key = rotate(query, (cos[-T:], sin[-T:])), rotate(key, context.angles)
+        sight = Sight(documents, self.window, self.slopes, context.made)
+        if state is not None and read is None:
+            key, value, sight = remember(state, sight, key, value)
+        dropout = self.dropout if self.training else 0.0
+        if read is None and self.relative is None:
+            mixed = self.attend(query, key, value, sight, dropout)
+        else:
+            mask = sight.mask(query, key.shape[2])
+            query, mask = self._biased(query, key.shape[2], mask if read is None else mask & read)
+            mixed = self.attend_where(query, key, value, mask, dropout)
         projected: Tensor = self.out(mixed.transpose(1, 2).reshape(B, T, -1))
         return projected
+
+    def _biased(self, query: Tensor, total: int, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and what is added to their scores, where positions are relative; else both as they are."""
+        if self.relative is None:
+            return query, mask
+        query, bias = self.relative(query, total)
+        return query, bias.masked_fill(~mask, -torch.inf)

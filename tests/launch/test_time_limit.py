@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.cluster.config import load_cluster
+from launch.cluster.time_limit import parse_minutes
 from trainer.config.load import set_values
-from trainer.config.time_limit import parse_minutes
 from trainer.config.yaml_text import parse_yaml
 from trainer.contract.errors import UserError
 

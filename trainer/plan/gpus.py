@@ -7,6 +7,7 @@ bytes per second in one direction: `link_node` for one GPU to the others of its 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from trainer.contract.errors import UserError, did_you_mean
@@ -88,3 +89,24 @@ def find_gpu(name: str) -> Gpu:
         hint = f": say {' or '.join(kinds)}" if kinds else did_you_mean(name, family or [*GPUS, *ALIASES])
         raise UserError(f"unknown GPU {name!r}{hint}")
     return known[asked]
+
+
+# What drivers call them, as torch.cuda.get_device_name() gives it; the first match counts.
+_DRIVER_NAMES = (
+    (r"V100-SXM\d-32GB", "V100-SXM-32GB"),
+    (r"A100-SXM\d-40GB", "A100-SXM-40GB"),
+    (r"A100-SXM\d-80GB", "A100-SXM-80GB"),
+    (r"A10$", "A10"),
+    (r"RTX 4090$", "RTX-4090"),
+    (r"L40S", "L40S"),
+    (r"H100 PCIe", "H100-PCIe"),
+    (r"H100 80GB HBM3", "H100-SXM"),
+    (r"H200", "H200-SXM"),
+    (r"B200", "B200"),
+    (r"MI300X", "MI300X"),
+)
+
+
+def gpu_of_driver(name: str) -> Gpu | None:
+    """Return the GPU that a driver calls `name`; None for one that is not in the table."""
+    return next((GPUS[kind] for pattern, kind in _DRIVER_NAMES if re.search(pattern, name)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -17,7 +17,7 @@ _WORDS = re.compile(
 _SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 
 
-def parse_minutes(value: Any) -> int:
+def parse_minutes(value: object) -> int:
     """Return whole minutes, rounded up as Slurm does. Raises ValueError."""
     text = str(value).strip()
     if isinstance(value, bool) or not isinstance(value, int | str):

@@ -1,0 +1,90 @@
+"""Tables of very many rows: the shortcuts give what the whole way gives, in bounded memory, with progress."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from launch.commands.fit import fit
+from launch.scaling.arrays import near_groups
+from launch.scaling.fit import large, newton, search
+from launch.scaling.fit.fit import fit_law
+from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.trust.bootstrap import row_weights, weighted_bootstrap
+from launch.scaling.trust.certify import certify
+from launch.show import progress
+from tests.scaling.runs import surface_loss
+
+
+def runs(num: int, heavy: bool = False):
+    random = np.random.default_rng(0)
+    N, D = (
+        np.exp(random.uniform(np.log(1e7), np.log(1e10), num)),
+        np.exp(random.uniform(np.log(1e9), np.log(1e12), num)),
+    )
+    noise = random.standard_t(3, num) if heavy else random.standard_normal(num)
+    return {"N": N, "D": D}, surface_loss(N, D) * np.exp(0.003 * noise)
+
+
+@pytest.fixture
+def small_is_large(monkeypatch) -> None:
+    monkeypatch.setattr(large, "LARGE", 2_000)
+    monkeypatch.setattr(large, "THINNED", 600)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_shortcuts_of_a_large_table_give_the_whole_fit(monkeypatch, small_is_large, heavy) -> None:
+    columns, loss = runs(4_000, heavy)
+    weights = row_weights(len(loss), 60, 1)
+    short = fit_law(CHINCHILLA, columns, loss)
+    quick, checked = weighted_bootstrap(short, weights).draws, certify(short)
+    for module in (newton, search):
+        monkeypatch.setattr(module, "is_large", lambda problem: False)
+    whole = fit_law(CHINCHILLA, columns, loss)
+    slow, certificate = weighted_bootstrap(whole, weights).draws, certify(whole)
+    assert short.objective == pytest.approx(whole.objective, rel=1e-9)
+    assert quick is not None and slow is not None
+    spread = slow.std(axis=0)
+    assert (
+        np.abs(quick.std(axis=0) / spread - 1).max() < 0.05
+        and np.abs(quick - slow).mean(axis=0).max() < 0.1 * spread.max()
+    )
+    assert checked.status == certificate.status == "certified"
+    for name, (low, high) in certificate.intervals(CHINCHILLA).items():
+        width = high - low
+        assert checked.intervals(CHINCHILLA)[name] == pytest.approx((low, high), abs=0.1 * width)
+
+
+def test_parts_of_a_batch_are_the_batch(monkeypatch, small_is_large) -> None:
+    columns, loss = runs(2_500)
+    monkeypatch.setattr(newton, "LARGEST_BATCH", 3 * 2_500 * 5)
+    fitted = fit_law(CHINCHILLA, columns, loss)
+    starts = fitted.theta + 0.01 * np.random.default_rng(0).standard_normal((7, 5))
+    found = newton.minimise(fitted.problem(), starts)
+    assert found.theta.shape == (7, 5) and found.objective == pytest.approx(np.full(7, fitted.objective), rel=1e-9)
+
+
+def test_how_often_rows_are_drawn_is_as_published() -> None:
+    """The samples are those of numpy's legacy generator with the seed of Besiroglu et al. 2024."""
+    random, weights = np.random.RandomState(42), row_weights(50, 3, 42)
+    for drawn in weights:
+        rows = random.choice(50, size=50, replace=True)
+        assert drawn.tolist() == [int((rows == k).sum()) for k in range(50)]
+
+
+def test_groups_of_near_values_begin_at_the_least() -> None:
+    assert near_groups(np.array([0.0, 0.9, 1.8, 5.0, 0.5]), 1.0).tolist() == [0, 0, 1, 2, 0]
+
+
+def test_progress_is_shown_while_it_takes_long(monkeypatch, small_is_large, tmp_path) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    columns, loss = runs(3_000)
+    path = tmp_path / "t.csv"
+    rows = "".join(f"{n},{d},{v}\n" for n, d, v in zip(columns["N"], columns["D"], loss, strict=True))
+    path.write_text("N,D,loss\n" + rows)
+    result = CliRunner().invoke(fit, [str(path), "--law", "chinchilla", "--bootstrap", "40", "--json"])
+    assert "chinchilla: 40 of 40 fits to 3000 rows" in result.stderr
+    assert json.loads(result.stdout)["certificate"]["status"] == "certified"
+    assert not logging.getLogger("escala.scaling").handlers

@@ -1,0 +1,193 @@
+"""W&B has each row of metrics.jsonl once, whatever the server and the processes go through, and nobody waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from launch.cli import escala
+from tests.wandb_server import WandbServer
+from trainer.contract.errors import UserError
+from trainer.contract.plain_json import read_lines
+from trainer.contract.run_dir import RunDir, Status
+from trainer.observe.record import Record
+from trainer.observe.wandb_mirror import WandbMirror
+
+SECRET = "planted-secret-8d1f0c"
+RUN = "abc123"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    double = WandbServer()
+    double.start()
+    monkeypatch.setenv("WANDB_BASE_URL", double.url)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("MY_SECRET_TOKEN", SECRET)
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    found = RunDir(tmp_path / "runs" / "tiny")
+    found.root.mkdir(parents=True)
+    tracking = {"project": "p", "group": "ladder", "tags": ["a"], "wandb": "auto"}
+    settings = {"name": "tiny", "tracking": tracking, "data": {"token": SECRET, "path": f"s3://x/{SECRET}"}}
+    found.config.write_text(yaml.safe_dump(settings))
+    found.plan.write_text(json.dumps({"flops_per_token": {"total": 6}, "flops": 600.0, "world": 2, "steps": 9}))
+    found.run.write_text(json.dumps({"wandb_id": RUN}))
+    found.write_status(Status.RUNNING)
+    return found
+
+
+def train(run_dir: RunDir, first: int, last: int) -> None:
+    """Write the rows of these steps as a run does, with an evaluation at every fourth."""
+    record = Record(run_dir)
+    record.rewind(first - 1)
+    for step in range(first, last + 1):
+        loss = 5.0 / step
+        record.row({"kind": "train", "step": step, "tokens": 10 * step, "loss": loss})
+        if step % 4 == 0:
+            record.row(
+                {"kind": "evaluation", "step": step, "tokens": 10 * step, "eval_set": "validation", "loss": loss}
+            )
+
+
+def expected(run_dir: RunDir) -> list[tuple[str, int, float]]:
+    return sorted((row["kind"], row["step"], row["loss"]) for row in read_lines(run_dir.metrics).rows)
+
+
+def mirrored(server: WandbServer) -> list[tuple[str, int, float]]:
+    found = []
+    for row in server.history(RUN):
+        kind = "train" if "train/loss" in row else "evaluation"
+        found.append((kind, row["step"], row["train/loss" if kind == "train" else "evaluation/validation/loss"]))
+    return sorted(found)
+
+
+def sync(run_dir: RunDir) -> str:
+    said = CliRunner().invoke(
+        escala, ["wandb", "sync", str(run_dir.root)], catch_exceptions=True, standalone_mode=False
+    )
+    return said.output + (f"error: {said.exception}" if isinstance(said.exception, UserError) else "")
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def ended(mirror: WandbMirror) -> None:
+    assert mirror._sender is not None
+    mirror._sender.wait(60)
+
+
+def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: WandbServer, run_dir: RunDir) -> None:
+    train(run_dir, 1, 9)
+    assert "sent 11 rows, W&B has all 11" in sync(run_dir)
+    assert mirrored(server) == expected(run_dir)
+    assert "sent 0 rows, W&B has all 11" in sync(run_dir)
+    assert mirrored(server) == expected(run_dir)
+    assert server.runs[RUN]["exitcode"] is None, "the run is not over"
+    train(run_dir, 7, 12)  # restarted from a checkpoint
+    run_dir.write_status(Status.DONE)
+    run_dir.result.write_text(
+        json.dumps({"evaluations": [{"eval_set": "validation", "loss": 0.0}], "gpu_seconds": 3600})
+    )
+    assert "sent 4 rows" in sync(run_dir)
+    assert mirrored(server) == expected(run_dir)
+    run = server.runs[RUN]
+    assert (run["group"], run["jobType"], run["tags"], run["exitcode"]) == ("ladder", "cell", ["a"], 0)
+    assert run["config"]["plan"]["value"]["flops"] == 600.0
+    assert run["summary"]["final/validation/perplexity"] == 1.0 and run["summary"]["final/gpu_hours"] == 1.0
+    assert server.history(RUN)[-1]["flops"] == 12 * 10 * 6, "an axis on which sizes overlay"
+    assert (
+        not [p for p in server.payloads if SECRET.encode() in p]
+        and SECRET not in (run_dir.root / "wandb.jsonl").read_text()
+    )
+
+
+def test_a_live_run_is_followed_through_a_restart_and_a_kill_of_its_sender(
+    server: WandbServer, run_dir: RunDir
+) -> None:
+    first = WandbMirror(run_dir)
+    train(run_dir, 1, 6)
+    until(lambda: RUN in server.runs and len(server.runs[RUN]["history"]) == 7)
+    assert first._sender is not None
+    os.kill(first._sender.pid, signal.SIGKILL)  # as a node does that is lost, with rows on their way
+    train(run_dir, 5, 9)
+    first._sender.wait()
+    second = WandbMirror(run_dir)
+    train(run_dir, 9, 12)
+    run_dir.write_status(Status.DONE)
+    began = time.monotonic()
+    second.finish(0)
+    assert time.monotonic() - began < 1.0, "nobody waits"
+    ended(second)
+    assert mirrored(server) == expected(run_dir)
+    assert "sent 0 rows" in sync(run_dir)
+
+
+@pytest.mark.parametrize(
+    "status", [500, pytest.param(401, marks=pytest.mark.slow), pytest.param(429, marks=pytest.mark.slow)]
+)
+def test_a_server_that_refuses_in_mid_run_loses_nothing_after_the_sync(
+    server: WandbServer, run_dir: RunDir, status: int
+) -> None:
+    mirror = WandbMirror(run_dir)
+    train(run_dir, 1, 4)
+    until(lambda: RUN in server.runs and len(server.runs[RUN]["history"]) == 5)
+    server.fault(status)
+    train(run_dir, 5, 10)
+    assert mirror._sender is not None
+    os.kill(mirror._sender.pid, signal.SIGKILL)
+    mirror._sender.wait()
+    server.fault()
+    assert "W&B has all" in sync(run_dir)
+    assert mirrored(server) == expected(run_dir)
+
+
+def test_a_server_that_is_away_is_named_and_nothing_is_lost(server: WandbServer, run_dir: RunDir) -> None:
+    server.stop()
+    train(run_dir, 1, 3)
+    mirror = WandbMirror(run_dir)
+    mirror.finish(1)
+    assert mirror._sender is not None
+    mirror._sender.kill()
+    mirror._sender.wait()
+    server.start()
+    assert "sent 3 rows" in sync(run_dir)
+    assert mirrored(server) == expected(run_dir)
+
+
+@pytest.mark.slow
+def test_a_hundred_restarts_are_one_run(server: WandbServer, run_dir: RunDir) -> None:
+    """Each attempt begins again two steps before the last one's end, and its sender is killed at some moment."""
+    step = 0
+    for attempt in range(100):
+        train(run_dir, step + 1, step + 5)
+        step += 3
+        command = [sys.executable, "-m", "trainer.observe.wandb_sender", str(run_dir.root), "--once"]
+        sender = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(1.5 + (attempt % 10) * 0.2)
+        sender.kill()
+        sender.wait()
+    assert "W&B has all" in sync(run_dir)
+    assert list(server.runs) == [RUN]
+    rows = mirrored(server)
+    assert len({row[:2] for row in rows}) == len(rows), "no row twice"
+    assert set(expected(run_dir)) <= set(rows), "none is missing"

@@ -1,0 +1,51 @@
+"""Where the wall-clock time of a run went, over all its attempts: steps that count, and everything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from trainer.observe.observers import Row
+
+WALL, GPU, TRAIN, LOST = "wall_seconds", "gpu_seconds", "train_seconds", "lost_seconds"
+PARTS = (TRAIN, "start_seconds", "wait_seconds", "save_seconds", "evaluation_seconds", LOST)
+
+
+class WallTime:
+    """The wall time of a run, on its first rank. `ranks` hold the machine together with it.
+
+    `rows` are the rows of training that earlier attempts left. `step` is where this one goes on: what was trained after
+    it is lost. What an attempt did after its last row is not counted.
+    """
+
+    def __init__(
+        self, ranks: int, rows: Sequence[Row], step: int, *, started: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.ranks, self._clock, self._started = ranks, clock, started
+        timed = [row for row in rows if isinstance(row.get(WALL), int | float)]
+        newest = timed[-1] if timed else {}
+        kept = next((row for row in reversed(timed) if row["step"] <= step), {})
+        self._before = {key: float(newest.get(key) or 0.0) for key in (WALL, GPU, *PARTS)}
+        lost = max(0.0, self._before[TRAIN] - float(kept.get(TRAIN) or 0.0))
+        self._before[TRAIN] -= lost
+        self._before[LOST] += lost
+        self._parts = dict.fromkeys(PARTS, 0.0)
+        self._stepped = False
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time of the block as `save_seconds` or another of the parts."""
+        began = self._clock()
+        if not self._stepped and name == TRAIN:
+            self._stepped, self._parts["start_seconds"] = True, max(0.0, began - self._started)
+        yield
+        self._parts[name] += self._clock() - began
+
+    def row(self, waited: float) -> dict[str, float]:
+        """Return the totals until now. `waited` is how much of the steps of this attempt was a wait for data."""
+        wall = max(0.0, self._clock() - self._started)
+        now = {WALL: wall, GPU: wall * self.ranks, **self._parts, "wait_seconds": waited}
+        now[TRAIN] = max(0.0, now[TRAIN] - waited)
+        total = {key: round(self._before[key] + value, 3) for key, value in now.items()}
+        return {**total, "goodput": round(total[TRAIN] / total[WALL], 4) if total[WALL] else 0.0}
