@@ -57,6 +57,11 @@ class Convolutional(LanguageModel):
         self.head = make_head(config)
         tie_head(self)
 
+    @property
+    def state_limit(self) -> int | None:
+        """None: a state reads any number of tokens."""
+        return None
+
     def initial_state(self) -> State:
         """Return the state before the first token: a window for each convolution."""
         return State([{} for block in self.config.residual_blocks for _ in block])
