@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import resource
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -112,6 +113,7 @@ def main() -> None:
     for length in options.lengths:
         for mixer, points in found.items():
             points.append(in_child(mixer, options.size, length, options.tokens, options.rounds))
+            print(f"{mixer} at {length}: {points[-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
     crossings = {
         key: {mixer: crossing(found[REFERENCE], points, key) for mixer, points in found.items() if mixer != REFERENCE}
         for key in ("tokens_per_second", "bytes")

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("launch.commands.submit:submit", "Train one run on a cluster: Slurm, SSH hosts, Kubernetes."),
     "render": ("launch.commands.render:render", "Print what would be submitted, byte for byte."),
     "jobs": ("launch.commands.jobs:jobs", "List submitted runs and how they stand."),
+    "watch": ("launch.commands.watch:watch", "Show runs while they train: state, step, loss, speed, time left."),
     "logs": ("launch.commands.logs:logs", "Print or follow what the ranks of a run print."),
     "cancel": ("launch.commands.cancel:cancel", "End jobs."),
     "wandb": ("launch.commands.wandb:wandb", "Send the records of runs to W&B."),

@@ -10,8 +10,8 @@ from trainer.config.parallel import Degrees
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.models.registry import cost_of
-from trainer.plan.activations import MOST_LOGITS
 from trainer.plan.batch import BatchPlan
+from trainer.plan.logits import MOST_LOGITS
 from trainer.plan.shape import Shape
 
 

@@ -100,7 +100,9 @@ def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> li
     return curve
 
 
-def spread(config: RunConfig, accumulation: int = 1, masked: bool = False, meta: bool = False) -> list[Any]:
+def spread(
+    config: RunConfig, accumulation: int = 1, masked: bool = False, meta: bool = False, steps: int = STEPS
+) -> list[Any]:
     """Train on this world; return (loss, gradient norm) of each step. Runs on a rank of the pool."""
     from trainer.models.build import build_model, make_model
     from trainer.engine.build import build_engine
@@ -115,7 +117,7 @@ def spread(config: RunConfig, accumulation: int = 1, masked: bool = False, meta:
         model = build_model(config.model, config.seed)
     engine = build_engine(config, model, mesh, lr=1.0, accumulation=accumulation, device=device)
     curve = []
-    for step in range(STEPS):
+    for step in range(steps):
         batches = micro_batches(global_batch(step, masked=masked), mesh.dp_rank, mesh.dp_size, accumulation)
         outcome = engine.train_step(batches, float(config.optim.lr))
         curve.append((outcome.loss, outcome.grad_norm))

@@ -38,24 +38,24 @@ def rows() -> list[dict]:
 def test_each_change_stands_against_the_base_with_its_spread():
     found = changes_of(rows())
     assert is_of_changes(rows()) and found.base is not None and found.base.name == BASE
-    post = next(c for c in found.each if c.name == "model.norm_placement=post")
+    post = next(c for c in found.each if c.name == "norm_placement=post")
     distance, error = found.beyond_base(post)
     assert distance == pytest.approx(0.32) and post.spread == pytest.approx(0.02)
     variances = [np.var(LOSSES[k], ddof=1) for k in list(LOSSES)[:3]]
     assert found.freedom == 6 and found.noise == pytest.approx(math.sqrt(np.mean(variances)))
     assert error == pytest.approx(found.noise * math.sqrt(2 / 3))
     text = " ".join(headline(found))
-    assert "Worse, in perplexity, by more than seeds explain: model.norm_placement=post +37.7%" in text
-    assert "Not told apart from the base by these seeds: schedule.kind=linear" in text
+    assert "Worse, in perplexity, by more than seeds explain: norm_placement=post +37.7%" in text
+    assert "Not told apart from the base by these seeds: schedule=linear" in text
 
 
 def test_runs_that_diverged_are_rows_and_never_dropped():
     found = changes_of(rows())
     assert sum(change.runs for change in found.each) == 15
     grid = {row[0]: row for row in changes_grid(found).rows}
-    assert grid["model.init=careless"][5:] == ["1 of 3", "2 diverged"]
-    assert grid["model.norm_placement=none"][1] == "none" and grid["model.norm_placement=none"][6] == "3 diverged"
-    assert "model.norm_placement=none: 3 diverged of 3 runs." in headline(found)
+    assert grid["init=careless"][5:] == ["1 of 3", "2 diverged"]
+    assert grid["norm_placement=none"][1] == "none" and grid["norm_placement=none"][6] == "3 diverged"
+    assert "norm_placement=none: 3 diverged of 3 runs." in headline(found)
 
 
 def test_a_ledger_of_changes_is_reported_as_one(tmp_path: Path):
@@ -64,7 +64,7 @@ def test_a_ledger_of_changes_is_reported_as_one(tmp_path: Path):
     done = CliRunner().invoke(report, [str(ledger), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0 and (tmp_path / "out/perplexity_by_change.png").exists()
     text = (tmp_path / "out/report.md").read_text()
-    assert "| model.norm_placement=none | none |" in text and "3 diverged" in text
+    assert "| norm_placement=none | none |" in text and "3 diverged" in text
 
 
 def test_a_later_row_of_a_run_that_was_started_again_counts():

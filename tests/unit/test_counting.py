@@ -25,7 +25,7 @@ def built_total(config: TransformerConfig) -> int:
     n_layers=st.integers(1, 4),
     d_ff=st.sampled_from([None, 24, 40]),
     norm=st.sampled_from(["rmsnorm", "layernorm"]),
-    mlp=st.sampled_from(["swiglu", "gelu", "gelu_tanh"]),
+    mlp=st.sampled_from(["swiglu", "gelu", "gelu_tanh", "relu"]),
     position=st.sampled_from(["rotary", "learned"]),
     bias=st.booleans(),
     tied_embeddings=st.booleans(),

@@ -69,7 +69,7 @@ OTHER: dict[str, Any] = {
 # Fields with no value of their own to change to: their tests are below, by these names.
 ELSEWHERE = {
     "steps", "model.family", "model.size", "model.mixer", "checkpoint.load", "checkpoint.source", "data.sources.0.name",
-    "data.tokenizer.path", "data.tokenizer.eos",
+    "data.tokenizer.path", "data.tokenizer.eos", "data.order", "model.carry", "model.memory",
 }  # fmt: skip
 
 
@@ -196,6 +196,17 @@ def test_bands_of_words_enter_and_none_do_not() -> None:
         name_of(run(f"model.adaptive={{cutoffs: {cutoffs}, input: true}}")) for cutoffs in ([50], [50, 80], [60])
     ]  # fmt: skip
     assert len({*names, name_of(run())}) == 4
+
+
+def test_lanes_and_what_they_carry_enter_and_the_defaults_do_not() -> None:
+    values = result_values(run(), gpu=False)
+    assert not {"carry", "memory"} & values["model"].keys() and "order" not in values["data"], (
+        "old runs keep their name"
+    )
+    streams = {"data": {"order": "streams"}}
+    models = [{}, {"carry": True}, {"carry": True, "memory": 32}, {"carry": True, "memory": 48}]
+    configs = [run_from_values({**RUN, **streams, "model": {**RUN["model"], **model}}, "test") for model in models]
+    assert len({name_of(config) for config in [run(data={}), *configs]}) == 5
 
 
 def test_the_vocabulary_enters_as_it_is_stated_whether_data_are_prepared_or_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from trainer.models.interface import Context
 from trainer.models.mixers.attention.relative import sinusoids, to_keys
 from trainer.models.registry import cost_of
 from trainer.models.roles import role_of
+from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor.split import split_parameter
 from trainer.plan.counting import count_parameters
 
@@ -123,6 +125,21 @@ def test_relative_positions_count_cache_and_split(options: dict) -> None:
             share = split_parameter(role_of(model.roles, name), tuple(parameter.shape), tp_rank=0, tp_size=2)
             assert share.local_shape[0] == parameter.shape[0] // 2
     assert cost_of(config.family).count_flops(config).attention > 0
+
+
+def test_tensor_ranks_drop_apart_in_scores_by_distance() -> None:
+    """As they do in plain attention: with one random state for all ranks, each drops in heads of its own."""
+    outputs = []
+    for rank in range(2):
+        layer = layer_of(dropout=0.5).train()
+        shard_attention(layer, SimpleNamespace(tp_size=2, sp_size=1, tp_rank=rank, sp_rank=0, sequence_group=None))  # type: ignore[arg-type]
+        torch.manual_seed(1)
+        outputs.append(layer(inputs(6), Context(torch.arange(6))))
+    after = torch.rand(3)
+    torch.manual_seed(1)
+    torch.randint(2**62, ())
+    assert not torch.allclose(outputs[0], outputs[1])
+    assert torch.equal(after, torch.rand(3)), "what is outside attention must draw the same on all ranks"
 
 
 def test_documents_do_not_see_each_other() -> None:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from trainer.checkpoint.manifest import rank_file
 from trainer.contract.errors import UserError
-from trainer.engine.engine import Engine
 
 if TYPE_CHECKING:
     from trainer.checkpoint.load import Source
+    from trainer.engine.engine import Engine
 
 PREFIX = "carried/"
 

@@ -131,11 +131,11 @@ class ModelConfig(Section):
         """Whether training draws random numbers."""
         return self.dropout > 0
 
-    def regularisers(self) -> dict[str, Any]:
+    def regularisers(self) -> dict[str, object]:
         """Return the settings that matter in training only, by key."""
         return {"dropout": self.dropout}
 
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
         values = self.model_dump(mode="json", exclude={"size", "dropout", "init_std", "init"})
         values = {key: value for key, value in values.items() if key not in self.regularisers()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.contract.errors import UserError
-from trainer.models.interface import State
 from trainer.parallel.mesh import Mesh
+
+if TYPE_CHECKING:
+    from trainer.models.interface import State
 
 
 class Batch(Protocol):

@@ -6,12 +6,15 @@ it ends at the beginning of a sequence.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from trainer.models.interface import LanguageModel, LayerState, State
+if TYPE_CHECKING:
+    from trainer.models.interface import LanguageModel, LayerState, State
 
-Kept = list[tuple[list[LayerState], int]]
+    Kept = list[tuple[list[LayerState], int]]
 
 
 class CarriedStates:

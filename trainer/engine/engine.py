@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
@@ -20,9 +20,11 @@ from trainer.engine.agreement import Agreement
 from trainer.engine.batch import Batch, check_distribution, check_ids, global_weight, local_part
 from trainer.engine.carried import CarriedStates
 from trainer.engine.protocol import Sharded
-from trainer.models.interface import LanguageModel
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.split import Split
+
+if TYPE_CHECKING:
+    from trainer.models.interface import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Engine:
 
     def new_carried(self, micro_batches: int = 1) -> CarriedStates:
         """Return empty states of lanes, for a reader of its own."""
-        return CarriedStates(cast(LanguageModel, self.module), micro_batches)
+        return CarriedStates(cast("LanguageModel", self.module), micro_batches)
 
     def train_step(self, micro_batches: Sequence[Batch], lr: float) -> StepOutcome:
         """Take one optimizer step on the global batch of which these are this data rank's micro-batches.

@@ -8,11 +8,7 @@ from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.models.ends import count_ends
 from trainer.models.registry import cost_of
-
-# More logits than this are never held at once (half a gigabyte in float32): they are made in chunks, and made again.
-MOST_LOGITS = 1 << 27
-# Logits that are worked on at a time on a CPU: enough to fill the processor, few enough to stay in its cache.
-CPU_LOGITS = 1 << 18
+from trainer.plan.logits import CPU_LOGITS, MOST_LOGITS
 
 
 @dataclass(frozen=True)

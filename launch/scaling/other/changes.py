@@ -20,6 +20,7 @@ SEED = "seed"
 BASE = "as it is"
 DONE = "done"
 FEWEST = 2  # changes that make a table of them
+SECTION_SAYS_IT = ("kind", "name")
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,15 @@ def _status(row: Row) -> str:
 
 
 def _change(row: Row) -> str:
-    """Name a run's change: its settings but for the seed, `key=value`, without what keys share with each other."""
+    """Name a run's change: its settings but for the seed, as `norm_placement=post` and `schedule=linear`."""
     settings: Mapping[str, Any] = row.get("settings") or {}
-    return ", ".join(f"{key}={_plain(value)}" for key, value in settings.items() if key != SEED) or BASE
+    return ", ".join(f"{_short(key)}={_plain(value)}" for key, value in settings.items() if key != SEED) or BASE
+
+
+def _short(key: str) -> str:
+    """Return the last part of a key, that before it where the last says nothing alone."""
+    section, _, last = key.rpartition(".")
+    return section.rpartition(".")[2] if section and last in SECTION_SAYS_IT else last
 
 
 def _plain(value: Any) -> str:

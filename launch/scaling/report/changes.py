@@ -10,7 +10,7 @@ import numpy as np
 
 from launch.scaling.other.changes import Change, Changes
 from launch.scaling.other.equal_sizes import CLEAR
-from launch.scaling.report.axes import PERPLEXITY, plain
+from launch.scaling.report.axes import PERPLEXITY, log_x, plain_number
 from launch.scaling.report.figures import BLUE, GREY, RED
 from launch.scaling.report.model import Figure, Grid, Report, Section
 
@@ -44,7 +44,9 @@ def headline(found: Changes) -> list[str]:
     if within:
         lines.append(f"Not told apart from the base by these seeds: {'; '.join(within)}.")
     if found.freedom:
-        lines.append(f"Noise: a standard deviation of {found.noise:.3f} nats over seeds ({found.freedom} d.o.f.).")
+        lines.append(
+            f"Noise: a standard deviation of {found.noise:.3f} nats over seeds ({found.freedom} degrees of freedom)."
+        )
     lines += [f"{c.name}: {bad_ends(c)} of {c.runs} runs." for c in found.each if c.badly]
     return lines
 
@@ -98,9 +100,7 @@ def draw(ax: Any, found: Changes) -> None:
             ax.plot(beyond, [y] * len(beyond), "x", color=RED, ms=6)
     if found.base is not None and found.base.losses:
         ax.axvline(np.exp(found.base.loss), color=GREY, lw=0.9, ls="--")
-    ax.set_xscale("log")
+    log_x(ax, PERPLEXITY, "", plain_number)
     ax.set_yticks(range(height), [change.name for change in reversed(found.each)], fontsize=7)
-    ax.set_xlabel(PERPLEXITY)
-    plain(ax)
     ax.figure.set_figheight(max(2.6, 0.24 * height + 0.9))
     ax.figure.subplots_adjust(left=0.42, bottom=0.55 / ax.figure.get_figheight())

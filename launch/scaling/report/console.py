@@ -16,6 +16,7 @@ from launch.scaling.other.ladder import Ladder, fit_ladder
 from launch.scaling.other.tuning import TuningLaw
 from launch.scaling.questions.judged import Judged, judged
 from launch.scaling.questions.questions import Deeper
+from launch.scaling.report.cells import cell_grid
 from launch.scaling.report.changes import changes_grid
 from launch.scaling.report.changes import headline as changes_headline
 from launch.scaling.report.decisions import (
@@ -30,7 +31,7 @@ from launch.scaling.report.decisions import (
 from launch.scaling.report.families import equal_size_grid, law_grid, needs_grid
 from launch.scaling.report.families import headline as family_headline
 from launch.scaling.report.hold_out_table import hold_out_grid
-from launch.scaling.report.ladder import cell_grid, forecast_grids, headline
+from launch.scaling.report.ladder import forecast_grids, headline
 from launch.scaling.report.ladder import law_grid as ladder_law_grid
 from launch.scaling.report.model import Grid, interval
 from launch.scaling.table.table import Table

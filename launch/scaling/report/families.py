@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from launch.scaling.other.equal_sizes import EqualSize, EqualSizes, Standing, equal_sizes, families_of
 from launch.scaling.other.family_laws import FamilyLadders, Multiple, Needs, needs_on_surface
 from launch.scaling.report import family_figures
+from launch.scaling.report.cells import UNIT, cell_grid
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import parameter_text
-from launch.scaling.report.ladder import UNIT, cell_grid
 from launch.scaling.report.model import Figure, Grid, Section, interval
 from launch.scaling.table.checks import names_text
 from launch.scaling.table.table import Table
@@ -162,9 +162,12 @@ def law_grid(found: FamilyLadders) -> Grid:
 def position_section(table: Table, families: tuple[str, ...]) -> Section:
     """Return the loss by position at each family's largest size, and whose curve goes flat."""
     groups, largest = table.labels["group"], _largest(table)
-    flat, falls = [], []
+    flat: list[str] = []
+    falls: list[str] = []
     for name in families:
-        rows = [table.by_position[i] for i in np.flatnonzero((groups == name) & largest) if table.by_position[i]]
+        rows = [
+            table.by_position[i] for i in np.flatnonzero((groups == name) & largest).tolist() if table.by_position[i]
+        ]
         if not rows or len(rows[0]) < 4:
             continue
         losses = np.mean([row for row in rows if len(row) == len(rows[0])], axis=0)

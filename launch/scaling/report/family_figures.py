@@ -47,7 +47,7 @@ def frontiers(ax: Any, table: Table, families: tuple[str, ...]) -> None:
 def positions(ax: Any, table: Table, largest: NDArray[np.bool_], families: tuple[str, ...]) -> None:
     """Loss by position in the context at each family's largest size, `largest` (n,), a line a family over its seeds."""
     for look, mine in _looks(table, families):
-        rows = [table.by_position[i] for i in np.flatnonzero(mine & largest) if table.by_position[i]]
+        rows = [table.by_position[i] for i in np.flatnonzero(mine & largest).tolist() if table.by_position[i]]
         if not rows:
             continue
         losses = np.mean([row for row in rows if len(row) == len(rows[0])], axis=0)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from launch.scaling.report.model import Grid
-from launch.scaling.trust.holdout import SHARES, HoldOut
+from launch.scaling.trust.cuts import SHARES
 
 BANDS = ((1.0, 3.0), (3.0, 10.0), (10.0, 100.0), (100.0, math.inf))  # factors beyond the fitted budgets
+
+if TYPE_CHECKING:
+    from launch.scaling.trust.holdout import HoldOut
 
 
 def hold_out_grid(held: Sequence[HoldOut]) -> Grid:

@@ -10,6 +10,7 @@ import numpy as np
 from launch.scaling.laws.identify import distinct, log_spread
 from launch.scaling.other.ladder import Forecast, Ladder, LadderLaw
 from launch.scaling.report import figures
+from launch.scaling.report.cells import UNIT, cell_grid, counting_after, size_text
 from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import parameter_text
 from launch.scaling.report.model import Figure, Grid, Section, interval
@@ -19,16 +20,17 @@ from launch.scaling.trust.bootstrap import BOOTSTRAP, SEED, residual_sd
 from launch.scaling.trust.certify import certify
 from launch.scaling.trust.holdout import LADDERS, hold_out
 from launch.scaling.trust.study import study
-from launch.show.text import count, flops_text
+from launch.show.text import count
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
-UNIT = {"N": "parameters", "D": "training tokens", "C": "training FLOPs"}
 
 
 def headline(ladder: Ladder) -> list[str]:
     """Say what was forecast, what came, and what cannot be said."""
     table, variable = ladder.table, ladder.variable
-    span = f"{_size(variable, table.columns[variable].min())} to {_size(variable, table.columns[variable].max())}"
+    span = (
+        f"{size_text(variable, table.columns[variable].min())} to {size_text(variable, table.columns[variable].max())}"
+    )
     lines = [f"{len(table)} cells from {span} {UNIT[variable]}{_at_fixed(table, variable)}."]
     lines += [_forecast_sentence(ladder.preferred, f) for f in ladder.preferred.forecasts]
     for law in ladder.laws:
@@ -86,7 +88,7 @@ def ladder_answers(ladder: Ladder) -> Answers:
 
 def _main(ladder: Ladder) -> Section:
     variable = ladder.variable
-    counted = _counting(ladder.table)
+    counted = counting_after(ladder.table)
     main = Figure(
         "perplexity_against_" + {"N": "parameters", "D": "tokens", "C": "compute"}[variable],
         f"Perplexity against {UNIT[variable]}. Filled: fitted. Open: held out. Band: 95 % for one new run under "
@@ -121,12 +123,8 @@ def law_grid(ladder: Ladder) -> Grid:
     return Grid(
         ["law", "parameter", "value", "95 %", "residual sd"],
         rows,
-        f"Through all {len(ladder.table)} cells, as escala fit --law gives them.{_counting(ladder.table)}{held}",
+        f"Through all {len(ladder.table)} cells, as escala fit --law gives them.{counting_after(ladder.table)}{held}",
     )
-
-
-def _counting(table: Table) -> str:
-    return f" {table.counting}." if table.counting else ""
 
 
 def forecast_grids(ladder: Ladder) -> list[Grid]:
@@ -146,23 +144,6 @@ def forecast_grids(ladder: Ladder) -> list[Grid]:
             )  # fmt: skip
     header = ["law", "held-out cell", "forecast ppl", "95 %", "measured ppl", "loss error", "inside"]
     return [Grid(header, rows, "Forecasts of cells that the fit did not see.")] if rows else []
-
-
-def cell_grid(ladder: Ladder) -> Grid:
-    """Return one row for each cell, smallest first, with what is known of N, D and C."""
-    table = ladder.table
-    names = table.labels.get("name")
-    sizes = [v for v in ("N", "D", "C") if table.has(v)]
-    ratio = table.D / table.N if table.has("N", "D") else None
-    rows = []
-    for i in np.argsort(table.columns[ladder.variable], kind="stable"):
-        cells = [str(names[i]) if names is not None else f"row {table.row[i]}"]
-        cells += [_size(v, table.columns[v][i]) for v in sizes]
-        cells += [] if ratio is None else [f"{ratio[i]:.3g}"]
-        cells += [f"{table.loss[i]:.4f}", f"{np.exp(table.loss[i]):.2f}"]
-        rows.append([*cells, "held out" if ladder.held_out[i] else ""])
-    header = ["cell", *sizes, *([] if ratio is None else ["D/N"]), "loss (nats)", "perplexity", ""]
-    return Grid(header, rows, f"{_sem(table)}{_counting(table)}".strip())
 
 
 def _cells(ladder: Ladder) -> Section:
@@ -241,14 +222,3 @@ def _at_fixed(table: Table, variable: str) -> str:
 
 def _flops_name(table: Table) -> str:
     return "counted exactly, with attention" if table.c_convention == "exact" else "6 N D"
-
-
-def _sem(table: Table) -> str:
-    sem = table.columns.get("sem")
-    if sem is None or not np.isfinite(sem).any():
-        return ""
-    return f"Standard error of the losses over evaluated sequences: up to {np.nanmax(sem):.4f} nats."
-
-
-def _size(variable: str, value: float) -> str:
-    return flops_text(float(value), 3) if variable == "C" else count(float(value))

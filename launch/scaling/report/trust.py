@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +13,14 @@ from launch.scaling.report.figures import BLUE, PALETTE, RED
 from launch.scaling.report.hold_out_table import hold_out_grid
 from launch.scaling.report.model import Figure, Section
 from launch.scaling.trust.certify import Certificate
-from launch.scaling.trust.holdout import SHARES, HoldOut
-from launch.scaling.trust.profile import Profile
+from launch.scaling.trust.cuts import SHARES
 from launch.scaling.trust.quantiles import student_95
 
 WIDE = 5.0  # an interval over a larger factor is drawn on a logarithmic axis
+
+if TYPE_CHECKING:
+    from launch.scaling.trust.holdout import HoldOut
+    from launch.scaling.trust.profile import Profile
 
 
 def hold_out_section(held: Sequence[HoldOut], notes: Sequence[str] = ()) -> Section:

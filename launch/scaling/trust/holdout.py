@@ -17,10 +17,10 @@ from launch.scaling.laws.registry import FIXED
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import refit
 from launch.scaling.trust.certify import certify
+from launch.scaling.trust.cuts import SHARES
 from launch.scaling.trust.obstacles import obstacles
 from trainer.contract.errors import UserError
 
-SHARES = (0.5, 0.65, 0.8, 0.9)  # of the rows, by compute, that the fits may see
 # Farseer's is not among them: its nine parameters extrapolate wildly from a few dozen runs (see docs/scaling.md).
 SURFACES = ("chinchilla", "over-training", "kaplan-ND", "outer")
 LADDERS = {v: (f"power-{v}", f"power-{v}-floor") for v in ("N", "D", "C")}

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -15,8 +15,6 @@ from launch.run.run_state import state_of
 from launch.run.runs_root import runs_flag
 from launch.scaling.other.changes import changes_of, is_of_changes
 from launch.scaling.report.changes import changes_report
-from launch.scaling.report.console import changes_text, print_ladder
-from launch.scaling.report.write import ReportPaths, render, write
 from launch.scaling.table.counting import DEFAULT_N
 from launch.scaling.table.load import from_ledger
 from launch.sweep.cells.planned import PlannedCell
@@ -29,9 +27,18 @@ from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED
 from trainer.contract.run_dir import RunDir, Status
 
+if TYPE_CHECKING:
+    from launch.scaling.report.write import ReportPaths
+
 
 def report(opened: Opened, console: Console, n_convention: str = DEFAULT_N) -> ReportPaths | None:
     """Print the table and the law, and write the report, from the ledger alone. Return None where there is no law."""
+    from launch.scaling.report.console import (  # late: a sweep that only starts jobs draws none
+        changes_text,
+        print_ladder,
+    )
+    from launch.scaling.report.write import render, write
+
     sweep, path = opened.sweep, opened.directory / "ledger.jsonl"
     ids = {one.id for one in opened.cells if one.cell.check_of is None}
     wanted = (sweep.fit.eval_set, ledger.NO_SET)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.plan.activations import CPU_LOGITS, MOST_LOGITS
+from trainer.plan.logits import CPU_LOGITS, MOST_LOGITS
 
 
 class LossTerms(NamedTuple):

@@ -5,8 +5,17 @@ Shapes: B batch, T tokens, D d_model, F MLP width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # as GPT-2 has it
+    "relu": F.relu,
+}
 
 
 class GatedMLP(nn.Module):
@@ -25,15 +34,15 @@ class GatedMLP(nn.Module):
 
 
 class PlainMLP(nn.Module):
-    """down(gelu(up x)), GELU exact or in the tanh form of GPT-2 (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
+    """down(f(up x)) with f ReLU (Vaswani et al. 2017), or GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
 
-    def __init__(self, d_model: int, width: int, *, bias: bool, tanh: bool) -> None:
+    def __init__(self, d_model: int, width: int, *, bias: bool, activation: str) -> None:
         super().__init__()
         self.up = nn.Linear(d_model, width, bias=bias)
         self.down = nn.Linear(width, d_model, bias=bias)
-        self.approximate = "tanh" if tanh else "none"
+        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, D) for x (B, T, D)."""
-        projected: Tensor = self.down(F.gelu(self.up(x), approximate=self.approximate))
+        projected: Tensor = self.down(self.activation(self.up(x)))
         return projected

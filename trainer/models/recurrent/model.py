@@ -5,8 +5,6 @@ Shapes: B batch, T tokens, D values of a word, H hidden width.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from trainer.models.common.dropping import WordDropout, dropout_of
@@ -86,9 +84,17 @@ class Recurrent(LanguageModel):
         """None: a state reads any number of tokens."""
         return None
 
-    def forward(self, inputs: Tensor, targets: Tensor | None = None, *others: Any, **named: Any) -> Tensor:
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+        state: State | None = None,
+        last: int | None = None,
+    ) -> Tensor:
         """Return losses or logits. Penalties join the gradient of the losses, not their values."""
-        result = super().forward(inputs, targets, *others, **named)
+        result = super().forward(inputs, targets, documents, positions, state, last)
         penalty, self._penalty = self._penalty, None
         if targets is None or penalty is None:
             return result

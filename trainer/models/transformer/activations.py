@@ -35,4 +35,4 @@ def activations(model: TransformerConfig, parallel: ParallelConfig, *, bytes_per
 
 def _mlp(kept: Kept) -> int:
     width = kept.model.ff_width // kept.parallel.tensor  # 0 without an MLP
-    return (4 if kept.model.mlp == "swiglu" else 2) * width * kept.value
+    return {"swiglu": 4, "relu": 1}.get(kept.model.mlp, 2) * width * kept.value  # relu's output is all that it needs

@@ -102,7 +102,7 @@ class TransformerConfig(ModelConfig):
         "standard normal, whatever the width",
         exclude_if=lambda value: value == "scaled",
     )
-    mlp: Result[Literal["swiglu", "gelu", "gelu_tanh", "none"]] = Field(
+    mlp: Result[Literal["swiglu", "gelu", "gelu_tanh", "relu", "none"]] = Field(
         "swiglu", description="gelu_tanh: the approximation of GPT-2; none: blocks are their mixer alone"
     )
     qk_norm: Result[bool] = Field(False, description="RMSNorm of queries and keys, for each head")

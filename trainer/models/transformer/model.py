@@ -76,7 +76,7 @@ def make_mlp(config: TransformerConfig) -> GatedMLP | PlainMLP | None:
         return None
     if config.mlp == "swiglu":
         return GatedMLP(config.d_model, config.ff_width, bias=config.bias)
-    return PlainMLP(config.d_model, config.ff_width, bias=config.bias, tanh=config.mlp == "gelu_tanh")
+    return PlainMLP(config.d_model, config.ff_width, bias=config.bias, activation=config.mlp)
 
 
 class Transformer(LanguageModel):
