@@ -53,6 +53,11 @@ class ConvolutionalConfig(ModelConfig):
         1, gt=0, description="tokens lie this many times further apart in each block than in the one before"
     )
     weight_norm: Result[bool] = Field(True, description="direction and length of each output's weights apart")
+    carry: Result[bool] = Field(
+        False,
+        description="what a lane has read goes on into its next step, cut off from its gradient (truncated "
+        "backpropagation through time); needs data.order streams",
+    )
     dropout: Result[float] = Field(0.0, ge=0, lt=1, description="of what each convolution gives; training only")
     input_dropout: Result[float] = Field(0.0, ge=0, lt=1, description="of the embedding's output")
 
@@ -103,6 +108,11 @@ class ConvolutionalConfig(ModelConfig):
         return 1 + sum((conv.kernel - 1) * conv.dilation for block in self.residual_blocks for conv in block)
 
     @property
+    def carries(self) -> bool:
+        """Whether what a lane has read goes on into its next step."""
+        return self.carry
+
+    @property
     def head_width(self) -> int:
         """What the head reads: a word's values if it is the embedding, and the last block's output if not."""
         return self.d_model if self.tied_embeddings else self.last_width
@@ -121,5 +131,5 @@ class ConvolutionalConfig(ModelConfig):
         return {**super().shape(), "last_width": self.last_width}
 
     def free_on_warm_start(self) -> tuple[str, ...]:
-        """No parameter depends on the context."""
-        return ("context_length",)
+        """No parameter depends on the context, and on whether it is carried."""
+        return ("carry", "context_length")

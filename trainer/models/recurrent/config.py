@@ -31,6 +31,11 @@ class RecurrentConfig(ModelConfig):
     window: Result[int] = Field(
         1, gt=0, description="tokens that the gates of the first layer see; of qrnn, whose other layers see one"
     )
+    carry: Result[bool] = Field(
+        False,
+        description="what a lane has read goes on into its next step, cut off from its gradient (truncated "
+        "backpropagation through time); needs data.order streams",
+    )
     dropout: Result[float] = Field(0.0, ge=0, lt=1, description="of the last layer's output (dropout); training only")
     input_dropout: Result[float] = Field(0.0, ge=0, lt=1, description="of the embedding's output (dropouti)")
     hidden_dropout: Result[float] = Field(0.0, ge=0, lt=1, description="between layers (dropouth)")
@@ -81,6 +86,11 @@ class RecurrentConfig(ModelConfig):
         return self.window if layer == 0 else 1
 
     @property
+    def carries(self) -> bool:
+        """Whether what a lane has read goes on into its next step."""
+        return self.carry
+
+    @property
     def head_width(self) -> int:
         """What the head reads: a word's values if it is the embedding, and the last layer's output if not."""
         return self.d_model if self.tied_embeddings else self.hidden[-1]
@@ -108,5 +118,5 @@ class RecurrentConfig(ModelConfig):
         return {**super().shape(), "last_width": self.hidden[-1]}
 
     def free_on_warm_start(self) -> tuple[str, ...]:
-        """No parameter depends on the context."""
-        return ("context_length",)
+        """No parameter depends on the context, and on whether it is carried."""
+        return ("carry", "context_length")
