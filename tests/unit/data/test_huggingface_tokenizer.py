@@ -126,7 +126,7 @@ def test_a_chunk_with_a_foreign_id_or_an_end_in_a_text_is_refused() -> None:
     """The last line of defence, below any tokenizer."""
 
     class Wrong:
-        vocab_size, eos_id, hash = 10, 9, ""
+        vocab_size, eos_id, hash, eos_ends_documents = 10, 9, "", True
         ids: tuple[int, ...] = ()
 
         def encoder(self, itemsize: int) -> Any:
