@@ -23,6 +23,7 @@ from trainer.checkpoint.huggingface_files import read_huggingface
 from trainer.contract.errors import UserError
 from trainer.models.huggingface import from_huggingface
 from trainer.models.huggingface_keys import HARMLESS
+from trainer.models.transformer.config import TransformerConfig
 from trainer.models.transformer.huggingface_config import HARMLESS_OF
 from trainer.models.transformer.huggingface_mamba2 import HARMLESS as HARMLESS_MAMBA2
 from trainer.models.transformer.model import Transformer
@@ -236,6 +237,7 @@ def try_one(seed: int, folder: Path) -> Outcome:
         return Outcome(what, imported=False, refusal=str(error), wrong=_not_named(key, str(error)))
     except Exception as error:
         return Outcome(what, imported=False, wrong=f"{type(error).__name__}: {error}")
+    assert isinstance(config, TransformerConfig)
     model = Transformer(config)
     head = tensors.get("head.weight", tensors["embed.weight"])
     model.load_state_dict({**tensors, "head.weight": head})
