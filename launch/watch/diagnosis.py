@@ -90,7 +90,8 @@ def _died(run_dir: RunDir, word: str, reason: str, failure: RankFailure | None) 
     if failure is not None and reason and reason not in says:
         says = f"{reason}; {says}"
     cause = cause_of("not a number" if word == "diverged" else says)
-    details, helps = [], cause.helps
+    details: list[str] = []
+    helps = cause.helps
     if cause.kind == OUT_OF_MEMORY:
         details, helps = _memory(run_dir)
     if cause.kind == NOT_A_NUMBER:
