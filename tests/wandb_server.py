@@ -58,7 +58,7 @@ class WandbServer:
         self.status, self.delay = status, delay
 
     def run(self, name: str) -> dict[str, Any]:
-        fresh = {
+        fresh: dict[str, Any] = {
             "config": {},
             "tags": [],
             "group": None,
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send({"data": answer(values) if answer else {}})
 
     def _viewer(self, values: dict[str, Any]) -> dict[str, Any]:
-        nobody = {"edges": []}
+        nobody: dict[str, list[Any]] = {"edges": []}
         viewer = {"id": "u", "entity": "local", "username": "local", "flags": "{}", "teams": nobody, "apiKeys": nobody}
         return {"viewer": viewer, "serverInfo": {"cliVersionInfo": None, "latestLocalVersionInfo": None}}
 

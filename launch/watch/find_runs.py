@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.contract.errors import UserError, did_you_mean
 
 DEEPEST = 4  # directories between a root and its runs: sweep, `cells`, cell, and one to sort them by
-CONFIG = "config.yaml"  # the launcher writes it first
+MARKS = ("config.yaml", "job.json")  # one of them is written first
 
 
 def find_runs(root: Path, words: Sequence[str] = ()) -> list[Path]:
@@ -43,7 +43,7 @@ def sweep_of(run: Path) -> str:
 
 def _below(place: Path, depth: int) -> Iterator[Path]:
     """Yield the runs at or below a directory. What is in a run is none."""
-    if (place / CONFIG).is_file():
+    if any((place / mark).is_file() for mark in MARKS):
         yield place
     elif depth:
         with os.scandir(place) as entries:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from launch.run.newest_step import newest_step
 from launch.run.run_state import state_of
@@ -75,11 +76,11 @@ class Reader:
         run_dir = RunDir(run)
         state, row = state_of(run_dir), newest_step(run_dir) or {}
         silent = _age(run_dir.metrics) if state.word in LIVE else None
-        number = {key: value for key in _ROW_KEYS if isinstance(value := row.get(key), int | float)}
+        number: dict[str, Any] = {key: value for key in _ROW_KEYS if isinstance(value := row.get(key), int | float)}
         return RunView(
             run.name, sweep_of(run), str(run), state.word, state.reason, steps=self._planned(run_dir.plan),
             silent_seconds=silent, curve=sampled_losses(run_dir.metrics) if curve is None else curve, **number,
-        )  # type: ignore[arg-type] # fmt: skip
+        )  # fmt: skip
 
     def _planned(self, plan: Path) -> int | None:
         """Return the steps of a plan, which is large and hardly ever changes."""

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 READ = {
     "render", "jobs", "logs", "clusters", "doctor", "keys", "data inspect", "data verify", "plan",
     "checkpoint inspect", "checkpoint verify", "sample", "sweep status", "sweep design", "fit", "optimal",
-    "forecast score", "report", "watch",
+    "forecast score", "report", "watch", "why",
 }  # fmt: skip
 WRITE = {
     "train", "submit", "cancel", "preflight", "data prepare", "data export", "data import", "checkpoint clean",
@@ -111,6 +111,7 @@ CALLS = [
     "jobs",
     "jobs q --json",
     "jobs --failed",
+    "why runs/q/cells/{failed}",
     "watch",
     "watch q --sort loss --json",
     "logs 100_1",

@@ -16,6 +16,7 @@ from launch.cluster.config import load_cluster, open_backend
 from launch.cluster.job import JobSpec
 from launch.cluster.local.local import LocalBackend
 from launch.cluster.local.warm import RankPool
+from launch.watch.diagnosis import diagnose
 from tests.launch.planted import AFTER_START, Planted, name_of
 from tests.launch.test_local import finish, until_log
 from trainer.contract.errors import UserError
@@ -23,6 +24,11 @@ from trainer.contract.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).parent / "programs" / "planted.py"
 HOST = socket.gethostname()
+KINDS = {  # what `escala why` calls each
+    "raise": "error", "import": "missing package", "kill": "killed from outside", "segv": "crash in native code",
+    "memory": "out of memory", "disk": "disk full", "data": "missing file", "port": "port in use", "user": "a setting",
+    "diverged": "not a number", "silent": "error", "watchdog": "stalled", "timeout": "a rank did not answer",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +61,8 @@ def check(runs: Path, name: str, cause: str, place: str) -> None:
     joined = "".join(table.split())
     assert "".join(place.split()) in joined, table
     assert cause in logs and place in logs, logs[-500:]
+    said = CliRunner().invoke(escala, ["why", name, "--runs", str(runs)], catch_exceptions=False).output
+    assert cause in said and place in said, said
 
 
 def spec_of(planted: Planted, tmp_path: Path, **more: object) -> JobSpec:
@@ -70,6 +78,9 @@ def test_a_failure_of_a_rank_is_named(backend: LocalBackend, tmp_path: Path, pla
     finish(backend, job)
     rank = 1 - planted.victim if planted.how == "timeout" else planted.victim
     check(tmp_path / "runs", planted.how, planted.cause, f"rank {rank} on {HOST}")
+    told = diagnose(tmp_path / "runs" / planted.how)
+    assert (told.cause, told.rank, told.host) == (KINDS[planted.how], rank, HOST)
+    assert told.traceback and told.command.startswith("escala submit ")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from trainer.contract.hiding import without_secrets
 from trainer.contract.plain_json import read_lines, to_json
 from trainer.contract.run_dir import RunDir, Status
 from trainer.observe import wandb_run
+from trainer.observe.metrics import AXES
 from trainer.observe.wandb_ledger import Ledger, Tail
 
 INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 30.0  # seconds; nobody waits for them but this process
@@ -65,7 +66,7 @@ class Connection:
             wandb.teardown()  # the failed start still holds the run's id
             raise
         self.next_number = int(self._run.starting_step)
-        for axis in (*wandb_run.AXES, wandb_run.FLOPS):
+        for axis in (*AXES, wandb_run.FLOPS):
             self._run.define_metric(axis, hidden=axis != "step")
         self._run.define_metric("*", step_metric="step")
 
@@ -115,8 +116,8 @@ def _sync(run_dir: RunDir) -> Sent:
                 connection.close()
     except Exception as error:  # the client raises many kinds, and whoever asked wants the reason
         return Sent(0, len(rows), lacked[-1] if lacked else len(rows), _reason(error))
-    error = f"{lacked[-1]} rows did not arrive: the server keeps less than it is sent" if lacked[-1] else None
-    return Sent(lacked[0] - lacked[-1], len(rows), lacked[-1], error)
+    left_over = f"{lacked[-1]} rows did not arrive: the server keeps less than it is sent" if lacked[-1] else None
+    return Sent(lacked[0] - lacked[-1], len(rows), lacked[-1], left_over)
 
 
 def follow(run_dir: RunDir, ended: Callable[[float], bool]) -> int:

@@ -1,0 +1,46 @@
+"""`escala why`: what happened to a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from launch.commands.options import json_option, runs_option
+
+
+@click.command()
+@click.argument("run")
+@json_option
+@runs_option
+def why(run: str, as_json: bool, runs: Path) -> None:
+    """Say why RUN died, stalled, diverged or is slow, what helps, and the command that goes on.
+
+    RUN is a directory or a name. Of a failed run it names the rank that began it, its host and its traceback, not the
+    ranks that failed because of it. Ends with 0 whatever became of the run.
+
+    \b
+    Examples:
+      escala why tiny
+      escala why runs/quickstart/cells/d_model=64-0f3a --json | jq -r .cause
+    """
+    from launch.watch.diagnosis import diagnose
+    from launch.watch.find_runs import find_runs
+    from trainer.contract.errors import UserError
+    from trainer.contract.hiding import without_secrets
+    from trainer.contract.plain_text import plain
+
+    found = find_runs(runs, [run])
+    if len(found) > 1:
+        raise UserError(f"{run!r} means {len(found)} runs: name one of them, such as {found[0]}")
+    told = diagnose(found[0])
+    if as_json:
+        click.echo(without_secrets(json.dumps(told.to_json(), indent=2)))
+        return
+    lines = [f"{told.run_dir}: {told.state}, {told.cause}", f"  {told.says}", *(f"  {line}" for line in told.details)]
+    lines += [f"    | {line}" for line in told.traceback]
+    lines += [f"  helps: {told.helps}"] if told.helps else []
+    lines += [f"  {told.command}"] if told.command else []
+    for line in lines:
+        click.echo(without_secrets(plain(line)))
