@@ -92,7 +92,6 @@ class Sharing:
     """How the jobs of one process share a machine. A driver that cannot make use of it leaves it alone."""
 
     threads: int | None = None  # of each rank; by default the cores are divided among the ranks
-    imports: tuple[str, ...] = ()  # what ranks need beside the trainer, so that it is imported once for all
     log: Path | None = None  # where the processes around the ranks write; by default into the run directory
 
 

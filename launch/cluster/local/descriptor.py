@@ -19,12 +19,10 @@ class LocalOptions(Section):
 
 def _open(cluster: ClusterConfig, sharing: Sharing) -> Driver:
     from launch.cluster.local.local import LocalBackend
-    from launch.cluster.local.warm import PRELOAD
 
     return LocalBackend(
         cluster.nodes * cluster.ranks_per_node,
         threads=sharing.threads,
-        preload=(*PRELOAD, *sharing.imports),
         python=cluster.interpreter,
         log=sharing.log,
     )
