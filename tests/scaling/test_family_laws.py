@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from launch.scaling.other.equal_sizes import equal_sizes, seed_noise
-from launch.scaling.other.family_laws import fit_families, needs_on_surface
-from launch.scaling.report.families import headline
+from launch.scaling.other.family_laws import Needs, fit_families, needs_on_surface
+from launch.scaling.report.families import headline, needs_grid
 from launch.scaling.report.write import write
 from launch.scaling.table.load import from_ledger
 from launch.scaling.table.table import Table
@@ -115,3 +115,15 @@ def test_families_of_many_sizes_and_lengths_need_tokens_and_flops_too(tmp_path):
     text = paths.markdown.read_text()
     assert "transformer is best at all 16 sizes and lengths." in text and "One law for 2 families" in text
     assert {"families_against_compute", "loss_by_position"} <= {path.stem for path in paths.figures}
+
+
+@pytest.mark.parametrize(
+    ("multiple", "text"),
+    [
+        ((0.6, 0.5, 0.9), "0.6x [0.5, 0.9]"), ((6e69, 1e-27, 1e248), "not told"), ((1.0, 0.0, 2.0), "not told"),
+        ((2.0, None, None), "2x"), (None, "-"),
+    ],
+)  # fmt: skip
+def test_a_multiple_whose_interval_tells_nothing_is_not_told(multiple, text: str):
+    grid = needs_grid([Needs("lstm", multiple, None, None)], "transformer", "L")
+    assert grid.rows == [["lstm", text, "-", "-"]]

@@ -20,6 +20,7 @@ from launch.scaling.table.table import Table
 from launch.show.text import count
 
 IN_FILE = {"N": "parameters", "D": "tokens", "C": "compute"}
+UNKNOWN = 1000.0  # ends of an interval that lie this many times apart tell nothing
 FLAT = 0.02  # nats by which the loss must fall over the second half of the context, not to be called flat
 
 
@@ -133,7 +134,7 @@ def needs_grid(needs: Sequence[Needs], reference: str, formula: str) -> Grid:
     rows = [[n.family, *map(_shown, (n.parameters, n.tokens, n.flops))] for n in needs]
     caption = (
         f"How many times those of {reference} a family needs for the same loss, with 95 % intervals over resampled "
-        f"runs; {formula} with shared exponents and floor."
+        f"runs; {formula} with shared exponents and floor. Not told: the interval spans more than {UNKNOWN:g} times."
     )
     return Grid(["family", "parameters", "tokens", "FLOPs"], rows, caption)
 
@@ -142,7 +143,11 @@ def _shown(multiple: Multiple | None) -> str:
     if multiple is None:
         return "-"
     middle, low, high = multiple
-    return f"{middle:.3g}x" + ("" if low is None or high is None else f" {interval(low, high, '.3g')}")
+    if low is None or high is None:
+        return f"{middle:.3g}x" if 1 / UNKNOWN < middle < UNKNOWN else "not told"
+    if not high < UNKNOWN * low:
+        return "not told"
+    return f"{middle:.3g}x {interval(low, high, '.3g')}"
 
 
 def law_grid(found: FamilyLadders) -> Grid:
@@ -156,7 +161,9 @@ def law_grid(found: FamilyLadders) -> Grid:
             measured = "-" if forecast is None else f"{np.exp(forecast.measured):.2f}"
             rows.append([name, law.fitted.law.formula, values, *told, measured])
     header = ["family", "law", "parameters", "forecast", "off (loss)", "measured"]
-    return Grid(header, rows, "Each fitted without the largest size of its family, whose perplexity it then forecasts.")
+    held = any(ladder.held_out.any() for ladder in found.ladders.values())
+    caption = "Each fitted without the largest size of its family, whose perplexity it then forecasts." if held else ""
+    return Grid(header, rows, caption)
 
 
 def position_section(table: Table, families: tuple[str, ...]) -> Section:
@@ -175,8 +182,8 @@ def position_section(table: Table, families: tuple[str, ...]) -> Section:
         fall = float(losses[half - quarter : half].mean() - losses[-quarter:].mean())
         (falls if fall > FLAT else flat).append(f"{name} ({fall:.3f})")
     said = "From the second quarter of the context to the last the loss falls, in nats, for"
-    text = [f"{said} {names_text(falls)}."] if falls else []
-    text += [f"It is flat within {FLAT} nats for {names_text(flat)}."] if flat else []
+    text = [f"{said} {', '.join(falls)}."] if falls else []
+    text += [f"It is flat within {FLAT} nats for {', '.join(flat)}."] if flat else []
     chart = Figure(
         "loss_by_position",
         "Loss by position in the context at the largest size of each family: who still gains from what is far back.",
