@@ -54,7 +54,7 @@ def test_a_surface_is_reported_with_everything_that_belongs_to_it(tmp_path) -> N
     result = run.invoke(
         report, [str(ledger), "--out", str(out), "--forecasts", str(book), "--json"], catch_exceptions=False
     )
-    paths = json.loads(result.output)
+    paths = json.loads(result.stdout)
     text = (out / "report.md").read_text()
     for title in ("The law", "Allocation", "Hold-out", "Certificate", "Residuals", "Approaches", "Counting",
                   "Loss by position", "Forecasts", "Runs", "Reproducibility", "How to ask this again"):  # fmt: skip

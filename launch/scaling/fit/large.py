@@ -43,7 +43,8 @@ def first_step(problem: Problem, start: Array) -> Array:
     """Return theta (B, p) after one Newton step of each replicate from a common start."""
     assert problem.weights is not None
     theta = start[:1]
-    residual, jacobian = problem.evaluate(theta, problem.target[None])
+    own = problem.loss.ndim == 2  # losses of each replicate
+    residual, jacobian = problem.evaluate(theta, problem.target if own else problem.target[None])
     pull, slope = problem.cost.psi(residual), problem.cost.slope(residual)
     size = theta.shape[1]
     gradient, matrix = np.zeros((len(start), size)), np.zeros((len(start), size * size))
@@ -51,9 +52,9 @@ def first_step(problem: Problem, start: Array) -> Array:
         rows = slice(first, first + BLOCK)
         weights = problem.weights[:, rows].astype(float)
         J = jacobian[0][:, rows]
-        gradient += weights @ (J * pull[:, rows]).T
-        matrix += weights @ np.einsum("in,jn->nij", J * slope[:, rows], J).reshape(J.shape[1], -1)
+        gradient += (weights * pull[:, rows]) @ J.T
+        matrix += (weights * slope[:, rows]) @ np.einsum("in,jn->nij", J, J).reshape(J.shape[1], -1)
     if problem.cost.on == "log":  # the law bends by the same amount in every replicate, to first order
-        matrix += problem.law.curvature(theta, problem.x, pull).reshape(1, -1)
+        matrix += problem.law.curvature(theta, problem.x, pull.mean(axis=0, keepdims=True)).reshape(1, -1)
     step = np.linalg.solve(matrix.reshape(-1, size, size), gradient[..., None])[..., 0]
     return np.asarray(start - step)

@@ -135,7 +135,7 @@ def _waste(drawn: DecisionDraws, log_n: Spread, flops: float) -> Estimate:
     weights = np.concatenate([np.full(len(s), r.share / len(s)) for s, r in zip(shares, drawn.laws, strict=True)])
     middle, _ = quantiles(np.concatenate(shares), weights, level=0.0)
     _, most = quantiles(np.concatenate(shares), weights, level=0.9)
-    return Estimate(middle, (0.0, min(1.0, most * log_n.stretch**2)))
+    return Estimate(middle, (0.0, min(1.0, most * log_n.stretch * log_n.stretch)))
 
 
 def _parts(drawn: DecisionDraws, log_n: Spread, loss: Spread) -> tuple[Parts, ...]:

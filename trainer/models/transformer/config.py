@@ -250,8 +250,9 @@ class TransformerConfig(ModelConfig):
 
     def architecture(self) -> dict[str, object]:
         """Return the settings on which the parameters' shapes and meaning depend, with defaults spelt out."""
-        heads = {} if self.n_heads is None else {"n_kv_heads": self.kv_heads}
-        return {**super().architecture(), "d_ff": self.ff_width, **heads}
+        read = {key for kind in kinds_of(self) for key in kind.cost.settings}
+        heads = {"n_kv_heads": self.kv_heads} if "n_kv_heads" in read else {}
+        return {**super().architecture(), "d_ff": self.ff_width or None, **heads}  # None: there is no MLP
 
     def shape(self) -> dict[str, int]:
         """Return width, depth and heads, if there are any."""
