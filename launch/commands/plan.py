@@ -90,7 +90,13 @@ def known_vocabulary(run: RunConfig, vocab: int | None) -> tuple[RunConfig, int 
         return with_data(run, manifest), manifest.tokens("train")
     if run.model.vocab_size is not None and vocab is None:
         return run, None
-    model = run.model.model_copy(update={"vocab_size": vocab or run.data.tokenizer.vocab_size})
+    pieces = vocab or run.data.tokenizer.vocab_size
+    if pieces is None:  # a vocabulary of words
+        raise UserError(
+            f"data set {run.data.name!r} is not prepared, and how many words it has is only known then: prepare it, or "
+            "give --vocab (or model.vocab_size)"
+        )
+    model = run.model.model_copy(update={"vocab_size": pieces})
     return run.model_copy(update={"model": model}), None
 
 

@@ -149,6 +149,7 @@ def test_the_data_plane_does_not_know_the_control_plane():
         (["train", "configs/run/tiny.yaml", "--set", "data.sources=[{path: nowhere/*.txt}]"], "nowhere"),
         (["sweep", "run", "configs/run/tiny.yaml"], "'run' is missing"),
         (["sweep", "status", "configs/sweep/none.yaml"], "there is no file"),
+        (["plan", "configs/run/tiny.yaml", "--set", "data=wikitext-2"], "how many words it has is only known then"),
         (["plan", "pyproject.toml"], "not valid YAML"),
         (["nothing"], "No such command"),
     ],
