@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 # What each command does to what it is pointed at. A new command says which.
 READ = {
     "render", "jobs", "logs", "clusters", "doctor", "keys", "data inspect", "data verify", "plan",
-    "checkpoint inspect", "checkpoint verify", "sample", "sweep status", "sweep design", "fit", "optimal",
+    "checkpoint inspect", "checkpoint verify", "sample", "evaluate", "sweep status", "sweep design", "fit", "optimal",
     "forecast score", "report", "watch", "why",
 }  # fmt: skip
 WRITE = {
@@ -128,6 +128,7 @@ CALLS = [
     "checkpoint inspect runs/s/cells/{cell}",
     "checkpoint verify runs/s/cells/{cell}",
     "sample runs/s/cells/{cell} --prompt a --tokens 2",
+    "evaluate runs/s/cells/{cell} --tokens 256",
     "sweep status s.yaml",
     "sweep status q.yaml --json",
     "sweep status unprepared.yaml",
