@@ -75,7 +75,11 @@ Examples:
 @click.option("--seed", default=SEED, show_default=True, help="Seed of the bootstrap.")
 @click.option("--delta", default=1e-3, show_default=True, help="Threshold of Huber's function; inf: least squares.")
 @click.option("--residual", type=click.Choice(["log", "loss"]), default="log", show_default=True)
-@click.option("--reference", metavar="GROUP", help="shared-exponents: the family that the others are compared with.")
+@click.option(
+    "--reference",
+    metavar="GROUP",
+    help="shared-exponents: the family that the others are compared with. [default: transformer, or the first]",
+)
 @click.option(
     "--target", type=Positive(), help="Budget in FLOPs for which decisions and their uncertainty are printed."
 )

@@ -8,6 +8,8 @@ import re
 import numpy as np
 import pytest
 
+from launch.scaling.fit.prepare import prepare
+from launch.scaling.laws.groups import SharedExponents
 from launch.scaling.other.equal_sizes import equal_sizes, seed_noise
 from launch.scaling.other.family_laws import Needs, fit_families, needs_on_surface
 from launch.scaling.report.families import headline, needs_grid
@@ -50,6 +52,11 @@ def test_planted_multipliers_come_back_with_intervals_that_hold_them():
         assert needs.flops[0] == pytest.approx(value, rel=1e-6)  # these FLOPs are proportional to parameters
         assert needs.tokens is None
     assert found.cannot == ("tokens at equal loss: all runs have the same",)
+
+
+def test_a_fit_compares_with_the_family_that_the_report_compares_with():
+    law = prepare("shared-exponents", table()).law
+    assert isinstance(law, SharedExponents) and set(law.groups) == set(fit_families(table()).families[1:])
 
 
 def test_the_best_at_each_size_is_told_with_the_noise_of_seeds():

@@ -14,6 +14,7 @@ from launch.scaling.laws.groups import SharedExponents, indicator_columns
 from launch.scaling.laws.powers import CHINCHILLA, ONE_VARIABLE
 from launch.scaling.laws.registry import find_law
 from launch.scaling.laws.repeated import DataConstrained
+from launch.scaling.table.families import families_of
 from launch.scaling.table.table import Table
 from trainer.contract.errors import UserError, did_you_mean
 
@@ -57,10 +58,10 @@ def _shared(table: Table, reference: str | None) -> Prepared:
     groups = table.labels.get("group")
     if groups is None or len(set(groups)) < 2:
         raise UserError("shared-exponents compares families: the table needs a column of groups (--map group=COLUMN)")
-    names, counts = np.unique(groups, return_counts=True)
+    names = families_of(table)
     if reference is not None and reference not in names:
         raise UserError(f"no run is of group {reference!r}{did_you_mean(reference, names)}")
-    reference = reference or str(names[np.argmax(counts)])
+    reference = reference or names[0]
     columns = indicator_columns(groups, reference)
     both = np.std(np.log(table.columns["N"])) > 0.05 and table.has("D") and np.std(np.log(table.D)) > 0.05
     common = CHINCHILLA if both else ONE_VARIABLE["power-N-floor"]

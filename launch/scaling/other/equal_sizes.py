@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.scaling.arrays import Array, near_groups
+from launch.scaling.table.families import families_of
 from launch.scaling.table.table import Table
 
 SAME_BODY, SAME_TOKENS = 0.06, 0.01  # of the logarithm
 CLEAR = 2.0  # standard errors by which families differ that are told apart
-REFERENCES = ("transformer", "attention")  # what others are compared with, where one is among them
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,6 @@ class EqualSizes:
     def complete(self) -> tuple[EqualSize, ...]:
         """The sizes at which every family has a run."""
         return tuple(size for size in self.sizes if len(size.standings) == len(self.families))
-
-
-def families_of(table: Table) -> tuple[str, ...]:
-    """Return the families of a table, the transformer first where it is among them, the others in their order."""
-    names = list(dict.fromkeys(str(name) for name in table.labels.get("group", ())))
-    return tuple(sorted(names, key=lambda name: name not in REFERENCES))
 
 
 def equal_sizes(table: Table) -> EqualSizes:

@@ -10,8 +10,9 @@ import numpy as np
 from launch.scaling.laws.groups import SharedExponents, behind, indicator_columns
 from launch.scaling.laws.identify import log_spread
 from launch.scaling.laws.powers import CHINCHILLA, ONE_VARIABLE
-from launch.scaling.other.equal_sizes import EqualSizes, equal_sizes, families_of
+from launch.scaling.other.equal_sizes import EqualSizes, equal_sizes
 from launch.scaling.other.ladder import Ladder, choose_variable, fit_ladder
+from launch.scaling.table.families import families_of
 from launch.scaling.table.table import Table
 from launch.scaling.trust.study import study
 from trainer.contract.errors import UserError

@@ -8,7 +8,6 @@ from rich.text import Text
 
 from launch.scaling.laws.registry import find_law
 from launch.scaling.other.changes import Changes
-from launch.scaling.other.equal_sizes import families_of
 from launch.scaling.other.families import Families
 from launch.scaling.other.family_laws import FamilyLadders, fit_families
 from launch.scaling.other.isoflop import Frontier
@@ -34,6 +33,7 @@ from launch.scaling.report.hold_out_table import hold_out_grid
 from launch.scaling.report.ladder import forecast_grids, headline
 from launch.scaling.report.ladder import law_grid as ladder_law_grid
 from launch.scaling.report.model import Grid, interval
+from launch.scaling.table.families import families_of
 from launch.scaling.table.table import Table
 from launch.scaling.trust.holdout import Chosen, choose_law
 from launch.scaling.trust.study import Study, study

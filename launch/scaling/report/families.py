@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.scaling.other.equal_sizes import EqualSize, EqualSizes, Standing, equal_sizes, families_of
+from launch.scaling.other.equal_sizes import EqualSize, EqualSizes, Standing, equal_sizes
 from launch.scaling.other.family_laws import FamilyLadders, Multiple, Needs, needs_on_surface
 from launch.scaling.report import family_figures
 from launch.scaling.report.cells import UNIT, cell_grid
@@ -16,6 +16,7 @@ from launch.scaling.report.checklist import Answers
 from launch.scaling.report.decisions import parameter_text
 from launch.scaling.report.model import Figure, Grid, Section, interval
 from launch.scaling.table.checks import names_text
+from launch.scaling.table.families import families_of
 from launch.scaling.table.table import Table
 from launch.show.text import count
 

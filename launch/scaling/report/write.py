@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from launch.scaling.other.equal_sizes import equal_sizes, families_of
+from launch.scaling.other.equal_sizes import equal_sizes
 from launch.scaling.other.family_laws import fit_families
 from launch.scaling.other.ladder import fit_ladder
 from launch.scaling.report import surface as of_surface
@@ -39,6 +39,7 @@ from launch.scaling.report.ladder import (
 from launch.scaling.report.model import Figure, Report
 from launch.scaling.table.checks import names_text
 from launch.scaling.table.counting import DEFAULT_N
+from launch.scaling.table.families import families_of
 from launch.scaling.table.load import from_ledger, load
 from launch.scaling.table.table import Table
 from trainer.contract.errors import UserError
