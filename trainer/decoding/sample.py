@@ -13,8 +13,8 @@ from typing import Any
 from trainer.checkpoint.whole_model import TrainedRun, open_run
 from trainer.config.decoding import DecodingConfig, parse_decoding
 from trainer.contract.errors import UserError
-from trainer.contract.exit_codes import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from trainer.contract.plain_text import plain
+from trainer.contract.requests import answer
 from trainer.contract.run_dir import RunDir
 from trainer.data.read.opening import masks_documents
 from trainer.data.tokenize.tokenizer import Tokenizer
@@ -126,18 +126,5 @@ def run_request(request: dict[str, Any]) -> None:
         show(prompts, task)
 
 
-def main() -> int:
-    """Answer the request on standard input."""
-    sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    try:
-        run_request(json.load(sys.stdin))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer(run_request))

@@ -18,7 +18,7 @@ from trainer.checkpoint.whole_model import TrainedRun, open_run
 from trainer.config.base import parse_section
 from trainer.config.scoring import ScoringConfig
 from trainer.contract.errors import UserError
-from trainer.contract.exit_codes import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from trainer.contract.requests import answer
 from trainer.contract.run_dir import RunDir, write_atomically
 from trainer.data.read.opening import masks_documents, open_split
 from trainer.data.store.manifest import Manifest
@@ -144,17 +144,5 @@ def run_request(request: dict[str, Any]) -> None:
     print(json.dumps(values) if request["json"] else table(scored, how))
 
 
-def main() -> int:
-    """Answer the request on standard input."""
-    try:
-        run_request(json.load(sys.stdin))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer(run_request))
