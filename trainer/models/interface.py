@@ -104,8 +104,11 @@ class LanguageModel(nn.Module):
         if targets is None:
             return capped(self.head(x), softcap)
         if self.token_loss is not None:
-            return self.token_loss(capped(self.head(x), softcap), targets, terms)
-        losses: Tensor = self.head(x, targets, terms, softcap)
+            return self.penalised(self.token_loss(capped(self.head(x), softcap), targets, terms))
+        return self.penalised(self.head(x, targets, terms, softcap))
+
+    def penalised(self, losses: Tensor) -> Tensor:
+        """Return losses (B, T) whose gradient has what a family adds to it; their values stay."""
         return losses
 
     def initial_state(self) -> State:

@@ -84,18 +84,7 @@ class Recurrent(LanguageModel):
         """None: a state reads any number of tokens."""
         return None
 
-    def forward(
-        self,
-        inputs: Tensor,
-        targets: Tensor | None = None,
-        documents: Tensor | None = None,
-        positions: Tensor | None = None,
-        state: State | None = None,
-        last: int | None = None,
-    ) -> Tensor:
-        """Return losses or logits. Penalties join the gradient of the losses, not their values."""
-        result = super().forward(inputs, targets, documents, positions, state, last)
+    def penalised(self, losses: Tensor) -> Tensor:
+        """Return the losses; penalties join their gradient, not their values."""
         penalty, self._penalty = self._penalty, None
-        if targets is None or penalty is None:
-            return result
-        return result + (penalty - penalty.detach())
+        return losses if penalty is None else losses + (penalty - penalty.detach())
