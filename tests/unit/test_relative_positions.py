@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tests.unit.test_mixers import ROWS, T, config_of, tokens
 from trainer.models.build import build_model
+from trainer.models.common.sinusoidal import halves
 from trainer.models.interface import Context
-from trainer.models.mixers.attention.relative import sinusoids, to_keys
+from trainer.models.mixers.attention.relative import to_keys
 from trainer.models.registry import cost_of
 from trainer.models.roles import role_of
 from trainer.parallel.sequence import shard_attention
@@ -91,7 +92,7 @@ def test_it_equals_xlnet_of_transformers() -> None:
     M, length = 6, 9
     x = inputs(M + length)
     h, mems = x[:, M:].transpose(0, 1), x[:, :M].transpose(0, 1)
-    r = sinusoids(torch.arange(M + length, -length, -1), D).double()[:, None]
+    r = halves(torch.arange(M + length, -length, -1), D).double()[:, None]
     mask = torch.ones(length, M + length, dtype=torch.float64).triu(1 + M)[:, :, None, None]
     content = theirs(h=h, g=None, attn_mask_h=mask, attn_mask_g=None, r=r.expand(-1, ROWS, -1), seg_mat=None, mems=mems)
     theirs_normed = content[0].transpose(0, 1)

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.models.common.sinusoidal import halves
 from trainer.models.transformer.config import TransformerConfig
-
-BASE = 10_000.0  # of the wavelengths
 
 
 class RelativePositions(nn.Module):
@@ -30,16 +29,9 @@ class RelativePositions(nn.Module):
     def forward(self, query: Tensor, total: int) -> tuple[Tensor, Tensor]:
         """Return q + u (B, H, T, K), and what is added to its scores (B, H, T, S), for queries (B, H, T, K)."""
         distances = torch.arange(total - 1, -1, -1, device=query.device)
-        r = self.r(sinusoids(distances, self.width).to(query.dtype)).view(total, -1, self.head_dim)
+        r = self.r(halves(distances, self.width).to(query.dtype)).view(total, -1, self.head_dim)
         by_distance = torch.einsum("bhtk,shk->bhts", query + self.v[:, None], r)
         return query + self.u[:, None], to_keys(by_distance) * self.head_dim**-0.5
-
-
-def sinusoids(places: Tensor, width: int) -> Tensor:
-    """Return sines, then cosines, of places (n) at `width` / 2 wavelengths each, (n, width) in float32."""
-    wavelengths = BASE ** (torch.arange(0, width, 2, device=places.device, dtype=torch.float32) / width)
-    angles = places.float()[:, None] / wavelengths
-    return torch.cat([angles.sin(), angles.cos()[:, : width // 2]], dim=1)
 
 
 def to_keys(by_distance: Tensor) -> Tensor:
