@@ -20,8 +20,13 @@ NAMED = [
 ]
 
 
-def test_the_page_has_examples() -> None:
+# What their examples define is used in toy_mixer.py and tests/e2e/test_added_backend.py.
+USED_ELSEWHERE = {"A mixer", "A backend"}
+
+
+def test_every_example_says_what_comes_out() -> None:
     assert len(NAMED) >= 4
+    assert {title for title, code in NAMED if not re.search(r"^assert ", code, re.MULTILINE)} == USED_ELSEWHERE
 
 
 @pytest.mark.parametrize(("title", "code"), NAMED, ids=[title for title, _ in NAMED])
