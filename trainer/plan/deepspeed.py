@@ -27,6 +27,8 @@ def resolve_precision(asked: str, *, gpu: bool) -> Precision:
 
 def check_optimizer(config: RunConfig) -> None:
     """Raise `UserError` where an optimizer cannot work under the ZeRO stage."""
+    if config.optim.name == "muon" and config.parallel.engine != "deepspeed":
+        raise UserError(f"optim.name muon needs parallel.engine deepspeed, it is {config.parallel.engine}")
     if config.optim.name == "muon" and config.parallel.zero_stage != 0:
         raise UserError(
             f"optim.name muon needs parallel.zero_stage 0, it is {config.parallel.zero_stage}: Muon works on whole "
