@@ -1,7 +1,7 @@
 """Errors that runs of one size, length, budget or trunk share: found in the residuals, and sized.
 
 One-way analysis of variance of what a fit leaves, without what a small change of the law's own parameters would
-explain: a law takes a part of every shared error, so that six sizes leave about three degrees of freedom, not five.
+explain: a law takes a part of every shared error, so that six sizes leave three degrees of freedom, not five.
 Repeats of one N and D count as one run, their mean: what they share is the place, not the group.
 """
 
@@ -25,6 +25,7 @@ FEWEST = 4  # degrees of freedom left within them
 LEAST_FREEDOM = 3  # of the variance between groups when it is drawn
 OUTLYING = 4.0  # robust standard deviations at which residuals are cut off: one odd run is no group
 RANK = 1e-8  # relative singular value below which a direction is another one again
+TAKEN = 0.1  # share of a direction's squared length that the law leaves, below which it took a shared error there
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,15 @@ def _analysed(fitted: Fitted, by: str, group: NDArray[np.int64]) -> SharedError 
     own = basis(mean @ fitted.law.log_loss(fitted.theta[None], x)[1][0].T)
     residual = without(own, mean @ cut(fitted.residuals))
     members = without(own, np.eye(int(group.max()) + 1)[group[first]])
-    directions = basis(members)
+    directions, lengths = axes(members)
+    left = lengths**2 >= TAKEN * float(np.max(lengths, initial=0.0)) ** 2
+    directions, weight = directions[:, left], float(np.mean(lengths[left] ** 2)) if left.any() else 0.0
     freedom = directions.shape[1], len(residual) - own.shape[1] - directions.shape[1]
     if freedom[0] < 1 or freedom[1] < FEWEST:
         return None
     shared = directions.T @ residual
     between = float(shared @ shared) / freedom[0]
     within = float(np.sum((residual - directions @ shared) ** 2)) / freedom[1]
-    weight = float(np.sum(members**2)) / freedom[0]
     return SharedError(by, group, between, within, freedom, weight, p_of_f(between, within, freedom))
 
 
@@ -126,8 +128,14 @@ def cut(residual: Array) -> Array:
 
 def basis(columns: Array) -> Array:
     """Return orthonormal columns (n, k) that span these (n, m), k <= m."""
+    return axes(columns)[0]
+
+
+def axes(columns: Array) -> tuple[Array, Array]:
+    """Return what `basis` does, with the lengths (k,) of the columns along it: their singular values."""
     u, sizes, _ = np.linalg.svd(columns, full_matrices=False)
-    return np.asarray(u[:, sizes > RANK * max(float(sizes.max()), 1e-300)])
+    several = sizes > RANK * max(float(sizes.max()), 1e-300)
+    return np.asarray(u[:, several]), np.asarray(sizes[several])
 
 
 def without(directions: Array, values: Array) -> Array:
