@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.simulated_sweeps import CASES, DECISIONS, TRUTH, Case, best_size, chinchilla, simulate
+from launch.scaling.fit.fit import Fitted
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.laws.registry import FIXED
 from launch.scaling.questions.judged import judged
@@ -67,7 +68,7 @@ def judge_decision(case: Case, seed: int) -> tuple[str, dict[str, Any]]:
     """
     table = simulate(case, seed)
     chosen = choose_law(table)
-    found = judged(study(table, FIXED[chosen.law]), chosen)
+    found = judged(study(table, FIXED[chosen.law], fits=chosen.fits), chosen)
     if found.decision is None or found.drawn is None:
         return "refused", {"said": {"reasons": list(found.study.certificate.reasons)}}
     decision, flops = found.decision, FURTHER * float(table.C.max())
@@ -76,7 +77,7 @@ def judge_decision(case: Case, seed: int) -> tuple[str, dict[str, Any]]:
     N, D = NEW * float(table.N.max()), NEW * float(table.D.max())
     another = np.random.default_rng([seed, 1]).standard_normal(2) @ (case.sd, case.shared_sd)
     new = float(case.surface(np.array(N), np.array(D)) * np.exp(another))
-    named_n, named_loss = _named(table, flops)
+    named_n, named_loss = _named(table, flops, chosen.fits)
     return found.study.certificate.status, {
         "N* held": holds(decision.N.interval, best),
         "loss held": holds(decision.loss.interval, loss),
@@ -101,9 +102,9 @@ def _said(decision: Decision) -> Record:
     }
 
 
-def _named(table: Table, flops: float) -> tuple[Estimate, Estimate]:
+def _named(table: Table, flops: float, fits: Mapping[str, Fitted]) -> tuple[Estimate, Estimate]:
     """Return N* and the loss by Chinchilla's law alone, with its bootstrap by row."""
-    result = study(table, CHINCHILLA, bootstrap=200, seed=42)
+    result = study(table, CHINCHILLA, bootstrap=200, seed=42, fits=fits)
     assert result.fitted is not None, "the decision was made, so this law can be fitted"
     decision = decide(saved_fit(result.fitted, "", (), table), flops)
     return decision.N, decision.loss

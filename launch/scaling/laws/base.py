@@ -92,7 +92,7 @@ class WithCorners(Protocol):
 
 @runtime_checkable
 class FromJacobian(Protocol):
-    """A law whose curvature follows from the Jacobian of its log predictions, so that a solver need not evaluate twice."""
+    """A law whose curvature follows from its Jacobian, so that a solver need not evaluate it twice."""
 
     def curvature_from(self, jacobian: Array, x: Logs, weights: Array) -> Array:
         """Return `Law.curvature` (B, p, p) from the Jacobian (B, p, n)."""
