@@ -22,10 +22,10 @@ KINDS = ("trunk", "N", "D", "C")
 WORDS = {"N": "size (N)", "D": "length (D)", "C": "budget (C)"}  # what a group of one N, D or C is called
 FEWEST_GROUPS = 3  # of several runs
 FEWEST = 4  # degrees of freedom left within them
-LEAST_FREEDOM = 3  # of the variance between groups when it is drawn
+LEAST_FREEDOM = 2  # of the variance between groups when it is drawn
 OUTLYING = 4.0  # robust standard deviations at which residuals are cut off: one odd run is no group
 RANK = 1e-8  # relative singular value below which a direction is another one again
-TAKEN = 0.1  # share of a direction's squared length that the law leaves, below which it took a shared error there
+TAKEN = 0.1  # of the runs of a mean group: a direction of which the law leaves less says nothing of shared errors
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class SharedError:
     def draw(self, num: int, random: np.random.Generator) -> Array:
         """Return shared errors (num, n), their variance drawn too: few groups hardly say how large it is.
 
-        As if groups had left `LEAST_FREEDOM` degrees of freedom where they left fewer: one alone would make any answer
-        infinite, and leaving out each group says what the fit hangs on.
+        As if groups had left `LEAST_FREEDOM` degrees of freedom where they left one, which would make any answer infinite:
+        leaving out each group says what the fit hangs on.
         """
         freedom = max(self.freedom[0], LEAST_FREEDOM)
         between = self.between * freedom / random.chisquare(freedom, num)
@@ -94,16 +94,17 @@ def _analysed(fitted: Fitted, by: str, group: NDArray[np.int64]) -> SharedError 
         return None
     own = basis(mean @ fitted.law.log_loss(fitted.theta[None], x)[1][0].T)
     residual = without(own, mean @ cut(fitted.residuals))
-    members = without(own, np.eye(int(group.max()) + 1)[group[first]])
-    directions, lengths = axes(members)
-    left = lengths**2 >= TAKEN * float(np.max(lengths, initial=0.0)) ** 2
-    directions, weight = directions[:, left], float(np.mean(lengths[left] ** 2)) if left.any() else 0.0
+    members = np.eye(int(group.max()) + 1)[group[first]]
+    directions, lengths = axes(without(own, members))
+    left = lengths**2 >= TAKEN * len(members) / members.shape[1]
+    directions, lengths = directions[:, left], lengths[left]
     freedom = directions.shape[1], len(residual) - own.shape[1] - directions.shape[1]
     if freedom[0] < 1 or freedom[1] < FEWEST:
         return None
     shared = directions.T @ residual
     between = float(shared @ shared) / freedom[0]
     within = float(np.sum((residual - directions @ shared) ** 2)) / freedom[1]
+    weight = float(np.mean(lengths**2))
     return SharedError(by, group, between, within, freedom, weight, p_of_f(between, within, freedom))
 
 
