@@ -13,6 +13,7 @@ from trainer.engine.engine import Engine, StepOutcome
 from trainer.engine.peak import memory_peak
 from trainer.evaluation.evaluator import Evaluator
 from trainer.guard.fence import ReplacedError
+from trainer.observe.live_law import LiveLaw
 from trainer.observe.observers import Observers
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import TRAIN, WallTime
@@ -34,6 +35,7 @@ class Run:
     throughput: Throughput
     wall_time: WallTime
     peak_flops: float | None = None  # of one rank's device; None where it is not known
+    live_law: LiveLaw | None = None  # on the first rank, of a run with an expected curve
     step: int = 0
     skipped: int = 0  # steps of this attempt
     train_loss: float | None = None
@@ -131,6 +133,8 @@ def _record_step(run: Run, outcome: StepOutcome) -> None:
         "seconds_left": run.throughput.left(run.plan.steps - run.step),
         **run.wall_time.row(run.throughput.waited_seconds),
     }
+    if run.live_law is not None:
+        values |= run.live_law.values(run.step, outcome.loss)
     run.observers.row("train", run.step, **values)
 
 

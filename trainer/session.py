@@ -31,12 +31,14 @@ from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
+from trainer.observe.live_law import open_live_law
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 from trainer.parallel.mesh import Mesh
+from trainer.plan.likeness import likeness, unlikeness
 from trainer.plan.plan import Plan
 
 
@@ -94,6 +96,9 @@ def open_session(
         throughput=Throughput(plan.tokens_per_step),
         wall_time=wall_time,
         peak_flops=peak_flops(device) if mesh.is_first else None,
+        live_law=open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness)
+        if mesh.is_first
+        else None,
         step=step,
     )
     return Session(run, run_dir, manifest, closers=[batches.close, keeper.close, *guards, engine.close])

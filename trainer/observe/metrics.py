@@ -40,6 +40,10 @@ METRICS = (
     Metric("perplexity", "exp(loss)", (EVALUATION,), "lower", ".2f", (CONSOLE,)),
     Metric("bits_per_byte", "of the text of the evaluated tokens", (EVALUATION,), "lower", ".4f", (CONSOLE,)),
     Metric("grad_norm", "global norm before clipping", format=".3f", shows=(CONSOLE,)),
+    Metric(
+        "off", "standard deviations of the loss above its expected curve, see watching.md", format="+.1f",
+        shows=EVERYWHERE,
+    ),
     Metric("lr", "learning rate of this step", format=".2e", shows=(CONSOLE,)),
     Metric("epoch", "passes over the training data; in a mixture, over the source that was read most often"),
     Metric(

@@ -160,7 +160,7 @@ def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Consol
                 print(place.backend.render(array), end="")
             return Result()
     with locked(opened):
-        underway = Underway(opened.directory, opened.cells, place)
+        underway = Underway(opened.directory, opened.cells, place, opened.sweep.fit.eval_set)
         if queued:
             decision = reconcile(underway, limits, lambda now: tell(now, opened, console))
             _tell_sent(underway, decision, wish, console)
