@@ -21,6 +21,7 @@ from trainer.data.read.batches import Batches
 from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
 from trainer.engine.build import build_engine
+from trainer.engine.cost import open_costs
 from trainer.engine.engine import Engine
 from trainer.engine.peak import peak_flops
 from trainer.evaluation.evaluator import Evaluator
@@ -69,9 +70,8 @@ def open_session(
     observers = _open_observers(config, run_dir, fence, record, first=mesh.rank == 0)
     keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence)
     step = keeper.restore()
-    wall_time = WallTime(
-        plan.degrees.world, record.training_rows() if mesh.is_first else [], step, started=process_started()
-    )
+    costs = open_costs(device, plan.degrees.world, counted=mesh.is_first)
+    wall_time = WallTime(costs, record.training_rows() if mesh.is_first else [], step, started=process_started())
     if observers.active:
         record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)

@@ -66,7 +66,13 @@ METRICS = (
         "seconds_left", "of training, from the mean of this attempt's steps so far", format=",.0f", shows=EVERYWHERE
     ),
     Metric("wall_seconds", "of all attempts until now, without the time between them", format=",.0f"),
-    Metric("gpu_seconds", "wall seconds x ranks, of all attempts", format=",.0f"),
+    Metric("gpu_seconds", "wall seconds x GPUs of all ranks, of all attempts", format=",.0f", shows=(WATCH,)),
+    Metric("core_seconds", "wall seconds x cores of all ranks, where they have no GPU", format=",.0f", shows=(WATCH,)),
+    Metric("cost", "of these, at the cluster's `gpu_price` at the time", format=",.2f", shows=(WATCH,)),
+    Metric(
+        "energy_joules", "of all attempts where the machine tells: of the first GPU x ranks, or host x nodes",
+        format=",.0f", shows=(WATCH,),
+    ),
     Metric("goodput", "share of the wall seconds that trained steps that count", better="higher", format=".1%"),
     Metric("train_seconds", "of the wall seconds: steps, without the wait for data"),
     Metric("start_seconds", "of the wall seconds: from the start of the process to the first step"),
@@ -79,6 +85,8 @@ METRICS = (
     Metric("evaluated_tokens", "targets that were evaluated", (EVALUATION,)),
     Metric("evaluated_bytes", "of their text, see data.md, Batches", (EVALUATION,)),
 )  # fmt: skip
+COSTS = ("gpu_seconds", "core_seconds", "cost", "energy_joules")
+PRICE = "ESCALA_GPU_PRICE"  # the variable that tells ranks the `gpu_price` of the cluster file
 AXES = tuple(metric.key for metric in METRICS if metric.axis)
 COLUMNS = {metric.key: metric.format for metric in METRICS if CONSOLE in metric.shows}
 FORMATS = {metric.key: metric.format for metric in METRICS}
