@@ -18,15 +18,19 @@ from trainer.contract.run_dir import RunDir, append_json
 from trainer.observe.observers import Row
 
 LEDGER = "wandb.jsonl"
-Key = tuple[str, int, str]
+Key = tuple[str, int, str, int]
 
 
 def key_of(row: Row) -> Key | None:
-    """Return what tells a row from all others of its run: kind, step, held-out set. None for a damaged row."""
+    """Return what tells a row from all others of its run: kind, step, held-out set, rollbacks before it.
+
+    A run that went back trains steps on other data: those are rows of their own. None for a damaged row.
+    """
     kind, step = row.get("kind"), row.get("step")
     if not isinstance(kind, str) or not isinstance(step, int):
         return None
-    return kind, step, str(row.get("eval_set", ""))
+    rollbacks = row.get("rollbacks", 0)
+    return kind, step, str(row.get("eval_set", "")), rollbacks if isinstance(rollbacks, int) else 0
 
 
 class Ledger:
@@ -88,8 +92,9 @@ class Ledger:
 
 
 def _entry(number: int, key: Key) -> Row:
-    kind, step, eval_set = key
-    return {"number": number, "kind": kind, "step": step, **({"eval_set": eval_set} if eval_set else {})}
+    kind, step, eval_set, rollbacks = key
+    details = {"eval_set": eval_set, "rollbacks": rollbacks}
+    return {"number": number, "kind": kind, "step": step, **{name: value for name, value in details.items() if value}}
 
 
 class Tail:
