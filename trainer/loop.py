@@ -133,6 +133,7 @@ def _roll_back(run: Run) -> bool:
 
     decided = decide(run.keeper, run.batches, run.rollbacks, step=at, first=first, may_read=may_read)
     if isinstance(decided, str):
+        run.health.in_a_row = 0  # not asked again at each step of one stretch
         run.observers.event("rollback_impossible", step=at, reason=decided)
         run.observers.warn(f"spikes at step {at}, but the run cannot go back: {decided}")
         return False
