@@ -39,12 +39,15 @@ class Ledger:
     def __init__(self, run_dir: RunDir) -> None:
         self.path = run_dir.root / LEDGER
         self.numbers: dict[Key, int] = {}
+        self._events = 0  # of events.jsonl, from the first on, that alerts were made of
         for entry in read_lines(self.path).rows:
             if isinstance(first := entry.get("resumed_at"), int):
                 self._forget(first)
+            elif isinstance(events := entry.get("events"), int):
+                self._events = events
             elif isinstance(number := entry.get("number"), int) and (key := key_of(entry)) is not None:
                 self.numbers[key] = number
-        self._next = 0
+        self._next = self._seen = 0
 
     def resume(self, next_number: int, rows: Sequence[Row]) -> list[tuple[int, Row]]:
         """Begin to send to a server whose history ends before `next_number`. Return the rows that it lacks.
@@ -74,6 +77,15 @@ class Ledger:
                 self._next += 1
         if entries:
             append_json(self.path, *entries)
+        return new
+
+    def new_events(self, events: Sequence[Row]) -> list[Row]:
+        """Return those of the events that no sender had; `events` go on where those of the last call ended."""
+        new = list(events[max(0, self._events - self._seen) :])
+        self._seen += len(events)
+        if new:
+            self._events = self._seen
+            append_json(self.path, {"events": self._events})
         return new
 
     def _forget(self, first: int) -> None:
