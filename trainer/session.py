@@ -12,11 +12,12 @@ import torch
 
 from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
+from trainer.checkpoint.rollback import read_rollbacks, skipped_by
 from trainer.checkpoint.settings import settings_of
 from trainer.config.run import RunConfig
 from trainer.contract.provenance import process_started
 from trainer.contract.run_dir import RunDir
-from trainer.data.order.skipping import parse_ranges
+from trainer.data.order.skipping import Ranges, parse_ranges
 from trainer.data.read.batches import Batches
 from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
@@ -27,6 +28,7 @@ from trainer.engine.peak import peak_flops
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
 from trainer.guard.fence import Fence
+from trainer.guard.health import Health
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog
 from trainer.loop import Run
@@ -68,13 +70,15 @@ def open_session(
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
     record = Record(run_dir)
     observers = _open_observers(config, run_dir, fence, record, first=mesh.rank == 0)
-    keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence)
+    rollbacks = read_rollbacks(run_dir, device)
+    skip = skipped_by(rollbacks, parse_ranges(config.skip_steps))
+    keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence, skip)
     step = keeper.restore()
     costs = open_costs(device, plan.degrees.world, counted=mesh.is_first)
     wall_time = WallTime(costs, record.training_rows() if mesh.is_first else [], step, started=process_started())
     if observers.active:
         record.rewind(step)
-    batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
+    batches = _open_batches(config, plan, manifest, mesh, device, keeper.state, skip)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
     _say_about_data(batches, observers)
@@ -95,6 +99,9 @@ def open_session(
         observers=observers,
         throughput=Throughput(plan.tokens_per_step),
         wall_time=wall_time,
+        record=record,
+        health=_health(config, engine, keeper, observers),
+        rollbacks=rollbacks,
         peak_flops=peak_flops(device) if mesh.is_first else None,
         live_law=open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness)
         if mesh.is_first
@@ -104,8 +111,22 @@ def open_session(
     return Session(run, run_dir, manifest, closers=[batches.close, keeper.close, *guards, engine.close])
 
 
+def _health(config: RunConfig, engine: Engine, keeper: Keeper, observers: Observers) -> Health:
+    """Return the health rules as the checkpoint left them. The first rank alone asks for what they say."""
+    first = engine.mesh.is_first
+    health = Health(config.guard, ask=engine.agreement.ask if first else lambda what: None, event=observers.event)
+    health.load(keeper.health)
+    return health
+
+
 def _open_batches(
-    config: RunConfig, plan: Plan, manifest: Manifest, mesh: Mesh, device: torch.device, state: dict[str, Any] | None
+    config: RunConfig,
+    plan: Plan,
+    manifest: Manifest,
+    mesh: Mesh,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    skip: Ranges,
 ) -> Batches:
     return open_batches(
         config.data,
@@ -118,7 +139,7 @@ def _open_batches(
         total_steps=plan.steps,
         manifest=manifest,
         state=state,
-        skip_steps=parse_ranges(config.skip_steps),
+        skip_steps=skip,
         pin_memory=device.type == "cuda",
     )
 
@@ -131,6 +152,7 @@ def _open_keeper(
     observers: Observers,
     run_dir: RunDir,
     fence: Fence,
+    skip: Ranges,
 ) -> Keeper:
     every = config.checkpoint.keep_every
     return Keeper(
@@ -144,7 +166,7 @@ def _open_keeper(
         identity=identity_of(manifest),
         event=observers.event,
         settings=settings_of(config, plan),
-        skip=parse_ranges(config.skip_steps),
+        skip=skip,
     )
 
 

@@ -65,6 +65,8 @@ OTHER: dict[str, Any] = {
     "tracking.log_every": "3 steps", "tracking.wandb": "disabled", "tracking.project": "p", "tracking.group": "g",
     "tracking.tags": ["t"],
     "guard.non_finite": "skip", "guard.max_skips": 3, "guard.watchdog_seconds": 9.0,
+    "guard.spike": "skip", "guard.sigma": 9.0, "guard.window": 50, "guard.patience": 1, "guard.margin": 0,
+    "guard.max_rollbacks": 1,
 }  # fmt: skip
 # Fields with no value of their own to change to: their tests are below, by these names.
 ELSEWHERE = {

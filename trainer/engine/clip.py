@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -10,11 +12,11 @@ from trainer.parallel.mesh import Mesh
 
 
 @torch.no_grad()
-def clip_gradients(model: nn.Module, clip_norm: float, mesh: Mesh) -> Tensor:
+def clip_gradients(model: nn.Module, clip_norm: float, mesh: Mesh, refused: Callable[[Tensor], bool]) -> Tensor:
     """Return the norm over the whole model and scale the gradients down to `clip_norm` (0: never).
 
     A split parameter's share counts on each tensor rank, a replicated one on the first alone. Where the norm is
-    not finite the gradients are dropped, and the optimizer then leaves every parameter as it is.
+    not finite or `refused`, the gradients are dropped, and the optimizer then leaves every parameter as it is.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     counted = [
@@ -26,7 +28,7 @@ def clip_gradients(model: nn.Module, clip_norm: float, mesh: Mesh) -> Tensor:
     if mesh.tensor_group is not None:
         dist.all_reduce(squares, group=mesh.tensor_group)
     norm = squares.sqrt()
-    if not torch.isfinite(norm):
+    if not torch.isfinite(norm) or refused(norm):
         for parameter in model.parameters():
             parameter.grad = None
     elif clip_norm > 0:

@@ -75,12 +75,18 @@ class Sharded(Protocol):
         """Add the gradient of a scalar. After the `last` micro-batch of a step, gradients are summed over replicas."""
         ...
 
-    def update(self, *, last: bool) -> None:
-        """End a micro-batch. After the last: clip, and update unless a gradient is not finite, on all ranks alike."""
+    def update(self, *, last: bool, limit: float | None = None) -> None:
+        """End a micro-batch. After the last: clip and update, on all ranks alike or on none.
+
+        There is no update where a gradient is not finite, nor where the norm of any rank is above `limit`.
+        """
         ...
 
     def outcome(self) -> tuple[float, bool]:
-        """Return the global gradient norm of the last step before clipping, and whether parameters were updated."""
+        """Return the global gradient norm of the last step before clipping, and whether parameters were updated.
+
+        A norm that is not finite may be any such number; one above the limit is returned as it is.
+        """
         ...
 
     def fragments(self) -> Iterator[Fragment]:

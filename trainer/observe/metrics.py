@@ -61,7 +61,11 @@ METRICS = (
         "memory_peak", "bytes of the first rank in this attempt: the GPU's allocator, on a CPU the process",
         better="lower", format=",d",
     ),
-    Metric("skipped", "steps that this attempt skipped, for their loss or gradient was not finite", better="lower"),
+    Metric(
+        "skipped", "steps that this attempt skipped: loss or gradient not finite, or a spike under `guard.spike: skip`",
+        better="lower",
+    ),
+    Metric("rollbacks", "times that the run went back for spikes; left out until it did", BOTH),
     Metric(
         "seconds_left", "of training, from the mean of this attempt's steps so far", format=",.0f", shows=EVERYWHERE
     ),
