@@ -9,8 +9,9 @@ training.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ class Finding:
     nans: int
     infinities: int
     bad_parameters: tuple[str, ...] = ()  # of the module itself, which were not finite before the step
+    host: str = field(default_factory=socket.gethostname)
 
 
 class Hooks:
