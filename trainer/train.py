@@ -95,25 +95,11 @@ def _sentence(error: Exception) -> str | None:
 
 def run(run_dir: RunDir, fence: Fence) -> Status:
     """Train as the directory's configuration says, and return how it ended."""
-    torch.manual_seed(0)
-    config = load_written(run_dir.config)
-    device = resolve_device(config.device)
-    rank, world, _ = world_from_environment()
-    join_world(config.parallel.timeout_seconds, device)
-    config = agreed_config(config, run_dir, device)
-    mesh = start(config.parallel, device)
-    manifest = agreed_manifest(config.data, run_dir, device)
-    config = with_data(config, manifest)
-    plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
-    if rank == 0:
-        if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
-        _begin(run_dir, plan)
-    session = open_session(config, plan, manifest, mesh, device, run_dir, fence)
+    session = open_run(load_written(run_dir.config), run_dir, fence)
     session.run.observers.event(
         "started",
         step=session.run.step,
-        layout=plan.layout,
+        layout=session.run.plan.layout,
         data_hash=session.manifest.data_hash,
         train_tokens=session.manifest.tokens("train"),
         unigram_entropy=session.manifest.unigram_entropy,
@@ -128,6 +114,24 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
+
+
+def open_run(config: RunConfig, run_dir: RunDir, fence: Fence) -> Session:
+    """Join the world and open everything that this rank needs to train a run in a directory. A collective call."""
+    torch.manual_seed(0)
+    device = resolve_device(config.device)
+    rank, world, _ = world_from_environment()
+    join_world(config.parallel.timeout_seconds, device)
+    config = agreed_config(config, run_dir, device)
+    mesh = start(config.parallel, device)
+    manifest = agreed_manifest(config.data, run_dir, device)
+    config = with_data(config, manifest)
+    plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
+    if rank == 0:
+        if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        _begin(run_dir, plan)
+    return open_session(config, plan, manifest, mesh, device, run_dir, fence)
 
 
 def _begin(run_dir: RunDir, plan: Plan) -> None:

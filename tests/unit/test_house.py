@@ -106,6 +106,7 @@ FLOORS = {
     "trainer": (
         ("contract",), ("observe", "node"), ("config", "models"), ("data", "guard"), ("plan",), ("parallel",),
         ("optim",), ("engine",), ("evaluation", "checkpoint"), ("decoding", "loop"), ("session",), ("train",),
+        ("replay",),
     ),
     "launch": (
         ("groups", "show"), ("cluster",), ("planner",), ("run", "scaling"), ("sweep", "watch"), ("commands",), ("cli",),
