@@ -17,9 +17,7 @@ from launch.watch.diagnosis import diagnose
 from launch.watch.rank_positions import positions
 from launch.watch.traces import main_stack
 from tests.e2e.ranks import PATIENCE, Ranks, configuration
-from trainer.config.load import dump
 from trainer.contract.plain_json import rows_of
-from trainer.contract.run_dir import RunDir
 
 pytestmark = pytest.mark.e2e
 SECRET = "planted-secret-4455"
@@ -92,25 +90,28 @@ def test_running_ranks_say_where_they_are_and_what_they_do(
     assert leaks == []
 
 
-def test_a_divergence_names_the_module_and_its_replay_finds_the_same(tmp_path: Path, prepared: Path) -> None:
+def test_a_divergence_names_the_module_and_its_replay_finds_the_same(
+    tmp_path: Path, prepared: Path, rank_pool: RankPool
+) -> None:
     sections = {"optim": {"lr": 1e28}, "schedule": {"kind": "constant", "warmup": "0 steps"}}
     config = configuration(prepared, 20, checkpoint={"every": "1 steps"}, **sections)
-    (tmp_path / "run.yaml").write_text(dump(config))
-    with pytest.raises(Exception, match="diverged"):
-        CliRunner().invoke(
-            escala, ["train", str(tmp_path / "run.yaml"), "--runs", str(tmp_path / "runs"), "--ranks", "2"],
-            catch_exceptions=False, standalone_mode=False,
-        )  # fmt: skip
-    run_dir = RunDir(tmp_path / "runs" / config.name)
-    (traced,) = [row for row in rows_of(run_dir.events, "event") if row["event"] == "non_finite_traced"]
-    assert traced["repeats"] is True and traced["module"] and traced["kind"]
-    told = diagnose(run_dir.root)
+    ranks = Ranks(rank_pool, config, tmp_path / "tiny", 2)
+    ranks.start()
+    ranks.end(time.monotonic() + PATIENCE)
+    (traced,) = ranks.events("non_finite_traced")
+    assert traced["repeats"] is True and traced["module"] and traced["kind"], traced
+    told = diagnose(ranks.run_dir.root)
     assert told.cause == "not a number" and told.rank == traced["rank"] and traced["says"] in told.details[-1]
     assert f"--skip-steps {traced['step'] - 1}:{traced['step']}" in told.command
-    before = {path: path.read_bytes() for path in run_dir.root.rglob("*") if path.is_file()}
-    again = said("why", run_dir.root, "--replay")
-    assert f"step {traced['step']}, taken again from the checkpoint of step {traced['step'] - 1}: " in again
+
+    before = {path: path.read_bytes() for path in ranks.run_dir.root.rglob("*") if path.is_file()}
+    again = said("why", ranks.run_dir.root, "--replay")
+    assert f"step {traced['step']}, taken again from the checkpoint of step {traced['step'] - 1}: " in again, again
     assert again.count(traced["says"]) == 2, again
+    first = Ranks(rank_pool, config, tmp_path / "scratch", 2)
+    first.start(program=("-m", "trainer.replay", "--of", str(ranks.run_dir.root), "--step", "2"), write_config=False)
+    first.end(time.monotonic() + PATIENCE)
+    (row,) = first.events("replayed")
+    recorded = {row["step"]: row["loss"] for row in rows_of(ranks.run_dir.metrics) if row["kind"] == "train"}
+    assert (row["from_step"], row["loss"]) == (1, recorded[2]) if traced["step"] > 2 else row["from_step"] == 1
     assert all(path.read_bytes() == content for path, content in before.items()), "the run is only read"
-    earlier = said("why", run_dir.root, "--replay", "1")
-    assert "taken again from the first step: it is finite" in earlier
