@@ -11,13 +11,17 @@ from trainer.config.run import RunConfig
 from trainer.config.span import Span
 from trainer.data.read.batches import Batches
 from trainer.data.read.opening import refuse_repeats
+from trainer.engine.compiled import compiled_graphs
 from trainer.engine.engine import Engine, StepOutcome
+from trainer.engine.memory_parts import memory_by_part
+from trainer.engine.non_finite import sentence, trace_step
 from trainer.engine.peak import memory_peak
 from trainer.evaluation.evaluator import Evaluator
 from trainer.guard.fence import ReplacedError
 from trainer.guard.health import HALT, ROLL_BACK, Health
 from trainer.observe.live_law import LiveLaw
 from trainer.observe.observers import Observers
+from trainer.observe.profile import Profile
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import TRAIN, WallTime
@@ -41,10 +45,12 @@ class Run:
     record: Record
     health: Health
     rollbacks: list[Rollback]  # of all attempts
+    profile: Profile
     peak_flops: float | None = None  # of one rank's device; None where it is not known
     live_law: LiveLaw | None = None  # on the first rank, of a run with an expected curve
     step: int = 0
     skipped: int = 0  # steps of this attempt
+    measured: bool = False  # what memory is used for is recorded
     train_loss: float | None = None
 
 
@@ -69,6 +75,9 @@ def train(run: Run) -> bool:
         skipped = _judge(run, outcome, skipped)
         if _due(run, run.config.tracking.log_every) or run.step == run.plan.steps:
             _record_step(run, outcome)
+            if not run.measured:  # one that the kernel kills later says no more
+                run.measured = True
+                run.observers.event("memory_measured", step=run.step, memory_bytes=memory_by_part(run.engine))
         if run.step < run.plan.steps:
             if _due(run, run.config.evaluation.every):
                 _record_evaluation(run)
@@ -91,7 +100,7 @@ def lr_at(config: RunConfig, plan: Plan, step: int) -> float:
 
 
 def _one_step(run: Run) -> StepOutcome:
-    with run.wall_time.part(TRAIN), run.throughput.step():
+    with run.wall_time.part(TRAIN), run.throughput.step(), run.profile.step(run.step + 1):
         with run.throughput.wait():
             micro_batches = run.batches.step(run.step)
         lr = lr_at(run.config, run.plan, run.step)
@@ -118,6 +127,8 @@ def _judge(run: Run, outcome: StepOutcome, skipped: int) -> int:
     if not outcome.finite:
         run.observers.event("step_skipped", step=run.step, loss=outcome.loss, grad_norm=outcome.grad_norm)
     if (guard.non_finite == "stop" and not outcome.finite) or skipped > guard.max_skips:
+        if not outcome.finite:
+            run.observers.event("non_finite_traced", step=run.step, **_trace(run))
         raise DivergedError(numbers)
     return skipped
 
@@ -150,6 +161,13 @@ def _roll_back(run: Run) -> bool:
     return True
 
 
+def _trace(run: Run) -> dict[str, Any]:
+    """Take the last step again to see which module made what is not finite. The run ends after this."""
+    micro_batches = run.batches.step(run.step - 1)
+    found = trace_step(run.engine, micro_batches, lr_at(run.config, run.plan, run.step - 1))
+    return {**found, "says": sentence(found)}
+
+
 def _save(run: Run) -> None:
     with run.wall_time.part("save_seconds"):
         run.keeper.save(run.step, run.batches.state(run.step), run.health.state())
@@ -164,6 +182,9 @@ def _due(run: Run, every: Span | None) -> bool:
 
 def _record_step(run: Run, outcome: StepOutcome) -> None:
     times = run.throughput.report()
+    asked = run.profile.asked() if run.engine.mesh.is_first else 0
+    ranks, asked = run.engine.rank_times.row(times["data_seconds"] or 0.0, run.plan.degrees.world, asked)
+    run.profile.begin(run.step + 1, asked)
     values: dict[str, Any] = {
         "tokens": run.step * run.plan.tokens_per_step,
         "loss": outcome.loss,
@@ -171,6 +192,8 @@ def _record_step(run: Run, outcome: StepOutcome) -> None:
         "lr": lr_at(run.config, run.plan, run.step - 1),
         "epoch": round(max(run.batches.epochs(run.step).values()), 4),
         **times,
+        **ranks,
+        **compiled_graphs(),
         "mfu": _mfu(run, times["tokens_per_second"]),
         "memory_peak": memory_peak(run.engine.device),
         "skipped": run.skipped,

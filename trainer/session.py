@@ -29,13 +29,15 @@ from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
 from trainer.guard.fence import Fence
 from trainer.guard.health import Health
+from trainer.guard.position import write_position
 from trainer.guard.signals import on_stop_signal
-from trainer.guard.watchdog import Watchdog
+from trainer.guard.watchdog import Watchdog, end_process
 from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
 from trainer.observe.live_law import open_live_law
 from trainer.observe.observers import Observer, Observers
+from trainer.observe.profile import Profile
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
@@ -81,6 +83,8 @@ def open_session(
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state, skip)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
+    ranges = parse_ranges(config.tracking.profile_steps)
+    profile = Profile(run_dir, mesh.rank, ranges, cuda=device.type == "cuda", event=observers.event)
     _say_about_data(batches, observers)
     run = Run(
         config=config,
@@ -102,13 +106,14 @@ def open_session(
         record=record,
         health=_health(config, engine, keeper, observers),
         rollbacks=rollbacks,
+        profile=profile,
         peak_flops=peak_flops(device) if mesh.is_first else None,
         live_law=open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness)
         if mesh.is_first
         else None,
         step=step,
     )
-    return Session(run, run_dir, manifest, closers=[batches.close, keeper.close, *guards, engine.close])
+    return Session(run, run_dir, manifest, closers=[profile.close, batches.close, keeper.close, *guards, engine.close])
 
 
 def _health(config: RunConfig, engine: Engine, keeper: Keeper, observers: Observers) -> Health:
@@ -172,7 +177,12 @@ def _open_keeper(
 
 def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper, fence: Fence) -> list[Callable[[], None]]:
     """Listen for stop signals, watch for silence and newer attempts, ask for saves in time; return how to end it."""
-    watchdog = Watchdog(config.guard.watchdog_seconds)
+
+    def end(seconds: float) -> None:
+        write_position(fence.run_dir.logs(fence.attempt), engine.mesh.rank, "its watchdog ended it")
+        end_process(seconds)
+
+    watchdog = Watchdog(config.guard.watchdog_seconds, on_silence=end)
 
     def progress() -> None:
         watchdog.beat()

@@ -99,7 +99,7 @@ OVER_THE_BORDER = {
     "trainer.node.failure": {
         "launch/cluster/detached.py", "launch/cluster/local/local.py", "launch/cluster/local/warm.py",
         "launch/cluster/logs.py", "launch/cluster/slurm/batch_output.py",
-        "launch/cluster/ssh/backend.py", "launch/planner/verify.py", "launch/watch/diagnosis.py",
+        "launch/cluster/ssh/backend.py", "launch/planner/verify.py", "launch/watch/traces.py",
     },
     "trainer.node.first_failure": {"launch/cluster/local/local.py", "launch/cluster/logs.py"},
     "trainer.node.node_check": {"launch/commands/doctor.py"},
@@ -114,6 +114,7 @@ FLOORS = {
     "trainer": (
         ("contract",), ("observe", "node"), ("config", "models"), ("data", "guard"), ("plan",), ("parallel",),
         ("optim",), ("engine",), ("evaluation", "checkpoint"), ("decoding", "loop"), ("session",), ("train",),
+        ("replay",),
     ),
     "launch": (
         ("groups", "show"), ("cluster",), ("planner",), ("run", "scaling"), ("sweep", "watch"), ("commands",), ("cli",),

@@ -57,6 +57,9 @@ class TrackingConfig(Section):
     project: Execution[str] = Field("escala", description="in W&B")
     group: Execution[str | None] = Field(None, description="in W&B; a sweep gives its name")
     tags: Execution[tuple[str, ...]] = Field((), description="in W&B")
+    profile_steps: Execution[tuple[str, ...]] = Field(
+        (), description="steps to profile, such as 10:13, the last left out; a trace of each rank for Perfetto"
+    )
 
 
 class GuardConfig(Section):

@@ -58,6 +58,14 @@ METRICS = (
     Metric("step_seconds_p95", "95th percentile of the same steps", better="lower", format=".3f"),
     Metric("data_seconds", "mean wait for the data of a step since the previous row", better="lower", format=".3f"),
     Metric(
+        "rank_seconds", "median over ranks: the wait for data and the first forward pass of a step, before ranks meet",
+        better="lower", format=".3f",
+    ),
+    Metric("slowest_rank", "the rank that takes longest for the same"),
+    Metric("slowest_rank_seconds", "how long it takes", better="lower", format=".3f"),
+    Metric("slowest_rank_wait", "how much of that is its wait for data", better="lower", format=".3f"),
+    Metric("compiled_graphs", "graphs that torch.compile has made in this attempt, on the first rank", better="lower"),
+    Metric(
         "memory_peak", "bytes of the first rank in this attempt: the GPU's allocator, on a CPU the process",
         better="lower", format=",d",
     ),
