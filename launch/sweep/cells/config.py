@@ -4,6 +4,8 @@ name: quickstart
 ranks: 2
 run: {data: quickstart, model: {...}, batch: {...}, tokens: 1M}      # or a name in configs/run
 vary: {model.size: [12k, 25k, 50k]}                                  # every combination is a cell
+rungs: [{model.size: 12k, tokens: 300k}, {model.size: 25k, tokens: 500k}]   # a ladder: each with every combination
+seeds: 3                                                             # each of them with so many seeds
 changes: [{}, {model.norm_placement: post}]                          # each combination as it is, and with each change
 cells: [{model.size: 12k, seed: 1}]                                  # and these, one by one
 layout_checks: [{cell: {model.size: 50k}, set: {parallel.tensor: 2}}]
@@ -36,6 +38,13 @@ class FitConfig(Section):
     eval_set: str = Field("held_out", description="the evaluated set that laws are fitted to")
 
 
+class Seeds(Section):
+    """Seeds of the initial values and of the data order, crossed, so that their noise can be told apart."""
+
+    init: int = Field(2, gt=0, description="seeds of initial values and dropout")
+    order: int = Field(2, gt=0, description="seeds of the data order")
+
+
 class SweepConfig(Section):
     """One sweep."""
 
@@ -44,6 +53,13 @@ class SweepConfig(Section):
     slots: int | None = Field(None, gt=0, description="ranks that run at a time on this machine; default: ranks")
     run: dict[str, Any] | str = Field(description="what all cells share: a run, or its name in configs/run")
     vary: dict[str, list[Any]] = Field({}, description="setting -> values; the cells are all combinations")
+    rungs: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="settings that go together, such as a size and its tokens; each is trained with every combination",
+    )
+    seeds: int | Seeds = Field(
+        1, description="every cell with seeds 0 to n-1, or {init: n, order: m} for every pair of the two"
+    )
     changes: tuple[dict[str, Any], ...] = Field(
         (), description="every combination is trained with each of these, one at a time; {} leaves it as it is"
     )
