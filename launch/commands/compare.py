@@ -10,12 +10,21 @@ from launch.commands.options import Positive, json_option, refuse_idle, runs_opt
 from launch.commands.tables import parse_where
 from launch.scaling.compare.comparison import compare as compare_sides
 from launch.scaling.compare.power import power
-from launch.scaling.compare.sides import Runs, one_side, rungs_of, seed_of, settings_changed, two_sides
+from launch.scaling.compare.sides import (
+    Choice,
+    Runs,
+    one_side,
+    read_ledger,
+    rungs_of,
+    seed_of,
+    settings_changed,
+    two_sides,
+)
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import to_json
 
 SWEEPS = (".yaml", ".yml")
-OF_TWO = ("base_group", "variant_group", "worth", "change", "anyway", "out", "title")
+OF_TWO = ("variant_group", "worth", "change", "anyway", "out", "title")
 EPILOG = """\b
 Examples:
   escala compare runs/base runs/swiglu --change model.mlp
@@ -70,18 +79,15 @@ def compare(
     """
     if worth < 1:
         raise UserError(f"--worth {worth:g}: a change that costs compute is worth nothing; give 1 or more")
-    ledgers = [ledger_of(path, runs) for path in (base, variant) if path is not None]
-    conditions = parse_where(where)
+    ledgers = [read_ledger(ledger_of(path, runs)) for path in (base, variant) if path is not None]
+    choice = Choice(group_by, base_group, variant_group, parse_where(where), eval_set)
     if only_power:
         refuse_idle(OF_TWO, "with --power")
         if len(ledgers) > 1:
             raise UserError("--power is of one ladder: give the base alone")
-        _tell_power(one_side(ledgers[0], group_by=group_by, where=conditions, eval_set=eval_set), asymptote, as_json)
+        _tell_power(one_side(ledgers[0], choice), asymptote, as_json)
         return
-    sides = two_sides(
-        ledgers[0], ledgers[1] if len(ledgers) > 1 else None, group_by=group_by, names=(base_group, variant_group),
-        where=conditions, eval_set=eval_set,
-    )  # fmt: skip
+    sides = two_sides(ledgers[0], ledgers[1] if len(ledgers) > 1 else None, choice)
     stated = [*change, *(settings_changed(*sides, group_by) if variant is None else ())]
     found = compare_sides(*sides, asymptote=asymptote, worth=worth, change=stated, anyway=anyway)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -55,53 +55,76 @@ class RungRuns:
         return float(np.mean([row["flops_exact"] for row in self.rows]))
 
 
-def read_ledger(path: Path) -> list[Row]:
+@dataclass(frozen=True)
+class Ledger:
+    """The rows of a ledger, and where it is."""
+
+    path: Path
+    rows: Sequence[Row]
+
+
+def read_ledger(path: Path) -> Ledger:
     """Return the rows of a ledger. Raises UserError for another table."""
     rows = read_rows(path).rows
     if not {"cell", "flops_exact", "params_body", "eval_set"} <= rows[0].keys():
         raise UserError(f"{path} is no ledger of a sweep: compare needs the runs' settings, seeds and evaluation sets")
-    return rows
+    return Ledger(path, rows)
 
 
-def two_sides(
-    base: Path, variant: Path | None, *, group_by: str | None = None,
-    names: tuple[str | None, str | None] = (None, None), where: Mapping[str, str] | None = None,
-    eval_set: str | None = None,
-) -> tuple[Runs, Runs]:  # fmt: skip
+@dataclass(frozen=True)
+class Choice:
+    """Which runs are compared, and by which loss.
+
+    `group_by`: a column or a setting; without, groups are what the sweep's file changed. `base`, `variant`: groups, by
+    default those without a change and the only others. `where`: column or setting -> value. `eval_set`: by default the
+    first of the base.
+    """
+
+    group_by: str | None = None
+    base: str | None = None
+    variant: str | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+    eval_set: str | None = None
+
+
+def two_sides(ledger: Ledger, other: Ledger | None, choice: Choice) -> tuple[Runs, Runs]:
     """Return base and variant, of two ledgers or of two groups of one.
 
-    Groups are values of `group_by`, a column or a setting; by default what the sweep's file changed. `names` are those
-    of base and variant. Raises UserError where it is not clear which runs are meant.
+    Raises UserError where it is not clear which runs are meant.
     """
-    if variant is not None:
-        both = [_groups(path, group_by, where) for path in (base, variant)]
-        chosen = [_only(groups, path, name) for groups, path, name in zip(both, (base, variant), names, strict=True)]
-        sides = [(_label(path, name), path, groups[name]) for path, groups, name in
-                 zip((base, variant), both, chosen, strict=True)]  # fmt: skip
-    else:
-        groups = _groups(base, group_by, where)
-        first = names[0] or (BASE if BASE in groups else next(iter(groups)))
-        others = [name for name in groups if name != first]
-        for name in (first, *([names[1]] if names[1] else [])):
-            if name not in groups:
-                raise UserError(f"{base} has no runs of {name!r}{did_you_mean(name, groups)}")
-        if names[1] is None and len(others) != 1:
-            asked = "give --group-by COLUMN" if not others else f"name one with --variant: {names_text(others)}"
-            raise UserError(f"{base} has {len(others)} groups of runs beside {first!r}: {asked}")
-        sides = [(name, base, groups[name]) for name in (first, names[1] or others[0])]
-    wanted = eval_set or _first_set(sides[0][2], sides[0][0])
-    fixed = {"same_init": group_by == SEEDS[0], "same_order": group_by == SEEDS[1]}
-    found = [_runs(name, path, rows, wanted, **fixed) for name, path, rows in sides]
-    return found[0], found[1]
+    groups = _groups(ledger, choice)
+    if other is not None:
+        base = _only(groups, ledger, choice.base)
+        others = _groups(other, choice)
+        variant = _only(others, other, choice.variant)
+        eval_set = choice.eval_set or _first_set(groups[base], base)
+        return (
+            _runs(_label(ledger, base), ledger, groups[base], eval_set, choice.group_by),
+            _runs(_label(other, variant), other, others[variant], eval_set, choice.group_by),
+        )
+    base = _known(choice.base or (BASE if BASE in groups else next(iter(groups))), groups, ledger)
+    beside = [name for name in groups if name != base]
+    if choice.variant is None and len(beside) != 1:
+        asked = "give --group-by COLUMN" if not beside else f"name one with --variant: {names_text(beside)}"
+        raise UserError(f"{ledger.path} has {len(beside)} groups of runs beside {base!r}: {asked}")
+    variant = _known(choice.variant or beside[0], groups, ledger)
+    eval_set = choice.eval_set or _first_set(groups[base], base)
+    return (
+        _runs(base, ledger, groups[base], eval_set, choice.group_by),
+        _runs(variant, ledger, groups[variant], eval_set, choice.group_by),
+    )
 
 
-def one_side(
-    ledger: Path, *, group_by: str | None = None, where: Mapping[str, str] | None = None, eval_set: str | None = None
-) -> Runs:
+def one_side(ledger: Ledger, choice: Choice) -> Runs:
     """Return the base of a ledger: its runs without a change, or its only ones. Raises UserError."""
-    groups = _groups(ledger, group_by, where)
-    name = BASE if BASE in groups else _only(groups, ledger, None)
-    return _runs(name, ledger, groups[name], eval_set or _first_set(groups[name], name))
+    groups = _groups(ledger, choice)
+    name = BASE if BASE in groups and choice.base is None else _only(groups, ledger, choice.base)
+    return _runs(name, ledger, groups[name], choice.eval_set or _first_set(groups[name], name), None)
+
+
+def changes_in(ledger: Ledger) -> list[str]:
+    """Return the names of what the sweep's file changed, without the base."""
+    return [name for name in _groups(ledger, Choice()) if name != BASE]
 
 
 def settings_changed(base: Runs, variant: Runs, group_by: str | None) -> tuple[str, ...]:
@@ -112,22 +135,21 @@ def settings_changed(base: Runs, variant: Runs, group_by: str | None) -> tuple[s
     return tuple(dict.fromkeys(key for one in settings for key in one if key not in LADDER))
 
 
-def _groups(path: Path, group_by: str | None, where: Mapping[str, str] | None) -> dict[str, list[Row]]:
+def _groups(ledger: Ledger, choice: Choice) -> dict[str, list[Row]]:
     """Return the rows of a ledger by group, in the order of the ledger."""
-    found: dict[str, list[Row]] = {}
-    rows = read_ledger(path)
-    conditions = {**(where or {})}
-    for column in [*conditions, *([group_by] if group_by else [])]:
-        known = {key for row in rows for key in (*row, *(row.get("settings") or {}))}
+    group_by, where = choice.group_by, choice.where
+    known = {key for row in ledger.rows for key in (*row, *(row.get("settings") or {}))}
+    for column in [*where, *([group_by] if group_by else [])]:
         if column not in known:
-            raise UserError(f"{path} has no column or setting {column!r}{did_you_mean(column, known)}")
-    for row in rows:
-        if all(value_of(row, column) == value for column, value in conditions.items()):
+            raise UserError(f"{ledger.path} has no column or setting {column!r}{did_you_mean(column, known)}")
+    found: dict[str, list[Row]] = {}
+    for row in ledger.rows:
+        if all(value_of(row, column) == value for column, value in where.items()):
             name = change_name(row, LADDER) if group_by is None else value_of(row, group_by)
             found.setdefault(name, []).append(row)
     if not found:
-        said = " ".join(f"{column}={value}" for column, value in conditions.items())
-        raise UserError(f"{path} has no runs with {said}")
+        said = " ".join(f"{column}={value}" for column, value in where.items())
+        raise UserError(f"{ledger.path} has no runs with {said}")
     return found
 
 
@@ -139,21 +161,26 @@ def value_of(row: Row, column: str) -> str:
     return str(row[column]) if column in row else BASE
 
 
-def _only(groups: Mapping[str, list[Row]], path: Path, name: str | None) -> str:
-    if name is not None and name not in groups:
-        raise UserError(f"{path} has no runs of {name!r}{did_you_mean(name, groups)}")
+def _only(groups: Mapping[str, list[Row]], ledger: Ledger, name: str | None) -> str:
     if name is None and len(groups) > 1:
         raise UserError(
-            f"{path} holds {len(groups)} kinds of runs ({names_text(list(groups))}): say which with --base and "
+            f"{ledger.path} holds {len(groups)} kinds of runs ({names_text(list(groups))}): say which with --base and "
             "--variant, or keep one with --where COLUMN=VALUE"
         )
-    return name or next(iter(groups))
+    return _known(name or next(iter(groups)), groups, ledger)
 
 
-def _label(path: Path, group: str) -> str:
+def _known(name: str, groups: Mapping[str, list[Row]], ledger: Ledger) -> str:
+    if name not in groups:
+        raise UserError(f"{ledger.path} has no runs of {name!r}{did_you_mean(name, groups)}")
+    return name
+
+
+def _label(ledger: Ledger, group: str) -> str:
     """Name a side by the sweep of its ledger, and its group where that says anything."""
-    sweep = path.resolve() if path.is_dir() else path.resolve().parent
-    return sweep.name if group == BASE else f"{sweep.name} {group}"
+    path = ledger.path.resolve()
+    sweep = (path if path.is_dir() else path.parent).name
+    return sweep if group == BASE else f"{sweep} {group}"
 
 
 def _first_set(rows: Sequence[Row], name: str) -> str:
@@ -163,9 +190,7 @@ def _first_set(rows: Sequence[Row], name: str) -> str:
     return str(sets[0])
 
 
-def _runs(
-    name: str, ledger: Path, rows: Sequence[Row], eval_set: str, *, same_init: bool = False, same_order: bool = False
-) -> Runs:
+def _runs(name: str, ledger: Ledger, rows: Sequence[Row], eval_set: str, group_by: str | None) -> Runs:
     """Take the last row of each cell on the evaluation set. Raises UserError where no run has it."""
     last, ends = {}, {}
     for row in rows:
@@ -180,7 +205,7 @@ def _runs(
             f"{name} has no finished run that was evaluated on {eval_set!r}"
             + (f" (there: {', '.join(sets)}): compare on one set with --eval-set" if sets else "")
         )
-    return Runs(name, ledger, done, badly, eval_set, same_init, same_order)
+    return Runs(name, ledger.path, done, badly, eval_set, group_by == SEEDS[0], group_by == SEEDS[1])
 
 
 def rungs_of(runs: Runs) -> list[RungRuns]:

@@ -6,12 +6,15 @@ The terminal, the report and the JSON say the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from launch.scaling.compare.comparison import Axis, Comparison
 from launch.scaling.compare.differences import Difference
+from launch.scaling.compare.each import Judged
 from launch.scaling.compare.power import Power
 from launch.scaling.compare.shift import LEVEL, Estimate
 from launch.scaling.compare.verdict import FALSE_PROMOTIONS
@@ -27,21 +30,35 @@ ROOM = 1.3  # beyond the rungs, in FLOPs
 
 def comparison_report(found: Comparison, title: str) -> Report:
     """Return the report: the verdict first, then what differs, the figure and the numbers."""
+    return Report(title, headline(found), comparison_sections(found))
+
+
+def changes_compared(found: Sequence[Judged], title: str) -> Report:
+    """Return the report of every change of a sweep against its base."""
+    lines, sections = [], []
+    for k, one in enumerate(found, start=1):
+        if one.comparison is None:
+            lines.append(f"{one.change}: not compared. {one.problem}")
+            continue
+        lines.append(f"{one.change}: {one.comparison.verdict.word.upper()}, {one.comparison.verdict.reason}.")
+        each = comparison_sections(one.comparison, f"_{k}")
+        sections += [replace(section, title=f"{one.change}: {section.title.lower()}") for section in each]
+    return Report(title, lines, sections)
+
+
+def comparison_sections(found: Comparison, suffix: str = "") -> list[Section]:
+    """Return the sections about one comparison; `suffix` tells the files of its figure from those of others."""
     chart = Figure(
-        "loss_against_compute",
+        f"loss_against_compute{suffix}",
         "Loss against compute, a dot a rung and side. Arrows: from the variant to where the base's curve has its loss; "
         f"their length is the compute multiplier. Common: {_times(found.shift.common)}.",
         lambda ax: draw(ax, found),
     )
-    return Report(
-        title,
-        headline(found),
-        [
-            Section("What differs", difference_lines(found)),
-            Section("What the change is worth", [], [chart], [rung_grid(found)]),
-            Section("What this rests on", rests_on(found)),
-        ],
-    )
+    return [
+        Section("What differs", difference_lines(found)),
+        Section("What the change is worth", [], [chart], [rung_grid(found)]),
+        Section("What this rests on", rests_on(found)),
+    ]
 
 
 def headline(found: Comparison) -> list[str]:

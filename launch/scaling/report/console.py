@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from launch.scaling.compare.comparison import Comparison
+from launch.scaling.compare.each import Judged as JudgedChange
 from launch.scaling.compare.power import Power
 from launch.scaling.laws.registry import find_law
 from launch.scaling.other.changes import Changes
@@ -123,6 +126,16 @@ def comparison_text(found: Comparison) -> Group:
         *differ, grid_text(rung_grid(found)), Text(verdict, style=VERDICT_STYLE[found.verdict.word]),
         *map(Text, more), *(Text(line, style="dim") for line in rests_on(found)),
     )  # fmt: skip
+
+
+def judged_changes_text(found: Sequence[JudgedChange]) -> Group:
+    """Return every change of a sweep against its base, or why it was not compared."""
+    parts: list[RenderableType] = []
+    for one in found:
+        parts.append(Text(f"\n{one.change} against the base", style="bold"))
+        told = one.comparison and comparison_text(one.comparison)
+        parts.append(told or Text(f"not compared: {one.problem}", style="yellow"))
+    return Group(*parts)
 
 
 def power_text(found: Power) -> Group:

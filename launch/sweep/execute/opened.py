@@ -17,6 +17,7 @@ from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.former import refuse_former
+from launch.sweep.cells.gate import through_gate
 from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.ledger import ledger
 from trainer.contract.errors import UserError
@@ -37,6 +38,7 @@ class Opened:
     directory: Path
     cells: list[PlannedCell]
     gpu: bool = False  # whether the ranks find one
+    gate: tuple[str, ...] = ()  # what its gate said, a line for each change; empty until the first stage has ended
 
     @property
     def plans(self) -> dict[str, Plan]:
@@ -45,8 +47,10 @@ class Opened:
 
 def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: bool = False) -> Opened:
     """Read a sweep, prepare the data of all cells, and plan each. Raises UserError."""
-    sweep = load_sweep(config, assignments)
-    directory, cells = runs / sweep.name, []
+    stated = load_sweep(config, assignments)
+    directory, cells = runs / stated.name, []
+    passage = through_gate(stated, directory / "ledger.jsonl", gpu=gpu)
+    sweep = passage.sweep
     manifests: dict[str, Manifest] = {}
     wanted = cells_of(sweep, gpu=gpu)
     ledger_file = directory / "ledger.jsonl"
@@ -66,7 +70,7 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
         plan = make_plan(run, world=sweep.ranks, gpu=gpu, train_tokens=manifest.tokens("train"))
         known = replace(cell, config=run)
         cells.append(PlannedCell(known, plan, RunDir(directory / "cells" / cell.id)))
-    return Opened(sweep, directory, cells, gpu)
+    return Opened(sweep, directory, cells, gpu, tuple(passage.lines))
 
 
 @contextmanager
@@ -95,7 +99,7 @@ def cells_in(sweep: SweepConfig, directory: Path) -> list[Cell]:
         gpu = bool(read_object(directory / RECORD, GPU)[GPU])
     except (FileNotFoundError, DamagedFileError):
         gpu = has_gpus(None)
-    return cells_of(sweep, gpu=gpu)
+    return cells_of(through_gate(sweep, directory / "ledger.jsonl", gpu=gpu).sweep, gpu=gpu)
 
 
 def has_gpus(cluster: ClusterConfig | None) -> bool:
