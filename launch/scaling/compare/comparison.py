@@ -10,7 +10,7 @@ import numpy as np
 from launch.scaling.compare.differences import Differences, differences
 from launch.scaling.compare.rungs import Rung, Side
 from launch.scaling.compare.shift import FEWEST_RUNGS, Estimate, Shift, shift
-from launch.scaling.compare.sides import RungRuns, Runs, rungs_of, seed_of
+from launch.scaling.compare.sides import TRIALS, RungRuns, Runs, rungs_of, seed_of
 from launch.scaling.compare.verdict import Verdict, judge
 from launch.scaling.other.changes import SEEDS
 from launch.scaling.table.checks import names_text
@@ -91,11 +91,11 @@ def compare(
 
 def _refuse_other_tokens(base: Runs, variant: Runs) -> None:
     """Raise UserError where a nat per token means two things."""
-    for column, what in (("tokenizer_hash", "tokenizer"), ("vocab_size", "vocabulary")):
+    for column, what in (("tokenizer_hash", "tokenizers"), ("vocab_size", "vocabularies")):
         kinds = [sorted({str(row[column])[:12] for row in runs.done}) for runs in (base, variant)]
         if kinds[0] != kinds[1] or len(kinds[0]) > 1:
             raise UserError(
-                f"losses per token of different {what}s cannot be compared: {base.name} has {', '.join(kinds[0])}, "
+                f"losses per token of different {what} cannot be compared: {base.name} has {', '.join(kinds[0])}, "
                 f"{variant.name} {', '.join(kinds[1])}; train both on one tokenizer, or compare bits per byte by hand"
             )
 
@@ -144,12 +144,22 @@ def _match(base: Sequence[RungRuns], variant: Sequence[RungRuns]) -> tuple[list[
 
 
 def _ended_badly(runs: Runs) -> list[str]:
-    if not runs.badly:
+    """Name runs without an end. A trial that diverged beside one that ended is what trials are for."""
+    ended = {_without_trials(row) for row in runs.done}
+    badly = [row for row in runs.badly if _without_trials(row) not in ended]
+    if not badly:
         return []
-    told = names_text(
-        [f"{row['name']} ({row['status']} at step {row['step']})" for row in runs.badly], limit=4, letters=200
-    )
-    return [f"{len(runs.badly)} runs of {runs.name} have no end: {told}: train them again (escala sweep run --failed)"]
+    each = [f"{row['name']} ({row['status']} at step {row['step']})" for row in badly]
+    return [
+        f"{len(badly)} run{'s' if len(badly) > 1 else ''} of {runs.name} did not end: "
+        f"{names_text(each, limit=4, letters=200)}; train again what failed (escala sweep run --failed), and a variant "
+        "that diverges with other settings"
+    ]
+
+
+def _without_trials(row: Row) -> tuple[tuple[str, str], ...]:
+    settings: Mapping[str, object] = row.get("settings") or {"cell": row["cell"]}
+    return tuple(sorted((key, str(value)) for key, value in settings.items() if key not in TRIALS))
 
 
 def _tuning(matched: Sequence[tuple[RungRuns, RungRuns]], base: Runs, variant: Runs) -> list[str]:

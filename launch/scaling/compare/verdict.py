@@ -46,7 +46,7 @@ def judge(found: Shift, worth: float = 1.0) -> Verdict:
                 "cannot tell",
                 f"{told}, but it falls with compute, to {np.exp(top.value):.3f} at the largest rung, where 1 is not "
                 "excluded",
-                *_would_tell(found, worth),
+                larger=float(np.exp(found.found.x.max() + _step(found))),
             )
         return Verdict("promote", f"{told}: better than the base")
     return Verdict("cannot tell", f"{told}: 1 is not excluded", *_would_tell(found, worth))
@@ -58,10 +58,15 @@ def _would_tell(found: Shift, worth: float) -> tuple[int | None, float | None]:
     distance = max(abs(value) if value > 0 else 0.0, np.log(worth) - value)
     have = max(1, round(float(found.found.count.mean())))
     enough = (n for n in range(have + 1, MOST_SEEDS + 1) if half_width(found, n) < distance)
-    step = float(np.ptp(found.found.x)) / (len(found.found.x) - 1)
+    step = _step(found)
     tops = (float(found.found.x.max()) + k * step for k in range(1, MOST_STEPS + 1))
     larger = (float(np.exp(top)) for top in tops if half_width(found, have, top) < distance)
     return next(enough, None), next(larger, None)
+
+
+def _step(found: Shift) -> float:
+    """Return the mean step of the ladder in log FLOPs."""
+    return float(np.ptp(found.found.x)) / (len(found.found.x) - 1)
 
 
 def expected_error(found: Shift, seeds: int, top: float | None = None) -> Noise:
