@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from launch.sweep.cells import gate
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
-from launch.sweep.cells.gate import Passage, through_gate
+from launch.sweep.cells.gate import Passage
 from launch.sweep.cells.settings import settings_of
 from launch.sweep.execute import story
 from launch.sweep.execute.story import Result, Wish
@@ -83,13 +84,17 @@ def write(path: Path, config: SweepConfig, worth: dict[str, float], skip: int = 
 WORTH = {json.dumps({}): 1.0, json.dumps(GELU): 0.5, json.dumps(NORM): 1.3}
 
 
+def through_gate(config: SweepConfig, path: Path) -> Passage:
+    return gate.through_gate(config, [cell.id for cell in cells_of(config)], path)
+
+
 def second_stage(found: Passage) -> list[dict[str, Any]]:
     return list(found.sweep.cells)
 
 
 def test_the_base_and_what_passed_go_on_to_the_larger_rungs(tmp_path: Path):
     config = gated()
-    found = through_gate(config, write(tmp_path / "ledger.jsonl", config, WORTH), gpu=False)
+    found = through_gate(config, write(tmp_path / "ledger.jsonl", config, WORTH))
     assert [(one.change, passed) for one, passed in found.judged] == [("mlp=gelu", False), ("qk_norm=true", True)]
     seeds = ({"seed": 0}, {"seed": 1})
     assert second_stage(found) == [{**LARGE[0], **seed, **change} for change in ({}, NORM) for seed in seeds]
@@ -99,32 +104,32 @@ def test_the_base_and_what_passed_go_on_to_the_larger_rungs(tmp_path: Path):
 
 def test_the_gate_is_shut_until_the_first_stage_has_ended(tmp_path: Path):
     config = gated()
-    nothing = through_gate(config, tmp_path / "none.jsonl", gpu=False)
+    nothing = through_gate(config, tmp_path / "none.jsonl")
     assert nothing.sweep is config and not nothing.judged
-    assert not through_gate(config, write(tmp_path / "a.jsonl", config, WORTH, skip=1), gpu=False).judged
-    assert not through_gate(config, write(tmp_path / "b.jsonl", config, WORTH, status="failed"), gpu=False).judged
+    assert not through_gate(config, write(tmp_path / "a.jsonl", config, WORTH, skip=1)).judged
+    assert not through_gate(config, write(tmp_path / "b.jsonl", config, WORTH, status="failed")).judged
 
 
 def test_what_the_larger_rungs_say_does_not_move_the_gate(tmp_path: Path):
     config, path = gated(), tmp_path / "ledger.jsonl"
-    before = through_gate(config, write(path, config, WORTH), gpu=False)
+    before = through_gate(config, write(path, config, WORTH))
     later = json.loads(path.read_text().splitlines()[-1])
     path.write_text(path.read_text() + json.dumps({**later, "cell": "larger", "loss": 9.0}) + "\n")
-    assert through_gate(config, path, gpu=False).sweep == before.sweep
+    assert through_gate(config, path).sweep == before.sweep
 
 
 def test_a_gate_may_ask_for_a_promotion_or_for_a_worth(tmp_path: Path):
     nothing = {**WORTH, json.dumps(NORM): 1.0}
     config = gated(passes="promoted")
-    assert second_stage(through_gate(config, write(tmp_path / "a.jsonl", config, nothing), gpu=False)) == []
+    assert second_stage(through_gate(config, write(tmp_path / "a.jsonl", config, nothing))) == []
     config = gated(worth=2.0)
-    assert second_stage(through_gate(config, write(tmp_path / "b.jsonl", config, WORTH), gpu=False)) == []
+    assert second_stage(through_gate(config, write(tmp_path / "b.jsonl", config, WORTH))) == []
 
 
 def test_a_gate_over_anything_else_is_refused(tmp_path: Path):
     for wrong in ({"changes": [GELU, NORM]}, {"changes": [{}, GELU], "rungs": [], "vary": {"seed": [1]}}):
         with pytest.raises(UserError, match="a gate judges changes of a base"):
-            through_gate(sweep(**{"gate": {"rungs": LARGE}, **wrong}), tmp_path / "x", gpu=False)
+            through_gate(sweep(**{"gate": {"rungs": LARGE}, **wrong}), tmp_path / "x")
 
 
 def test_the_sweep_that_is_shipped_has_a_ladder_before_its_gate():

@@ -19,7 +19,7 @@ from launch.scaling.compare.power import Power
 from launch.scaling.compare.shift import LEVEL, Estimate
 from launch.scaling.compare.verdict import FALSE_PROMOTIONS
 from launch.scaling.report.axes import NATS, log_x
-from launch.scaling.report.figures import BLUE, GREY, ORANGE
+from launch.scaling.report.figures import BLUE, ORANGE, RED
 from launch.scaling.report.hover import label
 from launch.scaling.report.model import Figure, Grid, Report, Section
 from launch.show.text import count, flops_text
@@ -50,8 +50,8 @@ def comparison_sections(found: Comparison, suffix: str = "") -> list[Section]:
     """Return the sections about one comparison; `suffix` tells the files of its figure from those of others."""
     chart = Figure(
         f"loss_against_compute{suffix}",
-        "Loss against compute, a dot a rung and side. Arrows: from the variant to where the base's curve has its loss; "
-        f"their length is the compute multiplier. Common: {_times(found.shift.common)}.",
+        "Loss against compute, a dot a rung and side. Red: from the variant to where the base has its loss; its length "
+        f"is the compute multiplier. Common: {_times(found.shift.common)}.",
         lambda ax: draw(ax, found),
     )
     return [
@@ -195,14 +195,14 @@ def draw(ax: Any, found: Comparison) -> None:
         ax.plot(np.exp(grid), np.exp(found.shift.slope.log_loss(grid + moved)), color=colour, lw=1.3)
         flops = [getattr(rung, side).flops for rung in found.rungs]
         losses = [float(np.mean(list(getattr(rung, side).losses.values()))) for rung in found.rungs]
-        ax.plot(flops, losses, marker, color=colour, ms=5, label=f"{side}: {name}", zorder=4)
+        ax.plot(flops, losses, marker, color=colour, ms=4, label=f"{side}: {name}", zorder=4)
         texts = [f"{name}: C {flops_text(c)}, loss {loss:.4f}" for c, loss in zip(flops, losses, strict=True)]
         label(ax, np.array(flops), np.array(losses), texts)
     for rung, shift in zip(found.rungs, found.shift.rungs, strict=True):
         loss, flops = float(np.mean(list(rung.variant.losses.values()))), rung.variant.flops
-        arrow = {"arrowstyle": "->", "color": GREY, "lw": 1.2}
-        ax.annotate("", (flops * np.exp(shift.value), loss), (flops, loss), arrowprops=arrow)
-        ax.annotate(f"x{np.exp(shift.value):.2f}", (flops, loss), (0, -11), textcoords="offset points", fontsize=7.5)
+        ax.plot([flops, flops * np.exp(shift.value)], [loss, loss], color=RED, lw=2, solid_capstyle="butt", zorder=3)
+        place = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5, "color": RED}
+        ax.annotate(f"{np.exp(shift.value):.2f}x", (flops, loss), (-5, -9), **place)
     log_x(ax, "C", NATS)
     ax.legend()
 

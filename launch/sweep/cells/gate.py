@@ -6,13 +6,13 @@ whenever it is asked again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.scaling.compare.each import Judged, judge_each
 from launch.scaling.compare.sides import Ledger
 from launch.scaling.other.changes import change_name
-from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import Gate, SweepConfig
 from launch.sweep.cells.settings import settings_of
 from launch.sweep.ledger import ledger
@@ -40,10 +40,11 @@ class Passage:
         ]
 
 
-def through_gate(sweep: SweepConfig, path: Path, *, gpu: bool) -> Passage:
-    """Return the sweep with the cells of its second stage, once every cell of the first has ended. Reads the ledger.
+def through_gate(sweep: SweepConfig, first: Collection[str], path: Path) -> Passage:
+    """Return the sweep with the cells of its second stage, once every cell of the first has ended.
 
-    Raises UserError for a gate over anything but changes of one base on a ladder.
+    `first`: the ids of those, as `cells_of` names them. Reads the ledger. Raises UserError for a gate over anything but
+    changes of one base on a ladder.
     """
     if sweep.gate is None:
         return Passage(sweep)
@@ -52,7 +53,6 @@ def through_gate(sweep: SweepConfig, path: Path, *, gpu: bool) -> Passage:
             f"sweep {sweep.name!r}: a gate judges changes of a base at small rungs: give 'rungs', and 'changes' with "
             "{} for the base"
         )
-    first = {cell.id for cell in cells_of(sweep, gpu=gpu) if cell.check_of is None}
     ends = ledger.latest(path)
     if any(ends.get(cell, {}).get("status", "failed") == "failed" for cell in first):
         return Passage(sweep)

@@ -17,7 +17,7 @@ from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.former import refuse_former
-from launch.sweep.cells.gate import through_gate
+from launch.sweep.cells.gate import Passage, through_gate
 from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.ledger import ledger
 from trainer.contract.errors import UserError
@@ -49,7 +49,7 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
     """Read a sweep, prepare the data of all cells, and plan each. Raises UserError."""
     stated = load_sweep(config, assignments)
     directory, cells = runs / stated.name, []
-    passage = through_gate(stated, directory / "ledger.jsonl", gpu=gpu)
+    passage = _passage(stated, directory, gpu=gpu)
     sweep = passage.sweep
     manifests: dict[str, Manifest] = {}
     wanted = cells_of(sweep, gpu=gpu)
@@ -99,7 +99,13 @@ def cells_in(sweep: SweepConfig, directory: Path) -> list[Cell]:
         gpu = bool(read_object(directory / RECORD, GPU)[GPU])
     except (FileNotFoundError, DamagedFileError):
         gpu = has_gpus(None)
-    return cells_of(through_gate(sweep, directory / "ledger.jsonl", gpu=gpu).sweep, gpu=gpu)
+    return cells_of(_passage(sweep, directory, gpu=gpu).sweep, gpu=gpu)
+
+
+def _passage(sweep: SweepConfig, directory: Path, *, gpu: bool) -> Passage:
+    """Return the sweep as far as its gate is open, by the ledger in its directory."""
+    first = () if sweep.gate is None else [c.id for c in cells_of(sweep, gpu=gpu) if c.check_of is None]
+    return through_gate(sweep, first, directory / "ledger.jsonl")
 
 
 def has_gpus(cluster: ClusterConfig | None) -> bool:
