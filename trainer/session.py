@@ -138,7 +138,7 @@ def _open_batches(
         context_length=config.model.context_length,
         sequences_per_step=plan.sequences_per_step,
         micro_batch=plan.micro_batch,
-        seed=config.seed,
+        seed=config.order_seed,
         dp_rank=mesh.dp_rank,
         dp_size=mesh.dp_size,
         total_steps=plan.steps,

@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "model.pattern": ["gated_conv", "attention"], "model.qk_norm": True, "model.bias": True, "model.fused_qkv": False,
     "data.name": "b", "data.root": "elsewhere", "data.begin": "published", "data.held_out_fraction": 0.2,
     "data.shard_tokens": 2048, "data.shuffle_window": 4096, "data.packing": "best_fit", "data.document_mask": True,
+    "data.seed": 5,
     "data.repeat": False, "data.cache.directory": "c", "data.cache.max_bytes": 5, "data.cache.ahead_steps": 1,
     "data.stages.0.from_tokens": 200, "data.stages.0.weights": {"a": 2.0},
     "data.tokenizer.kind": "unigram", "data.tokenizer.vocab_size": 999, "data.tokenizer.byte_fallback": False,

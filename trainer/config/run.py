@@ -27,7 +27,7 @@ class RunConfig(Section):
     """One run. Length is given in tokens or in steps, not both."""
 
     name: Execution[Name] = Field("run", description="of the run directory, under --runs")
-    seed: Result[int] = Field(0, ge=0, description="of initial values, data order and dropout")
+    seed: Result[int] = Field(0, ge=0, description="of initial values, dropout, and the data order without data.seed")
     model: AnyModel
     data: DataConfig
     batch: BatchConfig
@@ -47,6 +47,11 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     guard: GuardConfig = GuardConfig()
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data order."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @model_validator(mode="after")
     def _one_length(self) -> RunConfig:
