@@ -12,6 +12,7 @@ from trainer.engine.clip import clip_gradients
 from trainer.engine.deepspeed import internals
 from trainer.engine.protocol import Fragment
 from trainer.engine.reduction import GradientSum
+from trainer.optim.groups import set_rates
 from trainer.parallel.mesh import Mesh
 
 
@@ -38,10 +39,9 @@ class DeepSpeedSharded:
         """DeepSpeed takes the mean over replicas where it reduces; our sums do not."""
         return self.mesh.replica_size if self._sum is None else 1
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all groups."""
-        for group in self.ds.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+    def set_rates(self, lr: float, *, decay_share: float) -> None:
+        """Set the learning rate of all groups, and weight decay times a share."""
+        set_rates(self.ds.optimizer.param_groups, lr, decay_share=decay_share)
 
     def forward(self, batch: LocalBatch) -> Tensor:
         """Return the loss of each token."""

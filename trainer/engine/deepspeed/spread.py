@@ -14,6 +14,7 @@ from trainer.config.run import RunConfig
 from trainer.engine.deepspeed import internals
 from trainer.engine.deepspeed.mpu import Topology
 from trainer.engine.deepspeed.sharded import DeepSpeedSharded
+from trainer.optim.muon import Muon, Piece
 from trainer.parallel.mesh import Mesh, limit_every_wait
 from trainer.plan.deepspeed import deepspeed_config, effective_stage, resolve_precision
 
@@ -62,4 +63,10 @@ def spread(
         change = internals.step_on_gradients_in_place if stage == 1 else internals.keep_owned_gradients_only
         change(ds.optimizer)
     ds.enable_backward_allreduce = stage > 0
-    return DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm)
+    sharded = DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm)
+    if isinstance(optimizer, Muon) and stage:
+        flat = internals.homes(ds, stage)
+        number = {id(home): index for index, home in enumerate(flat)}
+        held = {f.name: Piece(number[id(f.home)], *f.held, f.offset) for f in sharded.fragments()}
+        optimizer.hold(flat, held)
+    return sharded
