@@ -85,8 +85,8 @@ def sweeps(schedule: str, paths: dict[str, str], out: Path) -> dict[str, dict[st
         return {
             "data": data, "model": {"size": "12k", "context_length": 64},
             "batch": {"tokens_per_step": TOKENS_PER_STEP}, "schedule": SCHEDULES[schedule], "steps": STEPS,
-            "optim": {"lr_factor": RATE}, "evaluation": {"tokens": "65k"}, "checkpoint": {"every": "100%", "keep_last": 1},
-            "tracking": {"log_every": "1 steps"},
+            "optim": {"lr_factor": RATE}, "evaluation": {"tokens": "65k"},
+            "checkpoint": {"every": "100%", "keep_last": 1}, "tracking": {"log_every": "1 steps"},
         }  # fmt: skip
 
     vary = {"model.size": SIZES, "steps": LENGTHS, "seed": SEEDS}

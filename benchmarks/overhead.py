@@ -29,7 +29,7 @@ from trainer.config.base import parse_section
 from trainer.config.run import RunConfig
 from trainer.engine.build import build_engine
 from trainer.models.build import build_model
-from trainer.optim.build import parameter_groups
+from trainer.optim.groups import parameter_groups
 from trainer.parallel.start import start
 from trainer.parallel.tensor.vocab_loss import VocabularyParallelLoss
 
@@ -131,7 +131,7 @@ def bare_loop(config: RunConfig, batch: Batch, tensor: int) -> Callable[[], None
         model = split_by_hand(model, dist.get_rank(), world)
     elif world > 1:
         model = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.optim), lr=1e-3, fused=True)
 
     def step() -> None:
         loss = model(batch.inputs, batch.targets).mean()

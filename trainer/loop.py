@@ -99,12 +99,21 @@ def lr_at(config: RunConfig, plan: Plan, step: int) -> float:
     return plan.lr * lr_share(config.schedule, step, total_steps=plan.steps, tokens_per_step=plan.tokens_per_step)
 
 
+def decay_share_at(config: RunConfig, plan: Plan, step: int) -> float:
+    """Return what weight decay is multiplied by in optimizer step `step`, beside the rate: 1 where it follows the rate.
+
+    A step at rate 0 has no decay either way.
+    """
+    lr = lr_at(config, plan, step)
+    return 1.0 if config.optim.decay_follows_lr or not lr else plan.lr / lr
+
+
 def _one_step(run: Run) -> StepOutcome:
     with run.wall_time.part(TRAIN), run.throughput.step(), run.profile.step(run.step + 1):
         with run.throughput.wait():
             micro_batches = run.batches.step(run.step)
-        lr = lr_at(run.config, run.plan, run.step)
-        outcome = run.engine.train_step(micro_batches, lr, run.health.limits())
+        lr, decay_share = lr_at(run.config, run.plan, run.step), decay_share_at(run.config, run.plan, run.step)
+        outcome = run.engine.train_step(micro_batches, lr, run.health.limits(), decay_share=decay_share)
     run.step += 1
     run.skipped += outcome.skipped
     if not outcome.skipped:

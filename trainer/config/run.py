@@ -21,6 +21,7 @@ from trainer.config.sections import (
     TrackingConfig,
 )
 from trainer.config.span import Count
+from trainer.config.transfer import Transfer
 
 
 class RunConfig(Section):
@@ -57,6 +58,19 @@ class RunConfig(Section):
     def _one_length(self) -> RunConfig:
         if (self.tokens is None) == (self.steps is None):
             raise ValueError("give the length of the run either as 'tokens' or as 'steps'")
+        return self
+
+    @model_validator(mode="after")
+    def _transferred(self) -> RunConfig:
+        """Tell the model its base: the forward pass and the initial values depend on it."""
+        base, model = self.optim.base, self.model
+        wanted = None if base is None else Transfer(rule=self.optim.parametrization, **base.model_dump())
+        if model.transfer not in (None, wanted):
+            raise ValueError("model.transfer follows from optim.parametrization and optim.base: leave it out")
+        if wanted is not None:
+            model = model.model_copy(update={"transfer": wanted})
+            model.check_transfer()
+            self.__dict__["model"] = model  # a section is frozen once it was read; this is part of reading it
         return self
 
     @model_validator(mode="after")

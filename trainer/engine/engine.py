@@ -82,8 +82,12 @@ class Engine:
         """Return empty states of lanes, for a reader of its own."""
         return CarriedStates(cast("LanguageModel", self.module), micro_batches)
 
-    def train_step(self, micro_batches: Sequence[Batch], lr: float, limits: Limits | None = None) -> StepOutcome:
+    def train_step(
+        self, micro_batches: Sequence[Batch], lr: float, limits: Limits | None = None, *, decay_share: float = 1.0
+    ) -> StepOutcome:
         """Take one optimizer step on the global batch of which these are this data rank's micro-batches.
+
+        Weight decay is multiplied by the rate and by `decay_share`.
 
         The objective is the sum of weighted token losses over the global sum of weights, whatever the number of
         ranks and micro-batches. Where loss or gradient is not finite, or above its limit, all ranks skip the update
@@ -96,7 +100,7 @@ class Engine:
         if not self._checked:
             check_distribution(micro_batches, self.mesh, self.device)
             self._checked = True
-        self.sharded.set_lr(lr)
+        self.sharded.set_rates(lr, decay_share=decay_share)
         weight = global_weight(micro_batches, self.mesh, self.device)
         total = torch.zeros((), device=self.device)
         before = self.carried.kept() if self.carried else None

@@ -63,8 +63,8 @@ class Sharded(Protocol):
         """By how many replicas the engine divides the sum of gradients; 1 where it only sums."""
         ...
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all groups; a group's `lr_scale` multiplies it."""
+    def set_rates(self, lr: float, *, decay_share: float) -> None:
+        """Set the learning rate of all groups, and weight decay times a share: see `trainer/optim/groups.py`."""
         ...
 
     def forward(self, batch: LocalBatch) -> Tensor:

@@ -18,6 +18,7 @@ from trainer.engine.deepspeed.optimizer import host_adam
 from trainer.engine.deepspeed.sharded import DeepSpeedSharded
 from trainer.models.interface import LanguageModel
 from trainer.optim.build import make_optimizer
+from trainer.optim.muon import Muon, Piece
 from trainer.parallel.mesh import Mesh, limit_every_wait
 from trainer.parallel.tensor.shard import sum_shared_gradients
 from trainer.parallel.tensor.split import Split
@@ -76,4 +77,10 @@ def spread(
         change = internals.step_on_gradients_in_place if stage == 1 else internals.keep_owned_gradients_only
         change(ds.optimizer)
     ds.enable_backward_allreduce = stage > 0
-    return DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm)
+    sharded = DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm)
+    if isinstance(optimizer, Muon) and stage:
+        flat = internals.homes(ds, stage)
+        number = {id(home): index for index, home in enumerate(flat)}
+        held = {f.name: Piece(number[id(f.home)], *f.held, f.offset) for f in sharded.fragments()}
+        optimizer.hold(flat, held)
+    return sharded

@@ -12,9 +12,11 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from trainer.engine.batch import LocalBatch
+from trainer.engine.clip import above_on_any
 from trainer.engine.protocol import Fragment
 from trainer.models.interface import LanguageModel, LayerState
 from trainer.models.roles import role_of
+from trainer.optim.groups import set_rates
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.split import Split
 
@@ -51,10 +53,9 @@ class FsdpSharded:
         """FSDP takes the mean over replicas."""
         return self.mesh.replica_size
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all groups."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+    def set_rates(self, lr: float, *, decay_share: float) -> None:
+        """Set the learning rate of all groups, and weight decay times a share."""
+        set_rates(self.optimizer.param_groups, lr, decay_share=decay_share)
 
     def forward(self, batch: LocalBatch) -> Tensor:
         """Return the loss of each token."""
@@ -74,8 +75,8 @@ class FsdpSharded:
         objective.backward()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def update(self, *, last: bool) -> None:
-        """Clip and update after the last micro-batch, unless a gradient is not finite."""
+    def update(self, *, last: bool, limit: float | None = None) -> None:
+        """Clip and update after the last micro-batch, unless a gradient is not finite or the norm above the limit."""
         if not last:
             return
         gradients = self._gradients()
@@ -83,7 +84,7 @@ class FsdpSharded:
             for name in self._tensor_sums:
                 dist.all_reduce(gradients[name], group=self.mesh.tensor_group)
         norm = self._norm(gradients)
-        applied = bool(torch.isfinite(norm))
+        applied = bool(torch.isfinite(norm)) and not above_on_any(norm, limit, self.mesh)
         if applied:
             if self.clip_norm > 0:
                 torch._foreach_mul_(list(gradients.values()), (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
