@@ -75,6 +75,8 @@ def _drawer(measured: Measured, key: str) -> Any:
             style = STYLES[k // len(PALETTE) % len(STYLES)]
             ax.plot([p.context for p in points], [getattr(p, key) for p in points], ls=style, ms=4, lw=1.5, **look)
         log_x(ax, "tokens of context", LABELS[key], lambda length: f"{length:,.0f}")
+        ax.set_xticks([p.context for p in next(iter(measured.mixers.values()))])
+        ax.minorticks_off()
         log_y(ax, np.array([getattr(p, key) for points in measured.mixers.values() for p in points]), count)
         legend_above(ax, 3)
 
