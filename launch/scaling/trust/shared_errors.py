@@ -55,8 +55,8 @@ class SharedError:
     def draw(self, num: int, random: np.random.Generator) -> Array:
         """Return shared errors (num, n), their variance drawn too: few groups hardly say how large it is.
 
-        As if groups had left `LEAST_FREEDOM` degrees of freedom where they left one, which would make any answer infinite:
-        leaving out each group says what the fit hangs on.
+        As if groups had left `LEAST_FREEDOM` degrees of freedom where they left one, which would make any answer
+        infinite: leaving out each group says what the fit hangs on.
         """
         freedom = max(self.freedom[0], LEAST_FREEDOM)
         between = self.between * freedom / random.chisquare(freedom, num)
