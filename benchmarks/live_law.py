@@ -18,9 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SIZES, LENGTHS, SEEDS, TOKENS_PER_STEP = ["25k", "50k", "100k"], [100, 200, 400], [0, 1], 2048
-STEPS = LENGTHS[-1]
-FAULTY = {"model.size": ["25k", "100k"], "steps": [STEPS]}
+WIDTHS, STEPS, SEEDS, TOKENS_PER_STEP = [32, 40, 48, 56, 64], 300, [0, 1], 1024  # 25k to 100k parameters
+FAULTY = {"model.d_model": [40, 56]}
 RATE = 0.5  # times the rule by size, which is high for runs as short as these
 SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine": {"kind": "cosine", "warmup": "5%"},
@@ -83,13 +82,13 @@ def sweeps(schedule: str, paths: dict[str, str], out: Path) -> dict[str, dict[st
             "held_out_fraction": 0.05, "stages": stages,
         }  # fmt: skip
         return {
-            "data": data, "model": {"size": "12k", "context_length": 64},
+            "data": data, "model": {"d_model": WIDTHS[0], "n_layers": 2, "n_heads": 2, "context_length": 64},
             "batch": {"tokens_per_step": TOKENS_PER_STEP}, "schedule": SCHEDULES[schedule], "steps": STEPS,
-            "optim": {"lr_factor": RATE}, "evaluation": {"tokens": "65k"}, "checkpoint": {"every": "100%", "keep_last": 1},
+            "optim": {"lr_factor": RATE}, "evaluation": {"tokens": "33k"}, "checkpoint": {"every": "100%", "keep_last": 1},
             "tracking": {"log_every": "1 steps"},
         }  # fmt: skip
 
-    vary = {"model.size": SIZES, "steps": LENGTHS, "seed": SEEDS}
+    vary = {"seed": SEEDS, "model.d_model": WIDTHS}
     found: dict[str, dict[str, Any]] = {f"{schedule}-ladder": {"run": run(USUAL, []), "vary": vary}}
     found[f"{schedule}-settings"] = {"run": run(USUAL, []), "vary": FAULTY, "changes": list(SETTINGS.values())}
     for kind, weights in MIXTURES.items():

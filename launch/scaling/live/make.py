@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import t as student
 
 from launch.scaling.arrays import Array
+from launch.scaling.live.batches import shared_batches
 from launch.scaling.live.limits import limits_of
 from launch.scaling.live.regression import Foretold, foretell, with_final
 from launch.scaling.live.runs import Finished, Kind, matching, why_not
@@ -41,11 +43,14 @@ def expected_curve(
             f"no finished run is like {wanted.name}{why}. An expected curve is made from runs with the same data, "
             "batch, schedule and optimizer, of other sizes, lengths or seeds"
         )
-    shapes, at = [shape_of(run) for run in like], np.append(knots(), FINAL)
-    noise = batch_noise(shapes)
-    columns = np.array([[*shape.at_knots, run.final] for shape, run in zip(shapes, like, strict=True)])
-    errors = np.append(noise**2 * np.mean([shape.errors for shape in shapes], axis=0), 0.0)
-    found = foretell(like, columns, errors, wanted, at)
+    same = [run for run in like if run.kind.seed == wanted.seed]
+    try:  # those that read the same batches foretell best
+        # A longer run's knots are too wide for what those of shorter ones leave of a batch.
+        known = any(run.kind.steps >= wanted.steps for run in same)
+        used, columns = same, _columns(same, wanted, shared=known)
+    except UserError:
+        used, columns = like, _columns(like, wanted, shared=False)
+    found = columns.found
     if law is not None:
         found = with_final(found, *law)
     modes = _modes(found)
@@ -53,17 +58,46 @@ def expected_curve(
         steps=(knots() * wanted.steps).tolist(),
         mean=found.mean[:-1].tolist(),
         modes=modes[:, :-1].tolist(),
-        noise=noise.tolist(),
+        noise=columns.noise.tolist(),
+        batches={step: added for step, added in columns.batches.items() if step <= wanted.steps},
+        noise_of_known=columns.noise_of_known.tolist(),
         final_mean=float(found.mean[-1]),
         final_modes=modes[:, -1].tolist(),
         limits=Limits(np.inf, np.inf),
         total_steps=wanted.steps,
         tokens_per_step=wanted.tokens_per_step,
         made_for=wanted.like,
-        cells=[run.kind.name for run in like],
+        cells=[run.kind.name for run in used],
         eval_set=eval_set,
     )
     return dataclasses.replace(made, limits=limits_of(made, found.freedom, logged_every))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    found: Foretold
+    noise: Array  # (K,)
+    batches: dict[int, float]
+    noise_of_known: Array  # (K,)
+
+
+def _columns(runs: Sequence[Finished], wanted: Kind, *, shared: bool) -> _Columns:
+    """Foretell the knots and the end. `shared`: the wanted run reads the same batches as these, in the same order."""
+    shapes, at = [shape_of(run) for run in runs], np.append(knots(), FINAL)
+    if not shapes:
+        raise UserError(f"no finished run has the seed of {wanted.name}")
+    noise = batch_noise(shapes)
+    batches = shared_batches(runs) if shared else None
+    rest = noise
+    if batches is not None:
+        shapes, rest = batches.shapes, batch_noise(batches.shapes)
+    at_ends = np.array([[*shape.at_knots, run.final] for shape, run in zip(shapes, runs, strict=True)])
+    lengths = {wanted.steps, *(run.kind.steps for run in runs)}
+    errors = np.append(
+        (rest if len(lengths) == 1 else noise) ** 2 * np.mean([shape.errors for shape in shapes], axis=0), 0.0
+    )
+    found = foretell(runs, at_ends, errors, wanted, at, shared=batches is not None)
+    return _Columns(found, noise, {} if batches is None else batches.added, rest)
 
 
 def _modes(found: Foretold) -> Array:

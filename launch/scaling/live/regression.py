@@ -43,23 +43,26 @@ class Foretold:
 
 @dataclass(frozen=True)
 class _Fit:
-    """One design: what it foretells (K + 1,), the residuals (n, K + 1), and how well it foretells runs left out."""
+    """One design: what it foretells (K + 1,), the covariance of runs (K + 1, K + 1), how well it foretells others."""
 
     mean: Array
-    residuals: Array
+    shown: Array
     free: int
     leverage: float
     press: float
 
 
-def foretell(runs: Sequence[Finished], columns: Array, errors: Array, wanted: Kind, at: Array) -> Foretold:
+def foretell(
+    runs: Sequence[Finished], columns: Array, errors: Array, wanted: Kind, at: Array, *, shared: bool = False
+) -> Foretold:
     """Regress `columns` (n, K + 1) on size and length, and predict those of the wanted run.
 
-    `errors` (K + 1,) is the mean variance of a column that is its own noise; `at` (K + 1,) the shares of the run.
-    Raises `UserError` for too few runs and for a run too far beyond them.
+    `errors` (K + 1,) is the mean variance of a column by the noise of batches; `at` (K + 1,) the shares of the run.
+    `shared`: all of them read the same batches, so only the rest is noise. Raises `UserError` for too few runs and for
+    a run too far beyond them.
     """
     kinds = [run.kind for run in runs]
-    _refuse_far(kinds, wanted)
+    beyond = _beyond(kinds, wanted)
     fits = [fit for terms in _designs(kinds) if (fit := _fit(kinds, columns, wanted, terms)) is not None]
     if not fits:
         varied = [name for name in "ND" if _ratio([getattr(kind, name) for kind in kinds]) > SAME]
@@ -74,11 +77,21 @@ def foretell(runs: Sequence[Finished], columns: Array, errors: Array, wanted: Ki
     means = np.array([fit.mean for fit in fits])
     mean = weights @ means
     apart = (means - mean).T * weights @ (means - mean)
-    spread = _completed(best.residuals.T @ best.residuals, best.free, errors, at)
+    spread = _completed(best.shown, best.free, errors, at)
     leverage = float(weights @ [fit.leverage for fit in fits])
-    # Runs of one seed read the same batches, so the noise that they share is no smaller than that of one.
-    own = max(leverage, 1 / len({kind.seed for kind in kinds})) * np.diag(errors)
-    return Foretold(mean, (1 + leverage) * spread + apart + own, best.free + PRIOR_RUNS)
+    own = _own_noise(kinds, wanted, leverage, shared=shared) * np.diag(errors)
+    return Foretold(mean, ((1 + leverage) * spread + apart) * beyond**2 + own, best.free + PRIOR_RUNS)
+
+
+def _own_noise(kinds: list[Kind], wanted: Kind, leverage: float, *, shared: bool) -> float:
+    """Return how much of the noise of one run's knots is in the forecast of another's.
+
+    Runs of one seed read the same batches, so what they share of it is no smaller in their mean than in one. Where the
+    wanted run reads them too and is as long, it is in its own knots as well; with another length it is in others.
+    """
+    if not shared:
+        return max(leverage, 1 / len({kind.seed for kind in kinds}))
+    return leverage if {kind.steps for kind in kinds} == {wanted.steps} else 1 + leverage
 
 
 def _designs(kinds: list[Kind]) -> list[Terms]:
@@ -101,7 +114,9 @@ def _fit(kinds: list[Kind], columns: Array, wanted: Kind, terms: Terms) -> _Fit 
     coefficients = inverse @ X.T @ columns
     residuals = columns - X @ coefficients
     press = float(((residuals / (1 - hat)[:, None]) ** 2).sum())
-    return _Fit(x @ coefficients, residuals, free, float(x @ inverse @ x), press)
+    # E r r' = (1 - h) S: so runs at the edge, where a law that is wrong shows, count as much as others.
+    shown = (residuals / (1 - hat)[:, None]).T @ residuals / len(kinds)
+    return _Fit(x @ coefficients, shown, free, float(x @ inverse @ x), press)
 
 
 def _design(kinds: Sequence[Kind], terms: Terms) -> Array:
@@ -115,7 +130,12 @@ def _design(kinds: Sequence[Kind], terms: Terms) -> Array:
     return np.stack(columns, axis=1)
 
 
-def _refuse_far(kinds: list[Kind], wanted: Kind) -> None:
+def _beyond(kinds: list[Kind], wanted: Kind) -> float:
+    """Return how many times the wanted run is larger or longer than all finished ones (or smaller); at least 1.
+
+    Errors are taken to grow as much. Raises `UserError` beyond `FAR`, or where the runs do not vary in what it differs.
+    """
+    most = 1.0
     for name, what in (("N", "parameters of the body"), ("D", "tokens")):
         values, value = [getattr(kind, name) for kind in kinds], getattr(wanted, name)
         if not values:
@@ -132,19 +152,21 @@ def _refuse_far(kinds: list[Kind], wanted: Kind) -> None:
                 f"{wanted.name} has {value:,.0f} {what}, {beyond:.3g} times beyond the finished runs ({low:,.0f} to "
                 f"{high:,.0f}); a curve reaches {FAR:g} times: finish a run between"
             )
+        most = max(most, beyond)
+    return most
 
 
 def _ratio(values: list[float]) -> float:
     return max(values) / min(values)
 
 
-def _completed(products: Array, free: int, errors: Array, at: Array) -> Array:
+def _completed(residuals: Array, free: int, errors: Array, at: Array) -> Array:
     """Return the covariance of deviations: that of the residuals, completed by a prior worth `PRIOR_RUNS` runs.
 
     Few runs show few ways to deviate. The prior has the residuals' own size at each knot, smoothed, and says how they
     hang together over u: a share lasts for the whole run, the rest is forgotten as log u goes on.
     """
-    shown = products / free - np.diag(errors)
+    shown = residuals - np.diag(errors)
     near = np.exp(-0.5 * (np.arange(len(at))[:, None] - np.arange(len(at))) ** 2 / 2.0**2)
     sizes = near @ np.maximum(np.diag(shown), 0) / near.sum(1)
     sd = np.sqrt(np.maximum(sizes, LEAST_SD**2))
