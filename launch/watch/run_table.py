@@ -77,17 +77,18 @@ def run_table(views: Sequence[RunView], width: int) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12)
     table.add_column("state", no_wrap=True)
-    for name in ("step", "loss", "tok/s", "MFU", "left"):
+    followed = any(view.off is not None for view in views)  # no run without an expected curve pays for its column
+    for name in ("step", "loss", *(["off"] if followed else []), "tok/s", "MFU", "left"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("loss curve", no_wrap=True)
     if width >= WIDE:
         table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
     for view in views:
-        table.add_row(*_cells(view, wide=width >= WIDE))
+        table.add_row(*_cells(view, followed=followed, wide=width >= WIDE))
     return table
 
 
-def _cells(view: RunView, *, wide: bool) -> list[str | Text]:
+def _cells(view: RunView, *, followed: bool, wide: bool) -> list[str | Text]:
     step = "" if view.step is None else count(view.step) + (f"/{count(view.steps)}" if view.steps else "")
     left = view.seconds_left if view.state == "running" else None
     cells: list[str | Text] = [
@@ -95,6 +96,7 @@ def _cells(view: RunView, *, wide: bool) -> list[str | Text]:
         Text(view.state, style=_STYLES.get(view.state, "")),
         step,
         _shown("loss", view.loss),
+        *([_shown("off", view.off)] if followed else []),
         "" if view.tokens_per_second is None else count(view.tokens_per_second),
         _shown("mfu", view.mfu),
         "" if left is None else duration(left),

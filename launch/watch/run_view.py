@@ -39,6 +39,7 @@ class RunView:
     goodput: float | None = None
     silent_seconds: float | None = None  # since the last row, of a run that runs
     curve: tuple[float, ...] = ()  # losses, evenly spaced over the record
+    off: float | None = None  # standard deviations above the expected curve
 
     def to_json(self) -> dict[str, object]:
         """Return plain values for scripts."""
@@ -94,7 +95,7 @@ class Reader:
         return self._steps[plan][1]
 
 
-_ROW_KEYS = ("step", "loss", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "goodput")
+_ROW_KEYS = ("step", "loss", "off", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "goodput")
 
 
 def sampled_losses(metrics: Path, points: int = POINTS) -> tuple[float, ...]:

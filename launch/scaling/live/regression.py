@@ -80,7 +80,11 @@ def foretell(
     spread = _completed(best.shown, best.free, errors, at)
     leverage = float(weights @ [fit.leverage for fit in fits])
     own = _own_noise(kinds, wanted, leverage, shared=shared) * np.diag(errors)
-    return Foretold(mean, ((1 + leverage) * spread + apart) * beyond**2 + own, best.free + PRIOR_RUNS)
+    within = (1 + leverage) * spread + apart
+    covariance = within * beyond**2 + own
+    # How errors beyond the runs hang together over u is not known from them: the beginning says less of the end.
+    covariance[-1, -1] += (beyond**2 - 1) * within[-1, -1]
+    return Foretold(mean, covariance, best.free + PRIOR_RUNS)
 
 
 def _own_noise(kinds: list[Kind], wanted: Kind, leverage: float, *, shared: bool) -> float:
