@@ -43,12 +43,15 @@ def expected_curve(
             f"no finished run is like {wanted.name}{why}. An expected curve is made from runs with the same data, "
             "batch, schedule and optimizer, of other sizes, lengths or seeds"
         )
-    same = [run for run in like if run.kind.seed == wanted.seed]
-    try:  # those that read the same batches foretell best
-        # A longer run's knots are too wide for what those of shorter ones leave of a batch.
-        known = any(run.kind.steps >= wanted.steps for run in same)
-        used, columns = same, _columns(same, wanted, shared=known)
+    # A longer run's knots are too wide for what those of shorter ones leave of a batch.
+    readers = [run for run in like if run.kind.seed == wanted.seed]
+    known = len(readers) > 1 and any(run.kind.steps >= wanted.steps for run in readers)
+    used = [run for run in like if _of_seed(like, run.kind.seed) > 1] if known else like
+    try:
+        columns = _columns(used, wanted, shared=known)
     except UserError:
+        if not known:
+            raise
         used, columns = like, _columns(like, wanted, shared=False)
     found = columns.found
     if law is not None:
@@ -81,23 +84,29 @@ class _Columns:
     noise_of_known: Array  # (K,)
 
 
-def _columns(runs: Sequence[Finished], wanted: Kind, *, shared: bool) -> _Columns:
-    """Foretell the knots and the end. `shared`: the wanted run reads the same batches as these, in the same order."""
+def _of_seed(runs: Sequence[Finished], seed: int) -> int:
+    return sum(run.kind.seed == seed for run in runs)
+
+
+def _columns(runs: list[Finished], wanted: Kind, *, shared: bool) -> _Columns:
+    """Foretell the knots and the end. `shared`: the wanted run reads the same batches as those of its seed."""
     shapes, at = [shape_of(run) for run in runs], np.append(knots(), FINAL)
-    if not shapes:
-        raise UserError(f"no finished run has the seed of {wanted.name}")
-    noise = batch_noise(shapes)
-    batches = shared_batches(runs) if shared else None
-    rest = noise
-    if batches is not None:
-        shapes, rest = batches.shapes, batch_noise(batches.shapes)
+    noise, rest, added = batch_noise(shapes), batch_noise(shapes), {}
+    if shared:
+        for seed in {run.kind.seed for run in runs}:
+            members = [number for number, run in enumerate(runs) if run.kind.seed == seed]
+            batches = shared_batches([runs[number] for number in members])
+            for number, shape in zip(members, batches.shapes, strict=True) if batches is not None else ():
+                shapes[number] = shape
+            if seed == wanted.seed and batches is not None:
+                added = batches.added
+        rest = batch_noise(shapes)
     at_ends = np.array([[*shape.at_knots, run.final] for shape, run in zip(shapes, runs, strict=True)])
     lengths = {wanted.steps, *(run.kind.steps for run in runs)}
-    errors = np.append(
-        (rest if len(lengths) == 1 else noise) ** 2 * np.mean([shape.errors for shape in shapes], axis=0), 0.0
-    )
-    found = foretell(runs, at_ends, errors, wanted, at, shared=batches is not None)
-    return _Columns(found, noise, {} if batches is None else batches.added, rest)
+    of_knots = rest if len(lengths) == 1 else noise
+    errors = np.append(of_knots**2 * np.mean([shape.errors for shape in shapes], axis=0), 0.0)
+    found = foretell(runs, at_ends, errors, wanted, at, shared=shared)
+    return _Columns(found, noise, added, rest)
 
 
 def _modes(found: Foretold) -> Array:

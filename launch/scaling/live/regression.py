@@ -27,7 +27,7 @@ LEAST_FREE = 2  # runs beyond the coefficients: fewer show nothing of how runs d
 FAR = 4.0  # times beyond the sizes and lengths of the finished runs
 SAME = 1.02  # ratio below which two sizes or lengths are one
 # What the residuals of few runs are completed with, as so many further runs: an inverse Wishart prior.
-PRIOR_RUNS, LEAST_SD, LASTING, MEMORY = 4.0, 2e-3, 0.5, 1.0
+PRIOR_RUNS, LEAST_SD, LASTING, MEMORY = 10.0, 2e-3, 0.1, 0.5
 POWERS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75)  # p and q; 0 stands for the logarithm
 Terms = tuple[tuple[str, float], ...]  # factors N and D with their powers
 
@@ -58,12 +58,14 @@ def foretell(
     """Regress `columns` (n, K + 1) on size and length, and predict those of the wanted run.
 
     `errors` (K + 1,) is the mean variance of a column by the noise of batches; `at` (K + 1,) the shares of the run.
-    `shared`: all of them read the same batches, so only the rest is noise. Raises `UserError` for too few runs and for
+    `shared`: those of its seed read the same batches. Then runs of one seed share a level, and only the rest is noise.
+    Raises `UserError` for too few runs and for
     a run too far beyond them.
     """
     kinds = [run.kind for run in runs]
     beyond = _beyond(kinds, wanted)
-    fits = [fit for terms in _designs(kinds) if (fit := _fit(kinds, columns, wanted, terms)) is not None]
+    orders = sorted({kind.seed for kind in kinds} - {wanted.seed}) if shared else []
+    fits = [fit for terms in _designs(kinds) if (fit := _fit(kinds, columns, wanted, terms, orders)) is not None]
     if not fits:
         varied = [name for name in "ND" if _ratio([getattr(kind, name) for kind in kinds]) > SAME]
         raise UserError(
@@ -104,9 +106,9 @@ def _designs(kinds: list[Kind]) -> list[Terms]:
     return [tuple(zip(varied, powers, strict=True)) for powers in product(POWERS, repeat=len(varied))]
 
 
-def _fit(kinds: list[Kind], columns: Array, wanted: Kind, terms: Terms) -> _Fit | None:
+def _fit(kinds: list[Kind], columns: Array, wanted: Kind, terms: Terms, orders: list[int]) -> _Fit | None:
     """Fit one design; None where the runs do not identify it, or one of them alone says a coefficient."""
-    every = _design([*kinds, wanted], terms)
+    every = _design([*kinds, wanted], terms, orders)
     X, x = every[:-1], every[-1]
     free = len(kinds) - X.shape[1]
     if free < LEAST_FREE or np.linalg.matrix_rank(X) < X.shape[1]:
@@ -123,9 +125,9 @@ def _fit(kinds: list[Kind], columns: Array, wanted: Kind, terms: Terms) -> _Fit 
     return _Fit(x @ coefficients, shown, free, float(x @ inverse @ x), press)
 
 
-def _design(kinds: Sequence[Kind], terms: Terms) -> Array:
-    """Return ones and the standardised powers of N and D (n, p)."""
-    columns = [np.ones(len(kinds))]
+def _design(kinds: Sequence[Kind], terms: Terms, orders: list[int]) -> Array:
+    """Return ones, one for the runs of each other order of data, and the standardised powers of N and D (n, p)."""
+    columns = [np.ones(len(kinds)), *(np.array([kind.seed == order for kind in kinds], float) for order in orders)]
     for name, power in terms:
         logs = np.log([getattr(kind, name) for kind in kinds])
         logs -= logs.mean()
