@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -107,23 +108,25 @@ def looks(root: Path, growing: list[Path], lines: int) -> dict[str, float]:
     memory = json.loads(process.stdout.readline())
     process.wait()
     return {
-        "first look, s": times[0][0],
+        "first look without the start of Python, s": times[0][0],
         "refresh, s (median)": statistics.median(wall for wall, _ in times[1:]),
         "refresh, s of CPU (median)": statistics.median(cpu for _, cpu in times[1:]),
         "memory, MB": memory / 1e6,
     }
 
 
-def command(root: Path, *words: str) -> float:
-    """Return the seconds that a whole command takes, the start of Python included: the best of three."""
-    times = []
+def command(root: Path, *words: str) -> tuple[float, float]:
+    """Return the seconds of a whole command, the start of Python included, and those of CPU: the best of three."""
+    times, cpu = [], []
     for _ in range(3):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "launch", "watch", "--runs", str(root), *words], check=True, capture_output=True
         )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(time.perf_counter() - began)
-    return min(times)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times), min(cpu)
 
 
 def main() -> None:
@@ -136,15 +139,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = asked.keep or Path(temporary)
         growing = plant(root, asked.runs, asked.lines)
-        size = (root / "ladder").stat() and sum(f.stat().st_size for f in root.glob("ladder/cells/*/metrics.jsonl"))
+        size = sum(record.stat().st_size for record in root.glob("ladder/cells/*/metrics.jsonl"))
         found = {"runs": asked.runs, "lines of each": asked.lines, "size of the records, GB": size / 1e9}
-        found["first screen of the command, s"] = command(root, "--once")
+        found |= dict(zip(("first screen, s", "first screen, s of CPU"), command(root, "--once"), strict=True))
         found |= looks(root, growing, asked.lines)
         page = Path(temporary) / "page"
-        found["page, s"] = command(root, "--html", str(page), "--once")
+        found |= dict(zip(("page, s", "page, s of CPU"), command(root, "--html", str(page), "--once"), strict=True))
         found["page, KB"] = (page / "index.html").stat().st_size / 1e3
     for name, value in found.items():
-        print(f"{name:36} {value:,.3g}" if isinstance(value, float) else f"{name:36} {value:,}")
+        print(f"{name:42} {value:,.3g}" if isinstance(value, float) else f"{name:42} {value:,}")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ def test_a_curve_is_sampled_over_the_whole_record_and_little_of_it_is_read(tmp_p
     assert steps[0] == 1 and steps[-1] == 20_000 and 10 <= len(steps) <= 21
     gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert max(gaps) < 2_000 and all(p.loss == pytest.approx(9.0 - p.step * 0.01) for p in points)
+    early = [point.step for point in Curve(run_dir.metrics, 20, early=True).read()]
+    assert set(steps) < set(early) and sum(step < steps[1] for step in early) >= 6, "for a logarithmic axis"
     before = Path("/proc/self/io").read_text() if Path("/proc/self/io").exists() else ""
     Reader(lambda: [run_dir.root]).views()
     if before:

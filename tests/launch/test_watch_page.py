@@ -52,7 +52,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def page_of(runs: Path, seconds: float = 1.0) -> Page:
-    return Page(Reader(lambda: find_runs(runs), points_of_a_run(4)), "my runs", seconds)
+    return Page(Reader(lambda: find_runs(runs), points_of_a_run(4), early=True), "my runs", seconds)
 
 
 def data_in(script: str) -> dict:

@@ -90,6 +90,8 @@ def test_the_status_is_one_word(tmp_path: Path):
 def test_console_lines_show_what_is_there():
     line = console_line({"kind": "train", "step": 3, "loss": 2.5, "lr": 1e-3, "tokens_per_second": None})
     assert line.split() == ["train", "step", "3", "loss", "2.5000", "lr", "1.00e-03"]
+    later = console_line({"kind": "train", "step": 30_000, "loss": 12.5, "lr": 1e-3, "tokens_per_second": None})
+    assert len(later) == len(line) and later.index("lr") == line.index("lr")
 
 
 def test_the_documented_metrics_are_those_that_are_declared():
