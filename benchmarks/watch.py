@@ -1,7 +1,7 @@
 """How long `escala watch` takes over many long runs, and how much memory: first screen, refresh, page.
 
-    python benchmarks/watch.py                       200 runs of 100,000 lines each
-    python benchmarks/watch.py --runs 1000 --lines 2000
+    python -m benchmarks.watch                       200 runs of 100,000 lines each
+    python -m benchmarks.watch --runs 1000 --lines 2000
 
 Makes the runs in a temporary directory (10 different records, linked by the others: 200 x 100,000 lines are 10 GB), has
 a fifth of them grow between looks, and starts every measured command as a process of its own.
@@ -58,9 +58,9 @@ def row(step: int, per_step: int) -> bytes:
     return json.dumps(values).encode() + b"\n"
 
 
-def plant(root: Path, runs: int, lines: int) -> list[Path]:
-    """Make runs under a sweep, and return the records of those that train on."""
-    growing, templates = [], []
+def plant(root: Path, runs: int, lines: int) -> None:
+    """Make runs under a sweep."""
+    templates: list[Path] = []
     for index in range(runs):
         run = root / "ladder" / "cells" / f"d_model={64 + 32 * (index % 40)}-seed={index}-{index:08x}"
         (run / "logs" / "1").mkdir(parents=True)
@@ -83,9 +83,6 @@ def plant(root: Path, runs: int, lines: int) -> list[Path]:
             subprocess.run(["cp", "--reflink=auto", templates[index % DISTINCT], record], check=True)
         else:
             os.link(templates[index % DISTINCT], record)
-        if grows:
-            growing.append(record)
-    return growing
 
 
 def grow(records: list[Path], step: int) -> None:
@@ -133,12 +130,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--lines", type=int, default=100_000)
-    parser.add_argument("--keep", type=Path, help="make the runs there, and leave them")
+    parser.add_argument("--keep", type=Path, help="make the runs there, and leave them for another time")
     asked = parser.parse_args()
     random.seed(0)
     with tempfile.TemporaryDirectory() as temporary:
         root = asked.keep or Path(temporary)
-        growing = plant(root, asked.runs, asked.lines)
+        if not (root / "ladder").exists():
+            plant(root, asked.runs, asked.lines)
+        running = (s for s in root.glob("ladder/cells/*/status") if s.read_text() == "running\n")
+        growing = [status.with_name("metrics.jsonl") for status in running]
         size = sum(record.stat().st_size for record in root.glob("ladder/cells/*/metrics.jsonl"))
         found = {"runs": asked.runs, "lines of each": asked.lines, "size of the records, GB": size / 1e9}
         found |= dict(zip(("first screen, s", "first screen, s of CPU"), command(root, "--once"), strict=True))
