@@ -98,6 +98,8 @@ def sparkline(values: Sequence[float], most: int = SPARK) -> str:
 
 def headline(views: Sequence[RunView], shown: int, selection: Selection) -> str:
     """Say how many runs there are in each state, what they cost so far, and how they are sorted."""
+    if not views:
+        return "no runs yet"
     states = Counter(v.state for v in views)
     parts = [", ".join(f"{states[state]} {state}" for state in STATES if states[state])]
     parts[0] += f", {shown} shown" if shown != len(views) else ""
