@@ -12,12 +12,13 @@ import torch
 
 from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
+from trainer.checkpoint.rollback import read_rollbacks, skipped_by
 from trainer.checkpoint.settings import settings_of
 from trainer.config.run import RunConfig
 from trainer.contract.attempts import seconds_before
 from trainer.contract.provenance import process_started
 from trainer.contract.run_dir import RunDir
-from trainer.data.order.skipping import parse_ranges
+from trainer.data.order.skipping import Ranges, parse_ranges
 from trainer.data.read.batches import Batches
 from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
@@ -28,17 +29,22 @@ from trainer.engine.peak import peak_flops
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
 from trainer.guard.fence import Fence
+from trainer.guard.health import Health
+from trainer.guard.position import write_position
 from trainer.guard.signals import on_stop_signal
-from trainer.guard.watchdog import Watchdog
+from trainer.guard.watchdog import Watchdog, end_process
 from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
+from trainer.observe.live_law import open_live_law
 from trainer.observe.observers import Observer, Observers
+from trainer.observe.profile import Profile
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 from trainer.parallel.mesh import Mesh
+from trainer.plan.likeness import likeness, unlikeness
 from trainer.plan.plan import Plan
 
 
@@ -67,16 +73,20 @@ def open_session(
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
     record = Record(run_dir)
     observers = _open_observers(config, run_dir, fence, record, first=mesh.rank == 0)
-    keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence)
+    rollbacks = read_rollbacks(run_dir, device)
+    skip = skipped_by(rollbacks, parse_ranges(config.skip_steps))
+    keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence, skip)
     step = keeper.restore()
     costs = open_costs(device, plan.degrees.world, counted=mesh.is_first)
     rows, held = (record.training_rows(), seconds_before(run_dir.root, fence.attempt)) if mesh.is_first else ([], 0.0)
     wall_time = WallTime(costs, rows, step, started=process_started(), held=held)
     if observers.active:
         record.rewind(step)
-    batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
+    batches = _open_batches(config, plan, manifest, mesh, device, keeper.state, skip)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
+    ranges = parse_ranges(config.tracking.profile_steps)
+    profile = Profile(run_dir, mesh.rank, ranges, cuda=device.type == "cuda", event=observers.event)
     _say_about_data(batches, observers)
     run = Run(
         config=config,
@@ -95,27 +105,48 @@ def open_session(
         observers=observers,
         throughput=Throughput(plan.tokens_per_step),
         wall_time=wall_time,
+        record=record,
+        health=_health(config, engine, keeper, observers),
+        rollbacks=rollbacks,
+        profile=profile,
         peak_flops=peak_flops(device) if mesh.is_first else None,
+        live_law=open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness)
+        if mesh.is_first
+        else None,
         step=step,
     )
-    return Session(run, run_dir, manifest, closers=[batches.close, keeper.close, *guards, engine.close])
+    return Session(run, run_dir, manifest, closers=[profile.close, batches.close, keeper.close, *guards, engine.close])
+
+
+def _health(config: RunConfig, engine: Engine, keeper: Keeper, observers: Observers) -> Health:
+    """Return the health rules as the checkpoint left them. The first rank alone asks for what they say."""
+    first = engine.mesh.is_first
+    health = Health(config.guard, ask=engine.agreement.ask if first else lambda what: None, event=observers.event)
+    health.load(keeper.health)
+    return health
 
 
 def _open_batches(
-    config: RunConfig, plan: Plan, manifest: Manifest, mesh: Mesh, device: torch.device, state: dict[str, Any] | None
+    config: RunConfig,
+    plan: Plan,
+    manifest: Manifest,
+    mesh: Mesh,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    skip: Ranges,
 ) -> Batches:
     return open_batches(
         config.data,
         context_length=config.model.context_length,
         sequences_per_step=plan.sequences_per_step,
         micro_batch=plan.micro_batch,
-        seed=config.seed,
+        seed=config.order_seed,
         dp_rank=mesh.dp_rank,
         dp_size=mesh.dp_size,
         total_steps=plan.steps,
         manifest=manifest,
         state=state,
-        skip_steps=parse_ranges(config.skip_steps),
+        skip_steps=skip,
         pin_memory=device.type == "cuda",
     )
 
@@ -128,6 +159,7 @@ def _open_keeper(
     observers: Observers,
     run_dir: RunDir,
     fence: Fence,
+    skip: Ranges,
 ) -> Keeper:
     every = config.checkpoint.keep_every
     return Keeper(
@@ -141,13 +173,18 @@ def _open_keeper(
         identity=identity_of(manifest),
         event=observers.event,
         settings=settings_of(config, plan),
-        skip=parse_ranges(config.skip_steps),
+        skip=skip,
     )
 
 
 def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper, fence: Fence) -> list[Callable[[], None]]:
     """Listen for stop signals, watch for silence and newer attempts, ask for saves in time; return how to end it."""
-    watchdog = Watchdog(config.guard.watchdog_seconds)
+
+    def end(seconds: float) -> None:
+        write_position(fence.run_dir.logs(fence.attempt), engine.mesh.rank, "its watchdog ended it")
+        end_process(seconds)
+
+    watchdog = Watchdog(config.guard.watchdog_seconds, on_silence=end)
 
     def progress() -> None:
         watchdog.beat()

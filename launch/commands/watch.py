@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from launch.watch.page import Page
 
 PORT = 8710
-SORTS = ("state", "name", "step", "loss", "band", "speed", "mfu", "left", "cost")
+SORTS = ("state", "name", "step", "loss", "off", "speed", "mfu", "left", "cost")
 STATES = ("failed", "dead", "diverged", "unknown", "running", "preempted", "pending", "waiting", "done")
 
 

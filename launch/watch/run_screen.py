@@ -129,7 +129,7 @@ def _short(value: object) -> str:
 
 _SHOWN = {
     metric.key: metric.format for metric in METRICS
-    if metric.key in ("loss", "band_sigma", "grad_norm", "lr", "tokens_per_second", "mfu", "step_seconds", "goodput")
+    if metric.key in ("loss", "off", "grad_norm", "lr", "tokens_per_second", "mfu", "step_seconds", "goodput")
 }  # fmt: skip
 _PARTS = {
     "train_seconds": "training", "start_seconds": "start", "wait_seconds": "data", "save_seconds": "saves",

@@ -44,7 +44,7 @@ class RunView:
     steps: int | None = None
     tokens: int | None = None
     loss: float | None = None
-    band_sigma: float | None = None  # standard deviations from the expected curve, where the run has one
+    off: float | None = None  # standard deviations from the expected curve, where the run has one
     tokens_per_second: float | None = None
     mfu: float | None = None
     seconds_left: float | None = None
@@ -136,7 +136,7 @@ class Reader:
 
 
 _ROW_KEYS = (
-    "step", "tokens", "loss", "band_sigma", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "core_seconds",
+    "step", "tokens", "loss", "off", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "core_seconds",
     "cost", "energy_joules", "goodput",
 )  # fmt: skip
 

@@ -45,7 +45,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     costs = {"cost": 2.5, "energy_joules": 7.2e6, "mfu": 0.4, "seconds_left": 60.0}
     for index, name in enumerate(("d_model=64-0f", "d_model=96-1f", "d_model=128-2f")):
         planned(plant(runs, f"ladder/cells/{name}", Status.DONE, 30 + index, **costs), 10**5 * (index + 1))
-    failed = planned(plant(runs, f"ladder/cells/{EVIL}", Status.FAILED, 20, band_sigma=4.5), 9 * 10**5)
+    failed = planned(plant(runs, f"ladder/cells/{EVIL}", Status.FAILED, 20, off=4.5), 9 * 10**5)
     failed.record_event("failed", error=ERROR)
     append_json(runs / "ladder" / "ledger.jsonl", *ladder_rows(5))
     return runs

@@ -40,6 +40,10 @@ METRICS = (
     Metric("perplexity", "exp(loss)", (EVALUATION,), "lower", ".2f", (CONSOLE,)),
     Metric("bits_per_byte", "of the text of the evaluated tokens", (EVALUATION,), "lower", ".4f", (CONSOLE,)),
     Metric("grad_norm", "global norm before clipping", format=".3f", shows=(CONSOLE,)),
+    Metric(
+        "off", "standard deviations of the loss above its expected curve, see watching.md", format="+.1f",
+        shows=EVERYWHERE,
+    ),
     Metric("lr", "learning rate of this step", format=".2e", shows=(CONSOLE,)),
     Metric("epoch", "passes over the training data; in a mixture, over the source that was read most often"),
     Metric(
@@ -54,10 +58,22 @@ METRICS = (
     Metric("step_seconds_p95", "95th percentile of the same steps", better="lower", format=".3f"),
     Metric("data_seconds", "mean wait for the data of a step since the previous row", better="lower", format=".3f"),
     Metric(
+        "rank_seconds", "median over ranks: the wait for data and the first forward pass of a step, before ranks meet",
+        better="lower", format=".3f",
+    ),
+    Metric("slowest_rank", "the rank that takes longest for the same"),
+    Metric("slowest_rank_seconds", "how long it takes", better="lower", format=".3f"),
+    Metric("slowest_rank_wait", "how much of that is its wait for data", better="lower", format=".3f"),
+    Metric("compiled_graphs", "graphs that torch.compile has made in this attempt, on the first rank", better="lower"),
+    Metric(
         "memory_peak", "bytes of the first rank in this attempt: the GPU's allocator, on a CPU the process",
         better="lower", format=",d",
     ),
-    Metric("skipped", "steps that this attempt skipped, for their loss or gradient was not finite", better="lower"),
+    Metric(
+        "skipped", "steps that this attempt skipped: loss or gradient not finite, or a spike under `guard.spike: skip`",
+        better="lower",
+    ),
+    Metric("rollbacks", "times that the run went back for spikes; left out until it did", BOTH),
     Metric(
         "seconds_left", "of training, from the mean of this attempt's steps so far", format=",.0f", shows=EVERYWHERE
     ),

@@ -54,6 +54,14 @@ class WallTime:
         yield
         self._parts[name] += self._clock() - began
 
+    def take_back(self, rows: Sequence[Row], step: int, waited: float) -> None:
+        """Count the training after `step`, to which the run goes back, as lost. `rows` are those up to it."""
+        timed = (row for row in reversed(rows) if isinstance(row.get(TRAIN), int | float) and row["step"] <= step)
+        kept = next(timed, {})
+        lost = max(0.0, self._before[TRAIN] + self._parts[TRAIN] - waited - float(kept.get(TRAIN) or 0.0))
+        self._before[TRAIN] -= lost
+        self._before[LOST] += lost
+
     def row(self, waited: float) -> dict[str, float]:
         """Return the totals until now. `waited` is how much of the steps of this attempt was a wait for data."""
         wall = max(0.0, self._clock() - self._started) + self._unrecorded

@@ -6,6 +6,7 @@ Everything comes from the run directory, so that whoever sends later says the sa
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -83,6 +84,12 @@ def summary_of(run_dir: RunDir) -> dict[str, float]:
         if isinstance(value := result.get(key), int | float):
             summary[f"final/{name}"] = value * share
     return summary
+
+
+def artifacts_of(run_dir: RunDir) -> list[tuple[str, Path]]:
+    """Return what a run refers to in W&B, by kind and place: its tokenizer and its checkpoints, the newest last."""
+    found = [("tokenizer", run_dir.tokenizer)] if run_dir.tokenizer.is_dir() else []
+    return found + [("checkpoint", path) for path in sorted(run_dir.checkpoints.glob("step_*"))]
 
 
 def _read_yaml(run_dir: RunDir) -> dict[str, Any]:

@@ -178,6 +178,7 @@ def _row(one: PlannedCell, came: Came, **more: object) -> LedgerRow:
         lr=plan.lr,
         schedule=config.schedule.kind,
         seed=config.seed,
+        order_seed=config.order_seed,
         trunk=cell.branch.trunk if cell.branch else None,
         layout=plan.layout,
         **came.model_dump(include=set(Came.model_fields)),

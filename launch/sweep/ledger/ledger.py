@@ -73,6 +73,7 @@ class LedgerRow(BaseModel):
     lr: float
     schedule: str
     seed: int
+    order_seed: int | None = None  # of the data order; rows of old have none: it was the seed
     trunk: str | None = None  # the cell whose beginning this one shares, for cooldown branches
     layout: str  # for instance "data=2 tensor=1 sequence=1 zero=1"
     tokens_per_second: float | None = None
