@@ -45,7 +45,11 @@ def run_table(views: Sequence[RunView], width: int, at: str | None = None) -> Ta
     if wide:
         table.add_column("why", overflow="ellipsis", no_wrap=True, width=max(1, room - max(LEAST_NAME, name)))
     for view, (state, *numbers) in zip(views, cells, strict=True):
-        line = [short(view.name, max(LEAST_NAME, name) - 1), Text(state, style=STYLES.get(state, "")), *numbers]
+        line: list[str | Text] = [
+            short(view.name, max(LEAST_NAME, name) - 1),
+            Text(state, style=STYLES.get(state, "")),
+            *numbers,
+        ]
         if off and abs(view.off or 0.0) > SIGMA:
             line[4] = Text(numbers[2], style="red")
         line.append(sparkline(view.curve, spark))
