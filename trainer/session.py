@@ -15,6 +15,7 @@ from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.rollback import read_rollbacks, skipped_by
 from trainer.checkpoint.settings import settings_of
 from trainer.config.run import RunConfig
+from trainer.contract.attempts import seconds_before
 from trainer.contract.provenance import process_started
 from trainer.contract.run_dir import RunDir
 from trainer.data.order.skipping import Ranges, parse_ranges
@@ -77,7 +78,8 @@ def open_session(
     keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence, skip)
     step = keeper.restore()
     costs = open_costs(device, plan.degrees.world, counted=mesh.is_first)
-    wall_time = WallTime(costs, record.training_rows() if mesh.is_first else [], step, started=process_started())
+    rows, held = (record.training_rows(), seconds_before(run_dir.root, fence.attempt)) if mesh.is_first else ([], 0.0)
+    wall_time = WallTime(costs, rows, step, started=process_started(), held=held)
     if observers.active:
         record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state, skip)

@@ -104,6 +104,8 @@ def test_a_curve_is_sampled_over_the_whole_record_and_little_of_it_is_read(tmp_p
     assert steps[0] == 1 and steps[-1] == 20_000 and 10 <= len(steps) <= 21
     gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert max(gaps) < 2_000 and all(p.loss == pytest.approx(9.0 - p.step * 0.01) for p in points)
+    early = [point.step for point in Curve(run_dir.metrics, 20, early=True).read()]
+    assert set(steps) < set(early) and sum(step < steps[1] for step in early) >= 6, "for a logarithmic axis"
     before = Path("/proc/self/io").read_text() if Path("/proc/self/io").exists() else ""
     Reader(lambda: [run_dir.root]).views()
     if before:
@@ -241,7 +243,7 @@ def test_the_distance_from_the_expected_curve_has_a_column_where_runs_have_one(
 ) -> None:
     plant(root, "s/cells/far", Status.RUNNING, 3, off=-4.25)
     views = Reader(lambda: find_runs(root)).views()
-    PlainConsole(width=80).print(run_table(Selection("band").of(views), 80))
+    PlainConsole(width=80).print(run_table(Selection("off").of(views), 80))
     lines = capsys.readouterr().out.splitlines()
     assert "off" in lines[0] and lines[1].startswith("far ") and "-4.2σ" in lines[1]
     assert all(cell_len(line) <= 80 for line in lines)
