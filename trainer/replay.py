@@ -25,7 +25,7 @@ from trainer.contract.run_dir import RunDir
 from trainer.engine.non_finite import sentence, trace_step
 from trainer.guard.fence import Fence
 from trainer.loop import Run, lr_at
-from trainer.train import open_run
+from trainer.session import open_run
 
 
 def main(arguments: list[str] | None = None) -> int:
