@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("launch.commands.evaluate:evaluate", "Score a trained run on a whole set, as published tables do."),
     "sweep": ("launch.commands.sweep:sweep", "Train families of models and fit a law to them."),
     "fit": ("launch.commands.fit:fit", "Fit a scaling law to a ledger or to any table of runs."),
+    "compare": ("launch.commands.compare:compare", "Say whether a change is real, and how much compute it is worth."),
     "optimal": ("launch.commands.optimal:optimal", "Say what to train with a budget, according to a fit."),
     "forecast": ("launch.commands.forecast:forecast", "Write a prediction down before the run; score it after."),
     "report": ("launch.commands.report:report", "Write an HTML report about a table of runs."),

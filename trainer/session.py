@@ -13,6 +13,7 @@ import torch
 
 from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
+from trainer.checkpoint.rollback import read_rollbacks, skipped_by
 from trainer.checkpoint.settings import settings_of
 from trainer.config.data import DataConfig
 from trainer.config.load import dump, run_from_values
@@ -22,17 +23,19 @@ from trainer.config.yaml_text import parse_yaml
 from trainer.contract.errors import os_error_text
 from trainer.contract.provenance import process_started
 from trainer.contract.run_dir import RunDir, Status, write_atomically
-from trainer.data.order.skipping import parse_ranges
+from trainer.data.order.skipping import Ranges, parse_ranges
 from trainer.data.read.batches import Batches
 from trainer.data.read.opening import evaluation_sets, open_batches, open_manifest
 from trainer.data.store.manifest import Manifest
 from trainer.data.store.pinned import pin
 from trainer.engine.build import build_engine
+from trainer.engine.cost import open_costs
 from trainer.engine.engine import Engine
 from trainer.engine.peak import peak_flops
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
 from trainer.guard.fence import Fence
+from trainer.guard.health import Health
 from trainer.guard.position import write_position
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog, end_process
@@ -40,6 +43,7 @@ from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
 from trainer.observe.identity import sign
+from trainer.observe.live_law import open_live_law
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.profile import Profile
 from trainer.observe.record import Record
@@ -49,6 +53,7 @@ from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 from trainer.parallel.first_rank import from_first_rank
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
+from trainer.plan.likeness import likeness, unlikeness
 from trainer.plan.plan import Plan, make_plan
 from trainer.plan.resolve import with_data
 
@@ -121,14 +126,15 @@ def open_session(
     engine = build_engine(config, model, mesh, lr=plan.lr, accumulation=plan.accumulation, device=device)
     record = Record(run_dir)
     observers = _open_observers(config, run_dir, fence, record, first=mesh.rank == 0)
-    keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence)
+    rollbacks = read_rollbacks(run_dir, device)
+    skip = skipped_by(rollbacks, parse_ranges(config.skip_steps))
+    keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence, skip)
     step = keeper.restore()
-    wall_time = WallTime(
-        plan.degrees.world, record.training_rows() if mesh.is_first else [], step, started=process_started()
-    )
+    costs = open_costs(device, plan.degrees.world, counted=mesh.is_first)
+    wall_time = WallTime(costs, record.training_rows() if mesh.is_first else [], step, started=process_started())
     if observers.active:
         record.rewind(step)
-    batches = _open_batches(config, plan, manifest, mesh, device, keeper.state)
+    batches = _open_batches(config, plan, manifest, mesh, device, keeper.state, skip)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
     ranges = parse_ranges(config.tracking.profile_steps)
@@ -151,28 +157,48 @@ def open_session(
         observers=observers,
         throughput=Throughput(plan.tokens_per_step),
         wall_time=wall_time,
+        record=record,
+        health=_health(config, engine, keeper, observers),
+        rollbacks=rollbacks,
         profile=profile,
         peak_flops=peak_flops(device) if mesh.is_first else None,
+        live_law=open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness)
+        if mesh.is_first
+        else None,
         step=step,
     )
     return Session(run, run_dir, manifest, closers=[profile.close, batches.close, keeper.close, *guards, engine.close])
 
 
+def _health(config: RunConfig, engine: Engine, keeper: Keeper, observers: Observers) -> Health:
+    """Return the health rules as the checkpoint left them. The first rank alone asks for what they say."""
+    first = engine.mesh.is_first
+    health = Health(config.guard, ask=engine.agreement.ask if first else lambda what: None, event=observers.event)
+    health.load(keeper.health)
+    return health
+
+
 def _open_batches(
-    config: RunConfig, plan: Plan, manifest: Manifest, mesh: Mesh, device: torch.device, state: dict[str, Any] | None
+    config: RunConfig,
+    plan: Plan,
+    manifest: Manifest,
+    mesh: Mesh,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    skip: Ranges,
 ) -> Batches:
     return open_batches(
         config.data,
         context_length=config.model.context_length,
         sequences_per_step=plan.sequences_per_step,
         micro_batch=plan.micro_batch,
-        seed=config.seed,
+        seed=config.order_seed,
         dp_rank=mesh.dp_rank,
         dp_size=mesh.dp_size,
         total_steps=plan.steps,
         manifest=manifest,
         state=state,
-        skip_steps=parse_ranges(config.skip_steps),
+        skip_steps=skip,
         pin_memory=device.type == "cuda",
     )
 
@@ -185,6 +211,7 @@ def _open_keeper(
     observers: Observers,
     run_dir: RunDir,
     fence: Fence,
+    skip: Ranges,
 ) -> Keeper:
     every = config.checkpoint.keep_every
     return Keeper(
@@ -198,7 +225,7 @@ def _open_keeper(
         identity=identity_of(manifest),
         event=observers.event,
         settings=settings_of(config, plan),
-        skip=parse_ranges(config.skip_steps),
+        skip=skip,
     )
 
 

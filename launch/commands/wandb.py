@@ -43,13 +43,17 @@ def sync(names: tuple[str, ...], runs: Path) -> None:
     """
     from launch.watch.find_runs import find_runs
 
-    failed = [run for run in find_runs(runs, names) if not _sync(run)]
+    found = find_runs(runs, names)
+    failed = [run for at, run in enumerate(found, 1) if not _sync(run, left=len(found) - at)]
     if failed:
         raise UserError(f"{len(failed)} runs were not sent in full: mend what is said above and run this again")
 
 
-def _sync(run: Path) -> bool:
-    """Send one run, print one line about it, and return whether the server has all of it."""
+def _sync(run: Path, left: int) -> bool:
+    """Send one run, print one line about it, and return whether the server has all of it.
+
+    Raises `UserError` where W&B cannot be reached or refuses: the `left` other runs would wait for the same.
+    """
     if why := _left_out(run):
         click.echo(f"{run}: skipped, {why}")
         return True
@@ -64,7 +68,10 @@ def _sync(run: Path) -> bool:
         click.echo(f"{run}: nothing sent: {last}")
         return False
     click.echo(f"{run}: {_sentence(told)}")
-    return told["error"] is None
+    if not told["reached"]:
+        others = f"; {left} other runs were not tried" if left else ""
+        raise UserError(f"W&B does not take the runs: {told['error']}{others}. Nothing is lost: run this again")
+    return bool(told["error"] is None)
 
 
 def _sentence(told: dict[str, object]) -> str:

@@ -207,3 +207,33 @@ def test_evaluation_is_the_same_on_every_rank_and_layout(ranks: RankPool) -> Non
     config = tiny(**training, parallel={"tensor": 2, "sequence": 2, "zero_stage": 3})
     for losses in ranks.run(4, evaluate, config):
         assert torch.allclose(losses, expected, atol=2e-6)
+
+
+def skip_above(config: RunConfig) -> dict[str, Any]:
+    """Take steps whose third is above the limit of the norm and whose fifth above that of the loss."""
+    from trainer.guard.spikes import Limits
+
+    engine = open_engine(config)
+    outcomes, changed = [], []
+    limits = {2: Limits(grad_norm=1e-4), 4: Limits(loss=1e-4)}
+    for step in range(6):
+        before = [f.weight.clone() for f in engine.sharded.fragments()]
+        outcome = engine.train_step(batch_of(engine, step), 1e-3, limits.get(step, Limits()))
+        after = [f.weight for f in engine.sharded.fragments()]
+        changed.append(any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)))
+        outcomes.append((outcome.skipped, outcome.loss, outcome.grad_norm))
+    counters = engine.sharded.counters()
+    engine.close()
+    return {"outcomes": outcomes, "changed": changed, "counters": counters}
+
+
+@pytest.mark.parametrize(("zero_stage", "tensor"), [(0, 2), (1, 2), (2, 1), (3, 2)])
+def test_all_ranks_skip_what_is_above_a_limit(ranks: RankPool, zero_stage: int, tensor: int) -> None:
+    """Neither parameters nor moments move, the norm is told, and the next steps are those of the other layouts."""
+    (alone,) = ranks.run(1, skip_above, tiny())
+    for result in ranks.run(4, skip_above, tiny(parallel={"tensor": tensor, "zero_stage": zero_stage})):
+        assert result["changed"] == [True, True, False, True, False, True]
+        assert [skipped for skipped, _, _ in result["outcomes"]] == [False, False, True, False, True, False]
+        for mine, plain in zip(result["outcomes"], alone["outcomes"], strict=True):
+            assert mine[1:] == pytest.approx(plain[1:], rel=1e-4)
+        assert result["counters"]["step"] == alone["counters"]["step"] == 4

@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "model.pattern": ["gated_conv", "attention"], "model.qk_norm": True, "model.bias": True, "model.fused_qkv": False,
     "data.name": "b", "data.root": "elsewhere", "data.begin": "published", "data.held_out_fraction": 0.2,
     "data.shard_tokens": 2048, "data.shuffle_window": 4096, "data.packing": "best_fit", "data.document_mask": True,
+    "data.seed": 5,
     "data.repeat": False, "data.cache.directory": "c", "data.cache.max_bytes": 5, "data.cache.ahead_steps": 1,
     "data.stages.0.from_tokens": 200, "data.stages.0.weights": {"a": 2.0},
     "data.tokenizer.kind": "unigram", "data.tokenizer.vocab_size": 999, "data.tokenizer.byte_fallback": False,
@@ -65,6 +66,8 @@ OTHER: dict[str, Any] = {
     "tracking.log_every": "3 steps", "tracking.wandb": "disabled", "tracking.project": "p", "tracking.group": "g",
     "tracking.tags": ["t"], "tracking.profile_steps": ["3:5"],
     "guard.non_finite": "skip", "guard.max_skips": 3, "guard.watchdog_seconds": 9.0,
+    "guard.spike": "skip", "guard.sigma": 9.0, "guard.window": 50, "guard.patience": 1, "guard.margin": 0,
+    "guard.max_rollbacks": 1,
 }  # fmt: skip
 # Fields with no value of their own to change to: their tests are below, by these names.
 ELSEWHERE = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from trainer.contract.plain_json import read_lines
 from trainer.contract.run_dir import RunDir, Status
 from trainer.observe.record import Record
 from trainer.observe.wandb_mirror import WandbMirror
+from trainer.observe.wandb_stop import Stop
 
 SECRET = "planted-secret-8d1f0c"
 RUN = "abc123"
@@ -106,7 +108,7 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     train(run_dir, 7, 12)  # restarted from a checkpoint
     run_dir.write_status(Status.DONE)
     run_dir.result.write_text(
-        json.dumps({"evaluations": [{"eval_set": "validation", "loss": 0.0}], "gpu_seconds": 3600})
+        json.dumps({"evaluations": [{"eval_set": "validation", "loss": 0.0}], "gpu_seconds": 3600, "cost": 3.0})
     )
     assert "sent 4 rows" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
@@ -114,6 +116,7 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     assert (run["group"], run["jobType"], run["tags"], run["exitcode"]) == ("ladder", "cell", ["a"], 0)
     assert run["config"]["plan"]["value"]["flops"] == 600.0
     assert run["summary"]["final/validation/perplexity"] == 1.0 and run["summary"]["final/gpu_hours"] == 1.0
+    assert run["summary"]["final/cost"] == 3.0
     assert server.history(RUN)[-1]["flops"] == 12 * 10 * 6, "an axis on which sizes overlay"
     assert (
         not [p for p in server.payloads if SECRET.encode() in p]
@@ -140,6 +143,63 @@ def test_a_live_run_is_followed_through_a_restart_and_a_kill_of_its_sender(
     ended(second)
     assert mirrored(server) == expected(run_dir)
     assert "sent 0 rows" in sync(run_dir)
+
+
+def test_what_a_person_must_know_is_an_alert(
+    server: WandbServer, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sender: alerts of this and of an earlier attempt, the load of the machine, artifacts at the end."""
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.5")
+    run_dir.tokenizer.mkdir()
+    (run_dir.checkpoints / "step_000000004").mkdir(parents=True)
+    run_dir.record_event("failed", error=f"no room in {SECRET}")
+    mirror = WandbMirror(run_dir)
+    train(run_dir, 1, 4)
+    until(lambda: len(server.alerts) == 1)
+    numbers = {"signal": "loss", "value": 9.0, "median": 3.0, "limit": 3.2, "deviations": 20.0}
+    run_dir.record_event("spike", step=4, **numbers, in_a_row=1, action="continue")
+    run_dir.record_event("saved", step=4)
+    until(lambda: len(server.alerts) == 2 and bool(server.runs[RUN]["events"]))
+    run_dir.record_event("done", step=4)
+    mirror.finish(0)
+    run_dir.write_status(Status.DONE)  # a run says so last
+    ended(mirror)
+    assert [(alert["title"], alert["severity"]) for alert in server.alerts] == [
+        ("failed", "ERROR"), ("spike", "WARN"), ("finished", "INFO"),
+    ]  # fmt: skip
+    assert "9 is 20.0 standard deviations above the median 3" in server.alerts[1]["text"]
+    assert server.runs[RUN]["exitcode"] == 0 and mirrored(server) == expected(run_dir)
+    assert any("system.cpu" in key for row in server.runs[RUN]["events"] for key in row)
+    assert [one["artifactTypeName"] for one in server.artifacts] == ["tokenizer", "checkpoint"]
+    manifests = b"".join(server.uploads.values()).decode()
+    assert (run_dir.checkpoints / "step_000000004").as_uri() in manifests
+    assert not [p for p in server.payloads if SECRET.encode() in p]
+
+
+def test_a_tag_in_wandb_stops_the_run_once(
+    server: WandbServer, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.run(RUN)["tags"] = ["a"]
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr("trainer.observe.wandb_stop.os.kill", lambda *call: killed.append(call))
+    stop = Stop(run_dir, os.getppid(), every=0.2)
+    stop.watch(f"local/p/{RUN}")
+    until(lambda: server.requests.count("Run") > 1)
+    assert not killed
+    server.runs[RUN]["tags"] = ["a", "stop"]
+    until(lambda: bool(killed))
+    stop.ask()
+    assert killed == [(os.getppid(), signal.SIGUSR1)]
+    assert "W&B, the tag stop" in run_dir.events.read_text()
+
+
+def test_a_sync_ends_at_the_first_refusal(server: WandbServer, run_dir: RunDir, tmp_path: Path) -> None:
+    train(run_dir, 1, 2)
+    shutil.copytree(run_dir.root, tmp_path / "runs" / "other")
+    server.stop()
+    said = CliRunner().invoke(escala, ["wandb", "sync", str(tmp_path / "runs")], standalone_mode=False)
+    assert isinstance(said.exception, UserError) and "Connection refused; 1 other runs were not" in str(said.exception)
+    assert said.output.count("\n") == 1
 
 
 @pytest.mark.parametrize(

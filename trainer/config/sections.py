@@ -63,7 +63,7 @@ class TrackingConfig(Section):
 
 
 class GuardConfig(Section):
-    """What the run does when something goes wrong."""
+    """What the run does when something goes wrong. See `trainer/guard/health.py` for spikes."""
 
     non_finite: Result[Literal["stop", "skip"]] = Field(
         "stop", description="on a loss or gradient that is not a number"
@@ -72,3 +72,23 @@ class GuardConfig(Section):
     watchdog_seconds: Execution[float] = Field(
         1800.0, gt=0, description="a rank without a step for so long ends the run"
     )
+    # Left out of what is written where they have their defaults, so that runs without them keep their identity.
+    spike: Result[Literal["off", "continue", "skip", "rollback", "stop"]] = Field(
+        "continue",
+        exclude_if=lambda value: value == "continue",
+        description="on a loss or gradient norm far above those before: look for none; record it; do not apply that "
+        "update; go back to the last good checkpoint and leave the data out; end the run",
+    )
+    sigma: Result[float] = Field(
+        6.0, gt=0, exclude_if=lambda value: value == 6.0, description="a spike is so many standard deviations up"
+    )
+    window: Result[int] = Field(
+        100, ge=10, exclude_if=lambda value: value == 100, description="steps that a spike is compared with"
+    )
+    patience: Result[int] = Field(
+        3, gt=0, exclude_if=lambda value: value == 3, description="spikes in a row before rollback or stop"
+    )
+    margin: Result[int] = Field(
+        10, ge=0, exclude_if=lambda value: value == 10, description="rollback: steps before the spike to leave out too"
+    )
+    max_rollbacks: Execution[int] = Field(3, ge=0, description="give up where the run would go back once more")
