@@ -161,3 +161,17 @@ def test_one_run_of_a_sweep_goes_through_its_gate(monkeypatch: pytest.MonkeyPatc
     assert run(Opened(18, ()), Opened(22, ("gate: passes",))).started == [18, 22] and stages == [18, 22]
     assert run(Opened(18, ()), Opened(18, ("gate: none",))).started == [18] and told == ["gate: none"]
     assert run(Opened(22, ("gate: passes",))).started == [22], "an open gate needs no second look"
+
+
+def test_the_order_of_the_data_has_the_seed_that_is_its_own(monkeypatch: pytest.MonkeyPatch):
+    """The one place where a rank opens its batches is given it; initial values keep the run's seed."""
+    torch = pytest.importorskip("torch")
+    from types import SimpleNamespace
+
+    from trainer import session
+
+    monkeypatch.setattr(session, "open_batches", lambda _data, **asked: asked["seed"])
+    plan, mesh = SimpleNamespace(sequences_per_step=1, micro_batch=1, steps=1), SimpleNamespace(dp_rank=0, dp_size=1)
+    for data, wanted in (({}, 3), ({"seed": 5}, 5)):
+        run = run_from_values({**RUN, "seed": 3, "data": {"name": "x", **data}}, "t")
+        assert session._open_batches(run, plan, None, mesh, torch.device("cpu"), None) == wanted

@@ -15,7 +15,7 @@ layout_checks: [{cell: {model.size: 50k}, set: {parallel.tensor: 2}}]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -69,7 +69,7 @@ class SweepConfig(Section):
         (),
         description="settings that go together, such as a size and its tokens; each is trained with every combination",
     )
-    seeds: int | Seeds = Field(
+    seeds: Annotated[int, Field(gt=0)] | Seeds = Field(
         1, description="every cell with seeds 0 to n-1, or {init: n, order: m} for every pair of the two"
     )
     changes: tuple[dict[str, Any], ...] = Field(

@@ -20,7 +20,12 @@ def settings_of(sweep: SweepConfig) -> list[dict[str, Any]]:
     seeds = _seeds(sweep)
     _refuse_two_homes({"vary": sweep.vary, "rungs": _keys(sweep.rungs), "seeds": _keys(seeds)})
     combinations = [dict(zip(sweep.vary, values, strict=True)) for values in itertools.product(*sweep.vary.values())]
-    parts = (sweep.changes or ({},), sweep.rungs or ({},), combinations, seeds or ({},))
+    parts: tuple[Sequence[dict[str, Any]], ...] = (
+        sweep.changes or ({},),
+        sweep.rungs or ({},),
+        combinations,
+        seeds or ({},),
+    )
     grid = [{**rung, **values, **seed, **change} for change, rung, values, seed in itertools.product(*parts)]
     found: list[dict[str, Any]] = []
     for settings in [*(grid if sweep.changes or sweep.rungs or sweep.vary or seeds else []), *sweep.cells]:
