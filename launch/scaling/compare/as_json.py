@@ -40,7 +40,7 @@ def comparison_json(found: Comparison) -> Plain:
         "rungs": [_rung(rung) for rung in found.rungs],
         "rests_on": {
             "asymptote": found.asymptote,
-            "paired": shift.found.paired,
+            "paired": found.paired,
             "data_order_shared": found.shares_order,
             "noise": dataclasses.asdict(shift.noise),
             "rungs_differ_p": shift.unequal,
@@ -63,7 +63,9 @@ def _side(side: Side) -> Plain:
     return {**values, "losses": [{"seed": i, "order_seed": o, "loss": v} for (i, o), v in side.losses.items()]}
 
 
-def _interval(one: Estimate) -> Plain:
+def _interval(one: Estimate | None) -> Plain | None:
+    if one is None:
+        return None
     low, high = np.exp(one.interval)
     return {"value": float(np.exp(one.value)), "low": float(low), "high": float(high)}
 
