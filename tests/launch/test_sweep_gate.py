@@ -41,7 +41,7 @@ def test_rungs_and_seeds_are_trained_with_every_change():
     found = settings_of(sweep(seeds=2, changes=[{}, GELU]))
     assert len(found) == 3 * 2 * 2
     assert found[0] == {**SMALL[0], "seed": 0} and found[1] == {**SMALL[0], "seed": 1}
-    assert found[-1] == {**SMALL[2], "seed": 1, **GELU}
+    assert found[-1] == {**SMALL[2], "seed": 5, **GELU}, "no two rungs share a seed, but the changes of one do"
     assert settings_of(sweep()) == SMALL, "one seed is the run's own"
 
 
@@ -73,7 +73,8 @@ def write(path: Path, config: SweepConfig, worth: dict[str, float], skip: int = 
     for change in ({}, GELU, NORM):
         for row in ladder_rows(worth[json.dumps(change)], sizes=3, settings=change, seed=len(rows)):
             rung = SMALL[[r["params_body"] for r in ladder_rows(sizes=3, seeds=1)].index(row["params_body"])]
-            rows.append({**row, "settings": {**rung, "seed": row["seed"], **change}, "eval_set": "held_out"})
+            settings = {**rung, "seed": row["seed"], **change}
+            rows.append({**row, "settings": settings, "eval_set": "held_out"})
     named = {json.dumps(cell.settings, sort_keys=True): cell.id for cell in cells_of(config)}
     for row in rows:
         row["cell"] = row["name"] = named[json.dumps(row["settings"], sort_keys=True)]
@@ -96,7 +97,7 @@ def test_the_base_and_what_passed_go_on_to_the_larger_rungs(tmp_path: Path):
     config = gated()
     found = through_gate(config, write(tmp_path / "ledger.jsonl", config, WORTH))
     assert [(one.change, passed) for one, passed in found.judged] == [("mlp=gelu", False), ("qk_norm=true", True)]
-    seeds = ({"seed": 0}, {"seed": 1})
+    seeds = ({"seed": 6}, {"seed": 7})  # the fourth rung's
     assert second_stage(found) == [{**LARGE[0], **seed, **change} for change in ({}, NORM) for seed in seeds]
     assert "mlp=gelu does not pass: reject" in found.lines[0] and "qk_norm=true passes: promote" in found.lines[1]
     assert len(cells_of(found.sweep)) == 18 + 4

@@ -42,6 +42,7 @@ def comparison_json(found: Comparison) -> Plain:
             "asymptote": found.asymptote,
             "paired": found.paired,
             "data_order_shared": found.shares_order,
+            "rungs_share_seeds": found.rungs_share_seeds,
             "noise": dataclasses.asdict(shift.noise),
             "rungs_differ_p": shift.unequal,
             "notes": list(found.notes),

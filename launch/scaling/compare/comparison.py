@@ -60,6 +60,12 @@ class Comparison:
         return self.shift.found.paired and not self.of_seeds
 
     @property
+    def rungs_share_seeds(self) -> bool:
+        """Whether one seed was used at several rungs: runs of one width then begin alike, and read the same text."""
+        seeds = [seed for rung in rungs_of(self.base) for seed in {int(row["seed"]) for row in rung.rows}]
+        return len(seeds) > len(set(seeds))
+
+    @property
     def shares_order(self) -> bool:
         """Whether a pair reads the same tokens in the same order: no setting of data, batch or length differs."""
         return self.paired and not any(one.key.startswith(ORDER) for one in self.differences.found)

@@ -67,7 +67,7 @@ def headline(found: Comparison) -> list[str]:
     lines = [f"{verdict.word.upper()}: {verdict.reason}.", trend_line(found), *axis_lines(found)]
     if verdict.word == "cannot tell":
         lines.append(would_tell(found))
-    return [*lines, false_promotions(found.worth)]
+    return [*lines, false_promotions(found)]
 
 
 def would_tell(found: Comparison) -> str:
@@ -86,12 +86,15 @@ def would_tell(found: Comparison) -> str:
     )
 
 
-def false_promotions(worth: float) -> str:
-    """State the error of the rule."""
+def false_promotions(found: Comparison) -> str:
+    """State the error of the rule, and whether these runs are what it holds for."""
     rule = "promote where the whole interval of the common multiplier is above 1"
-    if worth > 1:
-        rule += f" and reaches {worth:g}"
-    return f"False promotions: a change that does nothing is promoted in at most {FALSE_PROMOTIONS:.0%} ({rule})."
+    if found.worth > 1:
+        rule += f" and reaches {found.worth:g}"
+    said = f"False promotions: a change that does nothing is promoted in at most {FALSE_PROMOTIONS:.0%} ({rule})"
+    if found.rungs_share_seeds:
+        said += "; more often here, where rungs share seeds and so noise: give each its own (seeds in the sweep file)"
+    return f"{said}."
 
 
 def trend_line(found: Comparison) -> str:
