@@ -35,6 +35,7 @@ from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.record import Record
+from trainer.observe.tensorboard import TensorBoard, check_installed
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
@@ -205,7 +206,11 @@ def _say_about_data(batches: Batches, observers: Observers) -> None:
 
 def _open_observers(config: RunConfig, run_dir: RunDir, fence: Fence, record: Record, *, first: bool) -> Observers:
     """Return who is told what happens: the record, the console, and W&B where it can be reached with credentials."""
+    if config.tracking.tensorboard:
+        check_installed()
     listed: list[Observer] = [record, ConsoleObserver()]
+    if first and config.tracking.tensorboard:
+        listed.append(TensorBoard(run_dir))
     if first and resolve_mode(config.tracking.wandb) == "online":
         listed.append(WandbMirror(run_dir))
     return Observers(listed if first else [], first=first, may_write=fence.open)

@@ -57,6 +57,7 @@ class TrackingConfig(Section):
     project: Execution[str] = Field("escala", description="in W&B")
     group: Execution[str | None] = Field(None, description="in W&B; a sweep gives its name")
     tags: Execution[tuple[str, ...]] = Field((), description="in W&B")
+    tensorboard: Execution[bool] = Field(False, description="also write event files for TensorBoard")
 
 
 class GuardConfig(Section):

@@ -72,7 +72,7 @@ class WandbMirror:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the sender: this one, with the place of this program."""
+    """Return the environment of the sender: this one, with the place of this program, and a client of its own."""
     place = str(Path(__file__).resolve().parents[2])
     paths = [place, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"} | {"PYTHONPATH": os.pathsep.join(paths)}
