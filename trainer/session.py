@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -213,4 +215,6 @@ def _open_observers(config: RunConfig, run_dir: RunDir, fence: Fence, record: Re
         listed.append(TensorBoard(run_dir))
     if first and resolve_mode(config.tracking.wandb) == "online":
         listed.append(WandbMirror(run_dir))
+    if not first and os.environ.get("LOCAL_RANK") == "0" and resolve_mode(config.tracking.wandb) == "online":
+        return Observers([WandbMirror(run_dir, node=socket.gethostname())], first=False)
     return Observers(listed if first else [], first=first, may_write=fence.open)

@@ -177,6 +177,20 @@ def test_what_a_person_must_know_is_an_alert(
     assert not [p for p in server.payloads if SECRET.encode() in p or b"not for W&B" in p]
 
 
+def test_the_load_of_another_node_is_a_run_of_its_own(
+    server: WandbServer, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.5")
+    mirror = WandbMirror(run_dir, node="node2")
+    name = f"{RUN}-node2"
+    until(lambda: name in server.runs and bool(server.runs[name]["events"]))
+    mirror.finish(0)
+    ended(mirror)
+    run = server.runs[name]
+    assert (run["group"], run["jobType"], run["history"], run["exitcode"]) == ("ladder", "node", [], 0)
+    assert RUN not in server.runs
+
+
 def test_a_tag_in_wandb_stops_the_run_once(
     server: WandbServer, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,9 +227,9 @@ def test_a_sweep_is_a_run_beside_its_cells(server: WandbServer, run_dir: RunDir,
     assert (run["group"], run["jobType"], run["exitcode"]) == ("ladder", "sweep", 0)
     assert run["summary"]["cells"] == run["summary"]["done"] == len(rows)
     tables = [json.loads(data) for place, data in server.uploads.items() if place.endswith("table.json")]
-    (cells,) = [t["data"] for t in tables if "status" in t["columns"]]
-    (points,) = [t["data"] for t in tables if t["columns"] == ["name", "params_total", "perplexity"]]
-    (line,) = [t["data"] for t in tables if t["columns"] == ["params_total", "perplexity"]]
+    by_columns = {tuple(table["columns"]): table["data"] for table in tables}
+    points, line = by_columns["name", "params_total", "perplexity"], by_columns["params_total", "perplexity"]
+    (cells,) = [data for columns, data in by_columns.items() if "status" in columns]
     assert len(cells) == len(points) == len(rows) and len(line) == 64
     assert [line[0][0], line[-1][0]] == [min(p[1] for p in points), max(p[1] for p in points)]
     assert line[0][1] == pytest.approx(max(p[2] for p in points), rel=0.01), "the law passes through the cells"

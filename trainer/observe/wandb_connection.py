@@ -98,6 +98,28 @@ class Connection:
                 print(f"warning: W&B has no reference to {place}: {reason_of(error)}", file=sys.stderr, flush=True)
 
 
+def open_node(run_dir: RunDir, node: str, directory: Path, watched: int) -> Callable[[], None]:
+    """Open a run for the load of one more node, beside the run itself in its group; return how to close it.
+
+    The client measures the machine that it runs on, and a run of W&B has one writer: so the others are runs of job type
+    `node`, which have no history.
+    """
+    import wandb
+
+    arguments = wandb_run.arguments(run_dir)
+    of = {
+        "id": f"{arguments['id']}-{node}", "name": f"{arguments['name']}/{node}", "job_type": "node",
+        "group": arguments["group"] or arguments["name"], "config": {"node": node, "run": arguments["id"]},
+    }  # fmt: skip
+    try:
+        settings = client_settings(watched, final=True)
+        run = wandb.init(settings=settings, mode="online", dir=str(directory), resume="allow", **{**arguments, **of})
+    except BaseException:
+        wandb.teardown()
+        raise
+    return lambda: run.finish(exit_code=EXIT_DONE)
+
+
 def client_settings(watched: int | None, *, final: bool, stop_fn: Callable[[], None] | None = None) -> Any:
     """Return the client's settings: quiet, and nothing of code, console or machine but its load where it is watched."""
     import wandb

@@ -38,13 +38,17 @@ def _has_netrc_entry() -> bool:
 
 
 class WandbMirror:
-    """Starts the sender of a run. It follows the file of the local record, so that nothing has to be told to it."""
+    """Starts the sender of a run. It follows the file of the local record, so that nothing has to be told to it.
 
-    def __init__(self, run_dir: RunDir) -> None:
+    With `node`, on another node than the first rank's, the sender measures that machine and sends nothing else.
+    """
+
+    def __init__(self, run_dir: RunDir, node: str = "") -> None:
         self._root = run_dir.root
         self._sender: subprocess.Popen[bytes] | None = None
-        log = run_dir.root / LOG
+        log = run_dir.root / (f"wandb_{node}.log" if node else LOG)
         command = [sys.executable, "-m", SENDER, str(run_dir.root.absolute()), "--parent", str(os.getpid())]
+        command += ["--node", node] if node else []
         try:
             with log.open("ab") as out:  # not this rank's output: the sender outlives it, and keeps no pipe open
                 self._sender = subprocess.Popen(

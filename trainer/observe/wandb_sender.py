@@ -21,7 +21,7 @@ from trainer.contract.exit_codes import EXIT_DONE, EXIT_FAILED
 from trainer.contract.plain_json import read_lines, to_json
 from trainer.contract.run_dir import RunDir
 from trainer.observe.wandb_alerts import Alert, Stall, alert_of, alerts_of, ended_silently
-from trainer.observe.wandb_connection import EXIT_CODES, Connection, reason_of, unreachable
+from trainer.observe.wandb_connection import EXIT_CODES, Connection, open_node, reason_of, unreachable
 from trainer.observe.wandb_ledger import Ledger, Tail
 from trainer.observe.wandb_stop import Stop
 
@@ -147,6 +147,20 @@ def _reached(
         over = ended(pause)
 
 
+def measure(run_dir: RunDir, node: str, parent: int, ended: Callable[[float], bool]) -> int:
+    """Send the load of another node until its ranks have ended; give up where W&B cannot be reached."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            close = open_node(run_dir, node, Path(directory), parent)
+        except Exception as error:  # the load of a machine is worth no second try
+            print(f"warning: W&B has no load of {node}: {reason_of(error)}", file=sys.stderr, flush=True)
+            return EXIT_FAILED
+        while not ended(POLL):
+            pass
+        close()
+    return EXIT_DONE
+
+
 def _ended_with(parent: int) -> Callable[[float], bool]:
     """Return what waits for the end of the process that started this one: its pipe closes, or it is gone."""
 
@@ -169,6 +183,7 @@ def main() -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--once", action="store_true", help="send what is missing now, print what became of it, end")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose end is the run's")
+    parser.add_argument("--node", default="", help="measure this machine alone, under this name")
     given = parser.parse_args()
     run_dir = RunDir(given.run_dir)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -177,6 +192,8 @@ def main() -> int:
         print(to_json(asdict(sent)), flush=True)
         return EXIT_DONE if sent.error is None else EXIT_FAILED
     os.nice(10)  # steps come first
+    if given.node:
+        return measure(run_dir, given.node, given.parent, _ended_with(given.parent))
     return follow(run_dir, given.parent, _ended_with(given.parent))
 
 

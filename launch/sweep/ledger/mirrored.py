@@ -64,7 +64,7 @@ def _curve(path: Path) -> dict[str, object] | None:
     rows = [row for row in ledger.read(path) if row.get("loss") is not None]
     try:
         table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), "total")
-        law = fit_ladder(table, "N", replicates=20, hold_out=0).preferred
+        law = fit_ladder(table, "N", replicates=20).preferred
     except UserError:
         return None
     sizes = np.geomspace(table.N.min(), table.N.max(), POINTS)
