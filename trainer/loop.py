@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.checkpoint.keeper import Keeper
@@ -12,6 +13,7 @@ from trainer.config.span import Span
 from trainer.data.read.batches import Batches
 from trainer.data.read.opening import refuse_repeats
 from trainer.engine.engine import Engine, StepOutcome
+from trainer.engine.norms import Measured, Norms
 from trainer.engine.peak import memory_peak
 from trainer.evaluation.evaluator import Evaluator
 from trainer.guard.fence import ReplacedError
@@ -40,10 +42,12 @@ class Run:
     record: Record
     health: Health
     rollbacks: list[Rollback]  # of all attempts
+    norms: Norms | None = None  # None: never measured
     peak_flops: float | None = None  # of one rank's device; None where it is not known
     step: int = 0
     skipped: int = 0  # steps of this attempt
     train_loss: float | None = None
+    measured: Measured = field(default_factory=dict)  # norms of the last step, where they were due
 
 
 class DivergedError(Exception):
@@ -65,7 +69,7 @@ def train(run: Run) -> bool:
             skipped = 0
             continue
         skipped = _judge(run, outcome, skipped)
-        if _due(run, run.config.tracking.log_every) or run.step == run.plan.steps:
+        if _due(run, run.config.tracking.log_every) or run.measured or run.step == run.plan.steps:
             _record_step(run, outcome)
         if run.step < run.plan.steps:
             if _due(run, run.config.evaluation.every):
@@ -92,8 +96,8 @@ def _one_step(run: Run) -> StepOutcome:
     with run.wall_time.part(TRAIN), run.throughput.step():
         with run.throughput.wait():
             micro_batches = run.batches.step(run.step)
-        lr = lr_at(run.config, run.plan, run.step)
-        outcome = run.engine.train_step(micro_batches, lr, run.health.limits())
+        lr, limits = lr_at(run.config, run.plan, run.step), run.health.limits()
+        outcome, run.measured = _measured(run, lambda: run.engine.train_step(micro_batches, lr, limits))
     run.step += 1
     run.skipped += outcome.skipped
     if not outcome.skipped:
@@ -101,6 +105,14 @@ def _one_step(run: Run) -> StepOutcome:
     for source, passes in run.batches.ended_passes(run.step).items():
         run.observers.event("pass_ended", step=run.step, source=source, passes=passes)
     return outcome
+
+
+def _measured(run: Run, step: Callable[[], StepOutcome]) -> tuple[StepOutcome, Measured]:
+    """Take a step, with its norms where they are due."""
+    every = run.config.tracking.norms_every
+    if run.norms is None or not _falls_on(run, every, run.step + 1):
+        return step(), {}
+    return run.norms.around(step)
 
 
 def _judge(run: Run, outcome: StepOutcome, skipped: int) -> int:
@@ -154,10 +166,14 @@ def _save(run: Run) -> None:
 
 
 def _due(run: Run, every: Span | None) -> bool:
+    return _falls_on(run, every, run.step)
+
+
+def _falls_on(run: Run, every: Span | None, step: int) -> bool:
     if every is None:
         return False
     steps = every.steps(tokens_per_step=run.plan.tokens_per_step, total_steps=run.plan.steps)
-    return run.step % max(steps, 1) == 0
+    return step % max(steps, 1) == 0
 
 
 def _record_step(run: Run, outcome: StepOutcome) -> None:
@@ -175,6 +191,7 @@ def _record_step(run: Run, outcome: StepOutcome) -> None:
         "seconds_left": run.throughput.left(run.plan.steps - run.step),
         **run.wall_time.row(run.throughput.waited_seconds),
         **_course(run),
+        **run.measured,
     }
     run.observers.row("train", run.step, **values)
 

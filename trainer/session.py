@@ -25,6 +25,7 @@ from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
 from trainer.engine.build import build_engine
 from trainer.engine.engine import Engine
+from trainer.engine.norms import Norms
 from trainer.engine.peak import peak_flops
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
@@ -103,6 +104,7 @@ def open_session(
         record=record,
         health=_health(config, engine, keeper, observers),
         rollbacks=rollbacks,
+        norms=Norms(engine, activations=config.tracking.activations) if config.tracking.norms_every else None,
         peak_flops=peak_flops(device) if mesh.is_first else None,
         step=step,
     )

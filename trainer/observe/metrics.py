@@ -40,6 +40,12 @@ METRICS = (
     Metric("perplexity", "exp(loss)", (EVALUATION,), "lower", ".2f", (CONSOLE,)),
     Metric("bits_per_byte", "of the text of the evaluated tokens", (EVALUATION,), "lower", ".4f", (CONSOLE,)),
     Metric("grad_norm", "global norm before clipping", format=".3f", shows=(CONSOLE,)),
+    Metric(
+        "grad_norms", "before clipping, by kind of parameter: matrix, embedding, head, vector (`tracking.norms_every`)"
+    ),
+    Metric("param_norms", "after the step, by kind of parameter"),
+    Metric("update_norms", "what the step changed, by kind of parameter"),
+    Metric("activation_rms", "root mean square of each block's output, by its number (`tracking.activations`)"),
     Metric("lr", "learning rate of this step", format=".2e", shows=(CONSOLE,)),
     Metric("epoch", "passes over the training data; in a mixture, over the source that was read most often"),
     Metric(

@@ -50,6 +50,8 @@ def values_of(row: Row, flops: float) -> dict[str, float]:
     """
     place = "/".join(str(part) for part in (row.get("kind"), row.get("eval_set")) if part)
     numbers = {**row, **{key: float(word) for key, word in row.get(NON_FINITE, {}).items() if key in row}}
+    for key in [key for key, value in numbers.items() if isinstance(value, dict)]:
+        numbers |= {f"{key}/{name}": value for name, value in numbers[key].items()}
     found = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     values = {key if key in AXES else f"{place}/{key}": value for key, value in found.items()}
     if "tokens" in found:
