@@ -64,6 +64,7 @@ OTHER: dict[str, Any] = {
     "evaluation.every": "3 steps", "evaluation.tokens": 999, "evaluation.position_buckets": 3,
     "tracking.log_every": "3 steps", "tracking.wandb": "disabled", "tracking.project": "p", "tracking.group": "g",
     "tracking.tags": ["t"], "tracking.tensorboard": True, "tracking.norms_every": "3 steps",
+    "tracking.prompts": ["Once"],
     "guard.non_finite": "skip", "guard.max_skips": 3, "guard.watchdog_seconds": 9.0,
     "guard.spike": "skip", "guard.sigma": 9.0, "guard.window": 50, "guard.patience": 1, "guard.margin": 0,
     "guard.max_rollbacks": 1,

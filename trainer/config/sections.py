@@ -61,6 +61,7 @@ class TrackingConfig(Section):
     project: Execution[str] = Field("escala", description="in W&B")
     group: Execution[str | None] = Field(None, description="in W&B; a sweep gives its name")
     tags: Execution[tuple[str, ...]] = Field((), description="in W&B")
+    prompts: Execution[tuple[str, ...]] = Field((), description="texts that each checkpoint continues, for W&B")
     tensorboard: Execution[bool] = Field(False, description="also write event files for TensorBoard")
 
     @model_validator(mode="after")

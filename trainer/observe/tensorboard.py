@@ -43,7 +43,7 @@ class TensorBoard:
             if self._writer is None or step < self._newest:
                 self._open(step)
             for name, value in values_of(row, self._flops).items():
-                if name not in ("step", FLOPS) and math.isfinite(value):
+                if name not in ("step", FLOPS) and not isinstance(value, str) and math.isfinite(value):
                     self._writer.add_scalar(name, value, global_step=step)
         except OSError as error:  # a full disk ends no run; the record has the row
             if not self._failed:
