@@ -42,7 +42,7 @@ from trainer.parallel.start import start
 
 MODES = ("offline", "online", "unreachable", "slow")
 SLOW = 2.0  # seconds that the slow server takes for each answer
-BLOCKS = {"1M": (24, 8), "10M": (8, 3)}  # pairs of blocks, steps in a block
+BLOCKS = {"1M": (12, 5), "10M": (4, 2)}  # pairs of blocks, steps in a block
 SETTLE = 20.0  # seconds for the sender to start: a run has it once
 
 

@@ -12,13 +12,18 @@ from trainer.config.run import RunConfig
 from trainer.config.span import Span
 from trainer.data.read.batches import Batches
 from trainer.data.read.opening import refuse_repeats
+from trainer.engine.compiled import compiled_graphs
 from trainer.engine.engine import Engine, StepOutcome
+from trainer.engine.memory_parts import memory_by_part
+from trainer.engine.non_finite import sentence, trace_step
 from trainer.engine.norms import Measured, Norms
 from trainer.engine.peak import memory_peak
 from trainer.evaluation.evaluator import Evaluator
 from trainer.guard.fence import ReplacedError
 from trainer.guard.health import HALT, ROLL_BACK, Health
+from trainer.observe.live_law import LiveLaw
 from trainer.observe.observers import Observers
+from trainer.observe.profile import Profile
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import TRAIN, WallTime
@@ -42,12 +47,15 @@ class Run:
     record: Record
     health: Health
     rollbacks: list[Rollback]  # of all attempts
+    profile: Profile
     norms: Norms | None = None  # None: never measured
     peak_flops: float | None = None  # of one rank's device; None where it is not known
+    live_law: LiveLaw | None = None  # on the first rank, of a run with an expected curve
     step: int = 0
     skipped: int = 0  # steps of this attempt
+    measured: bool = False  # what memory is used for is recorded
     train_loss: float | None = None
-    measured: Measured = field(default_factory=dict)  # norms of the last step, where they were due
+    newest_norms: Measured = field(default_factory=dict)  # norms of the last step, where they were due
 
 
 class DivergedError(Exception):
@@ -69,8 +77,11 @@ def train(run: Run) -> bool:
             skipped = 0
             continue
         skipped = _judge(run, outcome, skipped)
-        if _due(run, run.config.tracking.log_every) or run.measured or run.step == run.plan.steps:
+        if _due(run, run.config.tracking.log_every) or run.newest_norms or run.step == run.plan.steps:
             _record_step(run, outcome)
+            if not run.measured:  # one that the kernel kills later says no more
+                run.measured = True
+                run.observers.event("memory_measured", step=run.step, memory_bytes=memory_by_part(run.engine))
         if run.step < run.plan.steps:
             if _due(run, run.config.evaluation.every):
                 _record_evaluation(run)
@@ -92,12 +103,24 @@ def lr_at(config: RunConfig, plan: Plan, step: int) -> float:
     return plan.lr * lr_share(config.schedule, step, total_steps=plan.steps, tokens_per_step=plan.tokens_per_step)
 
 
+def decay_share_at(config: RunConfig, plan: Plan, step: int) -> float:
+    """Return what weight decay is multiplied by in optimizer step `step`, beside the rate: 1 where it follows the rate.
+
+    A step at rate 0 has no decay either way.
+    """
+    lr = lr_at(config, plan, step)
+    return 1.0 if config.optim.decay_follows_lr or not lr else plan.lr / lr
+
+
 def _one_step(run: Run) -> StepOutcome:
-    with run.wall_time.part(TRAIN), run.throughput.step():
+    with run.wall_time.part(TRAIN), run.throughput.step(), run.profile.step(run.step + 1):
         with run.throughput.wait():
             micro_batches = run.batches.step(run.step)
-        lr, limits = lr_at(run.config, run.plan, run.step), run.health.limits()
-        outcome, run.measured = _measured(run, lambda: run.engine.train_step(micro_batches, lr, limits))
+        lr, decay_share = lr_at(run.config, run.plan, run.step), decay_share_at(run.config, run.plan, run.step)
+        limits = run.health.limits()
+        outcome, run.newest_norms = _with_norms(
+            run, lambda: run.engine.train_step(micro_batches, lr, limits, decay_share=decay_share)
+        )
     run.step += 1
     run.skipped += outcome.skipped
     if not outcome.skipped:
@@ -107,7 +130,7 @@ def _one_step(run: Run) -> StepOutcome:
     return outcome
 
 
-def _measured(run: Run, step: Callable[[], StepOutcome]) -> tuple[StepOutcome, Measured]:
+def _with_norms(run: Run, step: Callable[[], StepOutcome]) -> tuple[StepOutcome, Measured]:
     """Take a step, with its norms where they are due."""
     every = run.config.tracking.norms_every
     if run.norms is None or not _falls_on(run, every, run.step + 1):
@@ -128,6 +151,8 @@ def _judge(run: Run, outcome: StepOutcome, skipped: int) -> int:
     if not outcome.finite:
         run.observers.event("step_skipped", step=run.step, loss=outcome.loss, grad_norm=outcome.grad_norm)
     if (guard.non_finite == "stop" and not outcome.finite) or skipped > guard.max_skips:
+        if not outcome.finite:
+            run.observers.event("non_finite_traced", step=run.step, **_trace(run))
         raise DivergedError(numbers)
     return skipped
 
@@ -154,10 +179,20 @@ def _roll_back(run: Run) -> bool:
     run.health.load(run.keeper.health)
     if run.observers.active:
         run.record.rewind(run.step)
-        run.wall_time.take_back(run.record.training_rows(), run.step, run.throughput.waited_seconds)
+        rows = run.record.training_rows()
+        run.wall_time.take_back(rows, run.step, run.throughput.waited_seconds)
+        if run.live_law is not None:
+            run.live_law.go_back(rows)
     run.observers.event("rolled_back", step=run.step, at=at, skipped=decided.range, rollbacks=len(run.rollbacks))
     run.observers.warn(f"spikes at step {at}: the run goes on from step {run.step} without the data of {decided.range}")
     return True
+
+
+def _trace(run: Run) -> dict[str, Any]:
+    """Take the last step again to see which module made what is not finite. The run ends after this."""
+    micro_batches = run.batches.step(run.step - 1)
+    found = trace_step(run.engine, micro_batches, lr_at(run.config, run.plan, run.step - 1))
+    return {**found, "says": sentence(found)}
 
 
 def _save(run: Run) -> None:
@@ -178,6 +213,9 @@ def _falls_on(run: Run, every: Span | None, step: int) -> bool:
 
 def _record_step(run: Run, outcome: StepOutcome) -> None:
     times = run.throughput.report()
+    asked = run.profile.asked() if run.engine.mesh.is_first else 0
+    ranks, asked = run.engine.rank_times.row(times["data_seconds"] or 0.0, run.plan.degrees.world, asked)
+    run.profile.begin(run.step + 1, asked)
     values: dict[str, Any] = {
         "tokens": run.step * run.plan.tokens_per_step,
         "loss": outcome.loss,
@@ -185,14 +223,18 @@ def _record_step(run: Run, outcome: StepOutcome) -> None:
         "lr": lr_at(run.config, run.plan, run.step - 1),
         "epoch": round(max(run.batches.epochs(run.step).values()), 4),
         **times,
+        **ranks,
+        **compiled_graphs(),
         "mfu": _mfu(run, times["tokens_per_second"]),
         "memory_peak": memory_peak(run.engine.device),
         "skipped": run.skipped,
         "seconds_left": run.throughput.left(run.plan.steps - run.step),
         **run.wall_time.row(run.throughput.waited_seconds),
         **_course(run),
-        **run.measured,
+        **run.newest_norms,
     }
+    if run.live_law is not None:
+        values |= run.live_law.values(run.step, outcome.loss)
     run.observers.row("train", run.step, **values)
 
 

@@ -24,6 +24,7 @@ from trainer.data.read.batches import Batches
 from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
 from trainer.engine.build import build_engine
+from trainer.engine.cost import open_costs
 from trainer.engine.engine import Engine
 from trainer.engine.norms import Norms
 from trainer.engine.peak import peak_flops
@@ -31,18 +32,22 @@ from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
 from trainer.guard.fence import Fence
 from trainer.guard.health import Health
+from trainer.guard.position import write_position
 from trainer.guard.signals import on_stop_signal
-from trainer.guard.watchdog import Watchdog
+from trainer.guard.watchdog import Watchdog, end_process
 from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
+from trainer.observe.live_law import open_live_law
 from trainer.observe.observers import Observer, Observers
+from trainer.observe.profile import Profile
 from trainer.observe.record import Record
 from trainer.observe.tensorboard import TensorBoard, check_installed
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 from trainer.parallel.mesh import Mesh
+from trainer.plan.likeness import likeness, unlikeness
 from trainer.plan.plan import Plan
 
 
@@ -75,14 +80,15 @@ def open_session(
     skip = skipped_by(rollbacks, parse_ranges(config.skip_steps))
     keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence, skip)
     step = keeper.restore()
-    wall_time = WallTime(
-        plan.degrees.world, record.training_rows() if mesh.is_first else [], step, started=process_started()
-    )
+    costs = open_costs(device, plan.degrees.world, counted=mesh.is_first)
+    wall_time = WallTime(costs, record.training_rows() if mesh.is_first else [], step, started=process_started())
     if observers.active:
         record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state, skip)
     manifest = batches.samples.manifest  # a checkpoint of another run may know fewer shards
     guards = _stand_guard(config, engine, keeper, fence)
+    ranges = parse_ranges(config.tracking.profile_steps)
+    profile = Profile(run_dir, mesh.rank, ranges, cuda=device.type == "cuda", event=observers.event)
     _say_about_data(batches, observers)
     run = Run(
         config=config,
@@ -104,11 +110,15 @@ def open_session(
         record=record,
         health=_health(config, engine, keeper, observers),
         rollbacks=rollbacks,
+        profile=profile,
         norms=Norms(engine, activations=config.tracking.activations) if config.tracking.norms_every else None,
         peak_flops=peak_flops(device) if mesh.is_first else None,
+        live_law=open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness)
+        if mesh.is_first
+        else None,
         step=step,
     )
-    return Session(run, run_dir, manifest, closers=[batches.close, keeper.close, *guards, engine.close])
+    return Session(run, run_dir, manifest, closers=[profile.close, batches.close, keeper.close, *guards, engine.close])
 
 
 def _health(config: RunConfig, engine: Engine, keeper: Keeper, observers: Observers) -> Health:
@@ -133,7 +143,7 @@ def _open_batches(
         context_length=config.model.context_length,
         sequences_per_step=plan.sequences_per_step,
         micro_batch=plan.micro_batch,
-        seed=config.seed,
+        seed=config.order_seed,
         dp_rank=mesh.dp_rank,
         dp_size=mesh.dp_size,
         total_steps=plan.steps,
@@ -172,7 +182,12 @@ def _open_keeper(
 
 def _stand_guard(config: RunConfig, engine: Engine, keeper: Keeper, fence: Fence) -> list[Callable[[], None]]:
     """Listen for stop signals, watch for silence and newer attempts, ask for saves in time; return how to end it."""
-    watchdog = Watchdog(config.guard.watchdog_seconds)
+
+    def end(seconds: float) -> None:
+        write_position(fence.run_dir.logs(fence.attempt), engine.mesh.rank, "its watchdog ended it")
+        end_process(seconds)
+
+    watchdog = Watchdog(config.guard.watchdog_seconds, on_silence=end)
 
     def progress() -> None:
         watchdog.beat()

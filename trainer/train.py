@@ -37,7 +37,10 @@ from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.data.read.opening import open_manifest
 from trainer.data.store.manifest import Manifest
 from trainer.data.store.pinned import pin
+from trainer.engine.memory_parts import leave_memory
 from trainer.guard.fence import Fence
+from trainer.guard.position import record_collectives, write_position
+from trainer.node.stacks import also_on_signal
 from trainer.observe.identity import sign
 from trainer.parallel.first_rank import from_first_rank
 from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
@@ -55,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     run_dir = RunDir(parser.parse_args(arguments).run_dir)
     first = world_from_environment()[0] == 0
     fence = Fence.from_environment(run_dir)
+    record_collectives()
+    also_on_signal(lambda: _say_where(fence, "asked by SIGUSR2"))
     try:
         fence.check()
         return EXIT_OF[run(run_dir, fence)]
@@ -62,11 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
         return _end_badly(error, run_dir, fence, first=first)
 
 
+def _say_where(fence: Fence, why: str) -> None:
+    write_position(fence.run_dir.logs(fence.attempt), world_from_environment()[0], why)
+
+
 def _end_badly(error: Exception, run_dir: RunDir, fence: Fence, *, first: bool) -> int:
     """Say why, and return the exit code. Whatever went wrong in an attempt that was replaced, this is why."""
     if not fence.open():
         print(f"error: {fence.sentence()}", file=sys.stderr)
         return EXIT_FENCED
+    _say_where(fence, "it ended with an error")
     said = _sentence(error)
     if said is None:
         print(traceback_text(error), end="", file=sys.stderr)
@@ -85,8 +95,30 @@ def _sentence(error: Exception) -> str | None:
 
 def run(run_dir: RunDir, fence: Fence) -> Status:
     """Train as the directory's configuration says, and return how it ended."""
+    session = open_run(load_written(run_dir.config), run_dir, fence)
+    session.run.observers.event(
+        "started",
+        step=session.run.step,
+        layout=session.run.plan.layout,
+        data_hash=session.manifest.data_hash,
+        train_tokens=session.manifest.tokens("train"),
+        unigram_entropy=session.manifest.unigram_entropy,
+        **provenance(),
+    )
+    try:
+        status, error = _train(session)
+    except Exception as failure:
+        leave_memory(session.run.engine, run_dir.logs(fence.attempt), failure)
+        raise
+    _finish(session, status, error)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return status
+
+
+def open_run(config: RunConfig, run_dir: RunDir, fence: Fence) -> Session:
+    """Join the world and open everything that this rank needs to train a run in a directory. A collective call."""
     torch.manual_seed(0)
-    config = load_written(run_dir.config)
     device = resolve_device(config.device)
     rank, world, _ = world_from_environment()
     join_world(config.parallel.timeout_seconds, device)
@@ -99,21 +131,7 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
         if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         _begin(run_dir, plan)
-    session = open_session(config, plan, manifest, mesh, device, run_dir, fence)
-    session.run.observers.event(
-        "started",
-        step=session.run.step,
-        layout=plan.layout,
-        data_hash=session.manifest.data_hash,
-        train_tokens=session.manifest.tokens("train"),
-        unigram_entropy=session.manifest.unigram_entropy,
-        **provenance(),
-    )
-    status, error = _train(session)
-    _finish(session, status, error)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return status
+    return open_session(config, plan, manifest, mesh, device, run_dir, fence)
 
 
 def _begin(run_dir: RunDir, plan: Plan) -> None:

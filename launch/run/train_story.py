@@ -23,15 +23,24 @@ from trainer.config.load import load_run
 from trainer.config.run import RunConfig
 from trainer.contract.errors import EndedBadlyError
 from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_PREEMPTED
+from trainer.contract.expected import ExpectedCurve
 from trainer.contract.run_dir import RunDir, Status
 from trainer.data.store.pinned import pinned
+from trainer.plan.length import total_steps
+from trainer.plan.likeness import likeness
 from trainer.plan.plan import make_plan, share_out
 
 
 def train_here(
-    config_path: Path, assignments: tuple[str, ...], runs: Path, *, ranks: int | None, dry_run: bool
+    config_path: Path,
+    assignments: tuple[str, ...],
+    runs: Path,
+    *,
+    ranks: int | None,
+    dry_run: bool,
+    expected: Path | None = None,
 ) -> None:
-    """Train one run to its end, printing what its first rank prints.
+    """Train one run to its end, printing what its first rank prints. `expected`: the curve that it follows.
 
     Raises `UserError` before anything is started, and `EndedBadlyError` with the rank's exit code where it failed.
     """
@@ -42,6 +51,9 @@ def train_here(
     share_out(config, world, gpu=gpus > 0)  # what does not fit is said before data are prepared
     config, manifest = resolve(config)
     run_dir = RunDir(runs / config.name)
+    curve = None if expected is None else ExpectedCurve.load(expected)
+    if curve is not None:
+        curve.refuse_other(likeness(config), total_steps(config))
     if not dry_run:
         refuse_other_run(run_dir, config, gpu=gpus > 0)
         manifest = pinned(run_dir.data, manifest)
@@ -58,6 +70,8 @@ def train_here(
     need_rank_packages()
     claim(run_dir, config, gpu=gpus > 0)
     begin_again(run_dir)
+    if curve is not None:
+        curve.save(run_dir.expected)
     status = _run(config, run_dir, world)
     _tell(status, run_dir, config_path)
 

@@ -78,6 +78,8 @@ def check(runs: Path, name: str, cause: str, place: str, before: tuple[str, ...]
     logs = escala(before, "logs", name, "--runs", str(runs))
     assert cause in logs and re.search(place, logs), logs[-2000:]
     assert escala(before, "jobs", "--runs", str(runs)).count("failed") >= 1
+    why = escala(before, "why", name, "--runs", str(runs))
+    assert cause in why and re.search(place, why), why
 
 
 def both_train(run_dir: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,17 +25,20 @@ from trainer.contract.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).parent / "programs" / "planted.py"
 HOST = socket.gethostname()
+SECRET = "planted-secret-7788"
 KINDS = {  # what `escala why` calls each
     "raise": "error", "import": "missing package", "kill": "killed from outside", "segv": "crash in native code",
     "memory": "out of memory", "disk": "disk full", "data": "missing file", "port": "port in use", "user": "a setting",
     "diverged": "not a number", "silent": "error", "watchdog": "stalled", "timeout": "a rank did not answer",
+    "allocator": "out of memory", "permission": "no permission", "ecc": "GPU fault", "stall": "data stall",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
     log = tmp_path_factory.mktemp("pool") / "rank_server.log"
-    with LocalBackend(2, preload=("torch", "torch.distributed"), log=log) as opened:
+    environment = {**os.environ, "PLANTED_API_KEY": SECRET}
+    with LocalBackend(2, environment, preload=("torch", "torch.distributed"), log=log) as opened:
         yield opened
 
 
@@ -79,8 +83,13 @@ def test_a_failure_of_a_rank_is_named(backend: LocalBackend, tmp_path: Path, pla
     rank = 1 - planted.victim if planted.how == "timeout" else planted.victim
     check(tmp_path / "runs", planted.how, planted.cause, f"rank {rank} on {HOST}")
     told = diagnose(tmp_path / "runs" / planted.how)
-    assert (told.cause, told.rank, told.host) == (KINDS[planted.how], rank, HOST)
-    assert told.traceback and told.command.startswith("escala submit ")
+    assert (told.cause, told.rank, told.host) == (KINDS[planted.how], planted.victim, HOST), told
+    assert told.traceback and told.command.startswith("escala train ") and "--ranks 2" in told.command
+    if planted.how == "timeout":  # the one that its peers waited for, where it stood still
+        assert any("planted.py" in line and line.endswith(" in fail") for line in told.traceback), told
+        assert any(line.startswith("rank 0: has ended all_reduce") for line in told.details), told
+        assert any(line.startswith("rank 1: waits in all_reduce") for line in told.details), told
+    assert [path for path in spec.run_dir.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.parametrize(

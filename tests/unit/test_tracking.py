@@ -12,6 +12,7 @@ from trainer.contract.errors import UserError
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir, Status
 from trainer.observe.console import console_line
+from trainer.observe.costs import Costs
 from trainer.observe.metrics import METRICS
 from trainer.observe.observers import Observers
 from trainer.observe.record import Record
@@ -175,23 +176,30 @@ def test_the_account_of_the_wall_time_goes_on_over_attempts_and_names_what_a_res
         with wall.part(part):
             now[0] += seconds
 
-    first = WallTime(2, [], 0, started=90.0, clock=lambda: now[0])
+    joules = [0.0]
+    costs = Costs("gpu_seconds", 2, 3.6, lambda: joules[0])
+    first = WallTime(costs, [], 0, started=90.0, clock=lambda: now[0])
     rows = []
     for step in (1, 2, 3):
         spend(first, "train_seconds", 10.0)
+        joules[0] += 700.0
         rows.append({"kind": "train", "step": step, **first.row(waited=float(step))})
         spend(first, "save_seconds", 5.0)
     assert rows[-1] == {
-        "kind": "train", "step": 3, "wall_seconds": 50.0, "gpu_seconds": 100.0, "train_seconds": 27.0,
+        "kind": "train", "step": 3, "wall_seconds": 50.0, "gpu_seconds": 100.0, "cost": 0.1,
+        "energy_joules": 2100.0, "train_seconds": 27.0,
         "start_seconds": 10.0, "wait_seconds": 3.0, "save_seconds": 10.0, "evaluation_seconds": 0.0,
         "lost_seconds": 0.0, "goodput": 0.54,
     }  # fmt: skip
     now[0] = 1000.0  # nobody holds the machine between attempts
-    second = WallTime(4, rows, 1, started=1000.0, clock=lambda: now[0])
+    second = WallTime(Costs("gpu_seconds", 4, 36.0), rows, 1, started=1000.0, clock=lambda: now[0])
     spend(second, "train_seconds", 10.0)
     total = second.row(waited=0.0)
     assert (total["lost_seconds"], total["train_seconds"], total["wall_seconds"]) == (18.0, 19.0, 60.0)
-    assert total["gpu_seconds"] == 100.0 + 40.0
+    assert total["gpu_seconds"] == 100.0 + 40.0, "what is lost was paid for"
+    assert total["cost"] == 0.1 + 0.4, "each attempt at its own price"
+    assert total["energy_joules"] == 2100.0, "kept where the machine tells no more"
+    assert "cost" not in WallTime(Costs("core_seconds", 4), [], 0, started=0.0).row(0.0)
 
 
 @pytest.mark.parametrize(

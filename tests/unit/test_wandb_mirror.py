@@ -109,7 +109,7 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     train(run_dir, 7, 12)  # restarted from a checkpoint
     run_dir.write_status(Status.DONE)
     run_dir.result.write_text(
-        json.dumps({"evaluations": [{"eval_set": "validation", "loss": 0.0}], "gpu_seconds": 3600})
+        json.dumps({"evaluations": [{"eval_set": "validation", "loss": 0.0}], "gpu_seconds": 3600, "cost": 3.0})
     )
     assert "sent 4 rows" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
@@ -117,6 +117,7 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     assert (run["group"], run["jobType"], run["tags"], run["exitcode"]) == ("ladder", "cell", ["a"], 0)
     assert run["config"]["plan"]["value"]["flops"] == 600.0
     assert run["summary"]["final/validation/perplexity"] == 1.0 and run["summary"]["final/gpu_hours"] == 1.0
+    assert run["summary"]["final/cost"] == 3.0
     assert server.history(RUN)[-1]["flops"] == 12 * 10 * 6, "an axis on which sizes overlay"
     assert (
         not [p for p in server.payloads if SECRET.encode() in p]

@@ -21,13 +21,14 @@ from trainer.config.sections import (
     TrackingConfig,
 )
 from trainer.config.span import Count
+from trainer.config.transfer import Transfer
 
 
 class RunConfig(Section):
     """One run. Length is given in tokens or in steps, not both."""
 
     name: Execution[Name] = Field("run", description="of the run directory, under --runs")
-    seed: Result[int] = Field(0, ge=0, description="of initial values, data order and dropout")
+    seed: Result[int] = Field(0, ge=0, description="of initial values, dropout, and the data order without data.seed")
     model: AnyModel
     data: DataConfig
     batch: BatchConfig
@@ -48,10 +49,28 @@ class RunConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     guard: GuardConfig = GuardConfig()
 
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data order."""
+        return self.seed if self.data.seed is None else self.data.seed
+
     @model_validator(mode="after")
     def _one_length(self) -> RunConfig:
         if (self.tokens is None) == (self.steps is None):
             raise ValueError("give the length of the run either as 'tokens' or as 'steps'")
+        return self
+
+    @model_validator(mode="after")
+    def _transferred(self) -> RunConfig:
+        """Tell the model its base: the forward pass and the initial values depend on it."""
+        base, model = self.optim.base, self.model
+        wanted = None if base is None else Transfer(rule=self.optim.parametrization, **base.model_dump())
+        if model.transfer not in (None, wanted):
+            raise ValueError("model.transfer follows from optim.parametrization and optim.base: leave it out")
+        if wanted is not None:
+            model = model.model_copy(update={"transfer": wanted})
+            model.check_transfer()
+            self.__dict__["model"] = model  # a section is frozen once it was read; this is part of reading it
         return self
 
     @model_validator(mode="after")

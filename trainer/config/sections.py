@@ -63,6 +63,9 @@ class TrackingConfig(Section):
     tags: Execution[tuple[str, ...]] = Field((), description="in W&B")
     prompts: Execution[tuple[str, ...]] = Field((), description="texts that each checkpoint continues, for W&B")
     tensorboard: Execution[bool] = Field(False, description="also write event files for TensorBoard")
+    profile_steps: Execution[tuple[str, ...]] = Field(
+        (), description="steps to profile, such as 10:13, the last left out; a trace of each rank for Perfetto"
+    )
 
     @model_validator(mode="after")
     def _activations_with_norms(self) -> TrackingConfig:

@@ -1,4 +1,4 @@
-"""Gradient norm and clipping where DeepSpeed leaves both to us: ZeRO stage 0."""
+"""Gradient norm and clipping where the library leaves both to us, and the limit of a norm."""
 
 from __future__ import annotations
 
@@ -34,3 +34,16 @@ def clip_gradients(model: nn.Module, clip_norm: float, mesh: Mesh, refused: Call
     elif clip_norm > 0:
         torch._foreach_mul_(gradients, (clip_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+def above_on_any(norm: Tensor, limit: float | None, mesh: Mesh) -> bool:
+    """Return on all ranks whether the norm is above the limit on any. Without a limit no rank is asked.
+
+    Ranks sum the norm in groups, so their last digits may differ: none of them decides alone.
+    """
+    if limit is None:
+        return False
+    above = (norm > limit).float().reshape(1)
+    if mesh.world > 1:
+        dist.all_reduce(above, op=dist.ReduceOp.MAX)
+    return bool(above)

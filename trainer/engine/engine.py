@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +21,7 @@ from trainer.engine.agreement import Agreement
 from trainer.engine.batch import Batch, check_distribution, check_ids, global_weight, local_part
 from trainer.engine.carried import CarriedStates
 from trainer.engine.protocol import Sharded
+from trainer.engine.rank_times import RankTimes
 from trainer.guard.spikes import Limits
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.split import Split
@@ -58,7 +60,7 @@ class Engine:
     ) -> None:
         self.sharded, self.config, self.mesh, self.splits = sharded, config, mesh, splits
         self.accumulation, self.device = accumulation, device
-        self.agreement = Agreement()
+        self.agreement, self.rank_times = Agreement(), RankTimes(device)
         self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
         self.progress: Callable[[], None] = lambda: None  # called around each step, before each evaluated batch
         self._checked = False
@@ -80,8 +82,12 @@ class Engine:
         """Return empty states of lanes, for a reader of its own."""
         return CarriedStates(cast("LanguageModel", self.module), micro_batches)
 
-    def train_step(self, micro_batches: Sequence[Batch], lr: float, limits: Limits | None = None) -> StepOutcome:
+    def train_step(
+        self, micro_batches: Sequence[Batch], lr: float, limits: Limits | None = None, *, decay_share: float = 1.0
+    ) -> StepOutcome:
         """Take one optimizer step on the global batch of which these are this data rank's micro-batches.
+
+        Weight decay is multiplied by the rate and by `decay_share`.
 
         The objective is the sum of weighted token losses over the global sum of weights, whatever the number of
         ranks and micro-batches. Where loss or gradient is not finite, or above its limit, all ranks skip the update
@@ -94,7 +100,7 @@ class Engine:
         if not self._checked:
             check_distribution(micro_batches, self.mesh, self.device)
             self._checked = True
-        self.sharded.set_lr(lr)
+        self.sharded.set_rates(lr, decay_share=decay_share)
         weight = global_weight(micro_batches, self.mesh, self.device)
         total = torch.zeros((), device=self.device)
         before = self.carried.kept() if self.carried else None
@@ -120,7 +126,8 @@ class Engine:
         last = index == self.accumulation - 1
         state = self.carried.enter(index, batch.begins) if self.carried else None
         part = local_part(batch, self.mesh, self.device, state)
-        losses = self.sharded.forward(part)
+        with self.rank_times.forward() if index == 0 else nullcontext():
+            losses = self.sharded.forward(part)
         loss = (losses if part.weights is None else losses * part.weights).sum()
         total = total + loss.detach()
         objective = loss * (self.sharded.mean_over / weight)

@@ -6,27 +6,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from trainer.observe.costs import Costs
+from trainer.observe.metrics import COSTS
 from trainer.observe.observers import Row
 
-WALL, GPU, TRAIN, LOST = "wall_seconds", "gpu_seconds", "train_seconds", "lost_seconds"
+WALL, TRAIN, LOST = "wall_seconds", "train_seconds", "lost_seconds"
 PARTS = (TRAIN, "start_seconds", "wait_seconds", "save_seconds", "evaluation_seconds", LOST)
 
 
 class WallTime:
-    """The wall time of a run, on its first rank. `ranks` hold the machine together with it.
+    """The wall time of a run, on its first rank, and what it costs at the `costs` of this attempt.
 
     `rows` are the rows of training that earlier attempts left. `step` is where this one goes on: what was trained after
-    it is lost. What an attempt did after its last row is not counted.
+    it is lost, and costs all the same. What an attempt did after its last row is not counted.
     """
 
     def __init__(
-        self, ranks: int, rows: Sequence[Row], step: int, *, started: float, clock: Callable[[], float] = time.time
+        self, costs: Costs, rows: Sequence[Row], step: int, *, started: float, clock: Callable[[], float] = time.time
     ) -> None:
-        self.ranks, self._clock, self._started = ranks, clock, started
+        self._costs, self._clock, self._started = costs, clock, started
         timed = [row for row in rows if isinstance(row.get(WALL), int | float)]
         newest = timed[-1] if timed else {}
         kept = next((row for row in reversed(timed) if row["step"] <= step), {})
-        self._before = {key: float(newest.get(key) or 0.0) for key in (WALL, GPU, *PARTS)}
+        self._before = {key: float(newest.get(key) or 0.0) for key in (WALL, *PARTS)}
+        self._before |= {key: float(newest[key]) for key in COSTS if isinstance(newest.get(key), int | float)}
         lost = max(0.0, self._before[TRAIN] - float(kept.get(TRAIN) or 0.0))
         self._before[TRAIN] -= lost
         self._before[LOST] += lost
@@ -53,7 +56,7 @@ class WallTime:
     def row(self, waited: float) -> dict[str, float]:
         """Return the totals until now. `waited` is how much of the steps of this attempt was a wait for data."""
         wall = max(0.0, self._clock() - self._started)
-        now = {WALL: wall, GPU: wall * self.ranks, **self._parts, "wait_seconds": waited}
+        now = {WALL: wall, **self._costs.after(wall), **self._parts, "wait_seconds": waited}
         now[TRAIN] = max(0.0, now[TRAIN] - waited)
-        total = {key: round(self._before[key] + value, 3) for key, value in now.items()}
+        total = self._before | {key: round(self._before.get(key, 0.0) + value, 3) for key, value in now.items()}
         return {**total, "goodput": round(total[TRAIN] / total[WALL], 4) if total[WALL] else 0.0}

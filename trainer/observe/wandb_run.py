@@ -18,6 +18,12 @@ from trainer.observe.metrics import AXES, METRICS, Metric
 from trainer.observe.observers import Row
 
 FLOPS = "flops"  # an axis that follows from the tokens: runs of all sizes overlay on it
+_COSTS = {
+    "gpu_seconds": ("gpu_hours", 1 / 3600),
+    "core_seconds": ("core_hours", 1 / 3600),
+    "cost": ("cost", 1.0),
+    "energy_joules": ("energy_kwh", 1 / 3.6e6),
+}
 _BY_KEY = {metric.key: metric for metric in METRICS}
 
 
@@ -72,7 +78,7 @@ def metric_of(name: str) -> Metric | None:
 
 
 def summary_of(run_dir: RunDir) -> dict[str, float]:
-    """Return the final numbers of a run that is done, as far as they are known: perplexities, FLOPs, GPU-hours."""
+    """Return the final numbers of a run that is done, as far as they are known: perplexities, FLOPs, what it cost."""
     try:
         result = read_object(run_dir.result)
         plan = read_object(run_dir.plan, "flops", "world")
@@ -83,8 +89,9 @@ def summary_of(run_dir: RunDir) -> dict[str, float]:
         loss = evaluation.get("loss")
         if isinstance(loss, int | float):
             summary[f"final/{evaluation.get('eval_set', 'validation')}/perplexity"] = math.exp(min(loss, 700.0))
-    if isinstance(seconds := result.get("gpu_seconds"), int | float):
-        summary["final/gpu_hours"] = seconds / 3600
+    for key, (name, share) in _COSTS.items():
+        if isinstance(value := result.get(key), int | float):
+            summary[f"final/{name}"] = value * share
     return summary
 
 

@@ -26,11 +26,13 @@ def resolve_precision(asked: str, *, gpu: bool) -> Precision:
 
 
 def check_optimizer(config: RunConfig) -> None:
-    """Raise `UserError` where an optimizer cannot work under the ZeRO stage."""
-    if config.optim.name == "muon" and config.parallel.zero_stage != 0:
+    """Raise `UserError` where an optimizer cannot work with the layout."""
+    if config.optim.name == "muon" and config.parallel.engine != "deepspeed":
+        raise UserError(f"optim.name muon needs parallel.engine deepspeed, it is {config.parallel.engine}")
+    if config.optim.name == "muon" and config.parallel.offload != "none":
         raise UserError(
-            f"optim.name muon needs parallel.zero_stage 0, it is {config.parallel.zero_stage}: Muon works on whole "
-            "matrices and deals its work out over data ranks itself"
+            f"optim.name muon makes matrices orthogonal on the GPU, and parallel.offload is {config.parallel.offload}: "
+            "set it to none; ZeRO shards Muon's momentum at every stage"
         )
 
 

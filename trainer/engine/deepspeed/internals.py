@@ -60,6 +60,16 @@ def _stage3(ds: Any, mesh: Mesh) -> Iterator[Fragment]:
         yield Fragment(name, (start, stop), (start, stop), home.data.narrow(0, offset, stop - start), home, offset)
 
 
+def homes(ds: Any, zero_stage: int) -> list[Tensor]:
+    """Return this replica's flat fp32 tensors, in the same order on all replicas; none at stage 0."""
+    if zero_stage == 0:
+        return []
+    optimizer = ds.optimizer
+    return list(
+        optimizer.fp32_partitioned_groups_flat if zero_stage == 3 else optimizer.single_partition_of_fp32_groups
+    )
+
+
 def moments(ds: Any, fragment: Fragment) -> dict[str, Tensor]:
     """Return flat views of the optimizer's moments over the held range; empty before the first step."""
     state = ds.basic_optimizer.state.get(fragment.home, {})

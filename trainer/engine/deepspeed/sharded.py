@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.engine.batch import LocalBatch
-from trainer.engine.clip import clip_gradients
+from trainer.engine.clip import above_on_any, clip_gradients
 from trainer.engine.deepspeed import internals
 from trainer.engine.protocol import Fragment
 from trainer.engine.reduction import GradientSum
+from trainer.optim.groups import set_rates
 from trainer.parallel.mesh import Mesh
 
 
@@ -43,10 +43,9 @@ class DeepSpeedSharded:
         """DeepSpeed takes the mean over replicas where it reduces; our sums do not."""
         return self.mesh.replica_size if self._sum is None else 1
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all groups."""
-        for group in self.ds.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+    def set_rates(self, lr: float, *, decay_share: float) -> None:
+        """Set the learning rate of all groups, and weight decay times a share."""
+        set_rates(self.ds.optimizer.param_groups, lr, decay_share=decay_share)
 
     def forward(self, batch: LocalBatch) -> Tensor:
         """Return the loss of each token."""
@@ -71,16 +70,8 @@ class DeepSpeedSharded:
         self.ds.step()
 
     def _refuses(self, norm: Tensor) -> bool:
-        """Return on all ranks whether the norm is above the limit on any, and remember it then.
-
-        Ranks sum the norm in groups, so their last digits may differ: none of them decides alone.
-        """
-        if self._limit is None:
-            return False
-        above = (norm > self._limit).float().reshape(1)
-        if self.mesh.world > 1:
-            dist.all_reduce(above, op=dist.ReduceOp.MAX)
-        if not bool(above):
+        """Return on all ranks whether the norm is above the limit on any, and remember it then."""
+        if not above_on_any(norm, self._limit, self.mesh):
             return False
         self._refused = float(norm)
         return True
