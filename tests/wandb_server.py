@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = str(values["name"])
         run = self.wandb.runs.get(name)
         found = run and {
-            "id": "r", "projectId": "p", "tags": run["tags"], "name": name, "displayName": name, "sweepName": None,
+            "id": "r", "projectId": "1", "tags": run["tags"], "name": name, "displayName": name, "sweepName": None,
             "state": "running", "config": "{}", "group": run["group"], "jobType": run["jobType"], "commit": None,
             "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": "2026-01-01T00:00:00",
             "description": None, "notes": None, "systemMetrics": "{}", "summaryMetrics": "{}", "historyKeys": None,

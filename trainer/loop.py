@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.checkpoint.keeper import Keeper
@@ -15,6 +16,7 @@ from trainer.engine.compiled import compiled_graphs
 from trainer.engine.engine import Engine, StepOutcome
 from trainer.engine.memory_parts import memory_by_part
 from trainer.engine.non_finite import sentence, trace_step
+from trainer.engine.norms import Measured, Norms
 from trainer.engine.peak import memory_peak
 from trainer.evaluation.evaluator import Evaluator
 from trainer.guard.fence import ReplacedError
@@ -46,12 +48,14 @@ class Run:
     health: Health
     rollbacks: list[Rollback]  # of all attempts
     profile: Profile
+    norms: Norms | None = None  # None: never measured
     peak_flops: float | None = None  # of one rank's device; None where it is not known
     live_law: LiveLaw | None = None  # on the first rank, of a run with an expected curve
     step: int = 0
     skipped: int = 0  # steps of this attempt
     measured: bool = False  # what memory is used for is recorded
     train_loss: float | None = None
+    newest_norms: Measured = field(default_factory=dict)  # norms of the last step, where they were due
 
 
 class DivergedError(Exception):
@@ -73,7 +77,7 @@ def train(run: Run) -> bool:
             skipped = 0
             continue
         skipped = _judge(run, outcome, skipped)
-        if _due(run, run.config.tracking.log_every) or run.step == run.plan.steps:
+        if _due(run, run.config.tracking.log_every) or run.newest_norms or run.step == run.plan.steps:
             _record_step(run, outcome)
             if not run.measured:  # one that the kernel kills later says no more
                 run.measured = True
@@ -114,7 +118,10 @@ def one_step(run: Run) -> StepOutcome:
         with run.throughput.wait():
             micro_batches = run.batches.step(run.step)
         lr, decay_share = lr_at(run.config, run.plan, run.step), decay_share_at(run.config, run.plan, run.step)
-        outcome = run.engine.train_step(micro_batches, lr, run.health.limits(), decay_share=decay_share)
+        limits = run.health.limits()
+        outcome, run.newest_norms = _with_norms(
+            run, lambda: run.engine.train_step(micro_batches, lr, limits, decay_share=decay_share)
+        )
     run.step += 1
     run.skipped += outcome.skipped
     if not outcome.skipped:
@@ -122,6 +129,14 @@ def one_step(run: Run) -> StepOutcome:
     for source, passes in run.batches.ended_passes(run.step).items():
         run.observers.event("pass_ended", step=run.step, source=source, passes=passes)
     return outcome
+
+
+def _with_norms(run: Run, step: Callable[[], StepOutcome]) -> tuple[StepOutcome, Measured]:
+    """Take a step, with its norms where they are due."""
+    every = run.config.tracking.norms_every
+    if run.norms is None or not _falls_on(run, every, run.step + 1):
+        return step(), {}
+    return run.norms.around(step)
 
 
 def _judge(run: Run, outcome: StepOutcome, skipped: int) -> int:
@@ -165,7 +180,10 @@ def _roll_back(run: Run) -> bool:
     run.health.load(run.keeper.health)
     if run.observers.active:
         run.record.rewind(run.step)
-        run.wall_time.take_back(run.record.training_rows(), run.step, run.throughput.waited_seconds)
+        rows = run.record.training_rows()
+        run.wall_time.take_back(rows, run.step, run.throughput.waited_seconds)
+        if run.live_law is not None:
+            run.live_law.go_back(rows)
     run.observers.event("rolled_back", step=run.step, at=at, skipped=decided.range, rollbacks=len(run.rollbacks))
     run.observers.warn(f"spikes at step {at}: the run goes on from step {run.step} without the data of {decided.range}")
     return True
@@ -184,10 +202,14 @@ def _save(run: Run) -> None:
 
 
 def _due(run: Run, every: Span | None) -> bool:
+    return _falls_on(run, every, run.step)
+
+
+def _falls_on(run: Run, every: Span | None, step: int) -> bool:
     if every is None:
         return False
     steps = every.steps(tokens_per_step=run.plan.tokens_per_step, total_steps=run.plan.steps)
-    return run.step % max(steps, 1) == 0
+    return step % max(steps, 1) == 0
 
 
 def _record_step(run: Run, outcome: StepOutcome) -> None:
@@ -210,6 +232,7 @@ def _record_step(run: Run, outcome: StepOutcome) -> None:
         "seconds_left": run.throughput.left(run.plan.steps - run.step),
         **run.wall_time.row(run.throughput.waited_seconds),
         **_course(run),
+        **run.newest_norms,
     }
     if run.live_law is not None:
         values |= run.live_law.values(run.step, outcome.loss)

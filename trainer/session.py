@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from trainer.data.store.pinned import pin
 from trainer.engine.build import build_engine
 from trainer.engine.cost import open_costs
 from trainer.engine.engine import Engine
+from trainer.engine.norms import Norms
 from trainer.engine.peak import peak_flops
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.text_bytes import agreed_text_bytes
@@ -48,6 +50,7 @@ from trainer.observe.live_law import open_live_law
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.profile import Profile
 from trainer.observe.record import Record
+from trainer.observe.tensorboard import TensorBoard, check_installed
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
@@ -163,6 +166,7 @@ def open_session(
         health=_health(config, engine, keeper, observers),
         rollbacks=rollbacks,
         profile=profile,
+        norms=Norms(engine, activations=config.tracking.activations) if config.tracking.norms_every else None,
         peak_flops=peak_flops(device) if mesh.is_first else None,
         live_law=open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness)
         if mesh.is_first
@@ -276,7 +280,13 @@ def _say_about_data(batches: Batches, observers: Observers) -> None:
 
 def _open_observers(config: RunConfig, run_dir: RunDir, fence: Fence, record: Record, *, first: bool) -> Observers:
     """Return who is told what happens: the record, the console, and W&B where it can be reached with credentials."""
+    if config.tracking.tensorboard:
+        check_installed()
     listed: list[Observer] = [record, ConsoleObserver()]
+    if first and config.tracking.tensorboard:
+        listed.append(TensorBoard(run_dir))
     if first and resolve_mode(config.tracking.wandb) == "online":
         listed.append(WandbMirror(run_dir))
+    if not first and os.environ.get("LOCAL_RANK") == "0" and resolve_mode(config.tracking.wandb) == "online":
+        return Observers([WandbMirror(run_dir, node=socket.gethostname())], first=False)
     return Observers(listed if first else [], first=first, may_write=fence.open)

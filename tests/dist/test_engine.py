@@ -237,3 +237,37 @@ def test_all_ranks_skip_what_is_above_a_limit(ranks: RankPool, zero_stage: int, 
         for mine, plain in zip(result["outcomes"], alone["outcomes"], strict=True):
             assert mine[1:] == pytest.approx(plain[1:], rel=1e-4)
         assert result["counters"]["step"] == alone["counters"]["step"] == 4
+
+
+def measure(config: RunConfig) -> list[Any]:
+    """Take steps and measure the first and the third; return (gradient norm, measured) and the norms by hand."""
+    from trainer.engine.norms import Norms
+
+    engine = open_engine(config)
+    norms, found = Norms(engine, activations=True), []
+    for step in range(3):
+
+        def take(step: int = step) -> Any:
+            return engine.train_step(batch_of(engine, step), 1e-3)
+
+        if step != 1:
+            outcome, measured = norms.around(take)
+            found.append((outcome.grad_norm, measured))
+        else:
+            take()
+    engine.close()
+    return found
+
+
+@pytest.mark.parametrize("parallel", [{"zero_stage": 1}, {"tensor": 2, "zero_stage": 3}, {"tensor": 2, "zero_stage": 0}])
+def test_norms_by_kind_are_those_of_the_whole(ranks: RankPool, parallel: dict[str, Any]) -> None:
+    """Their squares sum to the engine's norm, and any layout gives those of one process."""
+    (alone,) = ranks.run(1, measure, tiny())
+    for grad_norm, measured in alone:
+        squares = sum(norm**2 for norm in measured["grad_norms"].values())
+        assert math.sqrt(squares) == pytest.approx(grad_norm, rel=1e-4) and grad_norm > 0.5, "it was clipped"
+        assert set(measured["param_norms"]) == set(measured["update_norms"]) == set(measured["grad_norms"])
+        assert set(measured["activation_rms"]) == {"0", "1"}
+    for (_, mine), (_, plain) in zip(ranks.run(4, measure, tiny(parallel=parallel))[3], alone, strict=True):
+        for what in ("grad_norms", "param_norms", "update_norms"):
+            assert mine[what] == pytest.approx(plain[what], rel=2e-3), what

@@ -106,6 +106,15 @@ def test_rules_ask_after_so_many_spikes_in_a_row(spike: str, asked: list[str]) -
     }  # fmt: skip
 
 
+def test_what_was_asked_before_a_restart_is_asked_after_it() -> None:
+    before, _, _ = rule(spike="stop", patience=1)
+    for step, loss in enumerate([3.0] * 10 + [9.0], 1):
+        before.after(step, loss, 1.0)
+    after, asked, _ = rule(spike="stop", patience=1)
+    after.load(json.loads(json.dumps(before.state())))
+    assert asked == [HALT]
+
+
 def test_a_rule_that_is_off_does_nothing() -> None:
     health, found, events = rule(spike="off")
     for step in range(30):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from trainer.contract.errors import UserError
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir, Status
 from trainer.observe.console import console_line
@@ -15,6 +16,7 @@ from trainer.observe.costs import Costs
 from trainer.observe.metrics import METRICS
 from trainer.observe.observers import Observers
 from trainer.observe.record import Record
+from trainer.observe.tensorboard import TensorBoard, check_installed
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import resolve_mode
@@ -116,6 +118,28 @@ def test_throughput_leaves_out_what_is_not_training():
     with meter.step():
         pass
     assert (meter.report()["tokens_per_second"], meter.overall) == (100.0, 60.0)
+
+
+def test_tensorboard_is_refused_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr("trainer.observe.tensorboard.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the package tensorboard is not installed"):
+        check_installed()
+
+
+def test_tensorboard_has_each_step_once_after_restarts(tmp_path: Path):
+    """Read back by TensorBoard itself."""
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run_dir = RunDir(tmp_path)
+    run_dir.plan.write_text('{"flops_per_token": {"total": 6}}')
+    for attempt, steps in enumerate([range(1, 6), range(4, 9)]):  # the second one went back
+        board = TensorBoard(run_dir)
+        for step in steps:
+            board.row({"kind": "train", "step": step, "tokens": step, "loss": 10.0 * attempt + step})
+        board.row({"kind": "train", "step": 8, "loss": float("nan")})
+        board.finish(0)
+    found = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = [(scalar.step, scalar.value) for scalar in found.Scalars("train/loss")]
+    assert losses == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 14.0), (5, 15.0), (6, 16.0), (7, 17.0), (8, 18.0)]
 
 
 @pytest.mark.parametrize(

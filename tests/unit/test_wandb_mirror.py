@@ -17,10 +17,11 @@ import yaml
 from click.testing import CliRunner
 
 from launch.cli import escala
+from tests.scaling.runs import ladder_rows
 from tests.wandb_server import WandbServer
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import read_lines
-from trainer.contract.run_dir import RunDir, Status
+from trainer.contract.run_dir import RunDir, Status, append_json
 from trainer.observe.record import Record
 from trainer.observe.wandb_mirror import WandbMirror
 from trainer.observe.wandb_stop import Stop
@@ -150,8 +151,9 @@ def test_what_a_person_must_know_is_an_alert(
 ) -> None:
     """One sender: alerts of this and of an earlier attempt, the load of the machine, artifacts at the end."""
     monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.5")
-    run_dir.tokenizer.mkdir()
-    (run_dir.checkpoints / "step_000000004").mkdir(parents=True)
+    for place in (run_dir.tokenizer, run_dir.checkpoints / "step_000000004"):
+        place.mkdir(parents=True)
+        (place / "content.bin").write_bytes(b"not for W&B")
     run_dir.record_event("failed", error=f"no room in {SECRET}")
     mirror = WandbMirror(run_dir)
     train(run_dir, 1, 4)
@@ -173,7 +175,21 @@ def test_what_a_person_must_know_is_an_alert(
     assert [one["artifactTypeName"] for one in server.artifacts] == ["tokenizer", "checkpoint"]
     manifests = b"".join(server.uploads.values()).decode()
     assert (run_dir.checkpoints / "step_000000004").as_uri() in manifests
-    assert not [p for p in server.payloads if SECRET.encode() in p]
+    assert not [p for p in server.payloads if SECRET.encode() in p or b"not for W&B" in p]
+
+
+def test_the_load_of_another_node_is_a_run_of_its_own(
+    server: WandbServer, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.5")
+    mirror = WandbMirror(run_dir, node="node2")
+    name = f"{RUN}-node2"
+    until(lambda: name in server.runs and bool(server.runs[name]["events"]))
+    mirror.finish(0)
+    ended(mirror)
+    run = server.runs[name]
+    assert (run["group"], run["jobType"], run["history"], run["exitcode"]) == ("ladder", "node", [], 0)
+    assert RUN not in server.runs
 
 
 def test_a_tag_in_wandb_stops_the_run_once(
@@ -191,6 +207,35 @@ def test_a_tag_in_wandb_stops_the_run_once(
     stop.ask()
     assert killed == [(os.getppid(), signal.SIGUSR1)]
     assert "W&B, the tag stop" in run_dir.events.read_text()
+
+
+def test_a_sweep_is_a_run_beside_its_cells(server: WandbServer, run_dir: RunDir, tmp_path: Path) -> None:
+    """Read back from what the client uploaded: table, scatter, the law's line, and the report's bytes."""
+    sweep = tmp_path / "runs" / "ladder"
+    cell = sweep / "cells" / "one"
+    cell.parent.mkdir(parents=True)
+    run_dir.root.rename(cell)
+    train(RunDir(cell), 1, 2)
+    rows = ladder_rows(noise=0.0)
+    append_json(sweep / "ledger.jsonl", *({**row, "run_dir": SECRET} for row in rows))
+    (sweep / "report").mkdir()
+    (sweep / "report" / "report.html").write_text("<p>the law</p>")
+    for _ in range(2):
+        said = CliRunner().invoke(escala, ["wandb", "sync", str(sweep)], standalone_mode=False)
+        assert f"ladder: sent the sweep, {len(rows)} cells" in said.output, (said.output, said.exception)
+    (name,) = server.runs.keys() - {RUN}
+    run = server.runs[name]
+    assert (run["group"], run["jobType"], run["exitcode"]) == ("ladder", "sweep", 0)
+    assert run["summary"]["cells"] == run["summary"]["done"] == len(rows)
+    tables = [json.loads(data) for place, data in server.uploads.items() if place.endswith("table.json")]
+    by_columns = {tuple(table["columns"]): table["data"] for table in tables}
+    points, line = by_columns["name", "params_total", "perplexity"], by_columns["params_total", "perplexity"]
+    (cells,) = [data for columns, data in by_columns.items() if "status" in columns]
+    assert len(cells) == len(points) == len(rows) and len(line) == 64
+    assert [line[0][0], line[-1][0]] == [min(p[1] for p in points), max(p[1] for p in points)]
+    assert line[0][1] == pytest.approx(max(p[2] for p in points), rel=0.01), "the law passes through the cells"
+    assert b"<p>the law</p>" in server.uploads.values()
+    assert not [p for p in server.payloads if SECRET.encode() in p]
 
 
 def test_a_sync_ends_at_the_first_refusal(server: WandbServer, run_dir: RunDir, tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _hears_blocks(self) -> RunConfig:
+        if self.tracking.activations and self.parallel.compile:
+            raise ValueError(
+                "tracking.activations listens to blocks, and compiled ones cannot be listened to: set one to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fp8_fits(self) -> RunConfig:
         if self.precision == "fp8" and (self.parallel.overlap or self.parallel.compile):
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.base import Section
 from trainer.config.identity import Execution, Result
@@ -51,15 +51,27 @@ class TrackingConfig(Section):
     """The local record is always written. W&B mirrors it; `auto` is online with credentials, else offline."""
 
     log_every: Execution[SpanField] = Field(Span(10, "steps"), description="record the loss so often")
+    norms_every: Execution[SpanField | None] = Field(
+        None, description="record norms of gradients, parameters and updates by kind of parameter so often"
+    )
+    activations: Execution[bool] = Field(False, description="with these norms, also the size of each block's output")
     wandb: Execution[Literal["auto", "online", "offline", "disabled"]] = Field(
         "auto", description="mirror of the local record"
     )
     project: Execution[str] = Field("escala", description="in W&B")
     group: Execution[str | None] = Field(None, description="in W&B; a sweep gives its name")
     tags: Execution[tuple[str, ...]] = Field((), description="in W&B")
+    prompts: Execution[tuple[str, ...]] = Field((), description="texts that each checkpoint continues, for W&B")
+    tensorboard: Execution[bool] = Field(False, description="also write event files for TensorBoard")
     profile_steps: Execution[tuple[str, ...]] = Field(
         (), description="steps to profile, such as 10:13, the last left out; a trace of each rank for Perfetto"
     )
+
+    @model_validator(mode="after")
+    def _activations_with_norms(self) -> TrackingConfig:
+        if self.activations and self.norms_every is None:
+            raise ValueError("activations are recorded with the norms: set tracking.norms_every too")
+        return self
 
 
 class GuardConfig(Section):

@@ -60,11 +60,13 @@ class Health:
             numbers = {key: _rounded(value) for key, value in asdict(spike).items()}
             action = self.settings.spike
             self._event("spike", step=step, **numbers, in_a_row=self.in_a_row, action=action)
-        if found and self.in_a_row >= self.settings.patience:
-            if self.settings.spike == "rollback":
-                self._ask(ROLL_BACK)
-            elif self.settings.spike == "stop":
-                self._ask(HALT)
+        if found:
+            self._ask_if_due()
+
+    def _ask_if_due(self) -> None:
+        what = {"rollback": ROLL_BACK, "stop": HALT}.get(self.settings.spike)
+        if what is not None and self.in_a_row >= self.settings.patience:
+            self._ask(what)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold for the same decisions after a restart, as plain JSON values."""
@@ -75,6 +77,7 @@ class Health:
         if self._spikes is not None:
             self._spikes.load(state)
             self.in_a_row = int(state.get("in_a_row", 0))
+            self._ask_if_due()  # the run ended between a step that asked and the next, which all would have heeded
 
 
 def _rounded(value: object) -> object:

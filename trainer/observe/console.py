@@ -6,6 +6,7 @@ import sys
 
 from trainer.observe.metrics import COLUMNS
 from trainer.observe.observers import Row
+from trainer.observe.wandb_alerts import alert_of
 
 WIDTH = 7  # of a number: lines stand below one another
 HUGE = 1e9  # a perplexity after a run went wrong has 300 digits
@@ -19,7 +20,9 @@ class ConsoleObserver:
         print(console_line(row), file=sys.stderr, flush=True)
 
     def event(self, row: Row) -> None:
-        """Events that a person must see are printed by who causes them."""
+        """Print a spike. Other events that a person must see are printed by who causes them."""
+        if row["event"] == "spike" and (alert := alert_of(row)) is not None:
+            print(f"warning: spike: {alert.text}", file=sys.stderr, flush=True)
 
     def finish(self, exit_code: int) -> None:
         """Nothing is open."""

@@ -36,6 +36,11 @@ class LiveLaw:
             if isinstance(loss := row.get("loss"), int | float):
                 self._left |= self._follower.see(row["step"], loss).test is not None
 
+    def go_back(self, rows: Iterable[Row]) -> None:
+        """Forget the steps that the run takes back; `rows` are those that stay."""
+        self._follower, self._left = Follower(self.curve), False
+        self.follow(rows)
+
     def values(self, step: int, loss: float) -> dict[str, float | None]:
         """Return what the row of a step has of this, and tell of the run's leaving, once, at its step."""
         off = self._follower.see(step, loss)

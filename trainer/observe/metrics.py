@@ -41,6 +41,12 @@ METRICS = (
     Metric("bits_per_byte", "of the text of the evaluated tokens", (EVALUATION,), "lower", ".4f", (CONSOLE,)),
     Metric("grad_norm", "global norm before clipping", format=".3f", shows=(CONSOLE,)),
     Metric(
+        "grad_norms", "before clipping, by kind of parameter: matrix, embedding, head, vector (`tracking.norms_every`)"
+    ),
+    Metric("param_norms", "after the step, by kind of parameter"),
+    Metric("update_norms", "what the step changed, by kind of parameter"),
+    Metric("activation_rms", "root mean square of each block's output, by its number (`tracking.activations`)"),
+    Metric(
         "off", "standard deviations of the loss above its expected curve, see watching.md", format="+.1f",
         shows=EVERYWHERE,
     ),

@@ -23,7 +23,7 @@ from trainer.observe.wandb_alerts import Alert
 INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 30.0  # seconds; nobody waits for them but this process
 CONNECT_TIMEOUT = 5.0
 SAME_ALERT = 300  # seconds between two alerts of one title
-EXIT_CODES = {Status.DONE: EXIT_DONE, Status.FAILED: EXIT_FAILED, Status.DIVERGED: EXIT_DIVERGED}
+ENDED_AS = {Status.DONE: EXIT_DONE, Status.FAILED: EXIT_FAILED, Status.DIVERGED: EXIT_DIVERGED}
 
 
 class Connection:
@@ -41,7 +41,7 @@ class Connection:
         self._flops = wandb_run.flops_per_token(run_dir)
         self._defined: set[str] = set()
         self._run_dir = run_dir
-        settings = client_settings(watched, final=run_dir.read_status() in EXIT_CODES, stop_fn=stop)
+        settings = client_settings(watched, final=run_dir.read_status() in ENDED_AS, stop_fn=stop)
         try:
             self._run = wandb.init(
                 settings=settings, mode="online", dir=str(directory), resume="allow", **wandb_run.arguments(run_dir)
@@ -81,9 +81,9 @@ class Connection:
         """
         status = self._run_dir.read_status() or Status.RUNNING
         self._run.summary.update(wandb_run.summary_of(self._run_dir))
-        if refer and status in EXIT_CODES:
+        if refer and status in ENDED_AS:
             self._refer()
-        self._run.finish(exit_code=EXIT_CODES.get(status, EXIT_FAILED))
+        self._run.finish(exit_code=ENDED_AS.get(status, EXIT_FAILED))
 
     def _refer(self) -> None:
         """Name the tokenizer and the checkpoints as artifacts, by where they lie: no byte of them is sent."""
@@ -96,6 +96,28 @@ class Connection:
                 self._run.log_artifact(artifact, aliases=["latest", place.name])
             except Exception as error:  # rows and summary go first: a server may have no artifacts
                 print(f"warning: W&B has no reference to {place}: {reason_of(error)}", file=sys.stderr, flush=True)
+
+
+def open_node(run_dir: RunDir, node: str, directory: Path, watched: int) -> Callable[[], None]:
+    """Open a run for the load of one more node, beside the run itself in its group; return how to close it.
+
+    The client measures the machine that it runs on, and a run of W&B has one writer: so the others are runs of job type
+    `node`, which have no history.
+    """
+    import wandb
+
+    arguments = wandb_run.arguments(run_dir)
+    of = {
+        "id": f"{arguments['id']}-{node}", "name": f"{arguments['name']}/{node}", "job_type": "node",
+        "group": arguments["group"] or arguments["name"], "config": {"node": node, "run": arguments["id"]},
+    }  # fmt: skip
+    try:
+        settings = client_settings(watched, final=True)
+        run = wandb.init(settings=settings, mode="online", dir=str(directory), resume="allow", **{**arguments, **of})
+    except BaseException:
+        wandb.teardown()
+        raise
+    return lambda: run.finish(exit_code=EXIT_DONE)
 
 
 def client_settings(watched: int | None, *, final: bool, stop_fn: Callable[[], None] | None = None) -> Any:

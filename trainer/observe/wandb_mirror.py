@@ -38,13 +38,17 @@ def _has_netrc_entry() -> bool:
 
 
 class WandbMirror:
-    """Starts the sender of a run. It follows the file of the local record, so that nothing has to be told to it."""
+    """Starts the sender of a run. It follows the file of the local record, so that nothing has to be told to it.
 
-    def __init__(self, run_dir: RunDir) -> None:
+    With `node`, on another node than the first rank's, the sender measures that machine and sends nothing else.
+    """
+
+    def __init__(self, run_dir: RunDir, node: str = "") -> None:
         self._root = run_dir.root
         self._sender: subprocess.Popen[bytes] | None = None
-        log = run_dir.root / LOG
+        log = run_dir.root / (f"wandb_{node}.log" if node else LOG)
         command = [sys.executable, "-m", SENDER, str(run_dir.root.absolute()), "--parent", str(os.getpid())]
+        command += ["--node", node] if node else []
         try:
             with log.open("ab") as out:  # not this rank's output: the sender outlives it, and keeps no pipe open
                 self._sender = subprocess.Popen(
@@ -72,7 +76,7 @@ class WandbMirror:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the sender: this one, with the place of this program."""
+    """Return the environment of the sender: this one, with the place of this program, and a client of its own."""
     place = str(Path(__file__).resolve().parents[2])
     paths = [place, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"} | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -44,20 +44,29 @@ def arguments(run_dir: RunDir) -> dict[str, Any]:
     }
 
 
+def prompts_of(run_dir: RunDir) -> list[str]:
+    """Return the prompts that a run's checkpoints are to continue."""
+    return [str(prompt) for prompt in (_read_yaml(run_dir).get("tracking") or {}).get("prompts") or ()]
+
+
 def flops_per_token(run_dir: RunDir) -> float:
     """Return the planned FLOPs of one token, forward and backward."""
     return float(read_object(run_dir.plan, "flops_per_token")["flops_per_token"]["total"])
 
 
-def values_of(row: Row, flops: float) -> dict[str, float]:
+def values_of(row: Row, flops: float) -> dict[str, float | str]:
     """Return the numbers of a row under their names in W&B: `train/loss`, `evaluation/validation/loss`, and the axes.
 
-    `flops` is the FLOPs of one token.
+    `flops` is the FLOPs of one token. Of a sample also its text: `sample/0/text`.
     """
     place = "/".join(str(part) for part in (row.get("kind"), row.get("eval_set")) if part)
     numbers = {**row, **{key: float(word) for key, word in row.get(NON_FINITE, {}).items() if key in row}}
+    for key in [key for key, value in numbers.items() if isinstance(value, dict)]:
+        numbers |= {f"{key}/{name}": value for name, value in numbers[key].items()}
     found = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    values = {key if key in AXES else f"{place}/{key}": value for key, value in found.items()}
+    values: dict[str, float | str] = {key if key in AXES else f"{place}/{key}": value for key, value in found.items()}
+    if isinstance(text := row.get("text"), str):
+        values[f"{place}/text"] = without_secrets(text)
     if "tokens" in found:
         values[FLOPS] = found["tokens"] * flops
     return values

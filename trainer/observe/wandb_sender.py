@@ -20,9 +20,12 @@ from pathlib import Path
 from trainer.contract.exit_codes import EXIT_DONE, EXIT_FAILED
 from trainer.contract.plain_json import read_lines, to_json
 from trainer.contract.run_dir import RunDir
+from trainer.observe.samples import FILE as SAMPLES
+from trainer.observe.samples import Samples
 from trainer.observe.wandb_alerts import Alert, Stall, alert_of, alerts_of, ended_silently
-from trainer.observe.wandb_connection import EXIT_CODES, Connection, reason_of, unreachable
+from trainer.observe.wandb_connection import ENDED_AS, Connection, open_node, reason_of, unreachable
 from trainer.observe.wandb_ledger import Ledger, Tail
+from trainer.observe.wandb_run import prompts_of
 from trainer.observe.wandb_stop import Stop
 
 POLL, LONGEST_PAUSE = 1.0, 60.0  # seconds between looks at the file, and between tries to reach the server
@@ -55,7 +58,7 @@ def sync(run_dir: RunDir, *, patience: float = PATIENCE) -> Sent:
 
 
 def _sync(run_dir: RunDir) -> Sent:
-    rows, ledger = read_lines(run_dir.metrics).rows, Ledger(run_dir)
+    rows, ledger = [*read_lines(run_dir.metrics).rows, *read_lines(run_dir.root / SAMPLES).rows], Ledger(run_dir)
     lacked: list[int] = []  # rows that the server lacked, round by round
     if (refused := unreachable()) is not None:
         return Sent(0, len(rows), len(rows), refused, reached=False)
@@ -96,21 +99,25 @@ def _follow(run_dir: RunDir, parent: int, ended: Callable[[float], bool]) -> int
             return EXIT_FAILED
         stop.watch(connection.path)
         ledger, rows, events = Ledger(run_dir), Tail(run_dir.metrics), Tail(run_dir.events)
-        stall, over = Stall(time.monotonic), False
+        stall, samples, over = Stall(time.monotonic), Samples(run_dir, prompts_of(run_dir)), False
         connection.send(ledger.resume(connection.next_number, rows.rows()))
+        connection.send(ledger.add(read_lines(run_dir.root / SAMPLES).rows))
         for alert in alerts_of(ledger.new_events(events.rows())):
             connection.alert(alert)
         while not over:
             over = ended(POLL)  # asked before reading: what was written before the end is still read
             stall.see(new := rows.rows())
             connection.send(ledger.add(new))
-            told = [alert_of(event) for event in ledger.new_events(events.rows())]
-            for alert in filter(None, [*told, None if over else stall.alert()]):
+            news = ledger.new_events(events.rows())
+            samples.after(news)
+            connection.send(ledger.add(samples.rows()))
+            for alert in filter(None, [*map(alert_of, news), None if over else stall.alert()]):
                 connection.alert(alert)
         _await_last_word(run_dir, parent)
         _say_last(connection, ledger.new_events(events.rows()), ended_silently(run_dir.read_status()))
+        connection.send(ledger.add(samples.rows(wait=True)))
         connection.close()
-    if run_dir.read_status() in EXIT_CODES:  # asks what arrived, and ends the run in W&B as it has ended here
+    if run_dir.read_status() in ENDED_AS:  # asks what arrived, and ends the run in W&B as it has ended here
         return EXIT_DONE if _sync(run_dir).error is None else EXIT_FAILED
     return EXIT_DONE
 
@@ -147,6 +154,20 @@ def _reached(
         over = ended(pause)
 
 
+def measure(run_dir: RunDir, node: str, parent: int, ended: Callable[[float], bool]) -> int:
+    """Send the load of another node until its ranks have ended; give up where W&B cannot be reached."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            close = open_node(run_dir, node, Path(directory), parent)
+        except Exception as error:  # the load of a machine is worth no second try
+            print(f"warning: W&B has no load of {node}: {reason_of(error)}", file=sys.stderr, flush=True)
+            return EXIT_FAILED
+        while not ended(POLL):
+            pass
+        close()
+    return EXIT_DONE
+
+
 def _ended_with(parent: int) -> Callable[[float], bool]:
     """Return what waits for the end of the process that started this one: its pipe closes, or it is gone."""
 
@@ -169,6 +190,7 @@ def main() -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--once", action="store_true", help="send what is missing now, print what became of it, end")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose end is the run's")
+    parser.add_argument("--node", default="", help="measure this machine alone, under this name")
     given = parser.parse_args()
     run_dir = RunDir(given.run_dir)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -177,6 +199,8 @@ def main() -> int:
         print(to_json(asdict(sent)), flush=True)
         return EXIT_DONE if sent.error is None else EXIT_FAILED
     os.nice(10)  # steps come first
+    if given.node:
+        return measure(run_dir, given.node, given.parent, _ended_with(given.parent))
     return follow(run_dir, given.parent, _ended_with(given.parent))
 
 
