@@ -109,4 +109,4 @@ def headline(views: Sequence[RunView], shown: int, selection: Selection) -> str:
     parts[0] += f", {shown} shown" if shown != len(views) else ""
     cost = costs_text(total(view.to_costs() for view in views))
     parts += [cost] if cost else []
-    return f"{len(views)} runs: {'; '.join([*parts, f'by {selection.sort}'])}"
+    return f"{len(views)} run{'s' * (len(views) != 1)}: {'; '.join([*parts, f'by {selection.sort}'])}"
