@@ -145,8 +145,8 @@ class ModelConfig(Section):
         """Heads over those of the base: they grow with the width unless their own width does."""
         return self.widened
 
-    def at_base(self) -> ModelConfig:
-        """Return the model at the width of its base, as far as initial values depend on widths.
+    def at_width(self, times: float) -> ModelConfig:
+        """Return the model with all widths so many times as great, rounded; it is not checked.
 
         Raises ValueError in a family that does not say how its widths follow `d_model`.
         """
@@ -154,7 +154,7 @@ class ModelConfig(Section):
 
     def check_transfer(self) -> None:
         """Raise ValueError where the family, or a choice of this model, has no rule for width or depth."""
-        self.at_base()
+        self.at_width(1 / self.widened)
 
     @property
     def head_width(self) -> int:

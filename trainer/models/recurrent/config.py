@@ -85,10 +85,9 @@ class RecurrentConfig(ModelConfig):
         """Return how many tokens the gates of a layer see."""
         return self.window if layer == 0 else 1
 
-    def at_base(self) -> RecurrentConfig:
-        """Return the model at the width of its base: all widths grow alike."""
-        hidden = tuple(round(width / self.widened) for width in self.hidden)
-        width = round(self.d_model / self.widened)
+    def at_width(self, times: float) -> RecurrentConfig:
+        """Return the model with all widths so many times as great."""
+        width, hidden = round(times * self.d_model), tuple(round(times * width) for width in self.hidden)
         return self.model_copy(update={"d_model": width, "widths": hidden})
 
     def check_transfer(self) -> None:

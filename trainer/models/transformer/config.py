@@ -233,9 +233,11 @@ class TransformerConfig(ModelConfig):
         """Heads over those of the base."""
         return self.widened * self.query_scale**2
 
-    def at_base(self) -> TransformerConfig:
-        """Return the model at the width of its base. Initial values depend on no other width."""
-        return self.model_copy(update={"d_model": self.transfer.d_model} if self.transfer else {})
+    def at_width(self, times: float) -> TransformerConfig:
+        """Return the model with all widths so many times as great; heads stay as wide and become more."""
+        keys = ("d_model", "d_ff", "n_heads", "n_kv_heads")
+        stated = {key: width for key in keys if (width := getattr(self, key)) is not None}
+        return self.model_copy(update={key: max(1, round(times * width)) for key, width in stated.items()})
 
     def check_transfer(self) -> None:
         """Raise ValueError for choices that fix what should follow width or depth."""
@@ -243,7 +245,7 @@ class TransformerConfig(ModelConfig):
             raise ValueError("init careless is the same at every width, against mup and completep: leave it out")
         if self.deepened != 1 and self.norm_placement == "post":
             raise ValueError(
-                "completep is for a stream that no norm divides: set norm_placement to pre or both, or use mup"
+                "completep is for a stream that no norm divides, and norm_placement is post: set pre or both"
             )
         if self.transfer and self.transfer.head_dim and self.n_heads is None:
             raise ValueError("optim.base.head_dim has no effect, for no mixer of the model has heads: leave it out")
