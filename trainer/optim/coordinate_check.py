@@ -69,7 +69,9 @@ def activations_of(config: RunConfig, seed: int, steps: int, lr: float) -> dict[
     after = probe(model, inputs)
     found = {kind: _sizes(values, after[kind]) for kind, values in before.items()}
     if not all(torch.isfinite(torch.tensor(list(sizes.values()))).all() for sizes in found.values()):
-        raise UserError(f"at width {config.model.d_model} activations are not finite after {steps} steps: lower optim.lr")
+        raise UserError(
+            f"at width {config.model.d_model} activations are not finite after {steps} steps: lower optim.lr"
+        )
     return found
 
 

@@ -87,8 +87,8 @@ class RecurrentConfig(ModelConfig):
 
     def at_width(self, times: float) -> RecurrentConfig:
         """Return the model with all widths so many times as great."""
-        width, hidden = round(times * self.d_model), tuple(round(times * width) for width in self.hidden)
-        return self.model_copy(update={"d_model": width, "widths": hidden})
+        widths = tuple(round(times * width) for width in self.hidden)
+        return self.model_copy(update={"d_model": round(times * self.d_model), "widths": widths})
 
     def check_transfer(self) -> None:
         """Raise ValueError for another depth: layers are stacked without a residual stream."""
