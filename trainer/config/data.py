@@ -177,6 +177,12 @@ class DataConfig(Section):
         description="sequences anew in each epoch, or each lane of the batch one stretch of the text, part after part",
         exclude_if=lambda value: value == "shuffled",  # so that runs from before there was a choice keep their identity
     )
+    seed: Result[int | None] = Field(
+        None,
+        ge=0,
+        description="of the data order alone; default: the run's seed, which is that of initial values and dropout too",
+        exclude_if=lambda value: value is None,  # so that runs without it keep their identity
+    )
     shuffle_window: Result[Count | None] = Field(
         None, gt=0, description="shuffle within so many tokens, not the whole set: for sets larger than the cache"
     )

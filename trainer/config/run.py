@@ -28,7 +28,7 @@ class RunConfig(Section):
     """One run. Length is given in tokens or in steps, not both."""
 
     name: Execution[Name] = Field("run", description="of the run directory, under --runs")
-    seed: Result[int] = Field(0, ge=0, description="of initial values, data order and dropout")
+    seed: Result[int] = Field(0, ge=0, description="of initial values, dropout, and the data order without data.seed")
     model: AnyModel
     data: DataConfig
     batch: BatchConfig
@@ -48,6 +48,11 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     guard: GuardConfig = GuardConfig()
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data order."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @model_validator(mode="after")
     def _one_length(self) -> RunConfig:
@@ -78,6 +83,14 @@ class RunConfig(Section):
         if self.model.carries and self.parallel.compile:
             raise ValueError(
                 "model.carry hands states from block to block, which is not compiled: set parallel.compile to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hears_blocks(self) -> RunConfig:
+        if self.tracking.activations and self.parallel.compile:
+            raise ValueError(
+                "tracking.activations listens to blocks, and compiled ones cannot be listened to: set one to false"
             )
         return self
 

@@ -33,6 +33,8 @@ def result_values(config: RunConfig, *, gpu: bool) -> dict[str, object]:
     for key in ("tokens", "checkpoint"):
         values.pop(key, None)
     values["steps"] = total_steps(config)
+    if config.data.seed == config.seed:
+        values["data"].pop("seed")  # as it is without it
     values["model"] = _model_values(config.model, values["model"])
     for key in ("lr_factor", "lr_horizon"):  # they are in the rate
         values["optim"].pop(key, None)

@@ -7,7 +7,7 @@ any setting but the seed are the base that the others are compared with.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from launch.scaling.other.equal_sizes import SAME_BODY, seed_noise
 from launch.scaling.table.reading import Row
 
-SEED = "seed"
+SEEDS = ("seed", "data.seed")
 BASE = "as it is"
 DONE = "done"
 FEWEST = 2  # changes that make a table of them
@@ -73,7 +73,7 @@ def is_of_changes(rows: Sequence[Row]) -> bool:
     """Whether a ledger compares changes at one size and length, and not sizes, families or lengths."""
     if not all(isinstance(row.get("settings"), dict) and "params_body" in row for row in rows):
         return False
-    if len({_change(row) for row in rows}) < FEWEST:
+    if len({change_name(row) for row in rows}) < FEWEST:
         return False
     bodies = [float(row["params_body"]) for row in rows]
     lengths = {row["tokens"] for row in rows if row.get("status", DONE) == DONE}
@@ -90,7 +90,7 @@ def changes_of(rows: Sequence[Row]) -> Changes:
             last[row["cell"]] = row
     found: dict[str, list[Row]] = {}
     for row in last.values():
-        found.setdefault(_change(row), []).append(row)
+        found.setdefault(change_name(row), []).append(row)
     names = sorted(found, key=lambda name: name != BASE)
     each = tuple(Change(name, *_ends(found[name])) for name in names)
     losses = [loss for change in each for loss in change.losses]
@@ -110,10 +110,10 @@ def _status(row: Row) -> str:
     return str(row.get("status", DONE)) if row.get("status", DONE) != DONE else "diverged"
 
 
-def _change(row: Row) -> str:
-    """Name a run's change: its settings but for the seed, as `norm_placement=post` and `schedule=linear`."""
+def change_name(row: Row, without: Collection[str] = SEEDS) -> str:
+    """Name a run's change: its settings but for those `without`, as `norm_placement=post` and `schedule=linear`."""
     settings: Mapping[str, Any] = row.get("settings") or {}
-    return ", ".join(f"{_short(key)}={_plain(value)}" for key, value in settings.items() if key != SEED) or BASE
+    return ", ".join(f"{_short(key)}={_plain(value)}" for key, value in settings.items() if key not in without) or BASE
 
 
 def _short(key: str) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from launch.scaling.compare.comparison import Comparison
+from launch.scaling.compare.each import Judged as JudgedChange
+from launch.scaling.compare.power import Power
 from launch.scaling.laws.registry import find_law
 from launch.scaling.other.changes import Changes
 from launch.scaling.other.families import Families
@@ -18,6 +23,8 @@ from launch.scaling.questions.questions import Deeper
 from launch.scaling.report.cells import cell_grid
 from launch.scaling.report.changes import changes_grid
 from launch.scaling.report.changes import headline as changes_headline
+from launch.scaling.report.comparison import difference_lines, power_grid, rests_on, rung_grid, seed_lines
+from launch.scaling.report.comparison import headline as comparison_headline
 from launch.scaling.report.decisions import (
     against_line,
     behind_grid,
@@ -91,7 +98,7 @@ def print_ladder(table: Table, console: Console | None = None) -> str | None:
         console.print(ladder_text(ladder))
         return f"power-{ladder.variable}"
     console.print(chosen_text(chosen))
-    console.print(judged_text(judged(study(table, law, bootstrap=REPLICATES), chosen)))
+    console.print(judged_text(judged(study(table, law, bootstrap=REPLICATES, fits=chosen.fits), chosen)))
     return None
 
 
@@ -103,6 +110,37 @@ def grid_text(grid: Grid, title: str | None = None) -> RichTable:
     for row in grid.rows:
         shown.add_row(*[Text(cell) for cell in row])
     return shown
+
+
+VERDICT_STYLE = {"promote": "bold green", "reject": "bold red", "cannot tell": "bold yellow"}
+
+
+def comparison_text(found: Comparison) -> Group:
+    """Return a comparison of two ladders: what differs first, then the numbers, the verdict and what it rests on."""
+    verdict, *more = comparison_headline(found)
+    accident = bool(found.differences.of("beside"))
+    differ = [
+        Text(line, style="yellow" if accident and k == 0 else "") for k, line in enumerate(difference_lines(found))
+    ]
+    return Group(
+        *differ, grid_text(rung_grid(found)), Text(verdict, style=VERDICT_STYLE[found.verdict.word]),
+        *map(Text, more), *(Text(line, style="dim") for line in rests_on(found)),
+    )  # fmt: skip
+
+
+def judged_changes_text(found: Sequence[JudgedChange]) -> Group:
+    """Return every change of a sweep against its base, or why it was not compared."""
+    parts: list[RenderableType] = []
+    for one in found:
+        parts.append(Text(f"\n{one.change} against the base", style="bold"))
+        told = one.comparison and comparison_text(one.comparison)
+        parts.append(told or Text(f"not compared: {one.problem}", style="yellow"))
+    return Group(*parts)
+
+
+def power_text(found: Power) -> Group:
+    """Return which effects a ladder could see, and the noise of its seeds."""
+    return Group(grid_text(power_grid(found)), *map(Text, seed_lines(found)))
 
 
 def judged_text(decided: Judged, cluster: str | None = None) -> Group:

@@ -6,7 +6,6 @@ machine and at any layout, knows what it has and does only what is missing.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from typing import Any
@@ -14,24 +13,12 @@ from typing import Any
 from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.config import LayoutCheck, SweepConfig
 from launch.sweep.cells.former import former_hash
+from launch.sweep.cells.settings import settings_of
 from launch.sweep.cells.trunks import share_trunks
 from trainer.config.load import run_from_values, set_values
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.plan.identity import result_hash, warm_start_of
-
-
-def settings_of(sweep: SweepConfig) -> list[dict[str, Any]]:
-    """Return the settings of each cell: every combination of what varies with every change, then the single ones."""
-    grid = [dict(zip(sweep.vary, values, strict=True)) for values in itertools.product(*sweep.vary.values())]
-    grid = [{**combination, **change} for change in sweep.changes or ({},) for combination in grid]
-    found: list[dict[str, Any]] = []
-    for settings in [*(grid if sweep.vary or sweep.changes else []), *sweep.cells]:
-        if settings not in found:
-            found.append(settings)
-    if not found:
-        raise UserError(f"sweep {sweep.name!r} has no cells: give 'vary', 'changes' or 'cells'")
-    return found
 
 
 def cells_of(sweep: SweepConfig, *, gpu: bool = False) -> list[Cell]:
@@ -101,7 +88,10 @@ def _named(sweep: SweepConfig, config: RunConfig, name: str) -> RunConfig:
 
 
 def _slug(settings: dict[str, Any]) -> str:
-    parts = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in settings.items()]
+    """Return settings by the last parts of their keys, whole where two end alike, as seed and data.seed."""
+    last = [key.rsplit(".", 1)[-1] for key in settings]
+    names = [name if last.count(name) == 1 else key for name, key in zip(last, settings, strict=True)]
+    parts = [f"{name}={value}" for name, value in zip(names, settings.values(), strict=True)]
     return re.sub(r"[^A-Za-z0-9._=-]+", "_", "-".join(parts))[:80]
 
 

@@ -4,7 +4,10 @@ name: quickstart
 ranks: 2
 run: {data: quickstart, model: {...}, batch: {...}, tokens: 1M}      # or a name in configs/run
 vary: {model.size: [12k, 25k, 50k]}                                  # every combination is a cell
+rungs: [{model.size: 12k, tokens: 300k}, {model.size: 25k, tokens: 500k}]   # a ladder: each with every combination
+seeds: 3                                                             # so many of each, other ones at every rung
 changes: [{}, {model.norm_placement: post}]                          # each combination as it is, and with each change
+gate: {rungs: [{model.size: 50k, tokens: 1M}]}                       # then these, for the changes that pass
 cells: [{model.size: 12k, seed: 1}]                                  # and these, one by one
 layout_checks: [{cell: {model.size: 50k}, set: {parallel.tensor: 2}}]
 """
@@ -12,7 +15,7 @@ layout_checks: [{cell: {model.size: 50k}, set: {parallel.tensor: 2}}]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -36,6 +39,24 @@ class FitConfig(Section):
     eval_set: str = Field("held_out", description="the evaluated set that laws are fitted to")
 
 
+class Seeds(Section):
+    """Seeds of the initial values and of the data order, crossed, so that their noise can be told apart."""
+
+    init: int = Field(2, gt=0, description="seeds of initial values and dropout")
+    order: int = Field(2, gt=0, description="seeds of the data order")
+
+
+class Gate(Section):
+    """The second stage of a sweep of changes: larger rungs for the base, and for each change that passed the first."""
+
+    rungs: tuple[dict[str, Any], ...] = Field(min_length=1, description="as the sweep's own, but larger")
+    passes: Literal["unless rejected", "promoted"] = Field(
+        "unless rejected", description="which changes go on; the first stage seldom tells enough to promote"
+    )
+    worth: float = Field(1.0, ge=1, description="compute multiplier below which a change is rejected")
+    asymptote: float | None = Field(None, gt=0, description="loss that no compute goes below, nats; default: free")
+
+
 class SweepConfig(Section):
     """One sweep."""
 
@@ -44,11 +65,19 @@ class SweepConfig(Section):
     slots: int | None = Field(None, gt=0, description="ranks that run at a time on this machine; default: ranks")
     run: dict[str, Any] | str = Field(description="what all cells share: a run, or its name in configs/run")
     vary: dict[str, list[Any]] = Field({}, description="setting -> values; the cells are all combinations")
+    rungs: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="settings that go together, such as a size and its tokens; each is trained with every combination",
+    )
+    seeds: Annotated[int, Field(gt=0)] | Seeds = Field(
+        1, description="of every cell, other ones at each rung; {init: n, order: m} for every pair of the two"
+    )
     changes: tuple[dict[str, Any], ...] = Field(
         (), description="every combination is trained with each of these, one at a time; {} leaves it as it is"
     )
     cells: tuple[dict[str, Any], ...] = Field((), description="further cells, one by one")
     trunks: bool = Field(False, description="cells that differ in length alone branch off the longest one (wsd only)")
+    gate: Gate | None = Field(None, description="a second stage for what the comparison of the changes lets pass")
     layout_checks: tuple[LayoutCheck, ...] = ()
     fit: FitConfig = FitConfig()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,7 +17,9 @@ from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.former import refuse_former
+from launch.sweep.cells.gate import Passage, through_gate
 from launch.sweep.cells.planned import PlannedCell
+from launch.sweep.execute.begun_by import BEGUN, RECORD, BegunBy
 from launch.sweep.ledger import ledger
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import DamagedFileError, read_object, to_json
@@ -26,7 +28,7 @@ from trainer.data.store.manifest import Manifest
 from trainer.plan.plan import Plan, make_plan, share_out
 from trainer.plan.resolve import with_data
 
-RECORD, GPU = "sweep.json", "gpu"  # in the sweep's directory: what was run, and whether its ranks found a GPU
+GPU = "gpu"  # in the record: whether its ranks found one
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Opened:
     directory: Path
     cells: list[PlannedCell]
     gpu: bool = False  # whether the ranks find one
+    gate: tuple[str, ...] = ()  # what its gate said, a line for each change; empty until the first stage has ended
+    begun: BegunBy | None = None
 
     @property
     def plans(self) -> dict[str, Plan]:
@@ -45,8 +49,10 @@ class Opened:
 
 def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: bool = False) -> Opened:
     """Read a sweep, prepare the data of all cells, and plan each. Raises UserError."""
-    sweep = load_sweep(config, assignments)
-    directory, cells = runs / sweep.name, []
+    stated = load_sweep(config, assignments)
+    directory, cells = runs / stated.name, []
+    passage = _passage(stated, directory, gpu=gpu)
+    sweep = passage.sweep
     manifests: dict[str, Manifest] = {}
     wanted = cells_of(sweep, gpu=gpu)
     ledger_file = directory / "ledger.jsonl"
@@ -66,7 +72,8 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
         plan = make_plan(run, world=sweep.ranks, gpu=gpu, train_tokens=manifest.tokens("train"))
         known = replace(cell, config=run)
         cells.append(PlannedCell(known, plan, RunDir(directory / "cells" / cell.id)))
-    return Opened(sweep, directory, cells, gpu)
+    begun = BegunBy(str(config.resolve() if config.exists() else config), tuple(assignments))
+    return Opened(sweep, directory, cells, gpu, tuple(passage.lines), begun)
 
 
 @contextmanager
@@ -82,6 +89,8 @@ def locked(opened: Opened) -> Iterator[None]:
         ) from None
     with lock:
         said = {**opened.sweep.model_dump(mode="json"), GPU: opened.gpu}
+        if opened.begun is not None:
+            said[BEGUN] = asdict(opened.begun)
         write_atomically(opened.directory / RECORD, to_json(said, indent=2) + "\n")
         yield
 
@@ -95,7 +104,13 @@ def cells_in(sweep: SweepConfig, directory: Path) -> list[Cell]:
         gpu = bool(read_object(directory / RECORD, GPU)[GPU])
     except (FileNotFoundError, DamagedFileError):
         gpu = has_gpus(None)
-    return cells_of(sweep, gpu=gpu)
+    return cells_of(_passage(sweep, directory, gpu=gpu).sweep, gpu=gpu)
+
+
+def _passage(sweep: SweepConfig, directory: Path, *, gpu: bool) -> Passage:
+    """Return the sweep as far as its gate is open, by the ledger in its directory."""
+    first = () if sweep.gate is None else [c.id for c in cells_of(sweep, gpu=gpu) if c.check_of is None]
+    return through_gate(sweep, first, directory / "ledger.jsonl")
 
 
 def has_gpus(cluster: ClusterConfig | None) -> bool:

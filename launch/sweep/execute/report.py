@@ -13,10 +13,13 @@ from rich.console import Console
 from launch.cluster.job import JobStatus
 from launch.run.run_state import state_of
 from launch.run.runs_root import runs_flag
+from launch.scaling.compare.each import judge_each
+from launch.scaling.compare.sides import Ledger
 from launch.scaling.other.changes import changes_of, is_of_changes
 from launch.scaling.report.changes import changes_report
 from launch.scaling.table.counting import DEFAULT_N
 from launch.scaling.table.load import from_ledger
+from launch.scaling.table.reading import Row
 from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.execute.act import recorded_cluster
 from launch.sweep.execute.decide import Decision, Limits, Standing, Then, stand
@@ -56,6 +59,8 @@ def report(opened: Opened, console: Console, n_convention: str = DEFAULT_N) -> R
         paths = render(changes_report(changes, sweep.name), opened.directory / "report")
         console.print(f"\nledger  {path}\nreport  {paths.html}", highlight=False, soft_wrap=True)
         return paths
+    if len(sweep.changes) > 1 and {} in sweep.changes:
+        return _report_changes(rows, path, opened, console)
     curves = next((line["curves"] for line in checks), None)
     try:
         table = from_ledger(rows, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), n_convention)
@@ -70,6 +75,21 @@ def report(opened: Opened, console: Console, n_convention: str = DEFAULT_N) -> R
     named += "" if n_convention == DEFAULT_N else f" --n-convention {n_convention}"
     ends = f"\nledger  {path}\nreport  {paths.html}\nnext    escala fit {path}{named} --out fit.json"
     console.print(ends, highlight=False, soft_wrap=True)
+    return paths
+
+
+def _report_changes(rows: Sequence[Row], path: Path, opened: Opened, console: Console) -> ReportPaths | None:
+    """Compare each change of a ladder with its base: one law through all of them would describe none."""
+    from launch.scaling.report.comparison import changes_compared  # late, as above
+    from launch.scaling.report.console import judged_changes_text
+    from launch.scaling.report.write import render
+
+    gate, eval_set = opened.sweep.gate, opened.sweep.fit.eval_set
+    rule = {} if gate is None else {"worth": gate.worth, "asymptote": gate.asymptote}
+    found = judge_each(Ledger(path, rows), eval_set=eval_set, **rule)
+    console.print(judged_changes_text(found))
+    paths = render(changes_compared(found, opened.sweep.name), opened.directory / "report")
+    console.print(f"\nledger  {path}\nreport  {paths.html}", highlight=False, soft_wrap=True)
     return paths
 
 

@@ -30,9 +30,10 @@ from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.execute.act import array_of, recorded_cluster
+from launch.sweep.execute.begun_by import RECORD
 from launch.sweep.execute.decide import Decision, Limits, Then, decide, stand
 from launch.sweep.execute.observe import observe
-from launch.sweep.execute.opened import RECORD, Opened, has_gpus, locked, open_sweep
+from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.reconcile import reconcile
 from launch.sweep.execute.report import ending, report, tell
@@ -140,8 +141,23 @@ def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_mos
 
 
 def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Console) -> Result:
-    """Do what is missing of a sweep, here or on a cluster, and print what came out."""
+    """Do what is missing of a sweep, here or on a cluster: where it has a gate, what that lets pass follows."""
     opened = open_sweep(wish.config, wish.assignments, wish.runs, gpu=has_gpus(cluster))
+    result = _stage(opened, wish, cluster, name, console)
+    if result.report is None or opened.gate or opened.sweep.gate is None:
+        return result
+    further = open_sweep(wish.config, wish.assignments, wish.runs, gpu=has_gpus(cluster))
+    if len(further.cells) == len(opened.cells):
+        console.print("\n".join(further.gate), highlight=False)
+        return result
+    second = _stage(further, wish, cluster, name, console)
+    return replace(second, started=[*result.started, *second.started])
+
+
+def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str, console: Console) -> Result:
+    """Do what is missing of the cells that are known by now, and print what came out."""
+    for line in opened.gate:
+        console.print(line, highlight=False)
     place = _place(opened, cluster, name, wish.at_most)
     queued = place.scheduler is not None
     limits = Limits(queued, wish.failed)
@@ -160,7 +176,7 @@ def _go_on(wish: Wish, cluster: ClusterConfig | None, name: str, console: Consol
                 print(place.backend.render(array), end="")
             return Result()
     with locked(opened):
-        underway = Underway(opened.directory, opened.cells, place)
+        underway = Underway(opened.directory, opened.cells, place, opened.sweep.fit.eval_set)
         if queued:
             decision = reconcile(underway, limits, lambda now: tell(now, opened, console))
             _tell_sent(underway, decision, wish, console)
@@ -240,6 +256,8 @@ def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], 
     text = f"{len(opened.cells)} runs of {ranks} {'rank' if ranks == 1 else 'ranks'}"
     if len(due) < len(opened.cells):
         text += f", {len(due)} to train"
+    if (gate := opened.sweep.gate) and not opened.gate:
+        text += f", and behind the gate {len(gate.rungs)} larger rungs for the base and what passes"
     seconds = spread_over([expected[cell] for cell in due if cell in expected], at_a_time)
     return text + (f", about {duration(seconds)} in all" if seconds else "")
 
