@@ -55,11 +55,12 @@ def slopes(rows: Sequence[Measured]) -> list[Slope]:
     """Return the slope of each kind of activation over the wider half of the widths, at least three, and all seeds.
 
     What a narrow model's initial values add falls with the root of the width, so its slope is not that of the limit.
-    The interval is that of the straight line through all points, so that a curve widens it. A kind that does not change
+    Each seed has a level of its own, for it has other tokens. The interval is that of parallel straight lines through
+    all points, so that a curve widens it. A kind that does not change
     at all, such as an embedding that nothing trains, has no slope and is left out.
     """
     widths = np.array([row["d_model"] for row in rows], dtype=float)
-    distinct = np.unique(widths)
+    distinct, seeds = np.unique(widths), np.array([row["seed"] for row in rows])
     assert len(distinct) >= FEWEST, "a slope with an interval needs three widths"
     wide = widths >= distinct[-max(FEWEST, (len(distinct) + 1) // 2)]
     found = []
@@ -67,16 +68,19 @@ def slopes(rows: Sequence[Measured]) -> list[Slope]:
         change = np.array([row["activations"][kind]["change"] for row in rows])
         if not (change > 0).all():
             continue
-        slope, margin = _line(np.log(widths[wide]), np.log(change[wide]))
+        slope, margin = _line(np.log(widths[wide]), np.log(change[wide]), seeds[wide])
         means = {int(width): float(np.exp(np.log(change[widths == width]).mean())) for width in distinct}
         found.append(Slope(kind, slope, slope - margin, slope + margin, means))
     return found
 
 
-def _line(x: Array, y: Array) -> tuple[float, float]:
-    """Return the least-squares slope, and half the width of its interval."""
-    centred = x - x.mean()
-    slope = float(centred @ y / (centred @ centred))
-    left = y - y.mean() - slope * centred
-    error = np.sqrt(left @ left / (len(x) - 2) / (centred @ centred))
-    return slope, float(error * stats.t.ppf((1 + LEVEL) / 2, len(x) - 2))
+def _line(x: Array, y: Array, lines: Array) -> tuple[float, float]:
+    """Return the least-squares slope of parallel lines, and half the width of its interval."""
+    number = np.unique(lines)
+    x, y = x.copy(), y.copy()
+    for line in number:
+        x[lines == line] -= x[lines == line].mean()
+        y[lines == line] -= y[lines == line].mean()
+    slope = float(x @ y / (x @ x))
+    left, freedom = y - slope * x, len(x) - len(number) - 1
+    return slope, float(np.sqrt(left @ left / freedom / (x @ x)) * stats.t.ppf((1 + LEVEL) / 2, freedom))
