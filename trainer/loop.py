@@ -27,7 +27,7 @@ from trainer.observe.profile import Profile
 from trainer.observe.record import Record
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import TRAIN, WallTime
-from trainer.plan.learning_rate import lr_share
+from trainer.plan.learning_rate import decay_share, lr_share
 from trainer.plan.plan import Plan
 
 
@@ -103,24 +103,15 @@ def lr_at(config: RunConfig, plan: Plan, step: int) -> float:
     return plan.lr * lr_share(config.schedule, step, total_steps=plan.steps, tokens_per_step=plan.tokens_per_step)
 
 
-def decay_share_at(config: RunConfig, plan: Plan, step: int) -> float:
-    """Return what weight decay is multiplied by in optimizer step `step`, beside the rate: 1 where it follows the rate.
-
-    A step at rate 0 has no decay either way.
-    """
-    lr = lr_at(config, plan, step)
-    return 1.0 if config.optim.decay_follows_lr or not lr else plan.lr / lr
-
-
 def one_step(run: Run) -> StepOutcome:
     """Take the next step, and count it."""
     with run.wall_time.part(TRAIN), run.throughput.step(), run.profile.step(run.step + 1):
         with run.throughput.wait():
             micro_batches = run.batches.step(run.step)
-        lr, decay_share = lr_at(run.config, run.plan, run.step), decay_share_at(run.config, run.plan, run.step)
-        limits = run.health.limits()
+        lr, limits = lr_at(run.config, run.plan, run.step), run.health.limits()
+        decay = decay_share(run.config.optim, lr / run.plan.lr)
         outcome, run.newest_norms = _with_norms(
-            run, lambda: run.engine.train_step(micro_batches, lr, limits, decay_share=decay_share)
+            run, lambda: run.engine.train_step(micro_batches, lr, limits, decay_share=decay)
         )
     run.step += 1
     run.skipped += outcome.skipped

@@ -29,6 +29,11 @@ COMMANDS = {
     "resume": ("launch.commands.sweep:resume", "Go on with a sweep where it was last, here or on its cluster."),
     "status": ("launch.commands.sweep:status", "Say how far a sweep is."),
     "design": ("launch.commands.design:design", "Propose the cells that tell most for a budget."),
+    "coordcheck": ("launch.commands.coordcheck:coordcheck", "Say whether activations change alike at every width."),
+    "critical-batch": (
+        "launch.commands.critical_batch:critical_batch",
+        "Say up to which batch more tokens a step save steps.",
+    ),
 }
 
 

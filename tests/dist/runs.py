@@ -77,7 +77,7 @@ def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> li
     """Train in one process in plain torch; return (loss, gradient norm before clipping) of each step."""
     from trainer.models.build import build_model
     from trainer.models.common.head import LossTerms
-    from trainer.optim.groups import parameter_groups
+    from trainer.optim.groups import parameter_groups, set_rates
 
     torch.manual_seed(0)
     model = build_model(config.model, config.seed)
@@ -86,6 +86,7 @@ def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> li
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optim), lr=lr, betas=config.optim.betas, eps=config.optim.eps
     )
+    set_rates(optimizer.param_groups, lr)
     curve = []
     for step in range(steps):
         batch = global_batch(step, masked=masked)

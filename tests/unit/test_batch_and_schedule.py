@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trainer.config.optim import OptimConfig, ScheduleConfig
 from trainer.contract.errors import UserError
 from trainer.plan.batch import plan_batch
-from trainer.plan.learning_rate import lr_share, peak_lr
+from trainer.plan.learning_rate import decay_share, lr_share, peak_lr
 
 
 @given(st.integers(1, 64), st.integers(1, 2048), st.integers(1, 64))
@@ -80,3 +80,17 @@ def test_a_factor_multiplies_the_rate_and_the_rule():
     assert peak_lr(twice, 10**6, 1) == pytest.approx(2 * peak_lr(rule, 10**6, 1))
     assert peak_lr(OptimConfig.model_validate({"lr": 0.01, "lr_factor": 0.5}), 10**6, 1) == pytest.approx(0.005)
     assert "lr_factor" not in rule.model_dump() and "cooldown" not in ScheduleConfig().model_dump()
+
+
+def test_a_rate_falls_with_the_length_of_the_run_where_it_is_said() -> None:
+    optim = OptimConfig.model_validate({"lr": 0.01, "lr_horizon": {"tokens": "1M", "exponent": 0.5}})
+    assert peak_lr(optim, 10**6, 10**6) == 0.01
+    assert peak_lr(optim, 10**6, 4 * 10**6) == pytest.approx(0.005)
+
+
+@given(st.floats(0, 1), st.booleans())
+def test_weight_decay_follows_the_rate_or_stays(share: float, follows: bool) -> None:
+    """What an optimizer takes off a weight is the rate times decay times its share; a rate of 0 takes nothing off."""
+    optim = OptimConfig(decay_follows_lr=follows)
+    taken = share * decay_share(optim, share)
+    assert taken == pytest.approx(share if follows or share < 1e-9 else 1.0)

@@ -54,6 +54,7 @@ OTHER: dict[str, Any] = {
     "data.sources.0.storage": {"anon": True}, "data.sources.0.stall_seconds": 9.0, "data.sources.0.retries": 1,
     "batch.tokens_per_step": 2048, "batch.micro_batch": 2,
     "optim.name": "sgd", "optim.lr": 0.5, "optim.lr_factor": 0.5, "optim.betas": [0.5, 0.6], "optim.eps": 1e-5,
+    "optim.decay_follows_lr": False,
     "optim.weight_decay": 0.5, "optim.label_smoothing": 0.5, "optim.z_loss": 0.5, "optim.clip_norm": 0.5,
     "schedule.kind": "linear", "schedule.warmup": "3 steps", "schedule.decay": "3 steps", "schedule.final_ratio": 0.5,
     "schedule.cooldown": "1-sqrt",
@@ -74,6 +75,7 @@ OTHER: dict[str, Any] = {
 ELSEWHERE = {
     "steps", "model.family", "model.size", "model.mixer", "checkpoint.load", "checkpoint.source", "data.sources.0.name",
     "data.tokenizer.path", "data.tokenizer.eos", "data.order", "model.carry", "model.memory", "tracking.activations",
+    "optim.parametrization", "optim.muon_lr_factor", "optim.muon_weight_decay",
 }  # fmt: skip
 
 
@@ -215,6 +217,20 @@ def test_lanes_and_what_they_carry_enter_and_the_defaults_do_not() -> None:
 
 def test_the_vocabulary_enters_as_it_is_stated_whether_data_are_prepared_or_not() -> None:
     assert result_values(run(), gpu=False)["model"]["vocab_size"] is None
+
+
+def test_base_horizon_and_settings_of_muon_enter_and_none_do_not() -> None:
+    new = {"parametrization", "base", "lr_horizon", "decay_follows_lr", "muon_lr_factor", "muon_weight_decay"}
+    values = result_values(run(), gpu=False)
+    assert not new & values["optim"].keys() and "transfer" not in values["model"], "old runs keep their name"
+    optims: list[dict[str, Any]] = [
+        {}, {"parametrization": "mup", "base": {"d_model": 32}}, {"parametrization": "mup", "base": {"d_model": 16}},
+        {"parametrization": "completep", "base": {"d_model": 32, "n_layers": 2}}, {"name": "muon"},
+        {"lr_horizon": {"tokens": 100}}, {"name": "muon", "muon_lr_factor": 2},
+        {"name": "muon", "muon_weight_decay": 0},
+    ]  # fmt: skip
+    names = [name_of(run_from_values({**RUN, "optim": {"lr": 1e-3, **optim}}, "test")) for optim in optims]
+    assert len(set(names)) == len(optims)
 
 
 def test_other_sources_and_tokenizers_are_other_runs() -> None:

@@ -16,6 +16,7 @@ from trainer.config.base import parse_section
 from trainer.config.model import parse_model
 from trainer.config.parallel import Degrees, ParallelConfig
 from trainer.config.run import RunConfig
+from trainer.config.sizes import usual_ff
 from trainer.contract.errors import UserError
 from trainer.models.build import build_model, make_model
 from trainer.models.interface import LanguageModel
@@ -23,7 +24,7 @@ from trainer.models.mixers.base import kinds_of
 from trainer.models.mixers.registry import MIXERS
 from trainer.models.registry import cost_of
 from trainer.models.roles import role_of
-from trainer.models.transformer.config import TransformerConfig, usual_ff
+from trainer.models.transformer.config import TransformerConfig
 from trainer.parallel.tensor.split import split_parameter
 from trainer.plan.activations import activations
 from trainer.plan.counting import count_flops, count_parameters

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
 from trainer.config.base import Section
 from trainer.config.identity import Execution, Result
 from trainer.config.span import Count
-from trainer.config.transfer import Transfer
 from trainer.contract.errors import UserError
 from trainer.models.registry import FAMILIES, find_family, load
 
@@ -64,6 +63,19 @@ class AdaptiveConfig(Section):
         if min(widths) < smallest:
             return f"{len(self.cutoffs)} bands after the first, with factor {self.factor}, need a width of {smallest}"
         return None
+
+
+class Transfer(Section):
+    """The rule and the base of a model, which its initial values and its forward pass depend on.
+
+    It follows from `optim.parametrization` and `optim.base`, and is stored with the model so that whoever reads a
+    checkpoint computes what was trained.
+    """
+
+    rule: Result[Literal["mup", "completep"]] = Field(description="mup or completep")
+    d_model: Result[int] = Field(gt=0, description="width of the base")
+    n_layers: Result[int | None] = Field(None, gt=0, description="depth of the base; none where the rule is of width")
+    head_dim: Result[int | None] = Field(None, gt=0, description="width of the base's heads; none: this model's own")
 
 
 class ModelConfig(Section):
@@ -145,8 +157,8 @@ class ModelConfig(Section):
         """Heads over those of the base: they grow with the width unless their own width does."""
         return self.widened
 
-    def at_base(self) -> ModelConfig:
-        """Return the model at the width of its base, as far as initial values depend on widths.
+    def at_width(self, times: float) -> ModelConfig:
+        """Return the model with all widths so many times as great, rounded; it is not checked.
 
         Raises ValueError in a family that does not say how its widths follow `d_model`.
         """
@@ -154,7 +166,7 @@ class ModelConfig(Section):
 
     def check_transfer(self) -> None:
         """Raise ValueError where the family, or a choice of this model, has no rule for width or depth."""
-        self.at_base()
+        self.at_width(1 / self.widened)
 
     @property
     def head_width(self) -> int:

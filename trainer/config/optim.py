@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from trainer.config.base import Section
 from trainer.config.identity import Result
 from trainer.config.span import Count, Span, SpanField
-from trainer.config.transfer import BaseShape
 
 PeakRate = Annotated[float, Field(gt=0)] | Literal["auto"]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -27,6 +26,14 @@ class Horizon(Section):
     exponent: Result[float] = Field(
         0.32, gt=0, lt=1, description="of the fall; 0.32 is that of Bjorck et al. 2024 (arXiv 2409.19913)"
     )
+
+
+class BaseShape(Section):
+    """The shape of the model at which learning rate, weight decay and initial values were tuned."""
+
+    d_model: Result[int] = Field(gt=0, description="its width; all other widths are taken to grow with it")
+    n_layers: Result[int | None] = Field(None, gt=0, description="its depth; for completep, mup leaves depth alone")
+    head_dim: Result[int | None] = Field(None, gt=0, description="width of its heads; default: this model's own")
 
 
 class OptimConfig(Section):

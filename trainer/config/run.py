@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from trainer.config.base import Section
 from trainer.config.data import DataConfig
 from trainer.config.identity import Execution, Result
-from trainer.config.model import AnyModel
+from trainer.config.model import AnyModel, Transfer
 from trainer.config.names import Name
 from trainer.config.optim import OptimConfig, ScheduleConfig
 from trainer.config.parallel import ParallelConfig
@@ -21,7 +21,6 @@ from trainer.config.sections import (
     TrackingConfig,
 )
 from trainer.config.span import Count
-from trainer.config.transfer import Transfer
 
 
 class RunConfig(Section):

@@ -151,3 +151,8 @@ def _heads(d_model: int) -> int:
     """Return the number of heads that divides a width into even ones nearest to the rule's."""
     fits = [heads for heads in range(1, d_model // 2 + 1) if d_model % heads == 0 and d_model // heads % 2 == 0]
     return min(fits, key=lambda heads: abs(math.log(d_model / heads / head_width(d_model))) + heads % 2)
+
+
+def usual_ff(d_model: int, mlp: str) -> int:
+    """Return the MLP's width where it is not given; gated 8/3 d_model, in multiples of 16."""
+    return -(-8 * d_model // 48) * 16 if mlp == "swiglu" else 4 * d_model

@@ -64,7 +64,7 @@ def transferable(table: Callable[[C], dict[str, Role]]) -> Callable[[C], dict[st
         own = table(config)
         if config.transfer is None:
             return own
-        base: Roles = table(config.at_base())
+        base: Roles = table(config.at_width(1 / config.widened))
         return {name: replace(role, initial=_initial(config, role, base[name])) for name, role in own.items()}
 
     return roles

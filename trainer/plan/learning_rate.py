@@ -8,6 +8,7 @@ from trainer.config.optim import OptimConfig, ScheduleConfig
 
 # lr = LR_AT * (body parameters / PARAMETERS_AT)^-EXPONENT
 PARAMETERS_AT, LR_AT, EXPONENT = 125e6, 6e-4, 0.4
+NO_RATE = 1e-9  # a share of the peak that counts as none
 
 
 def peak_lr(optim: OptimConfig, body_parameters: int, tokens: int) -> float:
@@ -25,6 +26,15 @@ def peak_lr(optim: OptimConfig, body_parameters: int, tokens: int) -> float:
     if optim.lr == "auto":
         return factor * LR_AT * math.pow(body_parameters / PARAMETERS_AT, -EXPONENT)
     return factor * float(optim.lr)
+
+
+def decay_share(optim: OptimConfig, share: float) -> float:
+    """Return what weight decay is multiplied by at a share of the peak rate, beside the rate itself.
+
+    1 where decay follows the rate; else 1 / share, so that their product is that of the peak (Loshchilov and Hutter
+    2019, arXiv 1711.05101). A step at a rate of 0, or of less than a billionth of the peak, has none either way.
+    """
+    return 1.0 if optim.decay_follows_lr or share < NO_RATE else 1 / share
 
 
 def lr_share(schedule: ScheduleConfig, step: int, *, total_steps: int, tokens_per_step: int) -> float:

@@ -102,15 +102,14 @@ class ConvolutionalConfig(ModelConfig):
                 found.append(convolutions)
         return found
 
-    def at_base(self) -> ConvolutionalConfig:
-        """Return the model at the width of its base: all widths grow alike."""
+    def at_width(self, times: float) -> ConvolutionalConfig:
+        """Return the model with all widths so many times as great."""
 
-        def narrow(layer: tuple[int, int]) -> tuple[int, int]:
-            return layer[0], round(layer[1] / self.widened)
+        def layers(blocks: BlocksConfig) -> tuple[tuple[int, int], ...]:
+            return tuple((kernel, round(times * width)) for kernel, width in blocks.layers)
 
-        blocks = [b.model_copy(update={"layers": tuple(map(narrow, b.layers))}) for b in self.blocks]
-        width = round(self.d_model / self.widened)
-        return self.model_copy(update={"d_model": width, "blocks": tuple(blocks)})
+        blocks = tuple(entry.model_copy(update={"layers": layers(entry)}) for entry in self.blocks)
+        return self.model_copy(update={"d_model": round(times * self.d_model), "blocks": blocks})
 
     def check_transfer(self) -> None:
         """Raise ValueError for another depth where the sum of a block goes through a rectifier."""

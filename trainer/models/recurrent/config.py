@@ -85,11 +85,10 @@ class RecurrentConfig(ModelConfig):
         """Return how many tokens the gates of a layer see."""
         return self.window if layer == 0 else 1
 
-    def at_base(self) -> RecurrentConfig:
-        """Return the model at the width of its base: all widths grow alike."""
-        hidden = tuple(round(width / self.widened) for width in self.hidden)
-        width = round(self.d_model / self.widened)
-        return self.model_copy(update={"d_model": width, "widths": hidden})
+    def at_width(self, times: float) -> RecurrentConfig:
+        """Return the model with all widths so many times as great."""
+        widths = tuple(round(times * width) for width in self.hidden)
+        return self.model_copy(update={"d_model": round(times * self.d_model), "widths": widths})
 
     def check_transfer(self) -> None:
         """Raise ValueError for another depth: layers are stacked without a residual stream."""

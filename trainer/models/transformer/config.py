@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, mo
 from trainer.config.choice import Choice, parse_choice, plain_choice
 from trainer.config.identity import Result
 from trainer.config.model import ModelConfig
-from trainer.config.sizes import Dimensions, dimensions, fitted
+from trainer.config.sizes import Dimensions, dimensions, fitted, usual_ff
 from trainer.models.mixers.attention.cost import AttentionOptions
 from trainer.models.mixers.base import kinds_of
 from trainer.models.mixers.registry import find_mixer
@@ -224,29 +224,28 @@ class TransformerConfig(ModelConfig):
     @property
     def query_scale(self) -> float:
         """What scores q k / sqrt(K) are multiplied by for heads K wide: 1, and where K grew, 1 over its root."""
-        if self.transfer is None or self.transfer.head_dim is None or self.n_heads is None:
-            return 1.0
-        return math.sqrt(self.transfer.head_dim / self.head_dim)
+        base = self.transfer.head_dim if self.transfer and self.n_heads else None
+        return 1.0 if base is None else math.sqrt(base / self.head_dim)
 
     @property
     def heads_grown(self) -> float:
         """Heads over those of the base."""
         return self.widened * self.query_scale**2
 
-    def at_base(self) -> TransformerConfig:
-        """Return the model at the width of its base. Initial values depend on no other width."""
-        return self.model_copy(update={"d_model": self.transfer.d_model} if self.transfer else {})
+    def at_width(self, times: float) -> TransformerConfig:
+        """Return the model with all widths so many times as great; heads stay as wide and become more."""
+        keys = ("d_model", "d_ff", "n_heads", "n_kv_heads")
+        stated = {key: width for key in keys if (width := getattr(self, key)) is not None}
+        return self.model_copy(update={key: max(1, round(times * width)) for key, width in stated.items()})
 
     def check_transfer(self) -> None:
         """Raise ValueError for choices that fix what should follow width or depth."""
         if self.init == "careless":
             raise ValueError("init careless is the same at every width, against mup and completep: leave it out")
         if self.deepened != 1 and self.norm_placement == "post":
-            raise ValueError(
-                "completep is for a stream that no norm divides: set norm_placement to pre or both, or use mup"
-            )
+            raise ValueError("completep is for a stream without norms, not for norm_placement post: set pre or both")
         if self.transfer and self.transfer.head_dim and self.n_heads is None:
-            raise ValueError("optim.base.head_dim has no effect, for no mixer of the model has heads: leave it out")
+            raise ValueError("optim.base.head_dim has no effect, for the model has no heads: leave it out")
 
     @property
     def norm_rows(self) -> int:
@@ -294,11 +293,6 @@ class TransformerConfig(ModelConfig):
     def free_on_warm_start(self) -> tuple[str, ...]:
         """No parameter depends on the context and the base, but for learned positions."""
         return ("carry", "memory", *(() if self.position == "learned" else ("context_length", "rotary_base")))
-
-
-def usual_ff(d_model: int, mlp: str) -> int:
-    """Return the MLP's width where it is not given; gated 8/3 d_model, in multiples of 16."""
-    return -(-8 * d_model // 48) * 16 if mlp == "swiglu" else 4 * d_model
 
 
 def _fitted(section: type[TransformerConfig], values: dict[str, Any], like: Dimensions) -> Dimensions:

@@ -107,7 +107,9 @@ class Transformer(LanguageModel):
         if self.position is not None:
             x = x + self.position(positions)
         if self.config.position == "sinusoidal":
-            x = x * math.sqrt(self.config.at_base().d_model) + sinusoids(positions, self.config.d_model).to(x.dtype)
+            x = x * math.sqrt(self.config.d_model / self.config.widened) + sinusoids(positions, self.config.d_model).to(
+                x.dtype
+            )
         x = self.embed_dropout(x)
         angles = None
         if self.config.position == "rotary":
