@@ -65,7 +65,7 @@ def cases() -> Iterator[Case]:
 
 
 def law(flops: float) -> float:
-    return E + A * flops**-GAMMA
+    return E + A * float(flops**-GAMMA)
 
 
 def simulate(case: Case, seed: int) -> list[Rung]:
