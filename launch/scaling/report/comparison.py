@@ -140,12 +140,11 @@ def rung_grid(found: Comparison) -> Grid:
     """Return a row for each rung: losses, and multipliers in FLOPs, tokens and wall-clock."""
     rows = []
     for k, rung in enumerate(found.rungs):
-        seeds = len(rung.common) if found.paired else (len(rung.base.losses), len(rung.variant.losses))
-        rows.append(
-            [count(rung.base.parameters), flops_text(rung.base.flops), f"{rung.base.loss:.4f}", f"{rung.variant.loss:.4f}",
-             str(seeds) if isinstance(seeds, int) else f"{seeds[0]} and {seeds[1]}", _times(found.shift.rungs[k]),
-             *(_axis_cell(axis, k) for axis in (found.tokens, found.seconds))]
-        )  # fmt: skip
+        runs = f"{len(rung.common)}" if found.paired else f"{len(rung.base.losses)} and {len(rung.variant.losses)}"
+        losses = [f"{side.loss:.4f}" for side in (rung.base, rung.variant)]
+        axes = [_axis_cell(axis, k) for axis in (found.tokens, found.seconds)]
+        size = [count(rung.base.parameters), flops_text(rung.base.flops)]
+        rows.append([*size, *losses, runs, _times(found.shift.rungs[k]), *axes])
     common = [_times(found.shift.common), *(_axis_cell(axis, None) for axis in (found.tokens, found.seconds))]
     rows.append(["all rungs", "", "", "", "", *common])
     pairs = "pairs" if found.paired else "seeds"
