@@ -55,8 +55,8 @@ def through_gate(sweep: SweepConfig, first: Collection[str], path: Path) -> Pass
         )
     if trial := next((change for change in sweep.changes if change and _name(change) == BASE), None):
         raise UserError(
-            f"sweep {sweep.name!r}: {trial} is no change that a gate can judge: sizes, seeds, learning rates and batches are "
-            "rungs or trials of one ladder; compare them with escala compare --group-by"
+            f"sweep {sweep.name!r}: {trial} is no change that a gate can judge: sizes, seeds, learning rates and "
+            "batches are rungs or trials of one ladder; compare them with escala compare --group-by"
         )
     ends = ledger.latest(path)
     if any(ends.get(cell, {}).get("status", "failed") == "failed" for cell in first):
