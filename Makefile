@@ -1,6 +1,7 @@
 # make quickstart: from nothing to a scaling law.    make test: everything that can be checked here.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: help install quickstart test test-fast test-parity test-cluster lint clean
@@ -36,7 +37,7 @@ lint: $(VENV)/.test-installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not cluster"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not cluster"
 
 test-parity: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m full_parity tests/dist
@@ -45,7 +46,7 @@ test-cluster: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests/cluster -rs --durations=5
 
 test-fast: lint
-	$(BIN)/python -m pytest -m "not slow and not e2e and not cluster"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not e2e and not cluster"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

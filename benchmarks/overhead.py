@@ -2,6 +2,7 @@
 
     python -m benchmarks.overhead                data: torch DDP; tensor: a hand-written pair of all-reduces
     python -m benchmarks.overhead --size 1M --ranks 1
+    python -m benchmarks.overhead --engine fsdp --peer deepspeed        one engine against the other
 
 Each rank alternates blocks of steps of both contenders, so that a change of the machine's load meets both. The ratio of
 each pair of neighbouring blocks is taken, and their median is reported, with the quartiles: by the wall clock, and by
@@ -28,7 +29,7 @@ from trainer.config.base import parse_section
 from trainer.config.run import RunConfig
 from trainer.engine.build import build_engine
 from trainer.models.build import build_model
-from trainer.optim.build import parameter_groups
+from trainer.optim.groups import parameter_groups
 from trainer.parallel.start import start
 from trainer.parallel.tensor.vocab_loss import VocabularyParallelLoss
 
@@ -36,7 +37,7 @@ VOCAB, TOKENS = 4096, 128
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def run_config(size: str, tensor: int, zero_stage: int, sequences: int) -> RunConfig:
+def run_config(size: str, tensor: int, zero_stage: int, sequences: int, engine: str = "deepspeed") -> RunConfig:
     """Return a run of a model of this size."""
     return parse_section(
         RunConfig,
@@ -45,7 +46,7 @@ def run_config(size: str, tensor: int, zero_stage: int, sequences: int) -> RunCo
             "data": {},
             "batch": {"tokens_per_step": sequences * TOKENS},
             "steps": 1,
-            "parallel": {"tensor": tensor, "zero_stage": zero_stage},
+            "parallel": {"engine": engine, "tensor": tensor, "zero_stage": zero_stage},
             "precision": "fp32",
             "device": "cpu",
         },
@@ -130,7 +131,7 @@ def bare_loop(config: RunConfig, batch: Batch, tensor: int) -> Callable[[], None
         model = split_by_hand(model, dist.get_rank(), world)
     elif world > 1:
         model = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.optim), lr=1e-3, fused=True)
 
     def step() -> None:
         loss = model(batch.inputs, batch.targets).mean()
@@ -178,9 +179,13 @@ def rank_main(rank: int, world: int, store: str, a: argparse.Namespace, results:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
     tensor = world if a.tensor else 1
-    config = run_config(a.size, tensor, a.zero, a.sequences)
     batch = Batch(0 if a.tensor else rank, a.sequences)
-    seconds = measure([engine_loop(config, batch), bare_loop(config, batch, tensor)], a.blocks, a.steps)
+
+    def loop(name: str) -> Callable[[], None]:
+        config = run_config(a.size, tensor, a.zero, a.sequences, "deepspeed" if name == "bare" else name)
+        return bare_loop(config, batch, tensor) if name == "bare" else engine_loop(config, batch)
+
+    seconds = measure([loop(a.engine), loop(a.peer)], a.blocks, a.steps)
     if rank == 0:
         results.put(seconds)
     dist.barrier()
@@ -196,19 +201,20 @@ def compare(a: argparse.Namespace) -> dict[str, Any]:
         ranks = [context.Process(target=rank_main, args=(rank, *arguments)) for rank in range(a.ranks)]
         for process in ranks:
             process.start()
-        engine, bare = results.get(timeout=900)
+        engine, peer = results.get(timeout=900)
         for process in ranks:
             process.join()
     what = {"size": a.size, "ranks": a.ranks, "axis": "tensor" if a.tensor else "data", "zero_stage": a.zero}
-    return {**what, **{name: summary(engine[name], bare[name], a.steps) for name in CLOCKS}}
+    what |= {"engine": a.engine, "peer": a.peer}
+    return {**what, **{name: summary(engine[name], peer[name], a.steps) for name in CLOCKS}}
 
 
-def summary(engine: list[float], bare: list[float], steps: int) -> dict[str, Any]:
+def summary(engine: list[float], peer: list[float], steps: int) -> dict[str, Any]:
     """Return the median milliseconds of a step of both, and the median of the ratios with its quartiles."""
-    low, middle, high = statistics.quantiles([x / y for x, y in zip(engine, bare, strict=True)], n=4)
+    low, middle, high = statistics.quantiles([x / y for x, y in zip(engine, peer, strict=True)], n=4)
     return {
         "engine_ms": round(1000 * statistics.median(engine) / steps, 2),
-        "bare_ms": round(1000 * statistics.median(bare) / steps, 2),
+        "peer_ms": round(1000 * statistics.median(peer) / steps, 2),
         "ratio": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)],
     }  # fmt: skip
 
@@ -220,6 +226,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--tensor", action="store_true", help="split the model over the ranks instead of the data")
     parser.add_argument("--zero", type=int, default=1)
+    parser.add_argument("--engine", choices=("deepspeed", "fsdp"), default="deepspeed")
+    parser.add_argument("--peer", choices=("bare", "deepspeed", "fsdp"), default="bare")
     parser.add_argument("--sequences", type=int, default=8, help="of one rank, 128 tokens each")
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3)

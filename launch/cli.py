@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("launch.commands.render:render", "Print what would be submitted, byte for byte."),
     "jobs": ("launch.commands.jobs:jobs", "List submitted runs and how they stand."),
     "watch": ("launch.commands.watch:watch", "Show runs while they train: state, step, loss, speed, time left."),
+    "profile": ("launch.commands.profile:profile", "Ask a running job for a profile of its next steps."),
     "why": ("launch.commands.why:why", "Say why a run died, stalled, diverged or is slow."),
     "logs": ("launch.commands.logs:logs", "Print or follow what the ranks of a run print."),
     "cancel": ("launch.commands.cancel:cancel", "End jobs."),

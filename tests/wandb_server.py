@@ -22,6 +22,10 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
         self.payloads: list[bytes] = []
+        self.requests: list[str] = []
+        self.alerts: list[dict[str, Any]] = []
+        self.artifacts: list[dict[str, Any]] = []
+        self.uploads: dict[str, bytes] = {}
         self.status, self.delay, self.port = 0, 0.0, 0
         self.lock = threading.Lock()
         self._http: ThreadingHTTPServer | None = None
@@ -66,6 +70,8 @@ class WandbServer:
             "history": [],
             "summary": {},
             "exitcode": None,
+            "events": [],
+            "project": "",
         }
         return self.runs.setdefault(name, fresh)
 
@@ -114,6 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._graphql(json.loads(data))
         if found := re.match(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
             return self._stream(found[1], json.loads(data))
+        if self.path.startswith("/_upload/"):
+            self.wandb.uploads[self.path.removeprefix("/_upload/")] = data
         return self._send({})
 
     do_GET = do_POST = do_PUT = _answer  # noqa: N815 - the names that http.server calls
@@ -125,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if file == "wandb-history.jsonl":
                     offset, rows = chunk.get("offset", 0), [json.loads(row) for row in chunk["content"]]
                     run["history"][offset : offset + len(rows)] = rows  # a chunk that is sent again lands on itself
+                elif file == "wandb-events.jsonl":
+                    run["events"] += [json.loads(row) for row in chunk["content"]]
                 elif file == "wandb-summary.json":
                     run["summary"] = json.loads(chunk["content"][-1])
             if posted.get("exitcode") is not None:
@@ -134,6 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _graphql(self, asked: dict[str, Any]) -> None:
         text, values = asked.get("query", ""), asked.get("variables") or {}
         name = asked.get("operationName") or (re.search(r"(?:query|mutation)\s+(\w+)", text) or ["", ""])[1]
+        self.wandb.requests.append(name)
         answer = getattr(self, f"_{name.lower()}", None)
         self._send({"data": answer(values) if answer else {}})
 
@@ -150,6 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             if values.get("config"):
                 run["config"] = json.loads(values["config"])
             run["tags"] = values.get("tags") or run["tags"]
+            run["project"] = values.get("project") or run["project"]
             run["group"] = values.get("groupName") or run["group"]
             run["jobType"] = values.get("jobType") or run["jobType"]
         project = {"id": "p", "name": values.get("project"), "entity": {"id": "e", "name": "local"}}
@@ -179,3 +191,53 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _runstoppedstatus(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"run": {"stopped": False}}}
+
+    def _getdefaultentity(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "u", "entity": "local"}}
+
+    def _run(self, values: dict[str, Any]) -> dict[str, Any]:
+        name = str(values["name"])
+        run = self.wandb.runs.get(name)
+        found = run and {
+            "id": "r", "projectId": "1", "tags": run["tags"], "name": name, "displayName": name, "sweepName": None,
+            "state": "running", "config": "{}", "group": run["group"], "jobType": run["jobType"], "commit": None,
+            "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": "2026-01-01T00:00:00",
+            "description": None, "notes": None, "systemMetrics": "{}", "summaryMetrics": "{}", "historyKeys": None,
+            "historyLineCount": len(run["history"]), "user": {"name": "local", "username": "local"},
+        }  # fmt: skip
+        return {"project": {"run": found}}
+
+    def _notifyscriptablerunalert(self, values: dict[str, Any]) -> dict[str, Any]:
+        self.wandb.alerts.append(values)
+        return {"notifyScriptableRunAlert": {"success": True}}
+
+    def _artifacttype(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
+
+    def _createartifact(self, values: dict[str, Any]) -> dict[str, Any]:
+        self.wandb.artifacts.append(values["input"])
+        artifact = {"id": f"a{len(self.wandb.artifacts)}", "state": "PENDING", "artifactSequence": _SEQUENCE}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def _createartifactmanifest(self, values: dict[str, Any]) -> dict[str, Any]:
+        name = values["name"]
+        place = f"http://{self.headers['Host']}/_upload/{values['artifactID']}/{name}"
+        file = {"id": "f", "name": name, "displayName": name, "uploadUrl": place, "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+
+    def _createartifactfiles(self, values: dict[str, Any]) -> dict[str, Any]:
+        edges = [
+            {"node": {
+                "id": "f", "name": spec["name"], "displayName": spec["name"], "storagePath": None, "uploadHeaders": [],
+                "uploadUrl": f"http://{self.headers['Host']}/_upload/{spec['artifactID']}/{spec['name']}",
+                "uploadMultipartUrls": None, "artifact": {"id": spec["artifactID"]},
+            }}
+            for spec in values["input"]["artifactFiles"]
+        ]  # fmt: skip
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def _commitartifact(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"commitArtifact": {"artifact": {"id": values["artifactID"], "digest": "d"}}}
+
+
+_SEQUENCE = {"id": "s", "latestArtifact": None}

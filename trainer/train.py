@@ -6,21 +6,15 @@ The directory holds config.yaml, written by the launcher. What a run leaves ther
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from trainer import loop
 from trainer.checkpoint.keeper import SaveError
-from trainer.config.data import DataConfig
-from trainer.config.load import dump, load_written, run_from_values
-from trainer.config.parallel import node_warning
-from trainer.config.run import RunConfig
-from trainer.config.yaml_text import parse_yaml
+from trainer.config.load import load_written
 from trainer.contract.errors import UserError, os_error_text
 from trainer.contract.exit_codes import (
     EXIT_DIVERGED,
@@ -34,16 +28,12 @@ from trainer.contract.hiding import traceback_text, without_secrets
 from trainer.contract.plain_json import to_json
 from trainer.contract.provenance import provenance
 from trainer.contract.run_dir import RunDir, Status, write_atomically
-from trainer.data.read.opening import open_manifest
-from trainer.data.store.manifest import Manifest
-from trainer.data.store.pinned import pin
+from trainer.engine.memory_parts import leave_memory
 from trainer.guard.fence import Fence
-from trainer.observe.identity import sign
-from trainer.parallel.first_rank import from_first_rank
-from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
-from trainer.plan.plan import Plan, make_plan
-from trainer.plan.resolve import with_data
-from trainer.session import Session, open_session
+from trainer.guard.position import record_collectives, write_position
+from trainer.node.stacks import also_on_signal
+from trainer.parallel.start import world_from_environment
+from trainer.session import Session, open_run
 
 EXIT_OF = {Status.DONE: EXIT_DONE, Status.PREEMPTED: EXIT_PREEMPTED, Status.DIVERGED: EXIT_DIVERGED}
 
@@ -55,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     run_dir = RunDir(parser.parse_args(arguments).run_dir)
     first = world_from_environment()[0] == 0
     fence = Fence.from_environment(run_dir)
+    record_collectives()
+    also_on_signal(lambda: _say_where(fence, "asked by SIGUSR2"))
     try:
         fence.check()
         return EXIT_OF[run(run_dir, fence)]
@@ -62,11 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
         return _end_badly(error, run_dir, fence, first=first)
 
 
+def _say_where(fence: Fence, why: str) -> None:
+    write_position(fence.run_dir.logs(fence.attempt), world_from_environment()[0], why)
+
+
 def _end_badly(error: Exception, run_dir: RunDir, fence: Fence, *, first: bool) -> int:
     """Say why, and return the exit code. Whatever went wrong in an attempt that was replaced, this is why."""
     if not fence.open():
         print(f"error: {fence.sentence()}", file=sys.stderr)
         return EXIT_FENCED
+    _say_where(fence, "it ended with an error")
     said = _sentence(error)
     if said is None:
         print(traceback_text(error), end="", file=sys.stderr)
@@ -85,60 +82,25 @@ def _sentence(error: Exception) -> str | None:
 
 def run(run_dir: RunDir, fence: Fence) -> Status:
     """Train as the directory's configuration says, and return how it ended."""
-    torch.manual_seed(0)
-    config = load_written(run_dir.config)
-    device = resolve_device(config.device)
-    rank, world, _ = world_from_environment()
-    join_world(config.parallel.timeout_seconds, device)
-    config = agreed_config(config, run_dir, device)
-    mesh = start(config.parallel, device)
-    manifest = agreed_manifest(config.data, run_dir, device)
-    config = with_data(config, manifest)
-    plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
-    if rank == 0:
-        if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
-        _begin(run_dir, plan)
-    session = open_session(config, plan, manifest, mesh, device, run_dir, fence)
+    session = open_run(load_written(run_dir.config), run_dir, fence)
     session.run.observers.event(
         "started",
         step=session.run.step,
-        layout=plan.layout,
+        layout=session.run.plan.layout,
         data_hash=session.manifest.data_hash,
         train_tokens=session.manifest.tokens("train"),
         unigram_entropy=session.manifest.unigram_entropy,
         **provenance(),
     )
-    status, error = _train(session)
+    try:
+        status, error = _train(session)
+    except Exception as failure:
+        leave_memory(session.run.engine, run_dir.logs(fence.attempt), failure)
+        raise
     _finish(session, status, error)
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
-
-
-def _begin(run_dir: RunDir, plan: Plan) -> None:
-    """Say who runs, then that it runs. A disk that is full already ends no run whose checkpoints may still fit."""
-    try:
-        sign(run_dir)
-        run_dir.write_status(Status.RUNNING)
-        write_atomically(run_dir.plan, plan.to_json())
-    except OSError as error:
-        print(f"warning: {os_error_text(error)}; training goes on", file=sys.stderr, flush=True)
-
-
-def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> Manifest:
-    """Return the shards that this run keeps to, the same on every rank though preparation may still be adding some."""
-    text = from_first_rank(
-        lambda: pin(run_dir.data, open_manifest(data), data.begin).model_dump_json(),
-        device,
-    )
-    return Manifest.parse(text, data.directory)
-
-
-def agreed_config(mine: RunConfig, run_dir: RunDir, device: torch.device) -> RunConfig:
-    """Return the configuration that the first rank read: another may have seen the file of an earlier attempt."""
-    values = parse_yaml(from_first_rank(lambda: dump(mine), device))
-    return run_from_values(values, str(run_dir.config))
 
 
 def _train(session: Session) -> tuple[Status, str | None]:

@@ -18,6 +18,7 @@ from launch.cluster.time_limit import TimeLimit
 from trainer.config.base import Section, parse_section
 from trainer.config.load import config_file, read_yaml
 from trainer.contract.errors import UserError, did_you_mean
+from trainer.observe.metrics import PRICE
 
 T = TypeVar("T")
 
@@ -44,6 +45,12 @@ class ClusterConfig(Section):
     nodes: int = Field(1, gt=0, description="machines of one job")
     ranks_per_node: int = Field(1, gt=0, description="processes on one node: one for each GPU")
     gpu: str | None = Field(None, description="a name of the planner's table, such as H100-SXM")
+    gpu_price: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="of one GPU for an hour, in your currency; without `gpu`, of one core",
+    )
     python: str = Field(sys.executable, description="the interpreter on the nodes, with Escala installed")
     directory: str = Field(".", description="where ranks start, on the nodes")
     environment: dict[str, str] = Field({}, description="written into the script: nothing secret")
@@ -110,7 +117,7 @@ class ClusterConfig(Section):
             run_dir=run_dir,
             nodes=self.nodes,
             ranks_per_node=self.ranks_per_node,
-            environment=self.environment | ({"ESCALA_INTERFACE": self.interface} if self.interface else {}),
+            environment={**self.environment, **self._told_to_ranks()},
             directory=self.work_directory,
             time_limit=self.time_limit,
             requeue=Requeue(self.requeue.on_timeout, self.requeue.on_failure),
@@ -119,6 +126,11 @@ class ClusterConfig(Section):
             mounts=tuple(Mount(Path(m.source), Path(m.target), m.read_only) for m in self.mounts),
             extras=self.options,
         )
+
+    def _told_to_ranks(self) -> dict[str, str]:
+        """Return what ranks learn of this file by their environment."""
+        values = {"ESCALA_INTERFACE": self.interface or None, PRICE: self.gpu_price}
+        return {name: str(value) for name, value in values.items() if value is not None}
 
     def array(self, name: str, tasks: tuple[Task, ...], directory: Path, at_most: int | None) -> JobSpec:
         """Return the array job of several runs of one shape, `at_most` of them at a time."""

@@ -131,7 +131,9 @@ def fit(
     chosen = choose_law(runs, cost) if law == "auto" else Chosen(law, held_out=held_out(runs, cost) if hold_out else ())
     prepared = prepare(chosen.law, runs, parse_values("--base", base), reference)
     groups = None if cluster is None else clusters(runs, cluster)
-    result = study(prepared.table, prepared.law, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups)
+    result = study(
+        prepared.table, prepared.law, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups, fits=chosen.fits
+    )
     asked |= ({} if cluster is None else {"cluster": cluster}) | {"runs": runs_of(runs)} | chosen.to_json()
     published = parse_values("--against", against)
     families = compare_families(result, cost=cost, bootstrap=bootstrap, seed=seed, cluster=groups, target=target)

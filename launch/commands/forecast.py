@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from launch.commands.options import Size, family_option, json_option, refuse_idle, runs_option
+from launch.commands.live_law import tell_curve, tell_final
+from launch.commands.options import Size, family_option, json_option, refuse_idle, runs_option, set_option
 from launch.commands.tables import parse_where, table_options
 from launch.scaling.questions.forecast import Forecast, append, make_forecast, read
 from launch.scaling.questions.forecast import score as score_all
@@ -26,13 +27,15 @@ from trainer.contract.errors import UserError
 from trainer.contract.plain_text import plain
 from trainer.contract.run_dir import utc_now
 
-LEDGER = Path("forecasts.jsonl")
+LEDGER, EXPECTED = Path("forecasts.jsonl"), Path("expected.json")
 SEEN = "the fit has seen this run, by its name or its N and D: that tests nothing"
 EPILOG = """\b
 Examples:
   escala forecast --fit fit.json --params 1.3B --tokens 26B --name big
   escala forecast --fit fit.json --sweep ladder.yaml
   escala forecast score runs/ladder/ledger.jsonl
+  escala forecast --curve configs/run/big.yaml --from runs/ladder/ledger.jsonl --out big.json
+  escala forecast --final runs/big
 """
 SCORE_EPILOG = """\b
 Example:
@@ -49,10 +52,20 @@ Example:
 @click.option("--sweep", "sweep_path", type=click.Path(path_type=Path), help="Predict every cell that has not run yet.")
 @runs_option
 @click.option("--ledger", default=LEDGER, show_default=True, type=click.Path(path_type=Path))
+@click.option("--curve", type=click.Path(path_type=Path), help="Write the expected loss at each step of this run.")
+@click.option("--final", type=click.Path(path_type=Path), help="Forecast the final loss of this run from its curve.")
+@click.option("--from", "finished", type=click.Path(path_type=Path), help="Ledger of the finished runs for these two.")
+@click.option("--out", default=EXPECTED, show_default=True, type=click.Path(path_type=Path), help="Of --curve.")
+@set_option
 @json_option
 @click.pass_context
 def forecast(
     ctx: click.Context,
+    curve: Path | None,
+    final: Path | None,
+    finished: Path | None,
+    out: Path,
+    assignments: tuple[str, ...],
     fit_path: Path | None,
     family: str | None,
     params: float | None,
@@ -70,6 +83,10 @@ def forecast(
     if ctx.invoked_subcommand is not None:
         refuse_idle([p.name or "" for p in ctx.command.params], f"before {ctx.invoked_subcommand!r}")
         return
+    if curve is not None or final is not None:
+        _live(curve, final, finished, fit_path, out, assignments, as_json)
+        return
+    refuse_idle(["finished", "out", "assignments"], "without --curve or --final")
     if sweep_path is None:
         refuse_idle(["runs"], "without --sweep")
     else:
@@ -84,6 +101,10 @@ def forecast(
     made = [make_forecast(fit, text, time=time, name=n, N=size, D=length) for n, size, length in wanted]
     for one in made:
         append(ledger, one)
+    _tell(made, fit, ledger, as_json=as_json, alone=sweep_path is None)
+
+
+def _tell(made: list[Forecast], fit: SavedFit, ledger: Path, *, as_json: bool, alone: bool) -> None:
     for reason in fit.reasons:
         click.secho(plain(f"warning: the fit is {fit.status}: {reason}"), fg="yellow", err=True)
     for doubt in () if fit.drawn else fit.doubts:  # what is drawn for a decision has them among its reasons
@@ -92,7 +113,7 @@ def forecast(
         if one.seen:
             click.secho(plain(f"warning: {one.name or one.id}: {SEEN}"), fg="yellow", err=True)
     if as_json:
-        click.echo(json.dumps(asdict(made[0]) if sweep_path is None else [asdict(one) for one in made]))
+        click.echo(json.dumps(asdict(made[0]) if alone else [asdict(one) for one in made]))
         return
     for one in made:
         ends = f", 95 % {interval(*one.interval, '.4f')}" if one.interval else " (the fit has no replicates)"
@@ -101,6 +122,26 @@ def forecast(
             f"{one.beyond} the largest run of the fit{_size_text(one)}"
         )
     click.echo(f"written to {ledger}, to be scored by escala forecast score TABLE --ledger {ledger} once it has run")
+
+
+def _live(
+    curve: Path | None,
+    final: Path | None,
+    finished: Path | None,
+    fit: Path | None,
+    out: Path,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Answer --curve or --final: the live law."""
+    if curve is not None and final is not None:
+        raise UserError("--curve is of a run that has not started, --final of one under way: give one of them")
+    refuse_idle(["family", "params", "tokens", "name", "sweep_path", "runs", "ledger"], "with --curve or --final")
+    if curve is not None:
+        tell_curve(curve, assignments, finished, fit, out, as_json)
+    elif final is not None:
+        refuse_idle(["out", "assignments"], "with --final, whose run has its configuration")
+        tell_final(final, finished, fit, as_json)
 
 
 def _size_text(one: Forecast) -> str:

@@ -17,6 +17,9 @@ from launch.commands.sweep import interrupts
 @runs_option
 @click.option("--ranks", type=click.IntRange(min=1), default=None, help="Ranks on this machine. Default: GPUs, else 1.")
 @click.option("--skip-steps", multiple=True, metavar="FIRST:END", help="Leave out a stretch of the data order.")
+@click.option(
+    "--expected", type=click.Path(path_type=Path), help="Expected curve to follow, of escala forecast --curve."
+)
 @click.option("--dry-run", is_flag=True, help="Prepare the data, print the plan, and stop.")
 def train(
     config: Path,
@@ -24,6 +27,7 @@ def train(
     runs: Path,
     ranks: int | None,
     skip_steps: tuple[str, ...],
+    expected: Path | None,
     dry_run: bool,
 ) -> None:
     """Train the run CONFIG on this machine. Its directory is RUNS/<name>; running it again continues it.
@@ -34,10 +38,11 @@ def train(
       escala train configs/run/tiny.yaml --ranks 2 --set parallel.tensor=2
       escala train configs/run/tiny.yaml --set model.size=1M --set tokens=20M --set name=bigger
       escala train configs/run/tiny.yaml --skip-steps 30:34
+      escala train configs/run/tiny.yaml --expected expected.json
     """
     from launch.run.train_story import train_here
 
     if skip_steps:
         assignments = (*assignments, f"skip_steps={json.dumps(skip_steps)}")
     with interrupts():
-        train_here(config, assignments, runs, ranks=ranks, dry_run=dry_run)
+        train_here(config, assignments, runs, ranks=ranks, expected=expected, dry_run=dry_run)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,8 @@ from launch.commands.options import runs_option
 from launch.groups import OrderedGroup
 from trainer.contract.errors import UserError
 
-SENDER = "trainer.observe.wandb_sender"  # a process for each run: the client keeps its state in its process
+# A process for each run: the client keeps its state in its process.
+SENDER, SWEEP_SENDER = "trainer.observe.wandb_sender", "trainer.observe.wandb_sweep"
 
 
 @click.group(cls=OrderedGroup)
@@ -34,37 +36,71 @@ def sync(names: tuple[str, ...], runs: Path) -> None:
     """Send every row that W&B lacks of these runs, and say what was sent.
 
     The rows come from each run's metrics.jsonl, whatever ended the run. W&B is asked first what it has, so this can be
-    run again at any time. Needs credentials: $WANDB_API_KEY or `wandb login`.
+    run again at any time. A sweep becomes a run of its own beside its cells: their table, perplexity against
+    parameters, the law and the report. Needs credentials: $WANDB_API_KEY or `wandb login`.
 
     \b
     Examples:
       escala wandb sync quickstart
       escala wandb sync runs/tiny runs/other
     """
-    from launch.watch.find_runs import find_runs
+    from launch.watch.find_runs import find_runs, sweep_of
 
-    failed = [run for run in find_runs(runs, names) if not _sync(run)]
+    found = find_runs(runs, names)
+    failed = [run for at, run in enumerate(found, 1) if not _sync(run, left=len(found) - at)]
+    sweeps = {run.parent.parent: run for run in found if sweep_of(run)}
+    failed += [sweep for sweep, cell in sweeps.items() if not _sync_sweep(sweep, cell)]
     if failed:
         raise UserError(f"{len(failed)} runs were not sent in full: mend what is said above and run this again")
 
 
-def _sync(run: Path) -> bool:
-    """Send one run, print one line about it, and return whether the server has all of it."""
+def _sync(run: Path, left: int) -> bool:
+    """Send one run, print one line about it, and return whether the server has all of it.
+
+    Raises `UserError` where W&B cannot be reached or refuses: the `left` other runs would wait for the same.
+    """
     if why := _left_out(run):
         click.echo(f"{run}: skipped, {why}")
         return True
-    said = subprocess.run(
-        [sys.executable, "-m", SENDER, str(run), "--once"], env=_environment(), capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    try:
-        told = json.loads(said.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (said.stderr.strip().splitlines() or [f"exit code {said.returncode}"])[-1]
-        click.echo(f"{run}: nothing sent: {last}")
+    told = _ask(run, SENDER, str(run), "--once")
+    if told is None:
         return False
     click.echo(f"{run}: {_sentence(told)}")
-    return told["error"] is None
+    if not told["reached"]:
+        others = f"; {left} other runs were not tried" if left else ""
+        raise UserError(f"W&B does not take the runs: {told['error']}{others}. Nothing is lost: run this again")
+    return bool(told["error"] is None)
+
+
+def _sync_sweep(sweep: Path, cell: Path) -> bool:
+    """Send the run that stands for a sweep, and return whether the server has it."""
+    from launch.sweep.ledger.mirrored import mirrored
+
+    payload = mirrored(sweep, cell)
+    if payload is None:
+        return True
+    told = _ask(sweep, SWEEP_SENDER, said=json.dumps(payload))
+    if told is None:
+        return False
+    rows = payload["rows"]
+    assert isinstance(rows, list)
+    click.echo(f"{sweep}: {told['error'] or f'sent the sweep, {len(rows)} cells'}")
+    return bool(told["error"] is None)
+
+
+def _ask(run: Path, program: str, *words: str, said: str = "") -> dict[str, Any] | None:
+    """Run a sender and return what it says; None, and a line about it, where it left no word."""
+    ended = subprocess.run(
+        [sys.executable, "-m", program, *words], env=_environment(), capture_output=True, text=True, input=said,
+        check=False,
+    )  # fmt: skip
+    try:
+        told: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        click.echo(f"{run}: nothing sent: {last}")
+        return None
+    return told
 
 
 def _sentence(told: dict[str, object]) -> str:
@@ -86,4 +122,5 @@ def _environment() -> dict[str, str]:
     """Return this environment, in which the sender finds the program and W&B goes online."""
     place = str(Path(__file__).resolve().parents[2])
     paths = [place, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "WANDB_MODE": "online"}
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # no other program's client
+    return {**own, "PYTHONPATH": os.pathsep.join(paths), "WANDB_MODE": "online"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,9 +13,17 @@ from launch.commands.options import json_option, runs_option
 
 @click.command()
 @click.argument("run")
+@click.option(
+    "--replay",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=0,
+    metavar="[STEP]",
+    help="Take a step again, as it was, and say which module is not finite. Default: the last step that was not.",
+)
 @json_option
 @runs_option
-def why(run: str, as_json: bool, runs: Path) -> None:
+def why(run: str, replay: int | None, as_json: bool, runs: Path) -> None:
     """Say why RUN died, stalled, diverged or is slow, what helps, and the command that goes on.
 
     RUN is a directory or a name. Of a failed run it names the rank that began it, its host and its traceback, not the
@@ -23,6 +32,7 @@ def why(run: str, as_json: bool, runs: Path) -> None:
     \b
     Examples:
       escala why tiny
+      escala why tiny --replay
       escala why runs/quickstart/cells/d_model=64-0f3a --json | jq -r .cause
     """
     from launch.watch.diagnosis import diagnose
@@ -35,6 +45,10 @@ def why(run: str, as_json: bool, runs: Path) -> None:
     if len(found) > 1:
         raise UserError(f"{run!r} means {len(found)} runs: name one of them, such as {found[0]}")
     told = diagnose(found[0])
+    if replay is not None:
+        from launch.run.replay_story import replay as take_again
+
+        told = dataclasses.replace(told, details=[*told.details, *take_again(found[0], replay)])
     if as_json:
         click.echo(without_secrets(json.dumps(told.to_json(), indent=2)))
         return

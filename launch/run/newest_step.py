@@ -1,4 +1,4 @@
-"""The newest step of a run, from the end of metrics.jsonl: a long run has 10^5 lines, and the last few say it."""
+"""The newest rows of a run, from the ends of its files: a long run has 10^5 lines, and the last few say it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def training_rows(run_dir: RunDir) -> Iterator[dict[str, Any]]:
     for row in rows_backwards(run_dir.metrics):
         if row.get("kind") == "train" and isinstance(row.get("step"), int) and "loss" in row:
             yield row
+
+
+def newest_event(run_dir: RunDir, *names: str, having: str = "event") -> dict[str, Any] | None:
+    """Return the newest event of these names that has this key, from the end of events.jsonl; None where there is none.
+
+    Raises `OSError`.
+    """
+    rows = rows_backwards(run_dir.events)
+    return next((row for row in rows if row.get("event") in names and having in row), None)
 
 
 def rows_backwards(path: Path) -> Iterator[dict[str, Any]]:

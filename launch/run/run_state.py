@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from launch.cluster.job import JobState, JobStatus
+from launch.run.newest_step import newest_event
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_DIVERGED, EXIT_FAILED, EXIT_FENCED
-from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
+from trainer.contract.plain_json import DamagedFileError, read_object
 from trainer.contract.run_dir import RunDir, Status
 
 WAITING, DEAD = "waiting", "dead"
@@ -93,14 +94,14 @@ def owner_of(run_dir: RunDir) -> Owner | None:
 
 def failure_of(run_dir: RunDir) -> str:
     """Return why a run failed, from its own record."""
-    found = [row["error"] for row in rows_of(run_dir.events, "event", "error") if row["event"] == "failed"]
-    return str(found[-1]) if found else "unknown"
+    row = newest_event(run_dir, "failed", having="error")
+    return "unknown" if row is None else str(row["error"])
 
 
 def divergence_of(run_dir: RunDir) -> str:
     """Return how a run diverged, from its own record."""
-    found = [row["error"] for row in rows_of(run_dir.events, "event", "error") if row["event"] == "diverged"]
-    return str(found[-1]) if found and found[-1] else "the loss or the gradient was not a number any more"
+    row = newest_event(run_dir, "diverged", having="error")
+    return str((row and row["error"]) or "the loss or the gradient was not a number any more")
 
 
 def loss_of_progress(run_dir: RunDir) -> str:
@@ -108,10 +109,9 @@ def loss_of_progress(run_dir: RunDir) -> str:
 
     From the newest `resumed` or `began_anew` of events.jsonl (see docs/run-directory.md).
     """
-    begun = [row for row in rows_of(run_dir.events, "event") if row["event"] in ("resumed", "began_anew")]
-    if not begun:
+    row = newest_event(run_dir, "resumed", "began_anew")
+    if row is None:
         return ""
-    row = begun[-1]
     passed, lost = row.get("passed_over") or [], row.get("lost_steps") or 0
     if not passed and not lost:
         return ""

@@ -13,6 +13,7 @@ from launch.cluster.registry import record
 from launch.cluster.this_machine import local_gpus
 from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.run.data_preparation import resolve
+from launch.run.progress import show_training
 from launch.run.rank_packages import need_rank_packages
 from launch.run.run_state import DEAD, begin_again, divergence_of, rank_code, state_of, write_down
 from launch.run.submission import claim, follow, refuse_other_run
@@ -23,15 +24,24 @@ from trainer.config.load import load_run
 from trainer.config.run import RunConfig
 from trainer.contract.errors import EndedBadlyError
 from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_PREEMPTED
+from trainer.contract.expected import ExpectedCurve
 from trainer.contract.run_dir import RunDir, Status
 from trainer.data.store.pinned import pinned
+from trainer.plan.length import total_steps
+from trainer.plan.likeness import likeness
 from trainer.plan.plan import make_plan, share_out
 
 
 def train_here(
-    config_path: Path, assignments: tuple[str, ...], runs: Path, *, ranks: int | None, dry_run: bool
+    config_path: Path,
+    assignments: tuple[str, ...],
+    runs: Path,
+    *,
+    ranks: int | None,
+    dry_run: bool,
+    expected: Path | None = None,
 ) -> None:
-    """Train one run to its end, printing what its first rank prints.
+    """Train one run to its end, printing what its first rank prints. `expected`: the curve that it follows.
 
     Raises `UserError` before anything is started, and `EndedBadlyError` with the rank's exit code where it failed.
     """
@@ -42,6 +52,9 @@ def train_here(
     share_out(config, world, gpu=gpus > 0)  # what does not fit is said before data are prepared
     config, manifest = resolve(config)
     run_dir = RunDir(runs / config.name)
+    curve = None if expected is None else ExpectedCurve.load(expected)
+    if curve is not None:
+        curve.refuse_other(likeness(config), total_steps(config))
     if not dry_run:
         refuse_other_run(run_dir, config, gpu=gpus > 0)
         manifest = pinned(run_dir.data, manifest)
@@ -58,11 +71,13 @@ def train_here(
     need_rank_packages()
     claim(run_dir, config, gpu=gpus > 0)
     begin_again(run_dir)
-    status = _run(config, run_dir, world)
+    if curve is not None:
+        curve.save(run_dir.expected)
+    status = _run(config, run_dir, world, plan.steps)
     _tell(status, run_dir, config_path)
 
 
-def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:
+def _run(config: RunConfig, run_dir: RunDir, world: int, steps: int) -> JobStatus:
     with open_driver(LOCAL.model_copy(update={"ranks_per_node": world})) as backend:
         command = ("-m", "trainer.train", "--run-dir", str(run_dir.root))
         spec = JobSpec(config.name, command, run_dir.root, ranks_per_node=world)
@@ -70,8 +85,7 @@ def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:
         (row,) = record(spec, attached.job_id(), cluster=LOCAL.backend, backend=LOCAL.backend)
 
         def show() -> None:
-            for line in backend.logs(job, rank=0, follow=True):
-                print(line.rstrip("\n"), flush=True)
+            show_training(backend.logs(job, rank=0, follow=True), run_dir, steps)
 
         follow(row, show, lambda: backend.cancel(job))
         ended = backend.status([job])[job]

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.run.newest_step import newest_step
 from launch.run.run_state import state_of
+from launch.watch.curve import Curve, Point
 from launch.watch.find_runs import sweep_of
 from trainer.contract.errors import os_error_text
-from trainer.contract.plain_json import DamagedFileError, parse_line, read_object
+from trainer.contract.plain_json import DamagedFileError, read_object
 from trainer.contract.run_dir import RunDir
+from trainer.observe.metrics import COSTS
 
-POINTS = 12  # of a curve
-ROW_BYTES = 4096  # that hold a whole row, wherever one begins to read
+SPARK_POINTS = 24  # of a curve that is drawn in one line
 LIVE = ("running",)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the plan says of a run, as far as it is known."""
+
+    steps: int | None = None
+    tokens_per_step: int | None = None
+    parameters: int | None = None  # distinct ones
+    flops_per_token: float | None = None  # forward and backward
 
 
 @dataclass(frozen=True)
@@ -31,34 +42,55 @@ class RunView:
     reason: str = ""
     step: int | None = None
     steps: int | None = None
+    tokens: int | None = None
     loss: float | None = None
+    off: float | None = None  # standard deviations from the expected curve, where the run has one
     tokens_per_second: float | None = None
     mfu: float | None = None
     seconds_left: float | None = None
     gpu_seconds: float | None = None
+    core_seconds: float | None = None
+    cost: float | None = None
+    energy_joules: float | None = None
     goodput: float | None = None
     silent_seconds: float | None = None  # since the last row, of a run that runs
-    curve: tuple[float, ...] = ()  # losses, evenly spaced over the record
+    points: tuple[Point, ...] = ()  # of its loss, evenly spaced over the record
+    planned: Planned = Planned()
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """The losses of the points."""
+        return tuple(point.loss for point in self.points)
+
+    def to_costs(self) -> dict[str, object]:
+        """Return what the run cost so far, under the keys of its record."""
+        return {key: getattr(self, key) for key in COSTS}
 
     def to_json(self) -> dict[str, object]:
         """Return plain values for scripts."""
-        return asdict(self)
+        values = asdict(self)
+        del values["points"], values["planned"]
+        return {**values, "curve": self.curve}
 
 
 Stamp = tuple[int, ...]
 
 
 class Reader:
-    """Reads runs again and again. What did not change since the last time is not read again."""
+    """Reads runs again and again, those that `find` returns now. What did not change is not read again.
 
-    def __init__(self, runs: Sequence[Path]) -> None:
-        self.runs = tuple(runs)
+    A curve has some `points` points; with `early`, a few more at its beginning, for a logarithmic axis.
+    """
+
+    def __init__(self, find: Callable[[], Sequence[Path]], points: int = SPARK_POINTS, *, early: bool = False) -> None:
+        self._find, self.points, self.early = find, points, early
         self._known: dict[Path, tuple[Stamp, RunView]] = {}
-        self._steps: dict[Path, tuple[Stamp, int | None]] = {}
+        self._curves: dict[Path, Curve] = {}
+        self._plans: dict[Path, tuple[Stamp, Planned]] = {}
 
     def views(self) -> list[RunView]:
-        """Return all runs as they are now."""
-        return [self._view(run) for run in self.runs]
+        """Return all runs as they are now. Raises `UserError` where `find` does."""
+        return [self._view(run) for run in self._find()]
 
     def _view(self, run: Path) -> RunView:
         stamp = _stamp(run / "status", run / "metrics.jsonl", run / "events.jsonl", run / "run.json")
@@ -66,55 +98,65 @@ class Reader:
         if known is not None and known[0] == stamp and known[1].state not in LIVE:
             return known[1]
         try:
-            view = self._read(run, known[1].curve if known is not None and known[0] == stamp else None)
+            view = self._read(run, known[1].points if known is not None and known[0] == stamp else None)
         except OSError as error:  # no reason to hide the others
             view = RunView(run.name, sweep_of(run), str(run), "unknown", os_error_text(error))
         self._known[run] = (stamp, view)
         return view
 
-    def _read(self, run: Path, curve: tuple[float, ...] | None) -> RunView:
+    def _read(self, run: Path, points: tuple[Point, ...] | None) -> RunView:
         run_dir = RunDir(run)
         state, row = state_of(run_dir), newest_step(run_dir) or {}
-        silent = _age(run_dir.metrics) if state.word in LIVE else None
-        number: dict[str, Any] = {key: value for key in _ROW_KEYS if isinstance(value := row.get(key), int | float)}
+        planned = self._planned(run_dir.plan)
+        numbers: dict[str, Any] = {k: value for k in _ROW_KEYS if isinstance(value := row.get(k), int | float)}
         return RunView(
-            run.name, sweep_of(run), str(run), state.word, state.reason, steps=self._planned(run_dir.plan),
-            silent_seconds=silent, curve=sampled_losses(run_dir.metrics) if curve is None else curve, **number,
-        )  # fmt: skip
+            run.name,
+            sweep_of(run),
+            str(run),
+            state.word,
+            state.reason,
+            steps=planned.steps,
+            silent_seconds=_age(run_dir.metrics) if state.word in LIVE else None,
+            points=self._curve(run_dir.metrics).read() if points is None else points,
+            planned=planned,
+            **numbers,
+        )
 
-    def _planned(self, plan: Path) -> int | None:
-        """Return the steps of a plan, which is large and hardly ever changes."""
+    def _curve(self, metrics: Path) -> Curve:
+        if metrics not in self._curves:
+            self._curves[metrics] = Curve(metrics, self.points, early=self.early)
+        return self._curves[metrics]
+
+    def _planned(self, plan: Path) -> Planned:
+        """Return what is in a plan, which is large and hardly ever changes."""
         stamp = _stamp(plan)
-        if plan not in self._steps or self._steps[plan][0] != stamp:
-            try:
-                steps = read_object(plan, "steps")["steps"]
-            except (FileNotFoundError, DamagedFileError):
-                steps = None
-            self._steps[plan] = (stamp, steps if isinstance(steps, int) else None)
-        return self._steps[plan][1]
+        if plan not in self._plans or self._plans[plan][0] != stamp:
+            self._plans[plan] = (stamp, _read_plan(plan))
+        return self._plans[plan][1]
 
 
-_ROW_KEYS = ("step", "loss", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "goodput")
+_ROW_KEYS = (
+    "step", "tokens", "loss", "off", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "core_seconds",
+    "cost", "energy_joules", "goodput",
+)  # fmt: skip
 
 
-def sampled_losses(metrics: Path, points: int = POINTS) -> tuple[float, ...]:
-    """Return losses of training from evenly spaced places of a record, in order, without reading what is between."""
-    found: list[float] = []
+def _read_plan(plan: Path) -> Planned:
     try:
-        file = metrics.open("rb")
-    except OSError:
-        return ()
-    with file:
-        size = file.seek(0, 2)
-        for index in range(points):
-            at = size * index // points
-            file.seek(at)
-            lines = file.read(ROW_BYTES).split(b"\n")
-            rows = (parse_line(line) for line in (lines[1:-1] if at else lines[:-1]))
-            losses = (row.get("loss") for row in rows if row is not None and row.get("kind") == "train")
-            if isinstance(loss := next(losses, None), int | float):
-                found.append(float(loss))
-    return tuple(found)
+        values = read_object(plan)
+    except (FileNotFoundError, DamagedFileError):
+        return Planned()
+    whole = {key: value for key in ("steps", "tokens_per_step") if isinstance(value := values.get(key), int)}
+    return Planned(
+        **whole,
+        parameters=_total(values.get("parameters")),
+        flops_per_token=_total(values.get("flops_per_token")),
+    )
+
+
+def _total(parts: object) -> int | None:
+    found = parts.get("total") if isinstance(parts, dict) else None
+    return found if isinstance(found, int) else None
 
 
 def _stamp(*paths: Path) -> Stamp:

@@ -77,14 +77,14 @@ def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> li
     """Train in one process in plain torch; return (loss, gradient norm before clipping) of each step."""
     from trainer.models.build import build_model
     from trainer.models.common.head import LossTerms
-    from trainer.optim.build import parameter_groups
+    from trainer.optim.groups import parameter_groups
 
     torch.manual_seed(0)
     model = build_model(config.model, config.seed)
     model.loss_terms = LossTerms(config.optim.label_smoothing, config.optim.z_loss)
     lr = float(config.optim.lr)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.optim.weight_decay), lr=lr, betas=config.optim.betas, eps=config.optim.eps
+        parameter_groups(model, config.optim), lr=lr, betas=config.optim.betas, eps=config.optim.eps
     )
     curve = []
     for step in range(steps):

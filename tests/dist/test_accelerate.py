@@ -19,7 +19,7 @@ def train_with_accelerate(zero_stage: int) -> list[float]:
 
     from tests.dist.runs import global_batch, micro_batches
     from trainer.models.build import build_model
-    from trainer.optim.build import parameter_groups
+    from trainer.optim.groups import parameter_groups
     from trainer.engine.deepspeed.spread import without_compiled_collectives
 
     without_compiled_collectives()
@@ -37,7 +37,7 @@ def train_with_accelerate(zero_stage: int) -> list[float]:
     # On a CPU each rank believes to be alone unless the backend is named.
     accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
     model = build_model(config.model, config.seed)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=3e-3, betas=(0.9, 0.95), eps=config.optim.eps)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.optim), lr=3e-3, betas=(0.9, 0.95), eps=config.optim.eps)
     model, optimizer = accelerator.prepare(model, optimizer)
     losses = []
     for step in range(STEPS):

@@ -43,12 +43,12 @@ def micro_batches(step: int, dp_rank: int, dp_size: int, accumulation: int) -> l
 def reference(name: str) -> list[float]:
     """Return the losses of a plain loop on one process, which keeps every lane's state by itself."""
     from trainer.models.build import build_model
-    from trainer.optim.build import parameter_groups
+    from trainer.optim.groups import parameter_groups
 
     config = run_of(name)
     model = build_model(config.model, config.seed)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.optim.weight_decay), lr=float(config.optim.lr), betas=config.optim.betas,
+        parameter_groups(model, config.optim), lr=float(config.optim.lr), betas=config.optim.betas,
         eps=config.optim.eps,
     )  # fmt: skip
     states, curve = [model.carried_state() for _ in range(SEQUENCES)], []

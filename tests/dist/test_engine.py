@@ -207,3 +207,67 @@ def test_evaluation_is_the_same_on_every_rank_and_layout(ranks: RankPool) -> Non
     config = tiny(**training, parallel={"tensor": 2, "sequence": 2, "zero_stage": 3})
     for losses in ranks.run(4, evaluate, config):
         assert torch.allclose(losses, expected, atol=2e-6)
+
+
+def skip_above(config: RunConfig) -> dict[str, Any]:
+    """Take steps whose third is above the limit of the norm and whose fifth above that of the loss."""
+    from trainer.guard.spikes import Limits
+
+    engine = open_engine(config)
+    outcomes, changed = [], []
+    limits = {2: Limits(grad_norm=1e-4), 4: Limits(loss=1e-4)}
+    for step in range(6):
+        before = [f.weight.clone() for f in engine.sharded.fragments()]
+        outcome = engine.train_step(batch_of(engine, step), 1e-3, limits.get(step, Limits()))
+        after = [f.weight for f in engine.sharded.fragments()]
+        changed.append(any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)))
+        outcomes.append((outcome.skipped, outcome.loss, outcome.grad_norm))
+    counters = engine.sharded.counters()
+    engine.close()
+    return {"outcomes": outcomes, "changed": changed, "counters": counters}
+
+
+@pytest.mark.parametrize(("zero_stage", "tensor"), [(0, 2), (1, 2), (2, 1), (3, 2)])
+def test_all_ranks_skip_what_is_above_a_limit(ranks: RankPool, zero_stage: int, tensor: int) -> None:
+    """Neither parameters nor moments move, the norm is told, and the next steps are those of the other layouts."""
+    (alone,) = ranks.run(1, skip_above, tiny())
+    for result in ranks.run(4, skip_above, tiny(parallel={"tensor": tensor, "zero_stage": zero_stage})):
+        assert result["changed"] == [True, True, False, True, False, True]
+        assert [skipped for skipped, _, _ in result["outcomes"]] == [False, False, True, False, True, False]
+        for mine, plain in zip(result["outcomes"], alone["outcomes"], strict=True):
+            assert mine[1:] == pytest.approx(plain[1:], rel=1e-4)
+        assert result["counters"]["step"] == alone["counters"]["step"] == 4
+
+
+def measure(config: RunConfig) -> list[Any]:
+    """Take steps and measure the first and the third; return (gradient norm, measured) and the norms by hand."""
+    from trainer.engine.norms import Norms
+
+    engine = open_engine(config)
+    norms, found = Norms(engine, activations=True), []
+    for step in range(3):
+
+        def take(step: int = step) -> Any:
+            return engine.train_step(batch_of(engine, step), 1e-3)
+
+        if step != 1:
+            outcome, measured = norms.around(take)
+            found.append((outcome.grad_norm, measured))
+        else:
+            take()
+    engine.close()
+    return found
+
+
+@pytest.mark.parametrize("parallel", [{"zero_stage": 1}, {"tensor": 2, "zero_stage": 3}, {"tensor": 2, "zero_stage": 0}])
+def test_norms_by_kind_are_those_of_the_whole(ranks: RankPool, parallel: dict[str, Any]) -> None:
+    """Their squares sum to the engine's norm, and any layout gives those of one process."""
+    (alone,) = ranks.run(1, measure, tiny())
+    for grad_norm, measured in alone:
+        squares = sum(norm**2 for norm in measured["grad_norms"].values())
+        assert math.sqrt(squares) == pytest.approx(grad_norm, rel=1e-4) and grad_norm > 0.5, "it was clipped"
+        assert set(measured["param_norms"]) == set(measured["update_norms"]) == set(measured["grad_norms"])
+        assert set(measured["activation_rms"]) == {"0", "1"}
+    for (_, mine), (_, plain) in zip(ranks.run(4, measure, tiny(parallel=parallel))[3], alone, strict=True):
+        for what in ("grad_norms", "param_norms", "update_norms"):
+            assert mine[what] == pytest.approx(plain[what], rel=2e-3), what

@@ -15,6 +15,8 @@ import yaml
 from tests.conftest import ROOT
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir
+from trainer.observe.samples import Samples
+from trainer.observe.wandb_run import values_of
 
 pytestmark = pytest.mark.e2e
 
@@ -133,3 +135,16 @@ def test_runs_of_earlier_versions_take_that_of_their_set(run: RunDir, tmp_path: 
 def test_what_cannot_be_used_is_refused(run: RunDir, words: list[str | bytes], message: str) -> None:
     done = escala(run.root, "sample", ".", *words)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_continues_fixed_prompts(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `escala sample` says greedily, written to samples.jsonl for W&B."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    samples = Samples(run, ["line 1", "a text"])
+    samples.after([{"event": "saved", "step": 4}])
+    rows = samples.rows(wait=True)
+    said = escala(run.root, "sample", ".", "--prompt", "line 1", "--prompt", "a text", "--decoder", "greedy", "--json")
+    assert [row["text"] for row in rows] == [json.loads(line)["texts"][0] for line in said.stdout.splitlines()]
+    assert [(row["step"], row["prompt"]) for row in rows] == [(4, "line 1"), (4, "a text")]
+    assert rows == list(rows_of(run.root / "samples.jsonl")) and samples.rows(wait=True) == []
+    assert values_of(rows[0], 6.0) == {"sample/0/text": rows[0]["text"], "step": 4}

@@ -11,13 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launch.watch.rank_positions import waited_for
+from launch.watch.traces import main_stack
 from trainer.contract.attempts import MOST_STARTS, Claim, attempts, claim_attempt
 from trainer.contract.exit_codes import EXIT_FAILED, EXIT_PREEMPTED, EXIT_STANDSTILL
+from trainer.contract.run_dir import RunDir
 from trainer.node.arguments import Node
 from trainer.node.first_failure import recorded_failure
 from trainer.node.watch import Watch
 
-LATE = Path(__file__).with_name("programs") / "late.py"
+LATE, PLANTED = (Path(__file__).with_name("programs") / name for name in ("late.py", "planted.py"))
 
 
 def test_a_signal_to_every_process_reaches_ranks_that_were_not_ready(tmp_path: Path) -> None:
@@ -79,6 +82,28 @@ def test_a_signal_after_the_ranks_have_ended_does_not_undo_their_end(tmp_path: P
 def agent(run_dir: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainer.node.agent", "--run-dir", str(run_dir), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_rank_that_its_peers_waited_for_is_named_with_its_stack(tmp_path: Path) -> None:
+    """SIGUSR2 to every process ends none, and every rank says where it is; so does one that a failed peer leaves."""
+    words = ["--ranks", "2", "--rendezvous", "127.0.0.1:0", "--grace", "2", "--", str(PLANTED), "timeout", "0", "x"]
+    node = agent(tmp_path, *words)
+    logs, asked = tmp_path / "logs" / "1", False
+    deadline = time.monotonic() + 120
+    while node.poll() is None and time.monotonic() < deadline:
+        ready = [log for log in logs.glob("rank_*.log") if "ready" in log.read_text()]
+        if len(ready) == 2 and not asked:
+            asked = True
+            for process in (psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)):
+                process.send_signal(signal.SIGUSR2)
+        time.sleep(0.05)
+    said, _ = node.communicate(timeout=60)
+    assert node.returncode == EXIT_FAILED and "rank 1" in said and "Timed out" in said, said
+    assert all((logs / f"stacks_{rank}.txt").read_text().count("Current thread") for rank in (0, 1))
+    stack = main_stack(logs / "stacks_0.txt")
+    assert stack and "planted.py" in stack[0] and stack[0].endswith(" in fail"), stack
+    found = waited_for(RunDir(tmp_path))
+    assert found.rank == 0 and found.stack == stack and "rank 0 stood still" in found.helps, found
 
 
 def test_the_third_start_that_saves_nothing_newer_is_the_last(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 import traceback
@@ -212,7 +213,9 @@ def test_a_start_that_is_interrupted_leaves_no_driver_behind(tmp_path: Path) -> 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 def test_another_user_sees_a_job_and_is_told_whose_it_is(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    for directory in (tmp_path, *tmp_path.parents[:2]):
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory == Path(tempfile.gettempdir()):  # open to all
+            break
         directory.chmod(0o755)
     job = detach(driver_of(run_dir), run_dir)
     row, me = registry.read(run_dir), getpass.getuser()

@@ -14,6 +14,7 @@ from launch.cluster.registry import Submitted
 from launch.commands.jobs import jobs
 from launch.run import newest_step
 from launch.run.newest_step import rows_backwards, training_rows
+from launch.run.run_state import divergence_of, failure_of, loss_of_progress
 from trainer.contract.plain_json import read_lines
 from trainer.contract.run_dir import RunDir
 
@@ -26,7 +27,7 @@ LINES = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     lines=LINES, end=st.sampled_from([b"", b"\n", b'\n{"step": 7, "lo', b"\n" + b"\x00" * 50]), block=st.integers(1, 40)
 )
@@ -62,3 +63,18 @@ def test_what_cannot_be_read_hides_no_run(tmp_path: Path) -> None:
     assert newest_step.newest_step(RunDir(tmp_path / "none")) is None
     (tmp_path / "metrics.jsonl").mkdir()
     assert newest_step.newest_step(RunDir(tmp_path)) is None
+
+
+def test_why_a_run_ended_is_read_from_the_end_of_its_events(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    with run_dir.events.open("wb") as file:
+        file.truncate(2**36)
+        file.seek(0, 2)
+        file.write(b"\n")
+    for event, more in (
+        ("failed", {"error": "old"}), ("resumed", {"step": 7, "lost_steps": 3}), ("failed", {"error": "new"}),
+        ("diverged", {"error": "not a number"}), ("diverged", {"no": "reason"}), ("saved", {}),
+    ):  # fmt: skip
+        run_dir.record_event(event, **more)
+    assert (failure_of(run_dir), divergence_of(run_dir)) == ("new", "not a number")
+    assert loss_of_progress(run_dir) == "went on from step 7: 3 steps are trained again"

@@ -22,7 +22,7 @@ from launch.sweep.execute.underway import Place, Underway
 from launch.sweep.ledger import ledger
 from tests.launch.test_sweep_cells import RUN
 from trainer.contract.exit_codes import EXIT_PREEMPTED
-from trainer.contract.run_dir import RunDir, Status, write_atomically
+from trainer.contract.run_dir import RunDir, Status, append_json, write_atomically
 from trainer.plan.plan import make_plan
 
 EVALUATION = {
@@ -160,11 +160,17 @@ def test_a_failed_cell_keeps_its_reason_and_waits_to_be_asked_for(tmp_path: Path
     broken = cells()[1].id
 
     def outcome(spec: JobSpec, starts: int) -> JobStatus:
-        return JobStatus(JobState.FAILED, 1, reason="rank 1: no memory") if spec.name == broken else finish(spec)
+        if spec.name != broken:
+            return finish(spec)
+        row = {"kind": "train", "step": 2, "loss": 7.5, "core_seconds": 11.0}
+        append_json(RunDir(spec.run_dir).metrics, row)
+        return JobStatus(JobState.FAILED, 1, reason="rank 1: no memory")
 
     sweep, _ = run(tmp_path, outcome)
     assert sweep.stands.failed == (broken,)
     assert sweep.why(broken) == "rank 1: no memory"
+    row = ledger.latest(sweep.ledger)[broken]
+    assert (row["train_loss"], row["core_seconds"], row["cost"]) == (7.5, 11.0, None), "what is lost was paid for"
     again, backend = run(tmp_path, outcome)
     assert backend.submitted == []
     assert again.stands.failed == (broken,) and again.why(broken) == "rank 1: no memory"
@@ -176,11 +182,13 @@ def test_a_failed_cell_keeps_its_reason_and_waits_to_be_asked_for(tmp_path: Path
 def test_a_diverged_cell_is_a_row_and_waits_to_be_asked_for(tmp_path: Path):
     broken = cells()[1].id
     lost = {"train_loss": 6.5, "step": 3, "tokenizer_hash": "t", "data_hash": "d", "unique_tokens": 99}
+    lost |= {"gpu_seconds": 12.5, "cost": 0.25, "energy_joules": None}
 
     def outcome(spec: JobSpec, starts: int) -> JobStatus:
         if spec.name != broken:
             return finish(spec)
         run_dir = RunDir(spec.run_dir)
+        append_json(run_dir.metrics, {"kind": "train", "step": 3, "loss": 6.5, "gpu_seconds": 11.0, "cost": 0.2})
         run_dir.record_event("diverged", error="loss nan after step 3", **lost)
         run_dir.write_status(Status.DIVERGED)
         return JobStatus(JobState.FAILED, 76)

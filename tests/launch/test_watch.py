@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -18,10 +19,14 @@ from rich.cells import cell_len
 from launch.cli import escala
 from launch.show.console import PlainConsole
 from launch.watch import run_view
+from launch.watch.curve import Curve
 from launch.watch.find_runs import find_runs
-from launch.watch.live import answer
-from launch.watch.run_table import SORTS, STATES, Selection, headline, run_table, sparkline
-from launch.watch.run_view import Reader, RunView, sampled_losses
+from launch.watch.keys import keys_of
+from launch.watch.live import Screen, answer, page
+from launch.watch.plot import plot
+from launch.watch.run_table import headline, run_table, short, sparkline
+from launch.watch.run_view import Reader, RunView
+from launch.watch.selection import SORTS, STATES, Selection
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status, append_json
 
@@ -70,7 +75,7 @@ def test_all_runs_are_shown_those_with_trouble_first(root: Path) -> None:
 
 @pytest.mark.parametrize("width", [80, 132])
 def test_the_table_fits(root: Path, width: int, capsys: pytest.CaptureFixture[str]) -> None:
-    views = Reader(find_runs(root)).views()
+    views = Reader(lambda: find_runs(root)).views()
     PlainConsole(width=width).print(run_table(Selection().of(views), width))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and all(cell_len(line.rstrip()) <= width for line in lines)
@@ -79,7 +84,7 @@ def test_the_table_fits(root: Path, width: int, capsys: pytest.CaptureFixture[st
 
 
 def test_the_headline_counts_states_and_cost(root: Path) -> None:
-    views = Reader(find_runs(root)).views()
+    views = Reader(lambda: find_runs(root)).views()
     assert headline(views, 5, Selection()) == (
         "5 runs: 1 failed, 2 running, 1 waiting, 1 done; 2.2 GPU-hours; by state"
     )
@@ -94,23 +99,27 @@ def test_a_name_that_means_nothing_is_refused_with_the_nearest(root: Path) -> No
 
 def test_a_curve_is_sampled_over_the_whole_record_and_little_of_it_is_read(tmp_path: Path) -> None:
     run_dir = plant(tmp_path, "long", Status.DONE, 20_000)
-    losses = sampled_losses(run_dir.metrics, 10)
-    assert losses[0] == pytest.approx(8.99) and losses == tuple(sorted(losses, reverse=True))
-    assert losses[-1] == pytest.approx(9.0 - 0.01 * 18_000, abs=5)
+    points = Curve(run_dir.metrics, 20).read()
+    steps = [point.step for point in points]
+    assert steps[0] == 1 and steps[-1] == 20_000 and 10 <= len(steps) <= 21
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
+    assert max(gaps) < 2_000 and all(p.loss == pytest.approx(9.0 - p.step * 0.01) for p in points)
+    early = [point.step for point in Curve(run_dir.metrics, 20, early=True).read()]
+    assert set(steps) < set(early) and sum(step < steps[1] for step in early) >= 6, "for a logarithmic axis"
     before = Path("/proc/self/io").read_text() if Path("/proc/self/io").exists() else ""
-    Reader([run_dir.root]).views()
+    Reader(lambda: [run_dir.root]).views()
     if before:
         read = [int(text.split("rchar: ")[1].split()[0]) for text in (before, Path("/proc/self/io").read_text())]
         assert read[1] - read[0] < run_dir.metrics.stat().st_size / 5
 
 
 def test_what_did_not_change_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Reader(find_runs(root))
+    reader = Reader(lambda: find_runs(root))
     first = reader.views()
     read: list[str] = []
     whole = run_view.newest_step
     monkeypatch.setattr(run_view, "newest_step", lambda run: read.append(run.root.name) or whole(run))
-    monkeypatch.setattr(run_view, "sampled_losses", lambda path: pytest.fail("a curve that did not grow"))
+    monkeypatch.setattr(Curve, "read", lambda curve: pytest.fail("a curve that did not grow"))
     assert [v.name for v in reader.views()] == [v.name for v in first] and sorted(read) == ["fast", "slow"]
 
 
@@ -123,18 +132,100 @@ def test_damaged_files_hide_no_run(root: Path, content: bytes) -> None:
     assert len(told(root)) == 5
 
 
-def test_keys_sort_filter_and_scroll(root: Path) -> None:
-    views = Reader(find_runs(root)).views()
-    selection = Selection()
-    assert answer("s", selection, views, 10).sort == list(SORTS)[1]
-    states = []
-    for _ in range(5):
-        selection = answer("f", selection, views, 10)
-        states.append(selection.state)
-    assert states == ["failed", "running", "waiting", "done", None]
-    assert answer(" ", selection, views, 3).first == 3 and answer("b", selection, views, 3).first == 0
-    assert answer("j", Selection(first=4), views, 3).first == 4, "the last run stays in sight"
-    assert answer("x", selection, views, 3) == selection
+def test_of_a_record_that_grew_only_new_places_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = plant(tmp_path, "long", Status.RUNNING, 5_000)
+    curve = Curve(run_dir.metrics, 50)
+    before = curve.read()
+    read: list[int] = []
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, place: read.append(place) or whole(file, size, place))
+    append_json(run_dir.metrics, {"kind": "train", "step": 5_001, "loss": 1.0})
+    assert curve.read()[:-1] == before[:-1] and len(read) <= 3
+    run_dir.metrics.unlink()  # a resumed run replaces it
+    append_json(run_dir.metrics, {"kind": "train", "step": 1, "loss": 2.0}, {"kind": "train", "step": 2, "loss": None})
+    assert curve.read() == ((1, None, 2.0),)
+
+
+def test_runs_that_begin_later_are_found(root: Path) -> None:
+    reader = Reader(lambda: find_runs(root))
+    assert len(reader.views()) == 5
+    plant(root, "s/cells/later", None)
+    assert len(reader.views()) == 6
+
+
+def test_keys_sort_filter_find_and_move(root: Path) -> None:
+    views = Reader(lambda: find_runs(root)).views()
+
+    def after(*keys: str, screen: Screen = Screen()) -> Screen:
+        for key in keys:
+            screen = answer(key, screen, views, 2)
+        return screen
+
+    def at(screen: Screen) -> str:
+        shown = screen.selection.of(views)
+        return shown[screen.selection.index(shown)].name
+
+    assert after("s").selection.sort == list(SORTS)[1]
+    assert [after(*"f" * n).selection.state for n in range(1, 6)] == ["failed", "running", "waiting", "done", None]
+    assert [at(after(*keys)) for keys in ("", "j", " ", " b", "jjjjjjjj", "k")] == [
+        "alone", "fast", "slow", "alone", "done", "alone",
+    ]  # fmt: skip
+    assert at(after("j", "s", "s")) == "fast", "sorting does not move what is pointed at"
+    found = after("/", *"fxas", "erase", "erase", "erase", "a", "s", "enter")
+    assert (found.selection.text, found.typing) == ("fas", False) and at(found) == "fast"
+    assert after("back", screen=found).selection.text == ""
+    assert after("x") == Screen() and after("q").left
+    inside = after("j", "enter")
+    assert inside.inside and not after("q", screen=inside).inside and at(after("j", screen=inside)) == "slow"
+    assert after("x", screen=inside).look.log_x
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (132, 50), (80, 10)])
+def test_inside_a_run_are_its_curve_events_and_the_log_of_each_rank(
+    root: Path, width: int, height: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = RunDir(root / "s" / "cells" / "fast")
+    run_dir.record_event("saved", step=50, checkpoint="step_50")
+    run_dir.logs(2).mkdir(parents=True)
+    for rank in (0, 1, 10):
+        (run_dir.logs(2) / f"rank_{rank}.log").write_text("old\n" * 99 + f"[red]line of {rank}\x1b[2J\n")
+    views = Reader(lambda: find_runs(root)).views()
+
+    def shown(*keys: str) -> list[str]:
+        screen = Screen()
+        for key in ("j", "enter", *keys):
+            screen = answer(key, screen, views, height)
+        PlainConsole(width=width, height=height).print(page(views, screen, width, height))
+        return capsys.readouterr().out.splitlines()
+
+    lines = shown()
+    text = "\n".join(lines)
+    assert len(lines) <= height and all(cell_len(line) <= width for line in lines)
+    assert "s/fast  running" in lines[0] and "60/100 60%" in text and "saved  step 50  checkpoint step_50" in text
+    if height > 10:
+        assert "[red]line of 0" in text and "\x1b" not in text and "rank 0 of 3" in text
+        assert "line of 10" in "\n".join(shown("r", "r")) and "line of 0" in "\n".join(shown("r", "r", "r"))
+        assert any(letter > "\u2800" and letter < "\u2900" for letter in text), "a curve"
+
+
+def test_a_curve_in_characters_goes_through_its_points() -> None:
+    lines = plot([(1, 4.0), (2, 3.0), (3, 2.0)], 40, 9)
+    assert lines[0].startswith("       4┤\u2801") or lines[0].startswith("       4┤⠑"), "from the upper left"
+    assert lines[-2].startswith("       2┤") and lines[-2].rstrip("\u2800")[-1] in "⡀⢄⠤⣀⢀⠢⡠⠑⢆"
+    assert lines[-1].split() == ["└1", "step", "3"] and {len(line) for line in lines[:-1]} == {39 + 1}
+    assert plot([(1, 4.0)], 40, 9) == plot([], 40, 9) == ["no curve yet"]
+    assert "(log)" in plot([(0, 9.0), (10, 4.0), (1000, 2.0)], 40, 5, log_x=True)[-1]
+
+
+def test_keys_of_a_terminal_have_names() -> None:
+    assert keys_of("j\x1b[A\x1b[6~\r\x7f\x1b") == ["j", "up", "page down", "enter", "erase", "back"]
+    assert keys_of("\x1b[15~é") == ["é"], "F5 means nothing"
+
+
+def test_names_of_cells_are_cut_last() -> None:
+    assert short("mixer=lstm-size=100k-seed=1-cc10", 18) == "lstm-100k-1-cc10"
+    assert short("mixer=lstm-size=100k-seed=1-cc10", 40) == "mixer=lstm-size=100k-seed=1-cc10"
+    assert short("a" * 50, 10) == "a" * 9 + "…"
 
 
 def test_the_command_offers_what_the_table_knows() -> None:
@@ -147,8 +238,21 @@ def test_a_sparkline_is_as_high_as_its_values() -> None:
     assert sparkline((3.0, 2.0, 1.0)) == "█▅▁" and sparkline((1.0, 1.0)) == "▁▁" and sparkline(()) == ""
 
 
+def test_the_distance_from_the_expected_curve_has_a_column_where_runs_have_one(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(root, "s/cells/far", Status.RUNNING, 3, off=-4.25)
+    views = Reader(lambda: find_runs(root)).views()
+    PlainConsole(width=80).print(run_table(Selection("off").of(views), 80))
+    lines = capsys.readouterr().out.splitlines()
+    assert "off" in lines[0] and lines[1].startswith("far ") and "-4.2σ" in lines[1]
+    assert all(cell_len(line) <= 80 for line in lines)
+
+
 def test_every_sort_puts_runs_without_the_value_last() -> None:
-    bare, full = RunView("a", "", "a", "done"), RunView("b", "", "b", "done", "", 1, 2, 3.0, 4.0, 0.5, 6.0, 7.0)
+    bare = RunView("a", "", "a", "done")
+    numbers = {"step": 1, "loss": 3.0, "off": 1.0, "tokens_per_second": 4.0, "mfu": 0.5, "seconds_left": 6.0}
+    full = RunView("b", "", "b", "done", "", **numbers, gpu_seconds=7.0)
     for name in set(SORTS) - {"name", "state"}:
         assert Selection(name).of([bare, full]) == [full, bare], name
 
@@ -164,7 +268,7 @@ def test_in_a_terminal_it_is_live_until_q(root: Path) -> None:
             if select.select([master], [], [], 0.1)[0]:  # a full terminal would hold it up
                 shown += os.read(master, 65536)
             if b"alone" in shown and not pressed:
-                pressed = os.write(master, b"sq") == 2
+                pressed = os.write(master, b"s\x1b[B\rqq") == 7
     except OSError:  # it has closed the terminal
         pass
     finally:

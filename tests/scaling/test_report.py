@@ -42,7 +42,10 @@ def surface_rows(noise: float = 0.002) -> list[dict]:
 
 def test_a_surface_is_reported_with_everything_that_belongs_to_it(tmp_path) -> None:
     ledger, saved, book = tmp_path / "ledger.jsonl", tmp_path / "fit.json", tmp_path / "forecasts.jsonl"
-    ledger.write_text("".join(json.dumps(r) + "\n" for r in surface_rows()))
+    rows = surface_rows()
+    rows[0] |= {"gpu_seconds": 7200.0, "cost": 5.0}
+    lost = {**rows[1], "cell": "lost", "status": "failed", "loss": None, "gpu_seconds": 3600.0, "cost": 2.5}
+    ledger.write_text("".join(json.dumps(r) + "\n" for r in [*rows, lost]))
     run = CliRunner()
     run.invoke(fit, [str(ledger), "--bootstrap", "50", "--out", str(saved)], catch_exceptions=False)
     run.invoke(
@@ -56,6 +59,8 @@ def test_a_surface_is_reported_with_everything_that_belongs_to_it(tmp_path) -> N
     )
     paths = json.loads(result.stdout)
     text = (out / "report.md").read_text()
+    assert "| 3 GPU-hours, price 7.50; restarts and runs that ended badly are included |" in text
+    assert re.search(r"^\| c0-0-.* \| 2 GPU-hours, price 5.00 \|$", text, flags=re.M)
     for title in ("The law", "Allocation", "Hold-out", "Certificate", "Residuals", "Approaches", "Counting",
                   "Loss by position", "Forecasts", "Runs", "Reproducibility", "How to ask this again"):  # fmt: skip
         assert f"## {title}" in text

@@ -64,13 +64,16 @@ OTHER: dict[str, Any] = {
     "checkpoint.keep_every": "3 steps", "checkpoint.keep_at": [3], "checkpoint.asynchronous": False,
     "evaluation.every": "3 steps", "evaluation.tokens": 999, "evaluation.position_buckets": 3,
     "tracking.log_every": "3 steps", "tracking.wandb": "disabled", "tracking.project": "p", "tracking.group": "g",
-    "tracking.tags": ["t"],
+    "tracking.tags": ["t"], "tracking.tensorboard": True, "tracking.norms_every": "3 steps",
+    "tracking.prompts": ["Once"], "tracking.profile_steps": ["3:5"],
     "guard.non_finite": "skip", "guard.max_skips": 3, "guard.watchdog_seconds": 9.0,
+    "guard.spike": "skip", "guard.sigma": 9.0, "guard.window": 50, "guard.patience": 1, "guard.margin": 0,
+    "guard.max_rollbacks": 1,
 }  # fmt: skip
 # Fields with no value of their own to change to: their tests are below, by these names.
 ELSEWHERE = {
     "steps", "model.family", "model.size", "model.mixer", "checkpoint.load", "checkpoint.source", "data.sources.0.name",
-    "data.tokenizer.path", "data.tokenizer.eos", "data.order", "model.carry", "model.memory",
+    "data.tokenizer.path", "data.tokenizer.eos", "data.order", "model.carry", "model.memory", "tracking.activations",
 }  # fmt: skip
 
 
@@ -220,6 +223,11 @@ def test_other_sources_and_tokenizers_are_other_runs() -> None:
                   {"kind": "huggingface", "path": "t.json", "eos": "</s>"}]  # fmt: skip
     configs = [run(data={"sources": [SOURCE], "tokenizer": tokenizer}) for tokenizer in tokenizers]
     assert len({name_of(config) for config in [named, run(), *configs]}) == 5
+
+
+def test_what_is_measured_is_no_part_of_a_run() -> None:
+    measured = run('tracking.norms_every="3 steps"', "tracking.activations=true")
+    assert name_of(measured) == name_of(run())
 
 
 def warm(source: Path) -> RunConfig:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from trainer.contract.errors import UserError
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir, Status
 from trainer.observe.console import console_line
+from trainer.observe.costs import Costs
 from trainer.observe.metrics import METRICS
 from trainer.observe.observers import Observers
 from trainer.observe.record import Record
+from trainer.observe.tensorboard import TensorBoard, check_installed
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import resolve_mode
@@ -89,6 +92,8 @@ def test_the_status_is_one_word(tmp_path: Path):
 def test_console_lines_show_what_is_there():
     line = console_line({"kind": "train", "step": 3, "loss": 2.5, "lr": 1e-3, "tokens_per_second": None})
     assert line.split() == ["train", "step", "3", "loss", "2.5000", "lr", "1.00e-03"]
+    later = console_line({"kind": "train", "step": 30_000, "loss": 12.5, "lr": 1e-3, "tokens_per_second": None})
+    assert len(later) == len(line) and later.index("lr") == line.index("lr")
 
 
 def test_the_documented_metrics_are_those_that_are_declared():
@@ -113,6 +118,28 @@ def test_throughput_leaves_out_what_is_not_training():
     with meter.step():
         pass
     assert (meter.report()["tokens_per_second"], meter.overall) == (100.0, 60.0)
+
+
+def test_tensorboard_is_refused_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr("trainer.observe.tensorboard.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the package tensorboard is not installed"):
+        check_installed()
+
+
+def test_tensorboard_has_each_step_once_after_restarts(tmp_path: Path):
+    """Read back by TensorBoard itself."""
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run_dir = RunDir(tmp_path)
+    run_dir.plan.write_text('{"flops_per_token": {"total": 6}}')
+    for attempt, steps in enumerate([range(1, 6), range(4, 9)]):  # the second one went back
+        board = TensorBoard(run_dir)
+        for step in steps:
+            board.row({"kind": "train", "step": step, "tokens": step, "loss": 10.0 * attempt + step})
+        board.row({"kind": "train", "step": 8, "loss": float("nan")})
+        board.finish(0)
+    found = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = [(scalar.step, scalar.value) for scalar in found.Scalars("train/loss")]
+    assert losses == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 14.0), (5, 15.0), (6, 16.0), (7, 17.0), (8, 18.0)]
 
 
 @pytest.mark.parametrize(
@@ -151,23 +178,34 @@ def test_the_account_of_the_wall_time_goes_on_over_attempts_and_names_what_a_res
         with wall.part(part):
             now[0] += seconds
 
-    first = WallTime(2, [], 0, started=90.0, clock=lambda: now[0])
+    joules = [0.0]
+    costs = Costs("gpu_seconds", 2, 3.6, lambda: joules[0])
+    first = WallTime(costs, [], 0, started=90.0, clock=lambda: now[0])
     rows = []
     for step in (1, 2, 3):
         spend(first, "train_seconds", 10.0)
+        joules[0] += 700.0
         rows.append({"kind": "train", "step": step, **first.row(waited=float(step))})
         spend(first, "save_seconds", 5.0)
     assert rows[-1] == {
-        "kind": "train", "step": 3, "wall_seconds": 50.0, "gpu_seconds": 100.0, "train_seconds": 27.0,
+        "kind": "train", "step": 3, "wall_seconds": 50.0, "gpu_seconds": 100.0, "cost": 0.1,
+        "energy_joules": 2100.0, "train_seconds": 27.0,
         "start_seconds": 10.0, "wait_seconds": 3.0, "save_seconds": 10.0, "evaluation_seconds": 0.0,
         "lost_seconds": 0.0, "goodput": 0.54,
     }  # fmt: skip
     now[0] = 1000.0  # nobody holds the machine between attempts
-    second = WallTime(4, rows, 1, started=1000.0, clock=lambda: now[0])
+    second = WallTime(Costs("gpu_seconds", 4, 36.0), rows, 1, started=1000.0, clock=lambda: now[0])
     spend(second, "train_seconds", 10.0)
     total = second.row(waited=0.0)
     assert (total["lost_seconds"], total["train_seconds"], total["wall_seconds"]) == (18.0, 19.0, 60.0)
-    assert total["gpu_seconds"] == 100.0 + 40.0
+    assert total["gpu_seconds"] == 100.0 + 40.0, "what is lost was paid for"
+    assert total["cost"] == 0.1 + 0.4, "each attempt at its own price"
+    assert total["energy_joules"] == 2100.0, "kept where the machine tells no more"
+    now[0] = 2000.0
+    third = WallTime(Costs("gpu_seconds", 2), rows, 3, started=2000.0, held=80.0, clock=lambda: now[0])
+    late = third.row(waited=0.0)
+    assert (late["wall_seconds"], late["gpu_seconds"], late["lost_seconds"]) == (80.0, 160.0, 0.0), "after the last row"
+    assert "cost" not in WallTime(Costs("core_seconds", 4), [], 0, started=0.0).row(0.0)
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,24 @@ def test_the_tail_of_a_file_that_is_replaced_begins_again(tmp_path: Path) -> Non
     assert tail.rows() == []
     Record(run_dir).rewind(1)
     assert [r["step"] for r in tail.rows()] == [1]
+
+
+def test_rows_after_a_rollback_are_rows_of_their_own(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    append_json(run_dir.metrics, *(row(step) for step in range(1, 5)))
+    ledger, tail = Ledger(run_dir), Tail(run_dir.metrics)
+    ledger.resume(0, tail.rows())
+    Record(run_dir).rewind(2)
+    append_json(run_dir.metrics, *({**row(step), "rollbacks": 1} for step in range(3, 6)))
+    assert [(number, new["step"]) for number, new in ledger.add(tail.rows())] == [(4, 3), (5, 4), (6, 5)]
+    assert Ledger(run_dir).resume(7, Tail(run_dir.metrics).rows()) == [], "a restarted sender knows them"
+
+
+def test_each_event_is_told_once_by_whoever_sends(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    events = [{"event": str(number)} for number in range(5)]
+    first = Ledger(run_dir)
+    assert first.new_events(events[:2]) == events[:2] and first.new_events(events[2:3]) == events[2:3]
+    second = Ledger(run_dir)
+    second.resume(0, [])
+    assert second.new_events(events[:4]) == events[3:4] and second.new_events(events[4:]) == events[4:]

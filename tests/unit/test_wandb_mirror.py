@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,14 @@ import yaml
 from click.testing import CliRunner
 
 from launch.cli import escala
+from tests.scaling.runs import ladder_rows
 from tests.wandb_server import WandbServer
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import read_lines
-from trainer.contract.run_dir import RunDir, Status
+from trainer.contract.run_dir import RunDir, Status, append_json
 from trainer.observe.record import Record
 from trainer.observe.wandb_mirror import WandbMirror
+from trainer.observe.wandb_stop import Stop
 
 SECRET = "planted-secret-8d1f0c"
 RUN = "abc123"
@@ -106,7 +109,7 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     train(run_dir, 7, 12)  # restarted from a checkpoint
     run_dir.write_status(Status.DONE)
     run_dir.result.write_text(
-        json.dumps({"evaluations": [{"eval_set": "validation", "loss": 0.0}], "gpu_seconds": 3600})
+        json.dumps({"evaluations": [{"eval_set": "validation", "loss": 0.0}], "gpu_seconds": 3600, "cost": 3.0})
     )
     assert "sent 4 rows" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
@@ -114,6 +117,7 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     assert (run["group"], run["jobType"], run["tags"], run["exitcode"]) == ("ladder", "cell", ["a"], 0)
     assert run["config"]["plan"]["value"]["flops"] == 600.0
     assert run["summary"]["final/validation/perplexity"] == 1.0 and run["summary"]["final/gpu_hours"] == 1.0
+    assert run["summary"]["final/cost"] == 3.0
     assert server.history(RUN)[-1]["flops"] == 12 * 10 * 6, "an axis on which sizes overlay"
     assert (
         not [p for p in server.payloads if SECRET.encode() in p]
@@ -140,6 +144,107 @@ def test_a_live_run_is_followed_through_a_restart_and_a_kill_of_its_sender(
     ended(second)
     assert mirrored(server) == expected(run_dir)
     assert "sent 0 rows" in sync(run_dir)
+
+
+def test_what_a_person_must_know_is_an_alert(
+    server: WandbServer, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sender: alerts of this and of an earlier attempt, the load of the machine, artifacts at the end."""
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.5")
+    for place in (run_dir.tokenizer, run_dir.checkpoints / "step_000000004"):
+        place.mkdir(parents=True)
+        (place / "content.bin").write_bytes(b"not for W&B")
+    run_dir.record_event("failed", error=f"no room in {SECRET}")
+    mirror = WandbMirror(run_dir)
+    train(run_dir, 1, 4)
+    until(lambda: len(server.alerts) == 1)
+    numbers = {"signal": "loss", "value": 9.0, "median": 3.0, "limit": 3.2, "deviations": 20.0}
+    run_dir.record_event("spike", step=4, **numbers, in_a_row=1, action="continue")
+    run_dir.record_event("saved", step=4)
+    until(lambda: len(server.alerts) == 2 and bool(server.runs[RUN]["events"]))
+    run_dir.record_event("done", step=4)
+    mirror.finish(0)
+    run_dir.write_status(Status.DONE)  # a run says so last
+    ended(mirror)
+    assert [(alert["title"], alert["severity"]) for alert in server.alerts] == [
+        ("failed", "ERROR"), ("spike", "WARN"), ("finished", "INFO"),
+    ]  # fmt: skip
+    assert "9 is 20.0 standard deviations above the median 3" in server.alerts[1]["text"]
+    assert server.runs[RUN]["exitcode"] == 0 and mirrored(server) == expected(run_dir)
+    assert any("system.cpu" in key for row in server.runs[RUN]["events"] for key in row)
+    assert [one["artifactTypeName"] for one in server.artifacts] == ["tokenizer", "checkpoint"]
+    manifests = b"".join(server.uploads.values()).decode()
+    assert (run_dir.checkpoints / "step_000000004").as_uri() in manifests
+    assert not [p for p in server.payloads if SECRET.encode() in p or b"not for W&B" in p]
+
+
+def test_the_load_of_another_node_is_a_run_of_its_own(
+    server: WandbServer, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.5")
+    mirror = WandbMirror(run_dir, node="node2")
+    name = f"{RUN}-node2"
+    until(lambda: name in server.runs and bool(server.runs[name]["events"]))
+    mirror.finish(0)
+    ended(mirror)
+    run = server.runs[name]
+    assert (run["group"], run["jobType"], run["history"], run["exitcode"]) == ("ladder", "node", [], 0)
+    assert RUN not in server.runs
+
+
+def test_a_tag_in_wandb_stops_the_run_once(
+    server: WandbServer, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.run(RUN)["tags"] = ["a"]
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr("trainer.observe.wandb_stop.os.kill", lambda *call: killed.append(call))
+    stop = Stop(run_dir, os.getppid(), every=0.2)
+    stop.watch(f"local/p/{RUN}")
+    until(lambda: server.requests.count("Run") > 1)
+    assert not killed
+    server.runs[RUN]["tags"] = ["a", "stop"]
+    until(lambda: bool(killed))
+    stop.ask()
+    assert killed == [(os.getppid(), signal.SIGUSR1)]
+    assert "W&B, the tag stop" in run_dir.events.read_text()
+
+
+def test_a_sweep_is_a_run_beside_its_cells(server: WandbServer, run_dir: RunDir, tmp_path: Path) -> None:
+    """Read back from what the client uploaded: table, scatter, the law's line, and the report's bytes."""
+    sweep = tmp_path / "runs" / "ladder"
+    cell = sweep / "cells" / "one"
+    cell.parent.mkdir(parents=True)
+    run_dir.root.rename(cell)
+    train(RunDir(cell), 1, 2)
+    rows = ladder_rows(noise=0.0)
+    append_json(sweep / "ledger.jsonl", *({**row, "run_dir": SECRET} for row in rows))
+    (sweep / "report").mkdir()
+    (sweep / "report" / "report.html").write_text("<p>the law</p>")
+    for _ in range(2):
+        said = CliRunner().invoke(escala, ["wandb", "sync", str(sweep)], standalone_mode=False)
+        assert f"ladder: sent the sweep, {len(rows)} cells" in said.output, (said.output, said.exception)
+    (name,) = server.runs.keys() - {RUN}
+    run = server.runs[name]
+    assert (run["group"], run["jobType"], run["exitcode"]) == ("ladder", "sweep", 0)
+    assert run["summary"]["cells"] == run["summary"]["done"] == len(rows)
+    tables = [json.loads(data) for place, data in server.uploads.items() if place.endswith("table.json")]
+    by_columns = {tuple(table["columns"]): table["data"] for table in tables}
+    points, line = by_columns["name", "params_total", "perplexity"], by_columns["params_total", "perplexity"]
+    (cells,) = [data for columns, data in by_columns.items() if "status" in columns]
+    assert len(cells) == len(points) == len(rows) and len(line) == 64
+    assert [line[0][0], line[-1][0]] == [min(p[1] for p in points), max(p[1] for p in points)]
+    assert line[0][1] == pytest.approx(max(p[2] for p in points), rel=0.01), "the law passes through the cells"
+    assert b"<p>the law</p>" in server.uploads.values()
+    assert not [p for p in server.payloads if SECRET.encode() in p]
+
+
+def test_a_sync_ends_at_the_first_refusal(server: WandbServer, run_dir: RunDir, tmp_path: Path) -> None:
+    train(run_dir, 1, 2)
+    shutil.copytree(run_dir.root, tmp_path / "runs" / "other")
+    server.stop()
+    said = CliRunner().invoke(escala, ["wandb", "sync", str(tmp_path / "runs")], standalone_mode=False)
+    assert isinstance(said.exception, UserError) and "Connection refused; 1 other runs were not" in str(said.exception)
+    assert said.output.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.checkpoint.manifest import list_checkpoints, step_of
 from trainer.checkpoint.restore import Event, Restorer
-from trainer.checkpoint.retention import discard, misplaced_among, set_aside, steps_to_delete
+from trainer.checkpoint.retention import discard, misplaced, misplaced_among, set_aside, steps_to_delete
 from trainer.checkpoint.save import CheckpointWriter
 from trainer.config.sections import CheckpointConfig
 from trainer.contract.errors import UserError
@@ -53,6 +53,7 @@ class Keeper:
         self.keep_every_steps, self.identity, self.event = keep_every_steps, dict(identity), event
         self.clock, self.saved_at, self.last_step = clock, clock(), -1
         self.state: dict[str, Any] | None = None  # of the data, from the checkpoint that was restored
+        self.health: dict[str, Any] = {}  # of the health rules, from the same
         self.failure: str | None = None  # why the newest save did not succeed; the same on every rank, settled
         self.writer = CheckpointWriter(
             engine,
@@ -75,9 +76,29 @@ class Keeper:
         One that is damaged, or has read what the run is now asked to skip, is passed over and set aside, and the next
         older one is tried. Raises `UserError`, on all ranks, for a checkpoint of another model, optimizer or tokenizer.
         """
+        return self._restore(self.config)
+
+    def roll_back(self, skip: Ranges) -> int:
+        """Load the run's newest checkpoint that has read nothing of `skip`; return the number of steps that are done.
+
+        The newer ones are set aside. Raises `UserError`, on all ranks, where there is none (see `can_roll_back`).
+        """
+        self.writer.wait()
+        self.skip = skip
+        return self._restore(self.config.model_copy(update={"load": "always", "source": None}))
+
+    def can_roll_back(self, step: int) -> bool:
+        """Return whether the run has a sound checkpoint of at most `step` steps, as far as sizes of files tell.
+
+        Asked on the first rank alone, with no checkpoint in flight.
+        """
+        found = (path for path in list_checkpoints(self.run_dir.checkpoints) if (step_of(path) or 0) <= step)
+        return any(misplaced(path, trajectory=self.writer.trajectory, newest=step) is None for path in found)
+
+    def _restore(self, config: CheckpointConfig) -> int:
         restored = Restorer(
             self.engine,
-            self.config,
+            config,
             self.run_dir,
             fence=self.fence,
             identity=self.identity,
@@ -85,7 +106,7 @@ class Keeper:
             skip=self.skip,
             event=self.event,
         ).restore()
-        self.state, self.writer.trajectory = restored.data, restored.trajectory
+        self.state, self.health, self.writer.trajectory = restored.data, restored.health, restored.trajectory
         self.last_step = restored.step if restored.saved else -1
         return restored.step
 
@@ -93,14 +114,20 @@ class Keeper:
         """Return whether `minutes` have passed since the last save; ranks' clocks differ, so they must agree on it."""
         return self.config.minutes is not None and self.clock() - self.saved_at > 60 * self.config.minutes
 
-    def save(self, step: int, data_state: Mapping[str, Any] | None = None) -> None:
-        """Save after `step` steps, with the position in the data; nothing to do where that is saved already."""
+    def save(
+        self, step: int, data_state: Mapping[str, Any] | None = None, health: Mapping[str, Any] | None = None
+    ) -> None:
+        """Save after `step` steps, with the position in the data and the state of the health rules.
+
+        Nothing to do where that step is saved already.
+        """
         if step == self.last_step:
             return
         began = time.monotonic()
         self.writer.wait()
         self.failure = None
-        self.writer.save(step, {"identity": self.identity, "settings": self.settings, "data": data_state})
+        state = {"identity": self.identity, "settings": self.settings, "data": data_state}
+        self.writer.save(step, {**state, "health": health} if health else state)
         self.last_step, self.saved_at = step, self.clock()
         self.event("saving", step=step, stalled_seconds=round(time.monotonic() - began, 4))
 

@@ -36,12 +36,16 @@ _END = Candidate("")
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run begins with. `data` is the position in the data, `saved` whether its step is saved already."""
+    """What a run begins with.
+
+    `data` is the position in the data, `health` the state of the health rules; `saved` says that its step is saved.
+    """
 
     step: int
     trajectory: str
     data: dict[str, Any] | None = None
     saved: bool = False
+    health: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -193,8 +197,8 @@ class Restorer:
             self.event("began_anew", step=0, checkpoint=None, **details)
         for line in order["lines"]:
             self._say(line)
-        data = manifest.state.get("data") if manifest and goes_on else None
-        return Restored(step, order["trajectory"], data, saved=goes_on)
+        state = manifest.state if manifest and goes_on else {}
+        return Restored(step, order["trajectory"], state.get("data"), saved=goes_on, health=state.get("health") or {})
 
     def _say(self, line: str) -> None:
         if self.engine.mesh.is_first:

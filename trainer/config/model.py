@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 from trainer.config.base import Section
 from trainer.config.identity import Execution, Result
 from trainer.config.span import Count
+from trainer.config.transfer import Transfer
 from trainer.contract.errors import UserError
 from trainer.models.registry import FAMILIES, find_family, load
 
@@ -94,6 +95,12 @@ class ModelConfig(Section):
     )
     init_std: Result[float | None] = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
 
+    transfer: Result[Transfer | None] = Field(
+        None,
+        description="follows from optim.parametrization and optim.base: not to be given",
+        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+    )
+
     @model_validator(mode="after")
     def _bands_fit(self) -> ModelConfig:
         if self.adaptive is None:
@@ -120,6 +127,34 @@ class ModelConfig(Section):
         """Rows of the embedding: the vocabulary rounded up to `vocab_multiple_of`."""
         assert self.vocab_size is not None, "the vocabulary is known once the data are prepared"
         return -(-self.vocab_size // self.vocab_multiple_of) * self.vocab_multiple_of
+
+    @property
+    def widened(self) -> float:
+        """Width over that of the base from which settings are transferred; 1 without one."""
+        return 1.0 if self.transfer is None else self.d_model / self.transfer.d_model
+
+    @property
+    def deepened(self) -> float:
+        """Depth over that of the base, where the rule is of depth; else 1."""
+        if self.transfer is None or self.transfer.n_layers is None:
+            return 1.0
+        return self.n_layers / self.transfer.n_layers
+
+    @property
+    def heads_grown(self) -> float:
+        """Heads over those of the base: they grow with the width unless their own width does."""
+        return self.widened
+
+    def at_base(self) -> ModelConfig:
+        """Return the model at the width of its base, as far as initial values depend on widths.
+
+        Raises ValueError in a family that does not say how its widths follow `d_model`.
+        """
+        raise ValueError(f"the family {self.family} does not say how its widths grow: set parametrization to standard")
+
+    def check_transfer(self) -> None:
+        """Raise ValueError where the family, or a choice of this model, has no rule for width or depth."""
+        self.at_base()
 
     @property
     def head_width(self) -> int:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.base import Section
 from trainer.config.identity import Result
-from trainer.config.span import Span, SpanField
+from trainer.config.span import Count, Span, SpanField
+from trainer.config.transfer import BaseShape
 
 PeakRate = Annotated[float, Field(gt=0)] | Literal["auto"]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _is_none(value: object) -> bool:
+    """Leave a default out of what is saved, so that runs without the field keep their identity."""
+    return value is None
+
+
+class Horizon(Section):
+    """A learning rate that falls with the length of the run: times (its tokens / `tokens`)^-`exponent`."""
+
+    tokens: Result[Count] = Field(gt=0, description="length of the run at which lr was tuned")
+    exponent: Result[float] = Field(
+        0.32, gt=0, lt=1, description="of the fall; 0.32 is that of Bjorck et al. 2024 (arXiv 2409.19913)"
+    )
 
 
 class OptimConfig(Section):
@@ -25,9 +40,31 @@ class OptimConfig(Section):
         description="times lr, the rule's too: a bracket about the rule is 0.5, 1 and 2",
         exclude_if=lambda value: value == 1,  # so that runs without it keep their identity
     )
+    lr_horizon: Result[Horizon | None] = Field(
+        None, description="lr falls with the tokens of the run; default: it does not", exclude_if=_is_none
+    )
+    parametrization: Result[Literal["standard", "mup", "completep"]] = Field(
+        "standard",
+        description="how initial values, rates, decay and eps follow width (mup) and depth (completep) from the base",
+        exclude_if=lambda value: value == "standard",  # so that runs without it keep their identity
+    )
+    base: Result[BaseShape | None] = Field(
+        None, description="the shape at which the settings were tuned, for mup and completep", exclude_if=_is_none
+    )
     betas: Result[tuple[Share, Share]] = Field((0.9, 0.95), description="decay of AdamW's two moments")
     eps: Result[float] = Field(1e-8, gt=0, description="added to the root of AdamW's second moment")
     weight_decay: Result[float] = Field(0.1, ge=0, description="on matrices only, not on norms, biases and embeddings")
+    decay_follows_lr: Result[bool] = Field(
+        True,
+        description="weight decay is multiplied by the learning rate of the step; false: by its peak in every step",
+        exclude_if=lambda value: value,  # so that runs without it keep their identity
+    )
+    muon_lr_factor: Result[float] = Field(
+        1.0, gt=0, description="times lr, for the matrices that Muon updates", exclude_if=lambda value: value == 1
+    )
+    muon_weight_decay: Result[float | None] = Field(
+        None, ge=0, description="of the matrices that Muon updates; default weight_decay", exclude_if=_is_none
+    )
     label_smoothing: Result[float] = Field(
         0.0, ge=0, lt=1, description="share of a target's probability spread over the vocabulary; never in evaluation"
     )
@@ -38,6 +75,30 @@ class OptimConfig(Section):
         exclude_if=lambda value: value == 0,  # so that runs without it keep their identity
     )
     clip_norm: Result[float] = Field(1.0, ge=0, description="global gradient norm; 0 switches clipping off")
+
+    @model_validator(mode="after")
+    def _says_all(self) -> OptimConfig:
+        if self.name != "muon" and (self.muon_lr_factor != 1 or self.muon_weight_decay is not None):
+            raise ValueError(
+                f"muon_lr_factor and muon_weight_decay have no effect with name {self.name}: leave them out"
+            )
+        if self.parametrization == "standard":
+            if self.base is not None:
+                raise ValueError("base has no effect with parametrization standard: leave it out, or set mup")
+            return self
+        if self.base is None:
+            raise ValueError(f"parametrization {self.parametrization} needs base, the shape that was tuned: d_model")
+        if (self.parametrization == "completep") != (self.base.n_layers is not None):
+            said = "is missing" if self.base.n_layers is None else "has no effect with mup"
+            raise ValueError(f"base.n_layers {said}: completep is of width and depth, mup of width alone")
+        if self.name == "sgd":
+            raise ValueError(f"the rules of {self.parametrization} are those of AdamW and Muon: name sgd has others")
+        if self.lr == "auto":
+            raise ValueError(
+                f"lr auto falls with the model's size, and {self.parametrization} keeps the rate of the base: give lr, "
+                "the best rate of the base"
+            )
+        return self
 
 
 class ScheduleConfig(Section):

@@ -25,6 +25,9 @@ class ParallelConfig(Section):
     )
     tensor: Execution[int] = Field(1, gt=0, description="tensor-parallel degree")
     sequence: Execution[int] = Field(1, gt=0, description="sequence-parallel (Ulysses) degree")
+    engine: Execution[Literal["deepspeed", "fsdp"]] = Field(
+        "deepspeed", description="what shards the run: DeepSpeed's ZeRO, or torch's fully sharded data parallelism"
+    )
     zero_stage: Execution[Literal[0, 1, 2, 3]] = Field(
         1, description="what is sharded over data ranks (ZeRO, Rajbhandari 2020)"
     )
@@ -39,6 +42,20 @@ class ParallelConfig(Section):
     timeout_seconds: Execution[float] = Field(
         600.0, gt=0, description="a collective that waits longer fails, and the run with it"
     )
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> ParallelConfig:
+        if self.engine == "deepspeed":
+            return self
+        cannot = {
+            "zero_stage 0 (FSDP always shards: set 1, 2 or 3)": self.zero_stage == 0,
+            f"sequence {self.sequence}": self.sequence > 1,
+            f"offload {self.offload!r}": self.offload != "none",
+        }
+        for what, asked in cannot.items():
+            if asked:
+                raise ValueError(f"engine 'fsdp' cannot do {what}; engine 'deepspeed' can")
+        return self
 
     @model_validator(mode="after")
     def _offload_fits_stage(self) -> ParallelConfig:

@@ -21,6 +21,7 @@ from trainer.config.sections import (
     TrackingConfig,
 )
 from trainer.config.span import Count
+from trainer.config.transfer import Transfer
 
 
 class RunConfig(Section):
@@ -60,6 +61,19 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _transferred(self) -> RunConfig:
+        """Tell the model its base: the forward pass and the initial values depend on it."""
+        base, model = self.optim.base, self.model
+        wanted = None if base is None else Transfer(rule=self.optim.parametrization, **base.model_dump())
+        if model.transfer not in (None, wanted):
+            raise ValueError("model.transfer follows from optim.parametrization and optim.base: leave it out")
+        if wanted is not None:
+            model = model.model_copy(update={"transfer": wanted})
+            model.check_transfer()
+            self.__dict__["model"] = model  # a section is frozen once it was read; this is part of reading it
+        return self
+
+    @model_validator(mode="after")
     def _carries_along_streams(self) -> RunConfig:
         if self.model.carries and self.data.order != "streams":
             raise ValueError(
@@ -69,6 +83,14 @@ class RunConfig(Section):
         if self.model.carries and self.parallel.compile:
             raise ValueError(
                 "model.carry hands states from block to block, which is not compiled: set parallel.compile to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hears_blocks(self) -> RunConfig:
+        if self.tracking.activations and self.parallel.compile:
+            raise ValueError(
+                "tracking.activations listens to blocks, and compiled ones cannot be listened to: set one to false"
             )
         return self
 

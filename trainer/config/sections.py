@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.base import Section
 from trainer.config.identity import Execution, Result
@@ -51,16 +51,31 @@ class TrackingConfig(Section):
     """The local record is always written. W&B mirrors it; `auto` is online with credentials, else offline."""
 
     log_every: Execution[SpanField] = Field(Span(10, "steps"), description="record the loss so often")
+    norms_every: Execution[SpanField | None] = Field(
+        None, description="record norms of gradients, parameters and updates by kind of parameter so often"
+    )
+    activations: Execution[bool] = Field(False, description="with these norms, also the size of each block's output")
     wandb: Execution[Literal["auto", "online", "offline", "disabled"]] = Field(
         "auto", description="mirror of the local record"
     )
     project: Execution[str] = Field("escala", description="in W&B")
     group: Execution[str | None] = Field(None, description="in W&B; a sweep gives its name")
     tags: Execution[tuple[str, ...]] = Field((), description="in W&B")
+    prompts: Execution[tuple[str, ...]] = Field((), description="texts that each checkpoint continues, for W&B")
+    tensorboard: Execution[bool] = Field(False, description="also write event files for TensorBoard")
+    profile_steps: Execution[tuple[str, ...]] = Field(
+        (), description="steps to profile, such as 10:13, the last left out; a trace of each rank for Perfetto"
+    )
+
+    @model_validator(mode="after")
+    def _activations_with_norms(self) -> TrackingConfig:
+        if self.activations and self.norms_every is None:
+            raise ValueError("activations are recorded with the norms: set tracking.norms_every too")
+        return self
 
 
 class GuardConfig(Section):
-    """What the run does when something goes wrong."""
+    """What the run does when something goes wrong. See `trainer/guard/health.py` for spikes."""
 
     non_finite: Result[Literal["stop", "skip"]] = Field(
         "stop", description="on a loss or gradient that is not a number"
@@ -69,3 +84,23 @@ class GuardConfig(Section):
     watchdog_seconds: Execution[float] = Field(
         1800.0, gt=0, description="a rank without a step for so long ends the run"
     )
+    # Left out of what is written where they have their defaults, so that runs without them keep their identity.
+    spike: Result[Literal["off", "continue", "skip", "rollback", "stop"]] = Field(
+        "continue",
+        exclude_if=lambda value: value == "continue",
+        description="on a loss or gradient norm far above those before: look for none; record it; do not apply that "
+        "update; go back to the last good checkpoint and leave the data out; end the run",
+    )
+    sigma: Result[float] = Field(
+        6.0, gt=0, exclude_if=lambda value: value == 6.0, description="a spike is so many standard deviations up"
+    )
+    window: Result[int] = Field(
+        100, ge=10, exclude_if=lambda value: value == 100, description="steps that a spike is compared with"
+    )
+    patience: Result[int] = Field(
+        3, gt=0, exclude_if=lambda value: value == 3, description="spikes in a row before rollback or stop"
+    )
+    margin: Result[int] = Field(
+        10, ge=0, exclude_if=lambda value: value == 10, description="rollback: steps before the spike to leave out too"
+    )
+    max_rollbacks: Execution[int] = Field(3, ge=0, description="give up where the run would go back once more")

@@ -8,9 +8,11 @@
     status               one word, see `Status`
     metrics.jsonl        one line for each logged step and each evaluation
     events.jsonl         what happened: started, resumed, saved, preempted, done, with times
+    expected.json        the loss that is expected at each step, where finished runs foretell it
     result.json          the final evaluation, written when the run is done
     logs/<attempt>/claim.json    which job started the attempt, and at which checkpoint
     logs/<attempt>/rank_<r>.log
+    logs/<attempt>/{stacks,position,memory}_<r>.*    where a rank was when it was asked or ended badly
     checkpoints/step_<n>/
     latest               the name of the newest complete checkpoint
 
@@ -80,6 +82,10 @@ class RunDir:
     @property
     def result(self) -> Path:
         return self.root / "result.json"
+
+    @property
+    def expected(self) -> Path:
+        return self.root / "expected.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -1,4 +1,4 @@
-"""What ranks agree on at a step boundary: to stop, to save, to leave. It costs no collective of its own."""
+"""What ranks agree on at a step boundary: to stop, to save, to go back. It costs no collective of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor
 
 from trainer.parallel.mesh import Mesh
 
-REQUESTS = ("stop", "save", "leave")  # leave: end at once and write nothing
+# leave: end at once and write nothing; roll_back, halt: rules of trainer/guard/health.py
+REQUESTS = ("stop", "save", "leave", "roll_back", "halt")
+ONCE = {"save", "roll_back"}  # what is over when it was done
 
 
 class Agreement:
@@ -19,7 +21,7 @@ class Agreement:
         self._agreed: frozenset[str] = frozenset()
 
     def ask(self, what: str) -> None:
-        """Ask all ranks to `stop`, `save` or `leave` at the next step boundary. Signal-safe."""
+        """Ask all ranks for one of REQUESTS at the next step boundary. Signal-safe."""
         assert what in REQUESTS
         self._asked.add(what)
 
@@ -37,5 +39,5 @@ class Agreement:
             dist.all_reduce(numbers)
         total, *wishes = numbers.tolist()
         self._agreed = frozenset(what for what, wish in zip(REQUESTS, wishes, strict=True) if wish)
-        self._asked -= {"save"} & asked
+        self._asked -= ONCE & asked
         return float(total)

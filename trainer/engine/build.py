@@ -6,18 +6,15 @@ import torch
 
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
-from trainer.engine.deepspeed.layers import shard_model
-from trainer.engine.deepspeed.optimizer import host_adam
-from trainer.engine.deepspeed.spread import prepare, spread
 from trainer.engine.engine import Engine
+from trainer.engine.protocol import Library
 from trainer.engine.recompute import recompute_blocks
 from trainer.models.common.head import LossTerms
 from trainer.models.interface import LanguageModel
-from trainer.optim.build import make_optimizer
 from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.sequence import shard_attention
-from trainer.parallel.tensor.shard import cut_parameters, materialise, splits_of, sum_shared_gradients
+from trainer.parallel.tensor.shard import cut_parameters, materialise, splits_of
 from trainer.plan.deepspeed import check_optimizer
 
 
@@ -31,26 +28,33 @@ def build_engine(
     """
     check_model_splits(config.model, mesh.degrees)
     check_optimizer(config)
-    prepare(device)
+    library = library_of(config.parallel.engine)
+    library.prepare(device)
     splits = splits_of(model, mesh)
     fp8 = config.precision == "fp8"
     if fp8:
         check_gpu(device)
-    shard_model(model, mesh, overlap=config.parallel.overlap, fp8=fp8)
+    library.share_layers(model, mesh, overlap=config.parallel.overlap, fp8=fp8)
     cut_parameters(model, splits)
     if fp8:
         multiply_in_fp8(model.blocks)
     materialise(model, splits, config.seed, device)
-    sum_shared_gradients(model, mesh)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
     model.loss_terms = LossTerms(config.optim.label_smoothing, config.optim.z_loss)
     if config.parallel.compile:
         for block in model.blocks:
             block.compile()
-    if config.parallel.offload != "none" and device.type == "cuda" and config.optim.name == "adamw":
-        optimizer = host_adam(model, config.optim, lr)
-    else:
-        optimizer = make_optimizer(config, model, splits, mesh, lr)
-    sharded = spread(model, optimizer, config, mesh, accumulation=accumulation, device=device)
+    sharded = library.spread(model, config, mesh, splits, lr=lr, accumulation=accumulation, device=device)
     return Engine(sharded, config, mesh, splits, accumulation, device)
+
+
+def library_of(engine: str) -> Library:
+    """Return what shards a model, by the name of `parallel.engine`. Only the one that is used is imported."""
+    if engine == "fsdp":
+        from trainer.engine.fsdp import spread as fsdp
+
+        return fsdp
+    from trainer.engine.deepspeed import spread as deepspeed
+
+    return deepspeed

@@ -25,8 +25,7 @@ from trainer.config.parallel import check_model_splits, resolve_degrees
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_USER_ERROR
-from trainer.engine.deepspeed.layers import shard_model
-from trainer.engine.deepspeed.spread import prepare
+from trainer.engine.build import library_of
 from trainer.engine.recompute import recompute_blocks
 from trainer.models.build import make_model
 from trainer.models.interface import LanguageModel
@@ -59,7 +58,7 @@ def dry_run(config: RunConfig, world: int) -> dict[str, object]:
     plan = make_plan(config, world=world, gpu=True)
     dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
     try:
-        prepare(torch.device("cpu"), backend="fake")
+        library_of(config.parallel.engine).prepare(torch.device("cpu"), backend="fake")
         mesh = build_mesh(degrees, config.parallel.timeout_seconds)
         with FakeTensorMode():
             model = _spread(config, mesh)
@@ -82,7 +81,7 @@ def _spread(config: RunConfig, mesh: Mesh) -> LanguageModel:
     torch.set_default_dtype(torch.bfloat16)
     model = make_model(config.model)
     splits = splits_of(model, mesh)
-    shard_model(model, mesh)
+    library_of(config.parallel.engine).share_layers(model, mesh)
     cut_parameters(model, splits)
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -20,11 +21,15 @@ from trainer.engine.agreement import Agreement
 from trainer.engine.batch import Batch, check_distribution, check_ids, global_weight, local_part
 from trainer.engine.carried import CarriedStates
 from trainer.engine.protocol import Sharded
+from trainer.engine.rank_times import RankTimes
+from trainer.guard.spikes import Limits
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.split import Split
 
 if TYPE_CHECKING:
     from trainer.models.interface import LanguageModel
+
+NOTHING = -1.0  # a limit that every gradient norm is above
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,12 @@ class StepOutcome:
 
     loss: float  # mean over the tokens of the global batch, by weight, in nats
     grad_norm: float  # before clipping
-    skipped: bool  # loss or gradient was not finite, and no parameter changed
+    skipped: bool  # no parameter changed: loss or gradient was not finite, or above its limit
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient norm are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class Engine:
@@ -50,7 +60,7 @@ class Engine:
     ) -> None:
         self.sharded, self.config, self.mesh, self.splits = sharded, config, mesh, splits
         self.accumulation, self.device = accumulation, device
-        self.agreement = Agreement()
+        self.agreement, self.rank_times = Agreement(), RankTimes(device)
         self.step = 0  # optimizer steps of this run, skipped ones included; a restored run goes on counting
         self.progress: Callable[[], None] = lambda: None  # called around each step, before each evaluated batch
         self._checked = False
@@ -72,11 +82,16 @@ class Engine:
         """Return empty states of lanes, for a reader of its own."""
         return CarriedStates(cast("LanguageModel", self.module), micro_batches)
 
-    def train_step(self, micro_batches: Sequence[Batch], lr: float) -> StepOutcome:
+    def train_step(
+        self, micro_batches: Sequence[Batch], lr: float, limits: Limits | None = None, *, decay_share: float = 1.0
+    ) -> StepOutcome:
         """Take one optimizer step on the global batch of which these are this data rank's micro-batches.
 
+        Weight decay is multiplied by the rate and by `decay_share`.
+
         The objective is the sum of weighted token losses over the global sum of weights, whatever the number of
-        ranks and micro-batches. Where loss or gradient is not finite, all ranks skip the update together.
+        ranks and micro-batches. Where loss or gradient is not finite, or above its limit, all ranks skip the update
+        together.
         """
         assert len(micro_batches) == self.accumulation, f"{len(micro_batches)} micro-batches, not {self.accumulation}"
         self.progress()
@@ -85,17 +100,23 @@ class Engine:
         if not self._checked:
             check_distribution(micro_batches, self.mesh, self.device)
             self._checked = True
-        self.sharded.set_lr(lr)
+        self.sharded.set_rates(lr, decay_share=decay_share)
         weight = global_weight(micro_batches, self.mesh, self.device)
         total = torch.zeros((), device=self.device)
         before = self.carried.kept() if self.carried else None
+        mean: float | None = None
         for index, batch in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             self._seed_dropout(index)
             total = self._accumulate(index, batch, weight, total)
-            self.sharded.update(last=last)
+            limit: float | None = None
+            if last and limits is not None:  # all ranks know the loss before they update
+                mean = self.agreement.exchange(total / weight, self.mesh)
+                limit = limits.grad_norm if mean <= limits.loss else NOTHING
+            self.sharded.update(last=last, limit=limit)
         self.step += 1
-        outcome = self._outcome(total / weight)
+        self.progress()
+        outcome = self._outcome(self.agreement.exchange(total / weight, self.mesh) if mean is None else mean)
         if outcome.skipped and self.carried and before is not None:  # what was read may be no finite numbers
             self.carried.put_back(before)
         return outcome
@@ -105,7 +126,8 @@ class Engine:
         last = index == self.accumulation - 1
         state = self.carried.enter(index, batch.begins) if self.carried else None
         part = local_part(batch, self.mesh, self.device, state)
-        losses = self.sharded.forward(part)
+        with self.rank_times.forward() if index == 0 else nullcontext():
+            losses = self.sharded.forward(part)
         loss = (losses if part.weights is None else losses * part.weights).sum()
         total = total + loss.detach()
         objective = loss * (self.sharded.mean_over / weight)
@@ -122,12 +144,10 @@ class Engine:
             place = (self.config.seed, self.step, index, self.mesh.replica_rank)
             torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "little"))
 
-    def _outcome(self, loss: Tensor) -> StepOutcome:
-        self.progress()
-        mean = self.agreement.exchange(loss, self.mesh)
+    def _outcome(self, mean: float) -> StepOutcome:
         grad_norm, applied = self.sharded.outcome()
-        applied = applied and math.isfinite(grad_norm)
-        return StepOutcome(mean, grad_norm if applied else math.nan, not applied)
+        finite = math.isfinite(grad_norm)
+        return StepOutcome(mean, grad_norm if finite else math.nan, not (applied and finite))
 
     @torch.no_grad()
     def token_losses(self, batch: Batch, carried: CarriedStates | None = None) -> Tensor:

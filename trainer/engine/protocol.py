@@ -1,18 +1,25 @@
-"""What an engine must do. `trainer/engine/engine.py` takes steps on anything that does so; `deepspeed/` is the first.
+"""What an engine must do. `trainer/engine/engine.py` takes steps on anything that does so: `deepspeed/` and `fsdp/`.
 
-To add an engine: write a folder beside `deepspeed/` with a function like its `spread`, which returns a `Sharded`, and
-name it in `trainer/engine/build.py`.
+To add an engine: write a folder beside them with a module that has the functions of `Library`, and name it in
+`trainer/engine/build.py` and in `parallel.engine` (`trainer/config/parallel.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from trainer.config.run import RunConfig
 from trainer.engine.batch import LocalBatch
+from trainer.parallel.mesh import Mesh
+from trainer.parallel.tensor.split import Split
+
+if TYPE_CHECKING:
+    from trainer.models.interface import LanguageModel
 
 WEIGHT = "weight"
 
@@ -56,8 +63,8 @@ class Sharded(Protocol):
         """By how many replicas the engine divides the sum of gradients; 1 where it only sums."""
         ...
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all groups; a group's `lr_scale` multiplies it."""
+    def set_rates(self, lr: float, *, decay_share: float) -> None:
+        """Set the learning rate of all groups, and weight decay times a share: see `trainer/optim/groups.py`."""
         ...
 
     def forward(self, batch: LocalBatch) -> Tensor:
@@ -68,12 +75,18 @@ class Sharded(Protocol):
         """Add the gradient of a scalar. After the `last` micro-batch of a step, gradients are summed over replicas."""
         ...
 
-    def update(self, *, last: bool) -> None:
-        """End a micro-batch. After the last: clip, and update unless a gradient is not finite, on all ranks alike."""
+    def update(self, *, last: bool, limit: float | None = None) -> None:
+        """End a micro-batch. After the last: clip and update, on all ranks alike or on none.
+
+        There is no update where a gradient is not finite, nor where the norm of any rank is above `limit`.
+        """
         ...
 
     def outcome(self) -> tuple[float, bool]:
-        """Return the global gradient norm of the last step before clipping, and whether parameters were updated."""
+        """Return the global gradient norm of the last step before clipping, and whether parameters were updated.
+
+        A norm that is not finite may be any such number; one above the limit is returned as it is.
+        """
         ...
 
     def fragments(self) -> Iterator[Fragment]:
@@ -98,4 +111,33 @@ class Sharded(Protocol):
 
     def close(self) -> None:
         """Release hooks and buffers."""
+        ...
+
+
+class Library(Protocol):
+    """The functions of a module that shards models."""
+
+    def prepare(self, device: torch.device, backend: str | None = None) -> None:
+        """Learn of the world that torch.distributed has joined. Call it before anything else."""
+        ...
+
+    def share_layers(self, model: LanguageModel, mesh: Mesh, *, overlap: bool = False, fp8: bool = False) -> None:
+        """Have the modules that the roles split compute with a tensor rank's share, in place.
+
+        What is whole after it is cut by `cut_parameters`.
+        """
+        ...
+
+    def spread(
+        self,
+        model: LanguageModel,
+        config: RunConfig,
+        mesh: Mesh,
+        splits: Mapping[str, Split],
+        *,
+        lr: float,
+        accumulation: int,
+        device: torch.device,
+    ) -> Sharded:
+        """Return a model, whose tensor shares have their values, and its optimizer, sharded over replicas."""
         ...

@@ -12,17 +12,41 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from trainer.contract.exit_codes import EXIT_FAILED
 
+OWN = Path(__file__).resolve().parents[1]
+
 
 def end_process(seconds: float) -> None:
-    """Print the stacks of all threads and leave at once; a hung process cannot clean up."""
+    """Say where the main thread is, print the stacks of all threads, and leave; a hung process cannot clean up."""
     print(
-        f"watchdog: no step finished for {seconds:.0f} s, ending this rank; its threads:", file=sys.stderr, flush=True
+        f"watchdog: no step finished for {seconds:.0f} s, at {own_place()}: ending this rank; its threads:",
+        file=sys.stderr,
+        flush=True,
     )
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
     os._exit(EXIT_FAILED)
+
+
+def own_place() -> str:
+    """Return the innermost line of our own code that the main thread is at, such as `data/read/batches.py:88 step`."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    innermost = frame
+    while frame is not None and not _is_own(Path(frame.f_code.co_filename)):
+        frame = frame.f_back
+    place = frame or innermost
+    if place is None:
+        return "an unknown place"
+    file = Path(place.f_code.co_filename)
+    shown = file.relative_to(OWN) if frame is not None else file
+    return f"{shown}:{place.f_lineno} {place.f_code.co_name}"
+
+
+def _is_own(file: Path) -> bool:
+    """Tell whether a file is ours, beside what runs any program as a rank."""
+    return OWN in file.parents and OWN / "node" not in file.parents
 
 
 class Watchdog:

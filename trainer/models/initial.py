@@ -67,6 +67,7 @@ class Xavier(Initial):
     """
 
     parts: tuple[int, ...] = ()
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,8 @@ class LanguageModel(nn.Module):
             state.length += inputs.shape[1]
         if last is not None:
             x = x[:, -last:]
+        if self.config.widened != 1:  # logits, which the head is linear in, shrink with the width
+            x = x / self.config.widened
         terms, softcap = self.loss_terms if self.training else PLAIN, self.config.logit_softcap
         if targets is None:
             return capped(self.head(x), softcap)

@@ -28,6 +28,11 @@ SplitKind = Literal["vocab", "column", "row", "shared heads", "shared outputs"]
 WHOLE = (None, "shared heads", "shared outputs")
 # Which rule an optimizer may apply: Muon takes matrices, everything else is AdamW's.
 Group = Literal["matrix", "embedding", "head", "vector"]
+# What a parameter is to the width of the model: a matrix whose inputs, both sides or outputs stay or grow, or a vector.
+Kind = Literal["input", "hidden", "output", "vector"]
+KINDS: dict[Group, Kind] = {"matrix": "hidden", "embedding": "input", "head": "output", "vector": "vector"}
+# With what the number of a matrix's outputs grows, while its inputs grow with the width.
+Grows = Literal["width", "heads", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,12 @@ class Role:
     split: SplitKind | None = None
     parts: tuple[int, ...] = ()  # widths of the matrices that lie one after the other along dimension 0, if several
     fan_in: int | None = None
+    grows: Grows = "width"
+
+    @property
+    def kind(self) -> Kind:
+        """What it is to the width, on which the rules of `optim.parametrization` depend."""
+        return KINDS[self.group]
 
 
 Roles = Mapping[str, Role]
@@ -60,7 +71,13 @@ def split_of_module(roles: Roles, module: str) -> Role | None:
 
 
 def linear(
-    name: str, std: float | Initial, fan_in: int, *, split: SplitKind | None = None, parts: tuple[int, ...] = ()
+    name: str,
+    std: float | Initial,
+    fan_in: int,
+    *,
+    split: SplitKind | None = None,
+    parts: tuple[int, ...] = (),
+    grows: Grows = "width",
 ) -> dict[str, Role]:
     """Return the roles of a linear layer of the body: a matrix that decays, and a bias, if there is one, that does not.
 
@@ -71,7 +88,7 @@ def linear(
     own = None if split == "row" else split
     initial = std if isinstance(std, Initial) else Normal(std)
     return {
-        f"{name}.weight": Role(initial, "matrix", decay=True, split=split, parts=parts, fan_in=fan_in),
+        f"{name}.weight": Role(initial, "matrix", decay=True, split=split, parts=parts, fan_in=fan_in, grows=grows),
         f"{name}.bias": Role(Constant(0.0), "vector", split=own, parts=parts),
     }
 

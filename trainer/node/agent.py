@@ -7,6 +7,7 @@ The same line is started once on every node; PROGRAM is `-m MODULE ARGS` or a fi
 - The first node claims the attempt, unless a driver has, and the others follow it. A job that began where two starts of
   it began already, and saved nothing newer, is ended (exit code 78).
 - SIGUSR1 and SIGTERM reach every rank, which may save before it goes; TERM turns into KILL after a grace time.
+- SIGUSR2 has every rank write down where it is (`stacks.py`). So has the end of another rank, before it is ended too.
 - Ranks leave in agreement (saved, diverged, user error) without being restarted, and the agent leaves with their code.
 - The first failing rank is reported by host, rank, code or signal, and the last line of its traceback.
 - Nodes meet at an address that all of them have reached; who does not come is named.
@@ -42,12 +43,14 @@ from trainer.node.first_failure import Ending, first_failure
 from trainer.node.gathering import Leave, gather, leaving_when_told
 from trainer.node.meeting import Meeting, Party
 from trainer.node.rank import die_with
+from trainer.node.stacks import ASK
 from trainer.node.watch import Watch
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run this node's share of a job and return its exit code."""
     asked = parse(arguments)
+    signal.signal(ASK, signal.SIG_IGN)  # until there are ranks to pass it on to
     try:
         with leaving_when_told():
             node = node_of(asked)
@@ -81,7 +84,7 @@ def run_torchrun(node: Node, meeting: Meeting, errors: Path) -> int:
         )
     watch, echo = Watch(node, torchrun), Echo(errors)
     code = watch.until_end(echo.go_on if node.echo else lambda: None)
-    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, ASK):
         signal.signal(number, signal.SIG_IGN)  # the code that this agent leaves with must not be lost now
     if node.echo:
         echo.go_on(last=True)
@@ -96,8 +99,9 @@ def _settled(node: Node, code: int, *, over: bool) -> int:
 
 
 def _prepare(parent: int) -> None:
-    """Slurm signals every process of a step, so torchrun too: SIGUSR1 must not end it, and with it all ranks."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    """Slurm signals every process of a step, so torchrun too: these must not end it, and with it all ranks."""
+    for number in (signal.SIGUSR1, ASK):
+        signal.signal(number, signal.SIG_IGN)
     die_with(parent)
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from trainer.node.rank import redirect, run_and_catch
+from trainer.node.stacks import dump_on_signal
 
 
 def main() -> int:
@@ -18,6 +19,7 @@ def main() -> int:
     log, *program = sys.argv[1:]
     redirect(Path(log))
     faulthandler.enable()
+    dump_on_signal(Path(log))
     return run_and_catch(program, Path.cwd())[0]
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_FAILED
 from trainer.contract.hiding import traceback_text, without_secrets
 from trainer.node.error_files import link_output, write_error
+from trainer.node.stacks import dump_on_signal
 
 PR_SET_PDEATHSIG = 1
 
@@ -36,6 +37,7 @@ def main() -> int:
     if restart != "0":
         print(f"--- restart {restart} ---", flush=True)
     faulthandler.enable()
+    dump_on_signal(logs / f"rank_{rank}.log")
     # The agent passes SIGUSR1 on as soon as it comes. Until the program has its own handler, it must not kill the rank.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     code, text = run_and_catch(sys.argv[1:], Path.cwd())

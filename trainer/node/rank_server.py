@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.node.rank import die_with, redirect, run_and_catch
+from trainer.node.stacks import ASK, dump_on_signal
 
 GRACE_SECONDS = 10.0  # between TERM and KILL when the owner is gone
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--socket-fd", type=int, required=True)
     parser.add_argument("modules", nargs="*", help="imported once, before the first fork")
     arguments = parser.parse_args()
+    signal.signal(ASK, signal.SIG_IGN)  # a rank that was just forked must not die of it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the owner, who closes the socket
     began = time.monotonic()
     for module in arguments.modules:
@@ -184,6 +186,7 @@ def run_rank(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     faulthandler.enable()
+    dump_on_signal(Path(request["log"]))
     _set_threads(request["env"])
     sys.exit(run_and_catch(request["argv"], Path(request["cwd"]))[0])
 

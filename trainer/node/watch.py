@@ -14,6 +14,7 @@ import psutil
 from trainer.contract.attempts import newest_attempt
 from trainer.node.arguments import Node
 from trainer.node.failure import oom_kills
+from trainer.node.stacks import ASK
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the run directory
@@ -35,8 +36,10 @@ class Watch:
         self.told_at: float | None = None  # by the clock of the wall, as ranks record their ends
         self.oom_kills = oom_kills()
         self.kill_at: float | None = None
+        self.most_ranks, self.asked_where = 0, False
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
+        signal.signal(ASK, lambda *_: self._ask_where())
 
     def until_end(self, meanwhile: Callable[[], None] = lambda: None) -> int:
         """Return torchrun's exit code. `meanwhile` is called again and again."""
@@ -56,12 +59,17 @@ class Watch:
 
     def _look_around(self, now: float) -> None:
         """Act on what others left in the run directory: a newer attempt, or a failure on another node."""
-        self.ranks_seen = self.ranks_seen or bool(self._ranks())
+        ranks = len(self._ranks())
+        self.ranks_seen = self.ranks_seen or bool(ranks)
+        self.most_ranks = max(self.most_ranks, ranks)
+        if 0 < ranks < self.most_ranks and not self.asked_where:  # a rank has ended, and these did not follow it
+            self._ask_where()
         if newest_attempt(self.node.run_dir) > self.node.attempt:
             self.fenced = True
             self._kill()
         elif self.kill_at is None and any(self.node.logs.glob("failure_*.json")):
             self.kill_at = now + PEER_GRACE
+            self._ask_where()
             self._send(signal.SIGTERM)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
@@ -72,8 +80,16 @@ class Watch:
         if number != signal.SIGUSR1 and self.kill_at is None:
             self.kill_at = self.clock() + self.node.grace
 
+    def _ask_where(self) -> None:
+        """Have every rank write down its stacks and its last collective. A rank that was not ready yet ignores it."""
+        self.asked_where = True
+        self._signal(ASK)
+
     def _send(self, number: int) -> None:
         self.told_at = self.told_at or time.time()
+        self._signal(number)
+
+    def _signal(self, number: int) -> None:
         for rank in self._ranks():
             with contextlib.suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)

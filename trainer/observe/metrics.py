@@ -40,6 +40,16 @@ METRICS = (
     Metric("perplexity", "exp(loss)", (EVALUATION,), "lower", ".2f", (CONSOLE,)),
     Metric("bits_per_byte", "of the text of the evaluated tokens", (EVALUATION,), "lower", ".4f", (CONSOLE,)),
     Metric("grad_norm", "global norm before clipping", format=".3f", shows=(CONSOLE,)),
+    Metric(
+        "grad_norms", "before clipping, by kind of parameter: matrix, embedding, head, vector (`tracking.norms_every`)"
+    ),
+    Metric("param_norms", "after the step, by kind of parameter"),
+    Metric("update_norms", "what the step changed, by kind of parameter"),
+    Metric("activation_rms", "root mean square of each block's output, by its number (`tracking.activations`)"),
+    Metric(
+        "off", "standard deviations of the loss above its expected curve, see watching.md", format="+.1f",
+        shows=EVERYWHERE,
+    ),
     Metric("lr", "learning rate of this step", format=".2e", shows=(CONSOLE,)),
     Metric("epoch", "passes over the training data; in a mixture, over the source that was read most often"),
     Metric(
@@ -54,15 +64,33 @@ METRICS = (
     Metric("step_seconds_p95", "95th percentile of the same steps", better="lower", format=".3f"),
     Metric("data_seconds", "mean wait for the data of a step since the previous row", better="lower", format=".3f"),
     Metric(
+        "rank_seconds", "median over ranks: the wait for data and the first forward pass of a step, before ranks meet",
+        better="lower", format=".3f",
+    ),
+    Metric("slowest_rank", "the rank that takes longest for the same"),
+    Metric("slowest_rank_seconds", "how long it takes", better="lower", format=".3f"),
+    Metric("slowest_rank_wait", "how much of that is its wait for data", better="lower", format=".3f"),
+    Metric("compiled_graphs", "graphs that torch.compile has made in this attempt, on the first rank", better="lower"),
+    Metric(
         "memory_peak", "bytes of the first rank in this attempt: the GPU's allocator, on a CPU the process",
         better="lower", format=",d",
     ),
-    Metric("skipped", "steps that this attempt skipped, for their loss or gradient was not finite", better="lower"),
+    Metric(
+        "skipped", "steps that this attempt skipped: loss or gradient not finite, or a spike under `guard.spike: skip`",
+        better="lower",
+    ),
+    Metric("rollbacks", "times that the run went back for spikes; left out until it did", BOTH),
     Metric(
         "seconds_left", "of training, from the mean of this attempt's steps so far", format=",.0f", shows=EVERYWHERE
     ),
     Metric("wall_seconds", "of all attempts until now, without the time between them", format=",.0f"),
-    Metric("gpu_seconds", "wall seconds x ranks, of all attempts", format=",.0f"),
+    Metric("gpu_seconds", "wall seconds x GPUs of all ranks, of all attempts", format=",.0f", shows=(WATCH,)),
+    Metric("core_seconds", "wall seconds x cores of all ranks, where they have no GPU", format=",.0f", shows=(WATCH,)),
+    Metric("cost", "of these, at the cluster's `gpu_price` at the time", format=",.2f", shows=(WATCH,)),
+    Metric(
+        "energy_joules", "of all attempts where the machine tells: of the first GPU x ranks, or host x nodes",
+        format=",.0f", shows=(WATCH,),
+    ),
     Metric("goodput", "share of the wall seconds that trained steps that count", better="higher", format=".1%"),
     Metric("train_seconds", "of the wall seconds: steps, without the wait for data"),
     Metric("start_seconds", "of the wall seconds: from the start of the process to the first step"),
@@ -75,6 +103,8 @@ METRICS = (
     Metric("evaluated_tokens", "targets that were evaluated", (EVALUATION,)),
     Metric("evaluated_bytes", "of their text, see data.md, Batches", (EVALUATION,)),
 )  # fmt: skip
+COSTS = ("gpu_seconds", "core_seconds", "cost", "energy_joules")
+PRICE = "ESCALA_GPU_PRICE"  # the variable that tells ranks the `gpu_price` of the cluster file
 AXES = tuple(metric.key for metric in METRICS if metric.axis)
 COLUMNS = {metric.key: metric.format for metric in METRICS if CONSOLE in metric.shows}
 FORMATS = {metric.key: metric.format for metric in METRICS}

@@ -6,6 +6,7 @@ To add an observer, write a class with the three methods of `Observer` and list 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -52,6 +53,11 @@ class Observers:
             row = {"time": utc_now(), "event": event, **details}
             for observer in self._observers:
                 observer.event(row)
+
+    def warn(self, sentence: str) -> None:
+        """Print a warning on the first rank."""
+        if self.active:
+            print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
     def finish(self, exit_code: int) -> None:
         """Tell that the run has ended."""

@@ -18,15 +18,19 @@ from trainer.contract.run_dir import RunDir, append_json
 from trainer.observe.observers import Row
 
 LEDGER = "wandb.jsonl"
-Key = tuple[str, int, str]
+Key = tuple[str, int, str, int]
 
 
 def key_of(row: Row) -> Key | None:
-    """Return what tells a row from all others of its run: kind, step, held-out set. None for a damaged row."""
+    """Return what tells a row from all others of its run: kind, step, held-out set, rollbacks before it.
+
+    A run that went back trains steps on other data: those are rows of their own. None for a damaged row.
+    """
     kind, step = row.get("kind"), row.get("step")
     if not isinstance(kind, str) or not isinstance(step, int):
         return None
-    return kind, step, str(row.get("eval_set", ""))
+    rollbacks = row.get("rollbacks", 0)
+    return kind, step, str(row.get("eval_set", "")), rollbacks if isinstance(rollbacks, int) else 0
 
 
 class Ledger:
@@ -35,12 +39,15 @@ class Ledger:
     def __init__(self, run_dir: RunDir) -> None:
         self.path = run_dir.root / LEDGER
         self.numbers: dict[Key, int] = {}
+        self._events = 0  # of events.jsonl, from the first on, that alerts were made of
         for entry in read_lines(self.path).rows:
             if isinstance(first := entry.get("resumed_at"), int):
                 self._forget(first)
+            elif isinstance(events := entry.get("events"), int):
+                self._events = events
             elif isinstance(number := entry.get("number"), int) and (key := key_of(entry)) is not None:
                 self.numbers[key] = number
-        self._next = 0
+        self._next = self._seen = 0
 
     def resume(self, next_number: int, rows: Sequence[Row]) -> list[tuple[int, Row]]:
         """Begin to send to a server whose history ends before `next_number`. Return the rows that it lacks.
@@ -72,6 +79,15 @@ class Ledger:
             append_json(self.path, *entries)
         return new
 
+    def new_events(self, events: Sequence[Row]) -> list[Row]:
+        """Return those of the events that no sender had; `events` go on where those of the last call ended."""
+        new = list(events[max(0, self._events - self._seen) :])
+        self._seen += len(events)
+        if new:
+            self._events = self._seen
+            append_json(self.path, {"events": self._events})
+        return new
+
     def _forget(self, first: int) -> None:
         self.numbers = {key: number for key, number in self.numbers.items() if number < first}
 
@@ -88,8 +104,9 @@ class Ledger:
 
 
 def _entry(number: int, key: Key) -> Row:
-    kind, step, eval_set = key
-    return {"number": number, "kind": kind, "step": step, **({"eval_set": eval_set} if eval_set else {})}
+    kind, step, eval_set, rollbacks = key
+    details = {"eval_set": eval_set, "rollbacks": rollbacks}
+    return {"number": number, "kind": kind, "step": step, **{name: value for name, value in details.items() if value}}
 
 
 class Tail:

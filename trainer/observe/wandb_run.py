@@ -6,6 +6,7 @@ Everything comes from the run directory, so that whoever sends later says the sa
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,6 +18,12 @@ from trainer.observe.metrics import AXES, METRICS, Metric
 from trainer.observe.observers import Row
 
 FLOPS = "flops"  # an axis that follows from the tokens: runs of all sizes overlay on it
+_COSTS = {
+    "gpu_seconds": ("gpu_hours", 1 / 3600),
+    "core_seconds": ("core_hours", 1 / 3600),
+    "cost": ("cost", 1.0),
+    "energy_joules": ("energy_kwh", 1 / 3.6e6),
+}
 _BY_KEY = {metric.key: metric for metric in METRICS}
 
 
@@ -37,20 +44,29 @@ def arguments(run_dir: RunDir) -> dict[str, Any]:
     }
 
 
+def prompts_of(run_dir: RunDir) -> list[str]:
+    """Return the prompts that a run's checkpoints are to continue."""
+    return [str(prompt) for prompt in (_read_yaml(run_dir).get("tracking") or {}).get("prompts") or ()]
+
+
 def flops_per_token(run_dir: RunDir) -> float:
     """Return the planned FLOPs of one token, forward and backward."""
     return float(read_object(run_dir.plan, "flops_per_token")["flops_per_token"]["total"])
 
 
-def values_of(row: Row, flops: float) -> dict[str, float]:
+def values_of(row: Row, flops: float) -> dict[str, float | str]:
     """Return the numbers of a row under their names in W&B: `train/loss`, `evaluation/validation/loss`, and the axes.
 
-    `flops` is the FLOPs of one token.
+    `flops` is the FLOPs of one token. Of a sample also its text: `sample/0/text`.
     """
     place = "/".join(str(part) for part in (row.get("kind"), row.get("eval_set")) if part)
     numbers = {**row, **{key: float(word) for key, word in row.get(NON_FINITE, {}).items() if key in row}}
+    for key in [key for key, value in numbers.items() if isinstance(value, dict)]:
+        numbers |= {f"{key}/{name}": value for name, value in numbers[key].items()}
     found = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    values = {key if key in AXES else f"{place}/{key}": value for key, value in found.items()}
+    values: dict[str, float | str] = {key if key in AXES else f"{place}/{key}": value for key, value in found.items()}
+    if isinstance(text := row.get("text"), str):
+        values[f"{place}/text"] = without_secrets(text)
     if "tokens" in found:
         values[FLOPS] = found["tokens"] * flops
     return values
@@ -62,7 +78,7 @@ def metric_of(name: str) -> Metric | None:
 
 
 def summary_of(run_dir: RunDir) -> dict[str, float]:
-    """Return the final numbers of a run that is done, as far as they are known: perplexities, FLOPs, GPU-hours."""
+    """Return the final numbers of a run that is done, as far as they are known: perplexities, FLOPs, what it cost."""
     try:
         result = read_object(run_dir.result)
         plan = read_object(run_dir.plan, "flops", "world")
@@ -73,9 +89,16 @@ def summary_of(run_dir: RunDir) -> dict[str, float]:
         loss = evaluation.get("loss")
         if isinstance(loss, int | float):
             summary[f"final/{evaluation.get('eval_set', 'validation')}/perplexity"] = math.exp(min(loss, 700.0))
-    if isinstance(seconds := result.get("gpu_seconds"), int | float):
-        summary["final/gpu_hours"] = seconds / 3600
+    for key, (name, share) in _COSTS.items():
+        if isinstance(value := result.get(key), int | float):
+            summary[f"final/{name}"] = value * share
     return summary
+
+
+def artifacts_of(run_dir: RunDir) -> list[tuple[str, Path]]:
+    """Return what a run refers to in W&B, by kind and place: its tokenizer and its checkpoints, the newest last."""
+    found = [("tokenizer", run_dir.tokenizer)] if run_dir.tokenizer.is_dir() else []
+    return found + [("checkpoint", path) for path in sorted(run_dir.checkpoints.glob("step_*"))]
 
 
 def _read_yaml(run_dir: RunDir) -> dict[str, Any]:

@@ -16,21 +16,22 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_DONE, EXIT_FAILED
-from trainer.contract.hiding import without_secrets
+from trainer.contract.exit_codes import EXIT_DONE, EXIT_FAILED
 from trainer.contract.plain_json import read_lines, to_json
-from trainer.contract.run_dir import RunDir, Status
-from trainer.observe import wandb_run
-from trainer.observe.metrics import AXES
+from trainer.contract.run_dir import RunDir
+from trainer.observe.samples import FILE as SAMPLES
+from trainer.observe.samples import Samples
+from trainer.observe.wandb_alerts import Alert, Stall, alert_of, alerts_of, ended_silently
+from trainer.observe.wandb_connection import ENDED_AS, Connection, open_node, reason_of, unreachable
 from trainer.observe.wandb_ledger import Ledger, Tail
+from trainer.observe.wandb_run import prompts_of
+from trainer.observe.wandb_stop import Stop
 
-INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 30.0  # seconds; nobody waits for them but this process
 POLL, LONGEST_PAUSE = 1.0, 60.0  # seconds between looks at the file, and between tries to reach the server
 PATIENCE = 5.0  # seconds that a sync waits for another sender
+LAST_WORD = 30.0  # seconds that a run which says that it is over may take to write how it ended
 ROUNDS = 3  # a sync sends, asks what arrived, and sends the rest
-_CODES = {Status.DONE: EXIT_DONE, Status.FAILED: EXIT_FAILED, Status.DIVERGED: EXIT_DIVERGED}
 
 
 @dataclass(frozen=True)
@@ -41,54 +42,7 @@ class Sent:
     rows: int
     missing: int
     error: str | None = None
-
-
-class Connection:
-    """One W&B run, resumed where the server's history ends. `close` it: only that hands over the last rows."""
-
-    def __init__(self, run_dir: RunDir, directory: Path) -> None:
-        import wandb
-
-        self._flops = wandb_run.flops_per_token(run_dir)
-        self._defined: set[str] = set()
-        self._run_dir = run_dir
-        final = run_dir.read_status() in _CODES
-        settings = wandb.Settings(
-            init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, silent=True, console="off", disable_git=True,
-            disable_code=True, save_code=False, x_disable_stats=True, x_disable_meta=True, x_save_requirements=False,
-            x_disable_machine_info=True, x_update_finish_state=final,
-        )  # fmt: skip
-        try:
-            self._run = wandb.init(
-                settings=settings, mode="online", dir=str(directory), resume="allow", **wandb_run.arguments(run_dir)
-            )
-        except Exception:
-            wandb.teardown()  # the failed start still holds the run's id
-            raise
-        self.next_number = int(self._run.starting_step)
-        for axis in (*AXES, wandb_run.FLOPS):
-            self._run.define_metric(axis, hidden=axis != "step")
-        self._run.define_metric("*", step_metric="step")
-
-    def send(self, rows: list[tuple[int, dict[str, Any]]]) -> None:
-        """Queue rows under their numbers. Does not wait for the server."""
-        for number, row in rows:
-            values = wandb_run.values_of(row, self._flops)
-            for name in values.keys() - self._defined:
-                self._define(name)
-            self._run.log(values, step=number, commit=True)
-
-    def _define(self, name: str) -> None:
-        self._defined.add(name)
-        metric = wandb_run.metric_of(name)
-        if metric is not None and metric.better:
-            best = "min" if metric.better == "lower" else "max"
-            self._run.define_metric(name, step_metric="step", summary=f"{best},last")
-
-    def close(self) -> None:
-        """Hand over what is queued, at most for the time-out, with the final numbers where the run is over."""
-        self._run.summary.update(wandb_run.summary_of(self._run_dir))
-        self._run.finish(exit_code=_CODES.get(self._run_dir.read_status() or Status.RUNNING, EXIT_FAILED))
+    reached: bool = True  # whether the server took the run
 
 
 def sync(run_dir: RunDir, *, patience: float = PATIENCE) -> Sent:
@@ -104,8 +58,10 @@ def sync(run_dir: RunDir, *, patience: float = PATIENCE) -> Sent:
 
 
 def _sync(run_dir: RunDir) -> Sent:
-    rows, ledger = read_lines(run_dir.metrics).rows, Ledger(run_dir)
+    rows, ledger = [*read_lines(run_dir.metrics).rows, *read_lines(run_dir.root / SAMPLES).rows], Ledger(run_dir)
     lacked: list[int] = []  # rows that the server lacked, round by round
+    if (refused := unreachable()) is not None:
+        return Sent(0, len(rows), len(rows), refused, reached=False)
     try:
         with tempfile.TemporaryDirectory() as directory:
             while len(lacked) < ROUNDS and (not lacked or lacked[-1]):
@@ -113,15 +69,16 @@ def _sync(run_dir: RunDir) -> Sent:
                 unsent = ledger.resume(connection.next_number, rows)
                 lacked.append(len(unsent))
                 connection.send(unsent)
-                connection.close()
+                connection.close(refer=len(lacked) == 1)
     except Exception as error:  # the client raises many kinds, and whoever asked wants the reason
-        return Sent(0, len(rows), lacked[-1] if lacked else len(rows), _reason(error))
+        missing = lacked[-1] if lacked else len(rows)
+        return Sent(0, len(rows), missing, reason_of(error), reached=bool(lacked))
     left_over = f"{lacked[-1]} rows did not arrive: the server keeps less than it is sent" if lacked[-1] else None
     return Sent(lacked[0] - lacked[-1], len(rows), lacked[-1], left_over)
 
 
-def follow(run_dir: RunDir, ended: Callable[[float], bool]) -> int:
-    """Mirror a run until it has ended. `ended` waits at most so many seconds and tells whether it has.
+def follow(run_dir: RunDir, parent: int, ended: Callable[[float], bool]) -> int:
+    """Mirror the run of process `parent` until it has ended. `ended` waits so many seconds and tells whether it has.
 
     Where the server cannot be reached it is tried again, less and less often. What does not arrive is sent by the run's
     next attempt or by `escala wandb sync`.
@@ -129,36 +86,67 @@ def follow(run_dir: RunDir, ended: Callable[[float], bool]) -> int:
     while True:
         with Ledger(run_dir).locked() as mine:  # the sender of an earlier attempt may still hand over its last rows
             if mine:
-                return _follow(run_dir, ended)
+                return _follow(run_dir, parent, ended)
         if ended(POLL):
             return EXIT_FAILED
 
 
-def _follow(run_dir: RunDir, ended: Callable[[float], bool]) -> int:
+def _follow(run_dir: RunDir, parent: int, ended: Callable[[float], bool]) -> int:
+    stop = Stop(run_dir, parent)
     with tempfile.TemporaryDirectory() as directory:
-        connection = _reached(run_dir, Path(directory), ended)
+        connection = _reached(run_dir, Path(directory), parent, stop, ended)
         if connection is None:
             return EXIT_FAILED
-        ledger, tail, over = Ledger(run_dir), Tail(run_dir.metrics), False
-        connection.send(ledger.resume(connection.next_number, tail.rows()))
+        stop.watch(connection.path)
+        ledger, rows, events = Ledger(run_dir), Tail(run_dir.metrics), Tail(run_dir.events)
+        stall, samples, over = Stall(time.monotonic), Samples(run_dir, prompts_of(run_dir)), False
+        connection.send(ledger.resume(connection.next_number, rows.rows()))
+        connection.send(ledger.add(read_lines(run_dir.root / SAMPLES).rows))
+        for alert in alerts_of(ledger.new_events(events.rows())):
+            connection.alert(alert)
         while not over:
             over = ended(POLL)  # asked before reading: what was written before the end is still read
-            connection.send(ledger.add(tail.rows()))
+            stall.see(new := rows.rows())
+            connection.send(ledger.add(new))
+            news = ledger.new_events(events.rows())
+            samples.after(news)
+            connection.send(ledger.add(samples.rows()))
+            for alert in filter(None, [*map(alert_of, news), None if over else stall.alert()]):
+                connection.alert(alert)
+        _await_last_word(run_dir, parent)
+        _say_last(connection, ledger.new_events(events.rows()), ended_silently(run_dir.read_status()))
+        connection.send(ledger.add(samples.rows(wait=True)))
         connection.close()
+    if run_dir.read_status() in ENDED_AS:  # asks what arrived, and ends the run in W&B as it has ended here
+        return EXIT_DONE if _sync(run_dir).error is None else EXIT_FAILED
     return EXIT_DONE
 
 
-def _reached(run_dir: RunDir, directory: Path, ended: Callable[[float], bool]) -> Connection | None:
+def _say_last(connection: Connection, events: list[dict[str, object]], silent: Alert | None) -> None:
+    for alert in filter(None, [*(alert_of(event) for event in events), silent]):
+        connection.alert(alert)
+
+
+def _await_last_word(run_dir: RunDir, parent: int) -> None:
+    """Wait until the status says how the run ended, or its process has gone."""
+    until = time.monotonic() + LAST_WORD
+    while run_dir.read_status() == "running" and os.getppid() == parent and time.monotonic() < until:
+        time.sleep(POLL / 10)
+
+
+def _reached(
+    run_dir: RunDir, directory: Path, parent: int, stop: Stop, ended: Callable[[float], bool]
+) -> Connection | None:
     """Return a connection once the server answers; None where it did not before the run's end."""
     pause, over = POLL, ended(0)
     while True:
         try:
-            return Connection(run_dir, directory)
+            return Connection(run_dir, directory, watched=parent, stop=stop.ask)
         except Exception as error:  # whatever it is, the run goes on; said once
             if pause == POLL:
                 print(
-                    f"warning: W&B cannot be reached ({_reason(error)}); `escala wandb sync {run_dir.root}` sends what "
-                    "is missing", file=sys.stderr, flush=True,
+                    f"warning: W&B cannot be reached ({reason_of(error)}); `escala wandb sync {run_dir.root}` sends "
+                    "what is missing", file=sys.stderr, flush=True,
                 )  # fmt: skip
         if over:
             return None
@@ -166,8 +154,18 @@ def _reached(run_dir: RunDir, directory: Path, ended: Callable[[float], bool]) -
         over = ended(pause)
 
 
-def _reason(error: Exception) -> str:
-    return without_secrets(" ".join(str(error).split()) or type(error).__name__)[:300]
+def measure(run_dir: RunDir, node: str, parent: int, ended: Callable[[float], bool]) -> int:
+    """Send the load of another node until its ranks have ended; give up where W&B cannot be reached."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            close = open_node(run_dir, node, Path(directory), parent)
+        except Exception as error:  # the load of a machine is worth no second try
+            print(f"warning: W&B has no load of {node}: {reason_of(error)}", file=sys.stderr, flush=True)
+            return EXIT_FAILED
+        while not ended(POLL):
+            pass
+        close()
+    return EXIT_DONE
 
 
 def _ended_with(parent: int) -> Callable[[float], bool]:
@@ -192,6 +190,7 @@ def main() -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--once", action="store_true", help="send what is missing now, print what became of it, end")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose end is the run's")
+    parser.add_argument("--node", default="", help="measure this machine alone, under this name")
     given = parser.parse_args()
     run_dir = RunDir(given.run_dir)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -200,7 +199,9 @@ def main() -> int:
         print(to_json(asdict(sent)), flush=True)
         return EXIT_DONE if sent.error is None else EXIT_FAILED
     os.nice(10)  # steps come first
-    return follow(run_dir, _ended_with(given.parent))
+    if given.node:
+        return measure(run_dir, given.node, given.parent, _ended_with(given.parent))
+    return follow(run_dir, given.parent, _ended_with(given.parent))
 
 
 if __name__ == "__main__":

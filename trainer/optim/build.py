@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,20 +12,12 @@ from torch import Tensor
 from trainer.config.run import RunConfig
 from trainer.models.interface import LanguageModel
 from trainer.models.roles import role_of
+from trainer.models.transfer import Factors, factors
+from trainer.optim.groups import grouped, make_group, parameter_groups
 from trainer.optim.muon import Matrix, Muon
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.shard import take_share
 from trainer.parallel.tensor.split import Split
-
-
-def parameter_groups(model: LanguageModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Return an optimizer's two groups, what decays and what does not, each in the order of `named_parameters`."""
-    named = [(role_of(model.roles, name), p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for role, p in named if role.decay], "weight_decay": weight_decay},
-        {"params": [p for role, p in named if not role.decay], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(
@@ -34,32 +25,40 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer over the parameters that this rank holds."""
     optim = config.optim
-    groups = parameter_groups(model, optim.weight_decay)
-    if optim.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=optim.betas[0])
     if optim.name == "muon":
         return _make_muon(config, model, splits, mesh, lr)
+    groups = parameter_groups(model, optim)
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=optim.betas[0])
     return torch.optim.AdamW(groups, lr=lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def _make_muon(config: RunConfig, model: LanguageModel, splits: Mapping[str, Split], mesh: Mesh, lr: float) -> Muon:
-    matrices, others = [], []
+    optim = config.optim
+    weight_decay = optim.weight_decay if optim.muon_weight_decay is None else optim.muon_weight_decay
+    matrices: dict[Factors, list[Matrix]] = {}
+    others = []
     for name, parameter in model.named_parameters():
         role, split = role_of(model.roles, name), splits[name]
         if role.group != "matrix":
-            others.append(parameter)
+            others.append(name)
             continue
         share = partial(take_share, split=split)
         parts = role.parts or (split.shape[0],)
-        matrices.append(Matrix(parameter, parts, partial(gather_whole, split=split, mesh=mesh), share))
+        gather = partial(gather_whole, split=split, mesh=mesh)
+        matrix = Matrix(name, parameter, tuple(parameter.shape), parts, gather, share)
+        matrices.setdefault(factors(model.config, name, role, muon=True), []).append(matrix)
+    groups = []
+    for scale, members in matrices.items():
+        group = make_group([m.parameter for m in members], scale, weight_decay * scale.weight_decay, optim.eps)
+        group["lr_scale"] *= optim.muon_lr_factor
+        groups.append((group, members))
     return Muon(
-        matrices,
-        [{"params": others, "weight_decay": 0.0}],
+        groups,
+        grouped(model, optim, others),
         lr=lr,
-        momentum=config.optim.betas[1],
-        weight_decay=config.optim.weight_decay,
-        betas=config.optim.betas,
-        eps=config.optim.eps,
+        momentum=optim.betas[1],
+        betas=optim.betas,
         replica_group=mesh.replica_group,
     )
 

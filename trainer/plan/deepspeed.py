@@ -26,11 +26,13 @@ def resolve_precision(asked: str, *, gpu: bool) -> Precision:
 
 
 def check_optimizer(config: RunConfig) -> None:
-    """Raise `UserError` where an optimizer cannot work under the ZeRO stage."""
-    if config.optim.name == "muon" and config.parallel.zero_stage != 0:
+    """Raise `UserError` where an optimizer cannot work with the layout."""
+    if config.optim.name == "muon" and config.parallel.engine != "deepspeed":
+        raise UserError(f"optim.name muon needs parallel.engine deepspeed, it is {config.parallel.engine}")
+    if config.optim.name == "muon" and config.parallel.offload != "none":
         raise UserError(
-            f"optim.name muon needs parallel.zero_stage 0, it is {config.parallel.zero_stage}: Muon works on whole "
-            "matrices and deals its work out over data ranks itself"
+            f"optim.name muon makes matrices orthogonal on the GPU, and parallel.offload is {config.parallel.offload}: "
+            "set it to none; ZeRO shards Muon's momentum at every stage"
         )
 
 
@@ -72,8 +74,12 @@ def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precis
 
 
 def bucket_elements(model: ModelConfig) -> int:
-    """Return the elements of a bucket: gradients reduced, parameters gathered, what ZeRO 3 steps at a time."""
-    return min(BUCKET_ELEMENTS, max(FEWEST_ELEMENTS, count_parameters(model).total // MODEL_SHARE))
+    """Return the elements of a bucket: gradients reduced, parameters gathered, what ZeRO 3 steps at a time.
+
+    They are even, which DeepSpeed asks of what ZeRO 1 and 2 gather.
+    """
+    share = count_parameters(model).total // MODEL_SHARE
+    return min(BUCKET_ELEMENTS, max(FEWEST_ELEMENTS, share + share % 2))
 
 
 def live_elements(model: ModelConfig) -> int:

@@ -10,16 +10,21 @@ from trainer.config.optim import OptimConfig, ScheduleConfig
 PARAMETERS_AT, LR_AT, EXPONENT = 125e6, 6e-4, 0.4
 
 
-def peak_lr(optim: OptimConfig, body_parameters: int) -> float:
-    """Return the peak learning rate: the number that was given, or the rule by size.
+def peak_lr(optim: OptimConfig, body_parameters: int, tokens: int) -> float:
+    """Return the peak learning rate of a run of so many tokens: the number that was given, or the rule by size.
+
+    `lr_horizon` has it fall with the run's length: times (tokens / those at which it was tuned)^-exponent.
 
     The rule: 6e-4 at 125M parameters of the body, falling with the power 0.4 of their number. It passes within a factor
     of two through the rates of GPT-3 from 125M to 175B (Brown et al. 2020, table 2.1) and, four decades below, through
     the optima of this project's sweeps of models of 13k and 100k parameters (docs/log.md).
     """
+    factor, horizon = optim.lr_factor, optim.lr_horizon
+    if horizon is not None:
+        factor *= math.pow(tokens / horizon.tokens, -horizon.exponent)
     if optim.lr == "auto":
-        return optim.lr_factor * LR_AT * math.pow(body_parameters / PARAMETERS_AT, -EXPONENT)
-    return optim.lr_factor * float(optim.lr)
+        return factor * LR_AT * math.pow(body_parameters / PARAMETERS_AT, -EXPONENT)
+    return factor * float(optim.lr)
 
 
 def lr_share(schedule: ScheduleConfig, step: int, *, total_steps: int, tokens_per_step: int) -> float:

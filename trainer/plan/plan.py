@@ -43,7 +43,7 @@ class Plan:
     warmup_steps: int
     precision: str
     memory_bytes: dict[str, int]
-    deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given
+    deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given; empty where another engine shards
 
     def to_json(self) -> str:
         """Return the plan as indented JSON."""
@@ -91,11 +91,13 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         tokens=tokens,
         epochs=tokens / train_tokens if train_tokens else None,
         flops=float(flops.total) * tokens,
-        lr=peak_lr(config.optim, count_parameters(config.model).body),
+        lr=peak_lr(config.optim, count_parameters(config.model).body, tokens),
         warmup_steps=warmup,
         precision="fp8" if config.precision == "fp8" else precision,
         memory_bytes=memory.by_part(),
-        deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision),
+        deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision)
+        if config.parallel.engine == "deepspeed"
+        else {},
     )
 
 

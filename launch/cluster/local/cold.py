@@ -39,7 +39,7 @@ class ProcessPool:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=lambda: die_with(me),
+                preexec_fn=lambda: _prepare(me),
             )
 
     def signal(self, identity: str, number: int) -> None:
@@ -75,6 +75,12 @@ class ProcessPool:
             _kill_group(rank.pid)
             rank.wait()
         self.ranks.clear()
+
+
+def _prepare(parent: int) -> None:
+    """A rank that still starts must not die of the signal that asks ranks where they are."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    die_with(parent)
 
 
 def _kill_group(pid: int) -> None:

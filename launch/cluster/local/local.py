@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from launch.cluster.attached import job_id
 from launch.cluster.driven import tell
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.cluster.local.cold import ProcessPool
-from launch.cluster.local.warm import PRELOAD, RankPool, rank_environment
+from launch.cluster.local.warm import PRELOAD, RankPool, rank_environment, rank_variables
 from launch.cluster.logs import attempt_logs, follow_logs, rank_failure
 from launch.cluster.quoting import check_spec, sh
 from launch.cluster.this_machine import available_cores, local_gpus
@@ -37,6 +38,7 @@ from trainer.node.first_failure import Ending, first_failure
 FAILURE_GRACE = 5.0  # seconds between TERM and KILL for the peers of a rank that failed
 SAVE_GRACE = 60.0  # the same for ranks that were asked to save and stop, or that agreed to stop
 PORT_TRIES = 3
+DUMP_SECONDS = 0.1  # for ranks to write their stacks before they are ended
 
 
 @dataclass
@@ -92,6 +94,7 @@ class LocalBackend:
         self.preload = tuple(preload)
         self.python = python
         self.pool: RankPool | ProcessPool | None = None
+        self._former: Any = None  # what SIGUSR2 did before
 
     def rehearse(self, spec: JobSpec) -> None:
         """Raise UserError where the job cannot be rendered, or its directory or interpreter are not here."""
@@ -156,6 +159,12 @@ class LocalBackend:
                 found.cancelled = True
                 self._end_ranks(found, SAVE_GRACE)
 
+    def dump_stacks(self) -> None:
+        """Have every rank that runs write down where it is, see `trainer.node.stacks`. Safe in a signal handler."""
+        for job in self.jobs.values():
+            if job.running:
+                self._signal(job, signal.SIGUSR2)
+
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
         """Yield the lines of the job's newest attempt. Followed again, those that were not yielded yet."""
         found = self._job(job)
@@ -187,10 +196,14 @@ class LocalBackend:
             self.pool = None
 
     def __enter__(self) -> LocalBackend:
+        if threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGUSR2, lambda *_: self.dump_stacks())
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        if self._former is not None:
+            signal.signal(signal.SIGUSR2, self._former)
 
     def _job(self, identity: str) -> _Job:
         if identity not in self.jobs:
@@ -264,6 +277,8 @@ class LocalBackend:
             if code in AGREED_EXITS:
                 job.kill_at = self.clock() + SAVE_GRACE  # its peers leave by themselves
             else:
+                self._signal(job, signal.SIGUSR2)  # where they are when they are ended: `trainer.node.stacks`
+                time.sleep(DUMP_SECONDS)
                 self._end_ranks(job, FAILURE_GRACE)
         if not job.running:
             self._job_ended(job)
@@ -306,9 +321,7 @@ class LocalBackend:
         return not job.stands_still
 
     def _end_ranks(self, job: _Job, grace: float) -> None:
-        assert self.pool is not None, "a job that runs was started through the pool"
-        for rank in job.running:
-            self.pool.signal(f"{job.identity}/{rank}", signal.SIGTERM)
+        self._signal(job, signal.SIGTERM)
         job.told = True
         job.kill_at = self.clock() + grace
 
@@ -318,23 +331,14 @@ class LocalBackend:
             if job.limit_at is not None and now >= job.limit_at:
                 job.limit_at, job.timed_out = None, True
                 self._end_ranks(job, SAVE_GRACE)
-            if job.kill_at is not None and now >= job.kill_at and self.pool is not None:
+            if job.kill_at is not None and now >= job.kill_at:
                 job.kill_at = None
-                for rank in job.running:
-                    self.pool.signal(f"{job.identity}/{rank}", signal.SIGKILL)
+                self._signal(job, signal.SIGKILL)
 
-
-def rank_variables(spec: JobSpec, rank: int) -> dict[str, str]:
-    """Return the variables that `torchrun` would give to one rank."""
-    node, local = divmod(rank, spec.ranks_per_node)
-    values = {
-        "RANK": rank,
-        "LOCAL_RANK": local,
-        "WORLD_SIZE": spec.world_size,
-        "LOCAL_WORLD_SIZE": spec.ranks_per_node,
-        "GROUP_RANK": node,
-    }
-    return {name: str(value) for name, value in values.items()}
+    def _signal(self, job: _Job, number: int) -> None:
+        assert self.pool is not None, "a job that runs was started through the pool"
+        for rank in job.running:
+            self.pool.signal(f"{job.identity}/{rank}", number)
 
 
 def free_port() -> int:

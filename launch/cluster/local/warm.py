@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.cluster.job import JobSpec
 from launch.cluster.this_machine import local_gpus
 from trainer.contract.errors import UserError
 from trainer.node.compile_cache import with_compile_cache
@@ -108,3 +109,16 @@ def rank_environment(base: Mapping[str, str], *, threads: int) -> dict[str, str]
     if not local_gpus(base):
         environment.setdefault("DS_ACCELERATOR", "cpu")
     return with_compile_cache(environment)
+
+
+def rank_variables(spec: JobSpec, rank: int) -> dict[str, str]:
+    """Return the variables that `torchrun` would give to one rank."""
+    node, local = divmod(rank, spec.ranks_per_node)
+    values = {
+        "RANK": rank,
+        "LOCAL_RANK": local,
+        "WORLD_SIZE": spec.world_size,
+        "LOCAL_WORLD_SIZE": spec.ranks_per_node,
+        "GROUP_RANK": node,
+    }
+    return {name: str(value) for name, value in values.items()}

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from launch.scaling.arrays import Array
 from launch.scaling.fit.large import LARGEST_BATCH, LOG, STEPS_OF_PROFILE, first_step, is_large
 from launch.scaling.fit.problem import Problem
+from launch.scaling.laws.base import FromJacobian
 
 MAX_STEPS = 200
 NEWTON_AFTER = 2e-2  # relative decrease of one step below which the exact Hessian is used
@@ -122,6 +124,12 @@ class _Solver:
     problem: Problem
     pin: Pin | None
 
+    @cached_property
+    def known_jacobian(self) -> FromJacobian | None:
+        """The law, where its curvature follows from the Jacobian of log loss, which each step has at hand."""
+        law = self.problem.law
+        return law if self.problem.cost.on == "log" and isinstance(law, FromJacobian) else None
+
     def cost(self, residual: Array, weights: Array, theta: Array, pin: Array | None) -> Array:
         cost = self.problem.sum(residual, weights)
         if self.pin is not None and pin is not None:
@@ -177,6 +185,8 @@ class _Solver:
             slope = slope + pull / predicted
             pull = pull * predicted
         exact = (jacobian * slope[:, None, :]) @ jacobian.transpose(0, 2, 1)
+        if self.known_jacobian is not None:
+            return np.asarray(exact + self.known_jacobian.curvature_from(jacobian, self.problem.x, pull))
         return np.asarray(exact + self.problem.law.curvature(state.theta[near], self.problem.x, pull))
 
     def advance(self, state: _State, target: Array) -> Array:
@@ -223,6 +233,7 @@ def _solve_damped(matrix: Array, damping: Array, gradient: Array) -> Array:
     except np.linalg.LinAlgError:  # one exactly singular problem would stop all
         inverse = np.linalg.pinv(np.nan_to_num(damped, posinf=1e100, neginf=-1e100), hermitian=True)
         step = -(inverse @ gradient[..., None])[..., 0]
-    step = np.nan_to_num(step, nan=0.0, posinf=LARGEST_STEP, neginf=-LARGEST_STEP)
+    if not np.isfinite(step).all():
+        step = np.nan_to_num(step, nan=0.0, posinf=LARGEST_STEP, neginf=-LARGEST_STEP)
     longest = np.abs(step).max(axis=1, keepdims=True)
     return np.asarray(step * np.minimum(1.0, LARGEST_STEP / np.maximum(longest, 1e-300)))

@@ -90,6 +90,15 @@ class WithCorners(Protocol):
         ...
 
 
+@runtime_checkable
+class FromJacobian(Protocol):
+    """A law whose curvature follows from its Jacobian, so that a solver need not evaluate it twice."""
+
+    def curvature_from(self, jacobian: Array, x: Logs, weights: Array) -> Array:
+        """Return `Law.curvature` (B, p, p) from the Jacobian (B, p, n)."""
+        ...
+
+
 MULTIPLIERS = frozenset({"A", "B", "K", "a", "b", "Nc", "Dc"})  # their values depend on the units of N, D and C
 
 

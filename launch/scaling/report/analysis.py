@@ -63,5 +63,5 @@ def analyse(table: Table) -> Surface | None:
     chosen = choose_law(table)
     best = chinchilla
     if chosen.law != CHINCHILLA.name:
-        best = study(table, find_law(chosen.law), bootstrap=REPLICATES)
+        best = study(table, find_law(chosen.law), bootstrap=REPLICATES, fits=chosen.fits)
     return Surface(table, judged(best, chosen), chinchilla, chosen)

@@ -15,7 +15,7 @@ UNIT = {"N": "parameters", "D": "training tokens", "C": "training FLOPs"}
 def cell_grid(ladder: Ladder) -> Grid:
     """Return one row for each cell, smallest first, with what is known of N, D and C."""
     table = ladder.table
-    names = table.labels.get("name")
+    names, spent = table.labels.get("name"), table.labels.get("spent", ())
     sizes = [v for v in ("N", "D", "C") if table.has(v)]
     ratio = table.D / table.N if table.has("N", "D") else None
     rows = []
@@ -24,8 +24,10 @@ def cell_grid(ladder: Ladder) -> Grid:
         cells += [size_text(v, table.columns[v][i]) for v in sizes]
         cells += [] if ratio is None else [f"{ratio[i]:.3g}"]
         cells += [f"{table.loss[i]:.4f}", f"{np.exp(table.loss[i]):.2f}"]
+        cells += [str(spent[i])] if any(spent) else []
         rows.append([*cells, "held out" if ladder.held_out[i] else ""])
-    header = ["cell", *sizes, *([] if ratio is None else ["D/N"]), "loss (nats)", "perplexity", ""]
+    header = ["cell", *sizes, *([] if ratio is None else ["D/N"]), "loss (nats)", "perplexity"]
+    header += ["cost", ""] if any(spent) else [""]
     return Grid(header, rows, f"{_sem(table)}{counting_after(table)}".strip())
 
 

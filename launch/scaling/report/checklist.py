@@ -11,6 +11,7 @@ from launch.scaling.questions.forecast import read, score
 from launch.scaling.report.model import Grid, Section, interval
 from launch.scaling.table.counting import N_CONVENTIONS
 from launch.scaling.table.table import Table
+from launch.show.costs import costs_text
 from launch.show.text import count, flops_text
 
 UNKNOWN = "not recorded in the table"
@@ -81,6 +82,7 @@ def checklist_section(table: Table, answers: Answers) -> Section:
             ["Width, depth and context?", _shapes(table)],
             ["How are parameters counted?", N_CONVENTIONS.get(table.n_convention, table.n_convention)],
             ["How is compute counted?", _compute(table)],
+            ["What did it cost?", _cost(table)],
             ["Which data and tokenizer?", _data(table)],
             ["Is data repeated?", _repetition(table)],
             ["Learning rate, schedule, batch?", _hyperparameters(table)],
@@ -130,6 +132,11 @@ def _compute(table: Table) -> str:
     if table.c_convention == "exact":
         return "forward and backward with attention and head, counted exactly; allocations use C = 6 N D"
     return "; ".join(table.notes) or ("as given" if table.has("C") else UNKNOWN)
+
+
+def _cost(table: Table) -> str:
+    said = costs_text(table.spent)
+    return f"{said}; restarts and runs that ended badly are included" if said else UNKNOWN
 
 
 def _distinct(table: Table, label: str) -> str:

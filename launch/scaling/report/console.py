@@ -99,7 +99,7 @@ def print_ladder(table: Table, console: Console | None = None) -> str | None:
         console.print(ladder_text(ladder))
         return f"power-{ladder.variable}"
     console.print(chosen_text(chosen))
-    console.print(judged_text(judged(study(table, law, bootstrap=REPLICATES), chosen)))
+    console.print(judged_text(judged(study(table, law, bootstrap=REPLICATES, fits=chosen.fits), chosen)))
     return None
 
 

@@ -51,13 +51,14 @@ def runs_grid(table: Table, fitted: Fitted) -> Grid:
     predicted = fitted.predict(fitted.columns)
     off = table.loss / predicted - 1
     shown = np.sort(np.argsort(-np.abs(off), kind="stable")[:MOST_ROWS])
-    names = run_names(table)
+    names, spent = run_names(table), table.labels.get("spent", ())
     rows = [
         [names[i], str(int(table.row[i])), count(table.N[i]), count(table.D[i]), flops_text(float(table.C[i])),
-         f"{table.loss[i]:.4f}", f"{predicted[i]:.4f}", f"{off[i]:+.2%}"]
+         f"{table.loss[i]:.4f}", f"{predicted[i]:.4f}", f"{off[i]:+.2%}", *([str(spent[i])] if any(spent) else [])]
         for i in shown
     ]  # fmt: skip
     caption = "Row: number in the file, header not counted. Off: measured over law, less one."
     if len(table) > MOST_ROWS:
         caption += f" Shown are the {MOST_ROWS} of {len(table)} runs that the law misses most."
-    return Grid(["run", "row", "N", "D", "C", "loss (nats)", "law", "off"], rows, caption)
+    header = ["run", "row", "N", "D", "C", "loss (nats)", "law", "off", *(["cost"] if any(spent) else [])]
+    return Grid(header, rows, caption)

@@ -16,6 +16,7 @@ from launch.scaling.table.reading import Row, read_rows
 from launch.scaling.table.rows import RowsAre, last_checkpoints, rows_with
 from launch.scaling.table.table import Table
 from launch.scaling.table.wandb_export import refuse_curves
+from launch.show.costs import costs_text, total
 from trainer.contract.errors import UserError, did_you_mean
 
 
@@ -112,6 +113,7 @@ def from_ledger(
         },
         n_convention=n_convention,
         c_convention=c_convention,
+        spent=total({row.get("cell"): row for row in rows}.values()),
         warnings=(*warnings, *table.warnings),
     )
 
@@ -150,6 +152,7 @@ def _recipe(row: Row) -> dict[str, str]:
         "schedule": str(row["schedule"]),
         "data": str(row["data_hash"])[:16],
         "revision": str(row["git_revision"] or "")[:12],
+        "spent": costs_text(row),
     }
 
 

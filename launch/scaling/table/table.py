@@ -34,6 +34,7 @@ class Table:
     c_convention: str = "as given"
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    spent: Mapping[str, float] = field(default_factory=dict)  # by all cells of a ledger, in units of its keys
     left_out: tuple[str, ...] = ()  # by filters that the user named; what the reader left out is in the warnings
 
     @property

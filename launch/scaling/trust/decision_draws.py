@@ -57,11 +57,8 @@ def draw_decision(
 
 
 def demanded(fitted: Fitted, table: Table) -> SharedError | None:
-    """Return the shared error that the residuals speak for most, or None.
-
-    One degree of freedom, what four sizes leave, is a misfit as well as an error: leaving sizes out answers for it.
-    """
-    found = [e for e in shared_errors(fitted, table) if e.p_value < CLUSTERED and e.freedom[0] > 1]
+    """Return the shared error that the residuals speak for most, or None."""
+    found = [e for e in shared_errors(fitted, table) if e.p_value < CLUSTERED]
     return min(found, key=lambda e: e.p_value) if found else None
 
 

@@ -1,7 +1,7 @@
 """Errors that runs of one size, length, budget or trunk share: found in the residuals, and sized.
 
 One-way analysis of variance of what a fit leaves, without what a small change of the law's own parameters would
-explain: a law takes a part of every shared error, so that six sizes leave about three degrees of freedom, not five.
+explain: a law takes a part of every shared error, so that six sizes leave three degrees of freedom, not five.
 Repeats of one N and D count as one run, their mean: what they share is the place, not the group.
 """
 
@@ -22,9 +22,10 @@ KINDS = ("trunk", "N", "D", "C")
 WORDS = {"N": "size (N)", "D": "length (D)", "C": "budget (C)"}  # what a group of one N, D or C is called
 FEWEST_GROUPS = 3  # of several runs
 FEWEST = 4  # degrees of freedom left within them
-LEAST_FREEDOM = 3  # of the variance between groups when it is drawn
+LEAST_FREEDOM = 2  # of the variance between groups when it is drawn
 OUTLYING = 4.0  # robust standard deviations at which residuals are cut off: one odd run is no group
 RANK = 1e-8  # relative singular value below which a direction is another one again
+TAKEN = 0.1  # of the runs of a mean group: a direction of which the law leaves less says nothing of shared errors
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class SharedError:
     def draw(self, num: int, random: np.random.Generator) -> Array:
         """Return shared errors (num, n), their variance drawn too: few groups hardly say how large it is.
 
-        As if groups had left `LEAST_FREEDOM` degrees of freedom where they left fewer: one alone would make any answer
-        infinite, and leaving out each group says what the fit hangs on.
+        As if groups had left `LEAST_FREEDOM` degrees of freedom where they left one, which would make any answer
+        infinite: leaving out each group says what the fit hangs on.
         """
         freedom = max(self.freedom[0], LEAST_FREEDOM)
         between = self.between * freedom / random.chisquare(freedom, num)
@@ -93,15 +94,17 @@ def _analysed(fitted: Fitted, by: str, group: NDArray[np.int64]) -> SharedError 
         return None
     own = basis(mean @ fitted.law.log_loss(fitted.theta[None], x)[1][0].T)
     residual = without(own, mean @ cut(fitted.residuals))
-    members = without(own, np.eye(int(group.max()) + 1)[group[first]])
-    directions = basis(members)
+    members = np.eye(int(group.max()) + 1)[group[first]]
+    directions, lengths = axes(without(own, members))
+    left = lengths**2 >= TAKEN * len(members) / members.shape[1]
+    directions, lengths = directions[:, left], lengths[left]
     freedom = directions.shape[1], len(residual) - own.shape[1] - directions.shape[1]
     if freedom[0] < 1 or freedom[1] < FEWEST:
         return None
     shared = directions.T @ residual
     between = float(shared @ shared) / freedom[0]
     within = float(np.sum((residual - directions @ shared) ** 2)) / freedom[1]
-    weight = float(np.sum(members**2)) / freedom[0]
+    weight = float(np.mean(lengths**2))
     return SharedError(by, group, between, within, freedom, weight, p_of_f(between, within, freedom))
 
 
@@ -126,8 +129,14 @@ def cut(residual: Array) -> Array:
 
 def basis(columns: Array) -> Array:
     """Return orthonormal columns (n, k) that span these (n, m), k <= m."""
+    return axes(columns)[0]
+
+
+def axes(columns: Array) -> tuple[Array, Array]:
+    """Return what `basis` does, with the lengths (k,) of the columns along it: their singular values."""
     u, sizes, _ = np.linalg.svd(columns, full_matrices=False)
-    return np.asarray(u[:, sizes > RANK * max(float(sizes.max()), 1e-300)])
+    several = sizes > RANK * max(float(sizes.max()), 1e-300)
+    return np.asarray(u[:, several]), np.asarray(sizes[several])
 
 
 def without(directions: Array, values: Array) -> Array:

@@ -73,6 +73,7 @@ def judge(
         *_far(flops, log_n.value, log_d.value, evidence.largest or {}),
         *_left_out(log_n, draws),
         *_held_out(evidence.held_out),
+        *_shared(draws, evidence.doubts),
     ]
     graded = [(status, why) for status, why in found if status != "certified"]
     graded += [("weak", why) for why in (*evidence.reasons, *(f"doubt: {d}" for d in evidence.doubts))]
@@ -120,6 +121,12 @@ def _left_out(log_n: Spread, draws: DecisionDraws) -> Iterator[Graded]:
 def _held_out(error: float | None) -> Iterator[Graded]:
     if error is not None:
         yield HOLD_OUT.status(error), f"the law missed held-out larger budgets by {error:.1%} on average"
+
+
+def _shared(draws: DecisionDraws, doubts: tuple[str, ...]) -> Iterator[Graded]:
+    """A few groups hardly say how large the error is that they share, nor do they test that it is one."""
+    if draws.shared_sd > 0 and not any(draws.cluster_why in d for d in doubts):
+        yield "weak", draws.cluster_why
 
 
 def size(log_n: float) -> str:

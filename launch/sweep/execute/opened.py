@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,6 +19,7 @@ from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.former import refuse_former
 from launch.sweep.cells.gate import Passage, through_gate
 from launch.sweep.cells.planned import PlannedCell
+from launch.sweep.execute.begun_by import BEGUN, RECORD, BegunBy
 from launch.sweep.ledger import ledger
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import DamagedFileError, read_object, to_json
@@ -27,7 +28,7 @@ from trainer.data.store.manifest import Manifest
 from trainer.plan.plan import Plan, make_plan, share_out
 from trainer.plan.resolve import with_data
 
-RECORD, GPU = "sweep.json", "gpu"  # in the sweep's directory: what was run, and whether its ranks found a GPU
+GPU = "gpu"  # in the record: whether its ranks found one
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Opened:
     cells: list[PlannedCell]
     gpu: bool = False  # whether the ranks find one
     gate: tuple[str, ...] = ()  # what its gate said, a line for each change; empty until the first stage has ended
+    begun: BegunBy | None = None
 
     @property
     def plans(self) -> dict[str, Plan]:
@@ -70,7 +72,8 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
         plan = make_plan(run, world=sweep.ranks, gpu=gpu, train_tokens=manifest.tokens("train"))
         known = replace(cell, config=run)
         cells.append(PlannedCell(known, plan, RunDir(directory / "cells" / cell.id)))
-    return Opened(sweep, directory, cells, gpu, tuple(passage.lines))
+    begun = BegunBy(str(config.resolve() if config.exists() else config), tuple(assignments))
+    return Opened(sweep, directory, cells, gpu, tuple(passage.lines), begun)
 
 
 @contextmanager
@@ -86,6 +89,8 @@ def locked(opened: Opened) -> Iterator[None]:
         ) from None
     with lock:
         said = {**opened.sweep.model_dump(mode="json"), GPU: opened.gpu}
+        if opened.begun is not None:
+            said[BEGUN] = asdict(opened.begun)
         write_atomically(opened.directory / RECORD, to_json(said, indent=2) + "\n")
         yield
 

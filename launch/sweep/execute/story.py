@@ -30,9 +30,10 @@ from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig, load_sweep
 from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.execute.act import array_of, recorded_cluster
+from launch.sweep.execute.begun_by import RECORD
 from launch.sweep.execute.decide import Decision, Limits, Then, decide, stand
 from launch.sweep.execute.observe import observe
-from launch.sweep.execute.opened import RECORD, Opened, has_gpus, locked, open_sweep
+from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.reconcile import reconcile
 from launch.sweep.execute.report import ending, report, tell
@@ -175,7 +176,7 @@ def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str,
                 print(place.backend.render(array), end="")
             return Result()
     with locked(opened):
-        underway = Underway(opened.directory, opened.cells, place)
+        underway = Underway(opened.directory, opened.cells, place, opened.sweep.fit.eval_set)
         if queued:
             decision = reconcile(underway, limits, lambda now: tell(now, opened, console))
             _tell_sent(underway, decision, wish, console)

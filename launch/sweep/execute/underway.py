@@ -10,6 +10,7 @@ from pathlib import Path
 from launch.cluster.backend import Driver, Scheduler
 from launch.cluster.config import ClusterConfig
 from launch.cluster.job import JobSpec, JobStatus
+from launch.scaling.live.ledger import HELD_OUT
 from launch.sweep.cells.planned import PlannedCell
 
 
@@ -38,6 +39,7 @@ class Underway:
     directory: Path
     cells: Sequence[PlannedCell]
     place: Place
+    eval_set: str = HELD_OUT  # that laws are fitted to
     ids: dict[str, str] = field(default_factory=dict)  # cell -> the job that this process started for it last
     starts: Counter[str] = field(default_factory=Counter)
     jobs: dict[str, JobStatus] | None = None  # cell -> its newest job as it was last told; None: nobody was asked yet

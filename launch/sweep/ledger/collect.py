@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from launch.run.newest_step import training_rows
+from launch.run.newest_step import rows_backwards, training_rows
 from launch.run.run_state import divergence_of, failure_of
 from launch.scaling.table.oddities import chance
 from launch.sweep.cells.planned import PlannedCell
@@ -17,6 +17,7 @@ from launch.sweep.ledger import ledger
 from launch.sweep.ledger.ledger import LedgerRow
 from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
 from trainer.contract.run_dir import RunDir, Status, utc_now
+from trainer.observe.metrics import COSTS
 from trainer.plan.plan import Plan
 
 
@@ -39,6 +40,10 @@ class Came(BaseModel):
     train_loss: float | None = None
     tokens_per_second: float | None = None
     seconds: float | None = None
+    gpu_seconds: float | None = None
+    core_seconds: float | None = None
+    cost: float | None = None
+    energy_joules: float | None = None
     unique_tokens: int = 0
     unigram_entropy: float | None = None
     tokenizer_hash: str = ""
@@ -111,13 +116,13 @@ def _done_rows(one: PlannedCell) -> list[LedgerRow]:
 
 def _badly(one: PlannedCell, status: Status) -> LedgerRow:
     """Return the row of a run that ended badly: how far it came, its last finite loss, and why it ended."""
-    events = [row for row in rows_of(one.run_dir.events, "event") if row["event"] in ("diverged", "started")]
     found: dict[str, Any] = {"train_loss": None}
-    for event in events:
+    for event in _last_start_and_end(one.run_dir):
         found.update({key: value for key, value in event.items() if key in Came.model_fields})
         found["unique_tokens"] = event.get("train_tokens", found.get("unique_tokens", 0))
     steps = training_rows(one.run_dir)
     newest: dict[str, Any] = next(steps, {"step": 0, "loss": None})
+    found.update({key: newest[key] for key in COSTS if key not in found and key in newest})
     if found["train_loss"] is None:
         found["train_loss"] = next((row["loss"] for row in chain([newest], steps) if row["loss"] is not None), None)
     try:
@@ -128,6 +133,17 @@ def _badly(one: PlannedCell, status: Status) -> LedgerRow:
     came = came.model_copy(update={"step": step, "tokens": step * one.plan.tokens_per_step})
     reason = BADLY[status](one.run_dir)
     return _row(one, came, status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
+
+
+def _last_start_and_end(run_dir: RunDir) -> list[dict[str, Any]]:
+    """Return how the newest attempt started, and how it diverged where it did, in order, from the end of the record."""
+    found: list[dict[str, Any]] = []
+    for row in rows_backwards(run_dir.events):
+        if row.get("event") in ("diverged", "started"):
+            found.insert(0, row)
+        if row.get("event") == "started":
+            break
+    return found
 
 
 def _row(one: PlannedCell, came: Came, **more: object) -> LedgerRow:

@@ -77,7 +77,11 @@ class LedgerRow(BaseModel):
     trunk: str | None = None  # the cell whose beginning this one shares, for cooldown branches
     layout: str  # for instance "data=2 tensor=1 sequence=1 zero=1"
     tokens_per_second: float | None = None
-    seconds: float | None = None
+    seconds: float | None = None  # of the last attempt
+    gpu_seconds: float | None = None  # of all attempts, what restarts lost included; None on CPUs, and in rows of old
+    core_seconds: float | None = None  # the same of the cores of CPUs
+    cost: float | None = None  # of these, at the cluster's gpu_price; None where it says none
+    energy_joules: float | None = None  # where the machine tells
     skipped_steps: list[list[int]] = []  # stretches of the data order that were left out by hand
     tokenizer_hash: str  # empty where a run failed before it opened its data
     data_hash: str

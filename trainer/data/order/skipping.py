@@ -20,7 +20,7 @@ def parse_ranges(texts: Sequence[str]) -> Ranges:
     for text in texts:
         match = re.fullmatch(r"\s*(\d+):(\d+)\s*", text)
         if match is None or int(match[1]) >= int(match[2]):
-            raise UserError(f"a range of steps to skip is FIRST:END with FIRST < END, such as 1200:1210, not {text!r}")
+            raise UserError(f"a range of steps is FIRST:END with FIRST < END, such as 1200:1210, not {text!r}")
         found.append((int(match[1]), int(match[2])))
     joined: list[tuple[int, int]] = []
     for begin, end in sorted(found):

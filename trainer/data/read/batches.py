@@ -120,6 +120,14 @@ class Batches:
                 self._ahead[coming] = self._pool.submit(self._read, coming)
         return future.result() if future else batches
 
+    def skip(self, skipped: Ranges) -> None:
+        """Leave these steps of the order out from now on, in place of those that were left out so far."""
+        for future in self._ahead.values():  # what was read ahead is of another order
+            future.cancel()
+        with self._lock:
+            self._ahead.clear()
+            self.skipped, self._fetched = skipped, 0
+
     def close(self) -> None:
         """End the background thread."""
         if self._pool is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.utils import combine_grad_norm_groups
 from torch import Tensor
 
 from trainer.engine.protocol import Fragment
@@ -57,6 +58,16 @@ def _stage3(ds: Any, mesh: Mesh) -> Iterator[Fragment]:
             continue
         home = optimizer.fp32_partitioned_groups_flat[group]
         yield Fragment(name, (start, stop), (start, stop), home.data.narrow(0, offset, stop - start), home, offset)
+
+
+def homes(ds: Any, zero_stage: int) -> list[Tensor]:
+    """Return this replica's flat fp32 tensors, in the same order on all replicas; none at stage 0."""
+    if zero_stage == 0:
+        return []
+    optimizer = ds.optimizer
+    return list(
+        optimizer.fp32_partitioned_groups_flat if zero_stage == 3 else optimizer.single_partition_of_fp32_groups
+    )
 
 
 def moments(ds: Any, fragment: Fragment) -> dict[str, Tensor]:
@@ -157,6 +168,30 @@ def step_on_gradients_in_place(optimizer: Any) -> None:
     In bf16 DeepSpeed also adds them to a flat partition while all are there.
     """
     optimizer._use_compact_grad_partition_buffer = lambda group: False
+
+
+def judge_norm(optimizer: Any, zero_stage: int, refuses: Callable[[Tensor], bool]) -> None:
+    """Have ZeRO leave out the update where `refuses` the global norm, as it does where that is not finite.
+
+    `refuses` is called once a step, with the norm that clipping takes, and must answer alike on all ranks. It is not
+    called where a gradient is known not to be finite.
+    """
+    if zero_stage == 3:
+        group_norms = optimizer._get_norm_groups
+        optimizer._get_norm_groups = lambda: _refuse_groups(group_norms(), refuses)
+        return
+    whole_norm = optimizer.scaled_global_norm
+
+    def judged(*arguments: Any, **named: Any) -> Tensor:
+        norm: Tensor = whole_norm(*arguments, **named)
+        return torch.full_like(norm, torch.inf) if refuses(norm) else norm
+
+    optimizer.scaled_global_norm = judged
+
+
+def _refuse_groups(norms: list[Any], refuses: Callable[[Tensor], bool]) -> list[Any]:
+    norm: Tensor = combine_grad_norm_groups(norms)
+    return [torch.full_like(norm, torch.inf)] if refuses(norm) else norms
 
 
 def reduce_by(finish: Callable[[], None], optimizer: Any) -> None:

@@ -25,12 +25,12 @@ from trainer.models.interface import LanguageModel
 from trainer.models.roles import WHOLE, Role, split_of_module
 from trainer.parallel.fp8 import linear as fp8_linear
 from trainer.parallel.mesh import Group, Mesh
-from trainer.parallel.tensor.copied import copied
+from trainer.parallel.tensor.copied import copied, sum_output_gradient
 from trainer.parallel.tensor.overlap import overlap_reduction
 from trainer.parallel.tensor.vocab_loss import VocabularyParallelLoss
 
 
-def shard_model(model: LanguageModel, mesh: Mesh, *, overlap: bool = False, fp8: bool = False) -> None:
+def share_layers(model: LanguageModel, mesh: Mesh, *, overlap: bool = False, fp8: bool = False) -> None:
     """Replace the modules that the roles split by tensor-parallel ones, in place; nothing to do for one tensor rank.
 
     `overlap` has column-parallel layers reduce while they compute, `fp8` has the blocks' layers multiply in fp8.
@@ -44,7 +44,7 @@ def shard_model(model: LanguageModel, mesh: Mesh, *, overlap: bool = False, fp8:
         if role is None or not isinstance(module, nn.Linear | nn.Embedding) or (tied and name == "embed"):
             continue
         if role.split == "shared outputs":
-            module.register_forward_hook(_sum_gradient(mesh.tensor_group))
+            sum_output_gradient(module, mesh.tensor_group)
         if role.split in WHOLE:
             continue
         layer = _parallel_layer(module, role, name, mesh.tensor_group)
@@ -57,15 +57,6 @@ def shard_model(model: LanguageModel, mesh: Mesh, *, overlap: bool = False, fp8:
     if tied:
         model.embed = VocabParallelEmbedding(model.embed, mesh.tensor_group, tied_vocab_parallel_linear=model.head)
     model.token_loss = VocabularyParallelLoss(mesh.tensor_group, mesh.tp_rank)
-
-
-def _sum_gradient(group: Group) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    """Return a forward hook that has the gradient of the outputs summed over the group."""
-
-    def hook(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
-        return copied(outputs, group)
-
-    return hook
 
 
 def _parallel_layer(module: nn.Module, role: Role, name: str, group: Group) -> nn.Module:

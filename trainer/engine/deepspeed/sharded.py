@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainer.engine.batch import LocalBatch
-from trainer.engine.clip import clip_gradients
+from trainer.engine.clip import above_on_any, clip_gradients
 from trainer.engine.deepspeed import internals
 from trainer.engine.protocol import Fragment
 from trainer.engine.reduction import GradientSum
+from trainer.optim.groups import set_rates
 from trainer.parallel.mesh import Mesh
 
 
@@ -24,6 +25,10 @@ class DeepSpeedSharded:
             GradientSum(self.module, mesh.replica_group) if internals.sums_in_place(ds, mesh, zero_stage) else None
         )
         self._norm: Tensor | None = None  # of the last step, where DeepSpeed reports none
+        self._limit: float | None = None  # of the norm in this step
+        self._refused: float | None = None  # the norm of the last step, where it was above the limit
+        if zero_stage:
+            internals.judge_norm(ds.optimizer, zero_stage, self._refuses)
         if self._sum is not None and zero_stage == 1:
             internals.reduce_by(self._sum.finish, ds.optimizer)
 
@@ -38,10 +43,9 @@ class DeepSpeedSharded:
         """DeepSpeed takes the mean over replicas where it reduces; our sums do not."""
         return self.mesh.replica_size if self._sum is None else 1
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all groups."""
-        for group in self.ds.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+    def set_rates(self, lr: float, *, decay_share: float) -> None:
+        """Set the learning rate of all groups, and weight decay times a share."""
+        set_rates(self.ds.optimizer.param_groups, lr, decay_share=decay_share)
 
     def forward(self, batch: LocalBatch) -> Tensor:
         """Return the loss of each token."""
@@ -58,14 +62,24 @@ class DeepSpeedSharded:
         if last and self._sum is not None:
             self._sum.finish()
 
-    def update(self, *, last: bool) -> None:
-        """End a micro-batch; clip and update after the last."""
+    def update(self, *, last: bool, limit: float | None = None) -> None:
+        """End a micro-batch; clip and update after the last, unless the norm is above the limit."""
+        self._limit, self._refused = limit, None
         if last and self.zero_stage == 0:
-            self._norm = clip_gradients(self.module, self.clip_norm, self.mesh)
+            self._norm = clip_gradients(self.module, self.clip_norm, self.mesh, self._refuses)
         self.ds.step()
+
+    def _refuses(self, norm: Tensor) -> bool:
+        """Return on all ranks whether the norm is above the limit on any, and remember it then."""
+        if not above_on_any(norm, self._limit, self.mesh):
+            return False
+        self._refused = float(norm)
+        return True
 
     def outcome(self) -> tuple[float, bool]:
         """Return the norm before clipping, and whether parameters were updated."""
+        if self._refused is not None:
+            return self._refused, False
         norm = self._norm if self._norm is not None else self.ds.get_global_grad_norm()
         return float(norm), bool(self.ds.was_step_applied())
 

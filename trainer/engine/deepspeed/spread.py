@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 
 import deepspeed
 import torch
 from deepspeed.ops import __compatible_ops__ as compatible_ops
-from torch import nn
 
 from trainer.config.run import RunConfig
 from trainer.engine.deepspeed import internals
+from trainer.engine.deepspeed.layers import share_layers
 from trainer.engine.deepspeed.mpu import Topology
+from trainer.engine.deepspeed.optimizer import host_adam
 from trainer.engine.deepspeed.sharded import DeepSpeedSharded
+from trainer.models.interface import LanguageModel
+from trainer.optim.build import make_optimizer
+from trainer.optim.muon import Muon, Piece
 from trainer.parallel.mesh import Mesh, limit_every_wait
+from trainer.parallel.tensor.shard import sum_shared_gradients
+from trainer.parallel.tensor.split import Split
 from trainer.plan.deepspeed import deepspeed_config, effective_stage, resolve_precision
+
+__all__ = ["prepare", "share_layers", "spread", "without_compiled_collectives"]
 
 # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 is about to rename: one line for each call is no news.
 warnings.filterwarnings("ignore", message=".*is deprecated. Please use.*_single", category=FutureWarning)
@@ -38,15 +47,21 @@ def without_compiled_collectives() -> None:
 
 
 def spread(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    model: LanguageModel,
     config: RunConfig,
     mesh: Mesh,
+    splits: Mapping[str, Split],
     *,
+    lr: float,
     accumulation: int,
     device: torch.device,
 ) -> DeepSpeedSharded:
     """Return a model, whose tensor shares are in place, and its optimizer, sharded over replicas by ZeRO."""
+    sum_shared_gradients(model, mesh)
+    if config.parallel.offload != "none" and device.type == "cuda" and config.optim.name == "adamw":
+        optimizer = host_adam(model, config.optim, lr)
+    else:
+        optimizer = make_optimizer(config, model, splits, mesh, lr)
     precision = resolve_precision(config.precision, gpu=device.type == "cuda")
     stage = effective_stage(config, replicas=mesh.replica_size, precision=precision)
     internals.skip_slow_checks()
@@ -62,4 +77,10 @@ def spread(
         change = internals.step_on_gradients_in_place if stage == 1 else internals.keep_owned_gradients_only
         change(ds.optimizer)
     ds.enable_backward_allreduce = stage > 0
-    return DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm)
+    sharded = DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm)
+    if isinstance(optimizer, Muon) and stage:
+        flat = internals.homes(ds, stage)
+        number = {id(home): index for index, home in enumerate(flat)}
+        held = {f.name: Piece(number[id(f.home)], *f.held, f.offset) for f in sharded.fragments()}
+        optimizer.hold(flat, held)
+    return sharded

@@ -84,7 +84,7 @@ def _spaced(initial: Spaced, shape: Shape, generator: torch.Generator) -> Tensor
 @values.register
 def _xavier(initial: Xavier, shape: Shape, generator: torch.Generator) -> Tensor:
     rows, inputs = shape
-    bounds = [(outputs, math.sqrt(6 / (inputs + outputs))) for outputs in initial.parts or (rows,)]
+    bounds = [(outputs, initial.gain * math.sqrt(6 / (inputs + outputs))) for outputs in initial.parts or (rows,)]
     return torch.cat([_uniform(Uniform(-b, b), (outputs, inputs), generator) for outputs, b in bounds])
 
 

@@ -102,6 +102,21 @@ class ConvolutionalConfig(ModelConfig):
                 found.append(convolutions)
         return found
 
+    def at_base(self) -> ConvolutionalConfig:
+        """Return the model at the width of its base: all widths grow alike."""
+
+        def narrow(layer: tuple[int, int]) -> tuple[int, int]:
+            return layer[0], round(layer[1] / self.widened)
+
+        blocks = [b.model_copy(update={"layers": tuple(map(narrow, b.layers))}) for b in self.blocks]
+        width = round(self.d_model / self.widened)
+        return self.model_copy(update={"d_model": width, "blocks": tuple(blocks)})
+
+    def check_transfer(self) -> None:
+        """Raise ValueError for another depth where the sum of a block goes through a rectifier."""
+        if self.deepened != 1 and self.unit == "relu":
+            raise ValueError("completep is for a stream that blocks only add to, and unit relu rectifies it: use mup")
+
     @property
     def receptive_field(self) -> int:
         """Number of tokens that a prediction depends on."""

@@ -28,6 +28,7 @@ class Block(nn.Module):
         inputs, outputs = self.layers[0].inputs, self.layers[-1].outputs
         self.past = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
         self.dropout = nn.Dropout(config.dropout)
+        self.scale = 1 / config.deepened
 
     def forward(self, x: Tensor, context: Context, states: list[LayerState] | None = None) -> Tensor:
         """Return (B, T, O) for x (B, T, I). `states` has one window for each convolution."""
@@ -37,7 +38,7 @@ class Block(nn.Module):
             window = causal_window(y, layer.kernel, context.documents, state, dilation=layer.dilation)
             y = convolve(window.flatten(2))
             y = self.dropout(F.glu(y) if self.unit == "glu" else F.relu(y))
-        y = self.past(x) + y
+        y = self.past(x) + (y if self.scale == 1 else self.scale * y)
         return F.relu(y) if self.unit == "relu" else y
 
 

@@ -8,8 +8,10 @@ from trainer.models.convolutional.config import ConvolutionalConfig
 from trainer.models.ends import end_roles
 from trainer.models.initial import Constant, Normal
 from trainer.models.roles import Role, linear
+from trainer.models.transfer import transferable
 
 
+@transferable
 def roles(config: ConvolutionalConfig) -> dict[str, Role]:
     """Return the table of roles.
 

@@ -85,6 +85,20 @@ class RecurrentConfig(ModelConfig):
         """Return how many tokens the gates of a layer see."""
         return self.window if layer == 0 else 1
 
+    def at_base(self) -> RecurrentConfig:
+        """Return the model at the width of its base: all widths grow alike."""
+        hidden = tuple(round(width / self.widened) for width in self.hidden)
+        width = round(self.d_model / self.widened)
+        return self.model_copy(update={"d_model": width, "widths": hidden})
+
+    def check_transfer(self) -> None:
+        """Raise ValueError for another depth: layers are stacked without a residual stream."""
+        if self.deepened != 1:
+            raise ValueError(
+                f"completep scales what a layer adds to the residual stream, and {self.family} has none: use mup, or "
+                f"base.n_layers {self.n_layers}"
+            )
+
     @property
     def carries(self) -> bool:
         """Whether what a lane has read goes on into its next step."""

@@ -8,8 +8,10 @@ from trainer.models.ends import end_roles
 from trainer.models.initial import Constant, Initial, Normal, Stacked, Uniform
 from trainer.models.recurrent.config import RecurrentConfig
 from trainer.models.roles import Role, linear
+from trainer.models.transfer import transferable
 
 
+@transferable
 def roles(config: RecurrentConfig) -> dict[str, Role]:
     """Return the table of roles.
 

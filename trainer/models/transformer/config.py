@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
@@ -214,6 +215,38 @@ class TransformerConfig(ModelConfig):
     def memory_length(self) -> int:
         """Tokens before a sequence that attention sees while a model is trained or evaluated with carry."""
         return (self.memory or self.context_length) if self.carry else 0
+
+    @property
+    def branch_scale(self) -> float:
+        """What mixer and MLP add is multiplied by: `residual_scale`, and with completep 1 over the depth's growth."""
+        return self.residual_scale / self.deepened
+
+    @property
+    def query_scale(self) -> float:
+        """What scores q k / sqrt(K) are multiplied by for heads K wide: 1, and where K grew, 1 over its root."""
+        if self.transfer is None or self.transfer.head_dim is None or self.n_heads is None:
+            return 1.0
+        return math.sqrt(self.transfer.head_dim / self.head_dim)
+
+    @property
+    def heads_grown(self) -> float:
+        """Heads over those of the base."""
+        return self.widened * self.query_scale**2
+
+    def at_base(self) -> TransformerConfig:
+        """Return the model at the width of its base. Initial values depend on no other width."""
+        return self.model_copy(update={"d_model": self.transfer.d_model} if self.transfer else {})
+
+    def check_transfer(self) -> None:
+        """Raise ValueError for choices that fix what should follow width or depth."""
+        if self.init == "careless":
+            raise ValueError("init careless is the same at every width, against mup and completep: leave it out")
+        if self.deepened != 1 and self.norm_placement == "post":
+            raise ValueError(
+                "completep is for a stream that no norm divides: set norm_placement to pre or both, or use mup"
+            )
+        if self.transfer and self.transfer.head_dim and self.n_heads is None:
+            raise ValueError("optim.base.head_dim has no effect, for no mixer of the model has heads: leave it out")
 
     @property
     def norm_rows(self) -> int:

@@ -65,7 +65,7 @@ def layout_of(config: TransformerConfig) -> str:
     """Return `llama`, `qwen3` or `gpt2`. Raises `UserError` for an architecture that none of them can hold."""
     if set(config.mixers) != {ATTENTION}:
         raise UserError(f"llama, qwen3 and gpt2 have no mixer {config.kind}")
-    for key in ("norm_placement", "residual_scale", "logit_softcap"):
+    for key in ("norm_placement", "residual_scale", "logit_softcap", "transfer"):
         if (value := getattr(config, key)) != type(config).model_fields[key].default:
             raise UserError(f"llama, qwen3 and gpt2 have no {key} {value}")
     kind = (config.norm, config.mlp, config.position, config.bias)

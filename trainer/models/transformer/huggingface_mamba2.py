@@ -31,7 +31,10 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "rms_norm": (True,),
     "rescale_prenorm_residual": (False,),  # for initial values, but `transformers` rescales those of a file too
 }
-NEEDED = {"mlp": "none", "norm": "rmsnorm", "position": "none", "norm_placement": "pre", "residual_scale": 1.0}
+NEEDED = {
+    "mlp": "none", "norm": "rmsnorm", "position": "none", "norm_placement": "pre", "residual_scale": 1.0,
+    "transfer": None,
+}  # fmt: skip
 INFINITE = (float("inf"), {"__float__": "Infinity"})  # as files of different ages write it
 
 _TOP = {"embed.weight": "backbone.embeddings.weight", "norm.weight": "backbone.norm_f.weight", "head.weight": HEAD}

@@ -29,7 +29,7 @@ class Block(nn.Module):
         super().__init__()
         choice = config.mixers[layer]
         mixer = find_mixer(choice.name)
-        self.placement, self.scale = config.norm_placement, config.residual_scale
+        self.placement, self.scale = config.norm_placement, config.branch_scale
         self._mixer = mixer.prefix
         self._add_norms(self._mixer, config)
         self.add_module(self._mixer, mixer.module_class(config, choice.options, layer))
@@ -107,7 +107,7 @@ class Transformer(LanguageModel):
         if self.position is not None:
             x = x + self.position(positions)
         if self.config.position == "sinusoidal":
-            x = x * math.sqrt(self.config.d_model) + sinusoids(positions, self.config.d_model).to(x.dtype)
+            x = x * math.sqrt(self.config.at_base().d_model) + sinusoids(positions, self.config.d_model).to(x.dtype)
         x = self.embed_dropout(x)
         angles = None
         if self.config.position == "rotary":

@@ -9,19 +9,22 @@ from trainer.models.ends import end_roles
 from trainer.models.initial import Xavier
 from trainer.models.mixers.base import kinds_of
 from trainer.models.roles import Normal, Role, linear, norm
+from trainer.models.transfer import transferable
 from trainer.models.transformer.config import TransformerConfig
 
 
+@transferable
 def roles(config: TransformerConfig) -> dict[str, Role]:
     """Return the table of roles.
 
     Matrices begin with a standard deviation of sqrt(2 / 5D), "small init" (Nguyen and Salazar 2019, arXiv 1910.05895),
-    near GPT-2's 0.02 at D = 1000. What a layer adds to the residual stream is divided by sqrt(2 n_layers) (GPT-2).
+    near GPT-2's 0.02 at D = 1000. What a layer adds to the residual stream is divided by sqrt(2 n_layers) (GPT-2), with
+    completep by that of the base, for there the forward pass divides.
     Weight decay is for the matrices of the body, as in GPT-3 and Chinchilla.
     """
     D, F = config.d_model, config.ff_width
     std = config.init_std or math.sqrt(2 / (5 * D))
-    out_std = std / math.sqrt(2 * config.n_layers)
+    out_std = std / math.sqrt(2 * config.n_layers / config.deepened)
     scaled = {
         **end_roles(config, std),
         "position.weight": Role(Normal(std), "embedding"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.parallel.mesh import Group
 
@@ -30,3 +30,8 @@ def copied(x: Tensor, group: Group) -> Tensor:
     """Return x, whose gradient is summed over the group."""
     y: Tensor = _Copied.apply(x, group)
     return y
+
+
+def sum_output_gradient(module: nn.Module, group: Group) -> None:
+    """Have the gradient of a module's outputs summed over the group, in place."""
+    module.register_forward_hook(lambda module, inputs, outputs: copied(outputs, group))

@@ -55,15 +55,16 @@ def take_share(whole: Tensor, split: Split) -> Tensor:
 
 @torch.no_grad()
 def cut_parameters(model: LanguageModel, splits: Mapping[str, Split]) -> None:
-    """Give this rank its share of each split parameter that lies in no linear layer or embedding, in place."""
-    for name, parameter in list(model.named_parameters()):
+    """Give this rank its share of each split parameter that is whole still, in place."""
+    shares: dict[int, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
         split = splits[name]
         if split.dim is None or tuple(parameter.shape) == split.local_shape:
             continue
         share = nn.Parameter(take_share(parameter, split).clone())
         share.tensor_model_parallel = True  # type: ignore[attr-defined]  # so its norm is summed over tensor ranks
-        module, _, last = name.rpartition(".")
-        setattr(model.get_submodule(module), last, share)
+        shares[id(parameter)] = share
+    _put(model, shares)
 
 
 @torch.no_grad()
@@ -78,6 +79,12 @@ def materialise(model: LanguageModel, splits: Mapping[str, Split], seed: int, de
         fill(whole, name, role_of(model.roles, name).initial, seed)
         filled[id(parameter)] = nn.Parameter(take_share(whole, splits[name]).to(device, copy=True))
         vars(filled[id(parameter)]).update(vars(parameter))  # DeepSpeed marks split parameters by attributes
+    _put(model, filled)
+
+
+def _put(model: nn.Module, instead: Mapping[int, nn.Parameter]) -> None:
+    """Put other parameters in the place of those with these ids; a tied parameter stays one."""
     for module in model.modules():
-        for last, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            setattr(module, last, filled[id(parameter)])  # a tied parameter stays one
+        for last, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(parameter) in instead:
+                setattr(module, last, instead[id(parameter)])

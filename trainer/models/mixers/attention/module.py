@@ -92,7 +92,7 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, options: AttentionOptions, layer: int) -> None:
         super().__init__()
         D, K = config.d_model, config.head_dim
-        self.head_dim, self.dropout = K, config.dropout
+        self.head_dim, self.dropout, self.query_scale = K, config.dropout, config.query_scale
         self.window = options.window
         self.slopes = alibi_slopes(config.heads) if config.position == "alibi" else ()
         self.query_share = config.heads // config.kv_heads
@@ -133,6 +133,8 @@ class Attention(nn.Module):
         if context.angles is not None:
             cos, sin = context.angles
             query, key = rotate(query, (cos[-T:], sin[-T:])), rotate(key, context.angles)
+        if self.query_scale != 1:
+            query = query * self.query_scale
         sight = Sight(documents, self.window, self.slopes, context.made)
         if state is not None and read is None:
             key, value, sight = remember(state, sight, key, value)

@@ -21,7 +21,7 @@ class RelativePositions(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.width, self.head_dim = config.d_model, config.head_dim
+        self.width, self.head_dim, self.query_scale = config.d_model, config.head_dim, config.query_scale
         self.r = nn.Linear(config.d_model, config.heads * config.head_dim, bias=False)
         self.u = nn.Parameter(torch.empty(config.heads, config.head_dim))
         self.v = nn.Parameter(torch.empty(config.heads, config.head_dim))
@@ -30,8 +30,11 @@ class RelativePositions(nn.Module):
         """Return q + u (B, H, T, K), and what is added to its scores (B, H, T, S), for queries (B, H, T, K)."""
         distances = torch.arange(total - 1, -1, -1, device=query.device)
         r = self.r(halves(distances, self.width).to(query.dtype)).view(total, -1, self.head_dim)
-        by_distance = torch.einsum("bhtk,shk->bhts", query + self.v[:, None], r)
-        return query + self.u[:, None], to_keys(by_distance) * self.head_dim**-0.5
+        u, v = self.u[:, None], self.v[:, None]
+        if self.query_scale != 1:  # as the queries are
+            u, v = u * self.query_scale, v * self.query_scale
+        by_distance = torch.einsum("bhtk,shk->bhts", query + v, r)
+        return query + u, to_keys(by_distance) * self.head_dim**-0.5
 
 
 def to_keys(by_distance: Tensor) -> Tensor:

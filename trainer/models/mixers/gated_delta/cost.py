@@ -70,8 +70,8 @@ class GatedDeltaCost(MixerCost[GatedDeltaOptions]):
         return {
             **linear("qkv", std, D, split="column", parts=(D, D, D)),
             "conv": Role(Uniform(-(k**-0.5), k**-0.5), "vector", split="column", parts=(D, D, D)),
-            **linear("strength", std, D, split="column"),
-            **linear("dt", std, D, split="column"),
+            **linear("strength", std, D, split="column", grows="heads"),
+            **linear("dt", std, D, split="column", grows="heads"),
             "dt_bias": Role(InverseSoftplus(1e-3, 0.1), "vector", split="column"),
             "A_log": Role(LogOfUniform(1.0, 16.0), "vector", split="column"),
             **linear("gate", std, D, split="column"),

@@ -86,8 +86,8 @@ class Mamba2Cost(MixerCost[Mamba2Options]):
         taps = Uniform(-(k**-0.5), k**-0.5)
         return {
             **linear("into", std, D, split="column", parts=(E, E)),
-            **linear("bc", std, D, split="shared outputs", parts=(N, N)),
-            **linear("dt", std, D, split="column"),
+            **linear("bc", std, D, split="shared outputs", parts=(N, N), grows="nothing"),
+            **linear("dt", std, D, split="column", grows="heads"),
             "conv_x": Role(taps, "vector", split="column"),
             "conv_x_bias": Role(Constant(0.0), "vector", split="column"),
             "conv_bc": Role(taps, "vector", split="shared heads"),

@@ -57,8 +57,8 @@ class MlstmCost(MixerCost[NoOptions]):
         D = self.config.d_model
         return {
             **linear("qkv", std, D, split="column", parts=(D, D, D)),
-            **linear("into", std, D, split="column"),
-            **linear("forget", std, D, split="column"),
+            **linear("into", std, D, split="column", grows="heads"),
+            **linear("forget", std, D, split="column", grows="heads"),
             "forget.bias": Role(Spaced(3.0, 6.0), "vector", split="column"),
             **linear("gate", std, D, split="column"),
             "scale": Role(Constant(1.0), "vector", split="column"),

@@ -26,6 +26,7 @@ class Mlstm(nn.Module):
         super().__init__()
         D, H = config.d_model, config.heads
         self.head_dim, self.epsilon = D // H, config.epsilon
+        self.query_scale = config.query_scale * self.head_dim**-0.5
         self.qkv = nn.Linear(D, 3 * D, bias=config.bias)
         self.into = nn.Linear(D, H)
         self.forget = nn.Linear(D, H)
@@ -39,7 +40,7 @@ class Mlstm(nn.Module):
         query, key, value = (exact(part.unflatten(-1, (-1, self.head_dim))) for part in self.qkv(x).chunk(3, dim=-1))
         log_input, forget = (CAP * torch.tanh(exact(gate(x)) / CAP) for gate in (self.into, self.forget))
         before = None if not state or "S" not in state else Memory(state["S"], state["n"], state["m"])
-        y, last = matrix_memory(query * self.head_dim**-0.5, key, value, log_input, F.logsigmoid(forget), first, before)
+        y, last = matrix_memory(query * self.query_scale, key, value, log_input, F.logsigmoid(forget), first, before)
         if state is not None:
             state["S"], state["n"], state["m"] = last.S, last.n, last.m
         normed = F.rms_norm(y, (self.head_dim,), None, self.epsilon).flatten(2).to(x.dtype)

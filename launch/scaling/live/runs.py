@@ -1,0 +1,140 @@
+"""Finished runs as curves, and which of them are like a run that has not started."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launch.scaling.arrays import Array
+from trainer.config.load import load_written
+from trainer.config.run import RunConfig
+from trainer.contract.errors import UserError
+from trainer.contract.plain_json import read_object, rows_of
+from trainer.contract.run_dir import RunDir
+from trainer.plan.counting import count_parameters
+from trainer.plan.length import total_steps
+from trainer.plan.likeness import RATE, likeness, unlikeness
+
+FEWEST_POINTS = 16  # of a curve
+LATEST_FIRST = 0.1  # share of a run by which its record must have begun
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a run is, as far as its curve depends on it. N counts the body; `like` has all but size, length, seed."""
+
+    name: str
+    N: float
+    steps: int
+    tokens_per_step: int
+    like: dict[str, Any]
+    seed: int = 0
+
+    @property
+    def D(self) -> float:  # noqa: N802  (the field's letter)
+        """Tokens of the whole run."""
+        return float(self.steps) * self.tokens_per_step
+
+    @property
+    def like_but_rate(self) -> dict[str, Any]:
+        """The same without the learning rate, which a ladder may tune for each size."""
+        optim = {key: value for key, value in self.like["optim"].items() if key not in RATE}
+        return {**self.like, "optim": optim}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its kind, the logged steps (n,), the log losses there (n,), and the last log loss held out."""
+
+    kind: Kind
+    steps: Array
+    log_loss: Array
+    final: float
+
+
+def kind_of(config: RunConfig, name: str) -> Kind:
+    """Return the kind of a run, from its configuration alone. A vocabulary that is not known yet is not compared."""
+    model = config.model if config.model.vocab_size is not None else config.model.model_copy(update={"vocab_size": 1})
+    body, steps = count_parameters(model).body, total_steps(config)
+    return Kind(name, float(body), steps, config.batch.tokens_per_step, likeness(config), config.seed)
+
+
+def read_finished(run_dir: RunDir, eval_set: str = "held_out") -> Finished:
+    """Read a run that is done. Raises `UserError` for one without a usable curve, and says what it lacks."""
+    try:
+        config = load_written(run_dir.config)
+        evaluations = read_object(run_dir.result, "evaluations")["evaluations"]
+        losses = {one["eval_set"]: float(one["loss"]) for one in evaluations}
+    except FileNotFoundError as error:
+        raise UserError(f"{run_dir.root} has no {Path(error.filename).name}: it is no finished run") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run_dir.result} cannot be read: {error!r}") from None
+    if eval_set not in losses:
+        raise UserError(f"{run_dir.root} was not evaluated on {eval_set!r} (on {', '.join(losses) or 'nothing'})")
+    steps, log_loss = curve_of(run_dir, config)
+    if len(steps) < FEWEST_POINTS:
+        raise UserError(
+            f"{run_dir.root} has {len(steps)} rows of training in metrics.jsonl, and a curve needs {FEWEST_POINTS}: "
+            "lower tracking.log_every"
+        )
+    kind = kind_of(config, run_dir.root.name)
+    if steps[0] > LATEST_FIRST * kind.steps:
+        raise UserError(f"the record of {run_dir.root} begins at step {steps[0]:.0f} of {kind.steps} only")
+    return Finished(kind, steps, log_loss, float(np.log(losses[eval_set])))
+
+
+def curve_of(run_dir: RunDir, config: RunConfig) -> tuple[Array, Array]:
+    """Return the logged steps of a run and the log losses there, without those whose loss is no positive number.
+
+    A run that went on from a checkpoint of another, as a branch from its trunk does, has that one's steps before.
+    """
+    losses = _losses(run_dir)
+    source = config.checkpoint.source
+    if source is not None and config.checkpoint.load == "always" and losses:
+        first, trunk = min(losses), RunDir(Path(source).parent.parent)
+        losses = {step: loss for step, loss in _losses(trunk).items() if step < first} | losses
+    steps = np.array(sorted(losses), float)
+    return steps, np.log([losses[int(step)] for step in steps])
+
+
+def _losses(run_dir: RunDir) -> dict[int, float]:
+    rows = rows_of(run_dir.metrics, "kind", "step", "loss")
+    return {
+        int(row["step"]): float(row["loss"])
+        for row in rows
+        if row["kind"] == "train" and isinstance(row["loss"], int | float) and row["loss"] > 0
+    }
+
+
+def matching(runs: Sequence[Finished], wanted: Kind) -> list[Finished]:
+    """Return the runs that differ from the wanted one in size, length and seed alone.
+
+    Where there are none, the learning rate may differ too: then the best one of each size, length and seed counts, as
+    in a ladder whose rates are tuned. Empty where nothing matches.
+    """
+    like = [run for run in runs if not unlikeness(run.kind.like, wanted.like) and _same_batch(run, wanted)]
+    if like:
+        return like
+    best: dict[tuple[float, int], Finished] = {}
+    for run in runs:
+        if not unlikeness(run.kind.like_but_rate, wanted.like_but_rate) and _same_batch(run, wanted):
+            key = (run.kind.N, run.kind.steps)
+            if key not in best or run.final < best[key].final:
+                best[key] = run
+    return list(best.values())
+
+
+def why_not(runs: Sequence[Finished], wanted: Kind) -> str:
+    """Say in what finished runs differ from the wanted one: the most frequent difference, and how many have it."""
+    said = Counter(unlikeness(run.kind.like, wanted.like) for run in runs)
+    said.pop("", None)
+    return "; ".join(f"{count} differ ({text})" for text, count in said.most_common(2))
+
+
+def _same_batch(run: Finished, wanted: Kind) -> bool:
+    return run.kind.tokens_per_step == wanted.tokens_per_step

@@ -1,0 +1,123 @@
+"""How far a run is off its expected curve: a value in the row of each recorded step, and one event when it leaves.
+
+The curve is `expected.json` of the run directory. A run without one records nothing here.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from trainer.contract.errors import UserError
+from trainer.contract.expected import ExpectedCurve
+from trainer.contract.leaving import DRIFT, Follower, Off
+from trainer.contract.plain_json import read_lines
+from trainer.contract.run_dir import RunDir
+from trainer.observe.metrics import TRAIN
+from trainer.observe.observers import Row
+
+Kind = dict[str, Any]  # settings, as plain JSON values
+LEFT = "left_band"
+EARLY = 0.15  # of a run: what leaves by then was wrong from the beginning
+
+
+class LiveLaw:
+    """Follows one run. `different` says in which settings it differs from what the curve was made for."""
+
+    def __init__(self, curve: ExpectedCurve, event: Callable[..., None], different: str = "") -> None:
+        self.curve, self.different = curve, different
+        self._follower, self._event, self._left = Follower(curve), event, False
+
+    def follow(self, rows: Iterable[Row]) -> None:
+        """Take in the steps that earlier attempts recorded: the run goes on where it stood, and says nothing twice."""
+        for row in rows:
+            if isinstance(loss := row.get("loss"), int | float):
+                self._left |= self._follower.see(row["step"], loss).test is not None
+
+    def go_back(self, rows: Iterable[Row]) -> None:
+        """Forget the steps that the run takes back; `rows` are those that stay."""
+        self._follower, self._left = Follower(self.curve), False
+        self.follow(rows)
+
+    def values(self, step: int, loss: float) -> dict[str, float | None]:
+        """Return what the row of a step has of this, and tell of the run's leaving, once, at its step."""
+        off = self._follower.see(step, loss)
+        if off.test is not None and not self._left:
+            self._left = True
+            self._tell(off, loss)
+        return {"off": None if math.isnan(off.off) else round(off.off, 3)}
+
+    def _tell(self, off: Off, loss: float) -> None:
+        limits, reasons = self.curve.limits, likely(off, self.curve, self.different)
+        self._event(
+            LEFT, step=off.step, loss=loss, expected=off.expected, off=off.off, level=off.level, drift=off.drift,
+            test=off.test, limit=limits.drift if off.test == DRIFT else limits.level, reasons=reasons,
+        )  # fmt: skip
+        side = "above" if off.drift > 0 or (off.test != DRIFT and off.level > 0) else "below"
+        print(
+            f"warning: step {off.step}: the loss has left its expected band, {side} it: {loss:.4f}, expected "
+            f"{off.expected:.4f} ({off.off:+.1f} standard deviations; {off.test} {_value(off):+.1f}, limit "
+            f"{limits.drift if off.test == DRIFT else limits.level:.1f}). Likely: {'; '.join(reasons)}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+def _value(off: Off) -> float:
+    return off.drift if off.test == DRIFT else off.level
+
+
+def likely(off: Off, curve: ExpectedCurve, different: str = "") -> list[str]:
+    """Return the likely kinds of reason: settings that the finished runs lacked, then by the test and the time."""
+    named = [f"settings that the finished runs did not have: {different}"] if different else []
+    if off.test == DRIFT:
+        kinds = [
+            "the data from about here on (mixture, order, a damaged source)",
+            "a spike of the learning rate or loss",
+        ]
+    elif off.step <= EARLY * curve.total_steps:
+        kinds = [
+            "learning rate or warm-up",
+            "data: another mixture, shuffled targets, another tokenizer",
+            "initial values",
+        ]
+    else:
+        kinds = [
+            "learning rate or weight decay",
+            "data: another mixture, repeated or damaged text",
+            "batch or schedule",
+        ]
+    return [*named, *kinds]
+
+
+def open_live_law(
+    run_dir: RunDir,
+    kind: Kind,
+    total_steps: int,
+    event: Callable[..., None],
+    differ: Callable[[Kind, Kind], str],
+) -> LiveLaw | None:
+    """Return what follows the run of a directory, as far as it is recorded; None where it has no expected curve.
+
+    `kind` and `differ`: `likeness` and `unlikeness` of `trainer/plan/likeness.py`, a room above
+    this one. A curve that cannot be read, or is of a run of another length, batch or schedule, is said and not used:
+    it ends no run.
+    """
+    if not run_dir.expected.exists():
+        return None
+    try:
+        curve = ExpectedCurve.load(run_dir.expected)
+        curve.refuse_other(kind, total_steps)
+    except (UserError, OSError) as error:
+        print(f"warning: {error}; training goes on without it", file=sys.stderr, flush=True)
+        return None
+    live = LiveLaw(curve, event, differ(curve.made_for, kind))
+    if live.different:
+        print(
+            f"warning: its expected curve is of a run with other settings: {live.different}",
+            file=sys.stderr,
+            flush=True,
+        )
+    live.follow(row for row in read_lines(run_dir.metrics).rows if row.get("kind") == TRAIN)
+    return live

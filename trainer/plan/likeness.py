@@ -1,0 +1,38 @@
+"""What the curve of a run depends on besides its size, length and seed: runs that agree in it foretell one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.config.differences import differences
+from trainer.config.identity import Determines, determining
+from trainer.config.run import RunConfig
+
+# Size, length and seed, and what says only how a run is carried out or measured.
+FREE = ("tokens", "steps", "seed", "precision", "checkpoint", "skip_steps", "guard", "evaluation")
+NUMBERS = ("context_length", "vocab_size")  # of the model that must agree; width, depth and heads are its size
+RATE = ("lr", "lr_factor")
+
+
+def likeness(config: RunConfig) -> dict[str, Any]:
+    """Return it as plain JSON values. A vocabulary that is not known yet is left out."""
+    found = {key: value for key, value in determining(config, Determines.RESULT).items() if key not in FREE}
+    model = found["model"]
+    found["model"] = {
+        key: value
+        for key, value in model.items()
+        if key in NUMBERS or isinstance(value, bool) or not isinstance(value, int)
+    }
+    if found["model"].get("vocab_size") is None:
+        found["model"].pop("vocab_size", None)
+    return found
+
+
+def unlikeness(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Return the settings in which two differ, with both values; "" where they agree.
+
+    A vocabulary that one of them does not know is no difference.
+    """
+    if {"vocab_size"} & (one["model"].keys() ^ other["model"].keys()):
+        one, other = ({**d, "model": {k: v for k, v in d["model"].items() if k != "vocab_size"}} for d in (one, other))
+    return differences(one, other)
