@@ -35,7 +35,8 @@ SHARES = ("common", "rungs", "trend", "promoted", "refused")
 class Case:
     """`noise`: standard deviation of the loss over seeds, relative. `shared`: correlation of a pair's losses.
 
-    `pairs`: base and variant have the same seeds; else other ones.
+    `pairs`: base and variant have the same seeds; else other ones. `alike`: share of the noise's variance that is one
+    over all rungs, as where they have one seed: the intervals are not made for that.
     """
 
     multiplier: float
@@ -45,10 +46,12 @@ class Case:
     pairs: bool
     shared: float
     pinned: bool
+    alike: float = 0.0
 
     @property
     def name(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        return json.dumps(values if self.alike else {k: v for k, v in values.items() if k != "alike"}, sort_keys=True)
 
 
 def cases() -> Iterator[Case]:
@@ -57,19 +60,23 @@ def cases() -> Iterator[Case]:
     for (multiplier, noise, sizes, seeds), pinned in itertools.product(designs, (True, False)):
         for pairs, shared in ((True, 0.0), (True, 0.6), (False, 0.0)):
             yield Case(multiplier, noise, sizes, seeds, pairs, shared, pinned)
+    for seeds in (1, 3):
+        yield Case(1.0, 0.002, 4, seeds, pairs=True, shared=0.0, pinned=True, alike=0.5)
 
 
 def law(flops: float) -> float:
-    return E + A * flops**-GAMMA
+    return E + A * float(flops**-GAMMA)
 
 
 def simulate(case: Case, seed: int) -> list[Rung]:
     """Return one pair of ladders. A pair shares so much of its noise."""
     random = np.random.default_rng(seed)
+    everywhere = np.random.default_rng([seed, 1]).standard_normal((2, case.seeds))
     rungs = []
     for k in range(case.sizes):
         flops = SMALLEST * STEP**k
         shared, *own = random.standard_normal((3, case.seeds))
+        own = [case.alike**0.5 * a + (1 - case.alike) ** 0.5 * o for a, o in zip(everywhere, own, strict=True)]
         base, variant = (case.noise * (case.shared**0.5 * shared + (1 - case.shared) ** 0.5 * one) for one in own)
         one = _side(flops, flops, base, 0)
         rungs.append(Rung(one, _side(flops, case.multiplier * flops, variant, 0 if case.pairs else case.seeds)))
@@ -109,13 +116,15 @@ def holds(one: Estimate, truth: float) -> bool:
 
 def summarise(path: Path) -> None:
     """Print shares in percent by multiplier, sizes and seeds, over noises, pairs and asymptotes."""
-    groups: dict[tuple[float, int, int], list[dict[str, float]]] = {}
+    groups: dict[tuple[float, float, int, int], list[dict[str, float]]] = {}
     for line in path.read_text().splitlines():
         row = json.loads(line)
         case = json.loads(row["case"])
-        groups.setdefault((case["multiplier"], case["sizes"], case["seeds"]), []).append(row)
-    print("| multiplier | sizes | seeds | common | lowest, highest case | at a rung | trend | promoted | refused |")
-    print("|---|---|---|---:|---|---:|---:|---:|---:|")
+        key = case.get("alike", 0.0), case["multiplier"], case["sizes"], case["seeds"]
+        groups.setdefault(key, []).append(row)
+    shares = "common | lowest, highest case | at a rung | trend | promoted | refused"
+    print(f"| alike | multiplier | sizes | seeds | {shares} |")
+    print("|---|---|---|---|---:|---|---:|---:|---:|---:|")
     for key, members in sorted(groups.items()):
         common, *means = [f"{100 * np.mean([m[name] for m in members]):.1f}" for name in SHARES]
         ends = [m["common"] for m in members]

@@ -9,17 +9,9 @@ import click
 from launch.commands.options import Positive, json_option, refuse_idle, runs_option
 from launch.commands.tables import parse_where
 from launch.scaling.compare.comparison import compare as compare_sides
+from launch.scaling.compare.ladder_runs import rungs_of, seed_of
 from launch.scaling.compare.power import power
-from launch.scaling.compare.sides import (
-    Choice,
-    Runs,
-    one_side,
-    read_ledger,
-    rungs_of,
-    seed_of,
-    settings_changed,
-    two_sides,
-)
+from launch.scaling.compare.sides import Choice, Runs, one_side, read_ledger, settings_changed, two_sides
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import to_json
 

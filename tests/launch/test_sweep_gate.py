@@ -131,6 +131,8 @@ def test_a_gate_over_anything_else_is_refused(tmp_path: Path):
     for wrong in ({"changes": [GELU, NORM]}, {"changes": [{}, GELU], "rungs": [], "vary": {"seed": [1]}}):
         with pytest.raises(UserError, match="a gate judges changes of a base"):
             through_gate(sweep(**{"gate": {"rungs": LARGE}, **wrong}), tmp_path / "x")
+    with pytest.raises(UserError, match=r"is no change that a gate can judge.*--group-by"):
+        through_gate(sweep(changes=[{}, {"optim.lr_factor": 2.0}], gate={"rungs": LARGE}), tmp_path / "x")
 
 
 def test_the_sweep_that_is_shipped_has_a_ladder_before_its_gate():

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.compare.comparison import Axis, Comparison
+from launch.scaling.compare.axes import Axis
+from launch.scaling.compare.comparison import Comparison
 from launch.scaling.compare.power import Power
 from launch.scaling.compare.rungs import Rung, Side
 from launch.scaling.compare.shift import Estimate

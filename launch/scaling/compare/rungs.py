@@ -21,6 +21,11 @@ class Side:
     seconds: float | None
     losses: Mapping[Seed, float]
 
+    @property
+    def loss(self) -> float:
+        """The mean over seeds, nats."""
+        return float(np.mean(list(self.losses.values())))
+
 
 @dataclass(frozen=True)
 class Rung:

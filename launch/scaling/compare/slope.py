@@ -37,7 +37,7 @@ class Slope:
     @property
     def steep(self) -> list[bool]:
         """Whether the loss falls at a rung by so much more than the slope's error that a shift of its own is known."""
-        return (self.values + STEEP * np.sqrt(np.diag(self.covariance)) < 0).tolist()
+        return [bool(value < 0) for value in self.values + STEEP * np.sqrt(np.diag(self.covariance))]
 
     def log_loss(self, x: Array) -> Array:
         """Return the log loss of the mean ladder at log C."""

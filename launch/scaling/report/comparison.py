@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.compare.comparison import Axis, Comparison
+from launch.scaling.compare.axes import Axis
+from launch.scaling.compare.comparison import Comparison
 from launch.scaling.compare.differences import Difference
 from launch.scaling.compare.each import Judged
 from launch.scaling.compare.power import Power
@@ -139,13 +140,11 @@ def rung_grid(found: Comparison) -> Grid:
     """Return a row for each rung: losses, and multipliers in FLOPs, tokens and wall-clock."""
     rows = []
     for k, rung in enumerate(found.rungs):
-        losses = [float(np.mean(list(side.losses.values()))) for side in (rung.base, rung.variant)]
-        seeds = len(rung.common) if found.paired else (len(rung.base.losses), len(rung.variant.losses))
-        rows.append(
-            [count(rung.base.parameters), flops_text(rung.base.flops), f"{losses[0]:.4f}", f"{losses[1]:.4f}",
-             str(seeds) if isinstance(seeds, int) else f"{seeds[0]} and {seeds[1]}", _times(found.shift.rungs[k]),
-             *(_axis_cell(axis, k) for axis in (found.tokens, found.seconds))]
-        )  # fmt: skip
+        runs = f"{len(rung.common)}" if found.paired else f"{len(rung.base.losses)} and {len(rung.variant.losses)}"
+        losses = [f"{side.loss:.4f}" for side in (rung.base, rung.variant)]
+        axes = [_axis_cell(axis, k) for axis in (found.tokens, found.seconds)]
+        size = [count(rung.base.parameters), flops_text(rung.base.flops)]
+        rows.append([*size, *losses, runs, _times(found.shift.rungs[k]), *axes])
     common = [_times(found.shift.common), *(_axis_cell(axis, None) for axis in (found.tokens, found.seconds))]
     rows.append(["all rungs", "", "", "", "", *common])
     pairs = "pairs" if found.paired else "seeds"
@@ -202,17 +201,17 @@ def draw(ax: Any, found: Comparison) -> None:
     for side, name, colour, marker, moved in sides:
         ax.plot(np.exp(grid), np.exp(found.shift.slope.log_loss(grid + moved)), color=colour, lw=1.3)
         flops = [getattr(rung, side).flops for rung in found.rungs]
-        losses = [float(np.mean(list(getattr(rung, side).losses.values()))) for rung in found.rungs]
+        losses = [getattr(rung, side).loss for rung in found.rungs]
         ax.plot(flops, losses, marker, color=colour, ms=4, label=f"{side}: {name}", zorder=4)
         texts = [f"{name}: C {flops_text(c)}, loss {loss:.4f}" for c, loss in zip(flops, losses, strict=True)]
         label(ax, np.array(flops), np.array(losses), texts)
     for rung, shift in zip(found.rungs, found.shift.rungs, strict=True):
         if shift is None:
             continue
-        loss, flops = float(np.mean(list(rung.variant.losses.values()))), rung.variant.flops
-        ax.plot([flops, flops * np.exp(shift.value)], [loss, loss], color=RED, lw=2, solid_capstyle="butt", zorder=3)
+        start, times = (rung.variant.flops, rung.variant.loss), float(np.exp(shift.value))
+        ax.plot([start[0], start[0] * times], [start[1]] * 2, color=RED, lw=2, solid_capstyle="butt", zorder=3)
         place = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5, "color": RED}
-        ax.annotate(f"{np.exp(shift.value):.2f}x", (flops, loss), (-5, -9), **place)
+        ax.annotate(f"{times:.2f}x", start, (-5, -9), **place)
     log_x(ax, "C", NATS)
     ax.legend()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
@@ -140,7 +141,8 @@ def judged_changes_text(found: Sequence[JudgedChange]) -> Group:
 
 def power_text(found: Power) -> Group:
     """Return which effects a ladder could see, and the noise of its seeds."""
-    return Group(grid_text(power_grid(found)), *map(Text, seed_lines(found)))
+    grid = power_grid(found)
+    return Group(grid_text(replace(grid, caption="")), Text(grid.caption), *map(Text, seed_lines(found)))
 
 
 def judged_text(decided: Judged, cluster: str | None = None) -> Group:

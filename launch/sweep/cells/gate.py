@@ -6,13 +6,13 @@ whenever it is asked again.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.scaling.compare.each import Judged, judge_each
-from launch.scaling.compare.sides import Ledger
-from launch.scaling.other.changes import change_name
+from launch.scaling.compare.sides import LADDER, Ledger
+from launch.scaling.other.changes import BASE, change_name
 from launch.sweep.cells.config import Gate, SweepConfig
 from launch.sweep.cells.settings import ladder_settings
 from launch.sweep.ledger import ledger
@@ -53,6 +53,11 @@ def through_gate(sweep: SweepConfig, first: Collection[str], path: Path) -> Pass
             f"sweep {sweep.name!r}: a gate judges changes of a base at small rungs: give 'rungs', and 'changes' with "
             "{} for the base"
         )
+    if trial := next((change for change in sweep.changes if change and _name(change) == BASE), None):
+        raise UserError(
+            f"sweep {sweep.name!r}: {trial} is no change that a gate can judge: sizes, seeds, learning rates and "
+            "batches are rungs or trials of one ladder; compare them with escala compare --group-by"
+        )
     ends = ledger.latest(path)
     if any(ends.get(cell, {}).get("status", "failed") == "failed" for cell in first):
         return Passage(sweep)
@@ -61,11 +66,16 @@ def through_gate(sweep: SweepConfig, first: Collection[str], path: Path) -> Pass
     found = judge_each(Ledger(path, rows), eval_set=sweep.fit.eval_set, worth=gate.worth, asymptote=gate.asymptote)
     judged = tuple((one, _passes(one, gate)) for one in found)
     passed = {one.change for one, open_for in judged if open_for}
-    changes = tuple(change for change in sweep.changes if change_name({"settings": change}) in passed)
+    changes = tuple(change for change in sweep.changes if _name(change) in passed)
     if not changes:
         return Passage(sweep, judged)
     larger = ladder_settings(sweep, gate.rungs, ({}, *changes), first=len(sweep.rungs))
     return Passage(sweep.model_copy(update={"cells": (*sweep.cells, *larger)}), judged)
+
+
+def _name(change: Mapping[str, object]) -> str:
+    """Return what a comparison calls a change of the sweep's file."""
+    return change_name({"settings": dict(change)}, LADDER)
 
 
 def _passes(one: Judged, gate: Gate) -> bool:

@@ -85,8 +85,8 @@ def _report_changes(rows: Sequence[Row], path: Path, opened: Opened, console: Co
     from launch.scaling.report.write import render
 
     gate, eval_set = opened.sweep.gate, opened.sweep.fit.eval_set
-    rule = {} if gate is None else {"worth": gate.worth, "asymptote": gate.asymptote}
-    found = judge_each(Ledger(path, rows), eval_set=eval_set, **rule)
+    worth, asymptote = (1.0, None) if gate is None else (gate.worth, gate.asymptote)
+    found = judge_each(Ledger(path, rows), eval_set=eval_set, worth=worth, asymptote=asymptote)
     console.print(judged_changes_text(found))
     paths = render(changes_compared(found, opened.sweep.name), opened.directory / "report")
     console.print(f"\nledger  {path}\nreport  {paths.html}", highlight=False, soft_wrap=True)

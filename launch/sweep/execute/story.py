@@ -257,7 +257,8 @@ def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], 
     if len(due) < len(opened.cells):
         text += f", {len(due)} to train"
     if (gate := opened.sweep.gate) and not opened.gate:
-        text += f", and behind the gate {len(gate.rungs)} larger rungs for the base and what passes"
+        rungs = f"{len(gate.rungs)} larger rung{'s' if len(gate.rungs) > 1 else ''}"
+        text += f", and behind the gate {rungs} for the base and what passes"
     seconds = spread_over([expected[cell] for cell in due if cell in expected], at_a_time)
     return text + (f", about {duration(seconds)} in all" if seconds else "")
 
