@@ -12,8 +12,11 @@ from launch.scaling.arrays import near_groups
 from launch.scaling.fit import large, newton, search
 from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
+from launch.scaling.table.clusters import clusters
+from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import row_weights, weighted_bootstrap
 from launch.scaling.trust.certify import certify
+from launch.scaling.trust.shared_errors import numbered, shared_errors
 from launch.show import progress
 from tests.scaling.runs import surface_loss
 
@@ -88,3 +91,13 @@ def test_progress_is_shown_while_it_takes_long(monkeypatch, small_is_large, tmp_
     assert "chinchilla: 40 of 40 fits to 3000 rows" in result.stderr
     assert json.loads(result.stdout)["certificate"]["status"] == "certified"
     assert not logging.getLogger("escala.scaling").handlers
+
+
+def test_errors_that_runs_of_one_size_share_are_found_in_a_large_table() -> None:
+    """A matrix of 30,000 runs by themselves would take 7 GB."""
+    columns, loss = runs(30_000)
+    table = Table("t", "", {**columns, "loss": loss}, np.arange(len(loss)), {})
+    group = numbered(clusters(table, "N"))
+    loss = loss * np.exp(0.002 * np.random.default_rng(1).standard_normal(int(group.max()) + 1))[group]
+    shared = {e.by: e for e in shared_errors(fit_law(CHINCHILLA, columns, loss, every_start=6), table)}
+    assert shared["N"].sd == pytest.approx(0.002, rel=0.15) and shared["N"].p_value < 1e-9 < shared["D"].p_value

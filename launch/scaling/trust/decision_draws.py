@@ -68,14 +68,15 @@ def _draws(fitted: Fitted, num: int, seed: int, shared: SharedError | None, grou
         draws = weighted_bootstrap(fitted, cluster_weights(groups, num, seed)).draws
         assert draws is not None
         return draws
-    errors = np.zeros((num, rows)) if shared is None else shared.draw(num, random)
+    errors = None if shared is None else shared.draw(num, random)
     freedom = rows - fitted.num_params
     if freedom >= FEW:
-        return refit(fitted, loss=fitted.loss * np.exp(errors), weights=row_weights(rows, num, seed))
+        loss = None if errors is None else fitted.loss * np.exp(errors)
+        return refit(fitted, loss=loss, weights=row_weights(rows, num, seed))
     sd = residual_sd(fitted) if shared is None else shared.within**0.5
     sds = sd * np.sqrt(freedom / random.chisquare(freedom, num))
-    errors = errors + sds[:, None] * random.standard_normal((num, rows))
-    return refit(fitted, loss=fitted.predict(fitted.columns) * np.exp(errors))
+    own = sds[:, None] * random.standard_normal((num, rows))
+    return refit(fitted, loss=fitted.predict(fitted.columns) * np.exp(own if errors is None else errors + own))
 
 
 def _left_out(fitted: Fitted, table: Table) -> Iterator[LeftOut]:

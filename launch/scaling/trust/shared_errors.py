@@ -88,24 +88,31 @@ def shared_errors(fitted: Fitted, table: Table, known: str | None = None) -> Ite
 def _analysed(fitted: Fitted, by: str, group: NDArray[np.int64]) -> SharedError | None:
     x = fitted.centre.logs(fitted.columns)
     _, first, cell = np.unique(np.round(np.stack(list(x.values())), 6), axis=1, return_index=True, return_inverse=True)
-    mean = np.eye(len(first))[:, cell.ravel()]
-    mean /= mean.sum(axis=1, keepdims=True)
-    if np.sum(np.bincount(group[first]) > 1) < FEWEST_GROUPS:
+    members = group[first]
+    sizes = np.bincount(members)
+    if np.sum(sizes > 1) < FEWEST_GROUPS:
         return None
-    own = basis(mean @ fitted.law.log_loss(fitted.theta[None], x)[1][0].T)
-    residual = without(own, mean @ cut(fitted.residuals))
-    members = np.eye(int(group.max()) + 1)[group[first]]
-    directions, lengths = axes(without(own, members))
-    left = lengths**2 >= TAKEN * len(members) / members.shape[1]
-    directions, lengths = directions[:, left], lengths[left]
-    freedom = directions.shape[1], len(residual) - own.shape[1] - directions.shape[1]
+    repeats = np.bincount(cell.ravel())[:, None]
+    own = basis(_sums(fitted.law.log_loss(fitted.theta[None], x)[1][0].T, cell.ravel()) / repeats)
+    residual = without(own, (_sums(cut(fitted.residuals)[:, None], cell.ravel()) / repeats)[:, 0])
+    # Of the indicators of groups without their part along `own`: lengths and directions come from their inner products,
+    # so that a large table needs no matrix of its runs by its groups.
+    absorbed = _sums(own, members)
+    lengths, directions = np.linalg.eigh(np.diag(sizes) - absorbed @ absorbed.T)
+    left = lengths >= TAKEN * float(np.mean(sizes))
+    lengths, directions = lengths[left], directions[:, left]
+    freedom = len(lengths), len(residual) - own.shape[1] - len(lengths)
     if freedom[0] < 1 or freedom[1] < FEWEST:
         return None
-    shared = directions.T @ residual
+    shared = directions.T @ _sums(residual[:, None], members)[:, 0] / np.sqrt(lengths)
     between = float(shared @ shared) / freedom[0]
-    within = float(np.sum((residual - directions @ shared) ** 2)) / freedom[1]
-    weight = float(np.mean(lengths**2))
-    return SharedError(by, group, between, within, freedom, weight, p_of_f(between, within, freedom))
+    within = max(float(residual @ residual - shared @ shared), 0.0) / freedom[1]
+    return SharedError(by, group, between, within, freedom, float(np.mean(lengths)), p_of_f(between, within, freedom))
+
+
+def _sums(values: Array, part: NDArray[np.int64]) -> Array:
+    """Return the sum over each part of the rows of `values` (n, k): (parts, k)."""
+    return np.stack([np.bincount(part, column) for column in values.T], axis=1)
 
 
 def p_of_f(high: float, low: float, freedom: tuple[int, int]) -> float:
@@ -129,14 +136,8 @@ def cut(residual: Array) -> Array:
 
 def basis(columns: Array) -> Array:
     """Return orthonormal columns (n, k) that span these (n, m), k <= m."""
-    return axes(columns)[0]
-
-
-def axes(columns: Array) -> tuple[Array, Array]:
-    """Return what `basis` does, with the lengths (k,) of the columns along it: their singular values."""
     u, sizes, _ = np.linalg.svd(columns, full_matrices=False)
-    several = sizes > RANK * max(float(sizes.max()), 1e-300)
-    return np.asarray(u[:, several]), np.asarray(sizes[several])
+    return np.asarray(u[:, sizes > RANK * max(float(sizes.max()), 1e-300)])
 
 
 def without(directions: Array, values: Array) -> Array:
