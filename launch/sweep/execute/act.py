@@ -15,7 +15,7 @@ from launch.run.submission import record_submission
 from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.cells.trunks import from_branch_point
 from launch.sweep.execute.decide import Decision
-from launch.sweep.execute.expect import write_expected
+from launch.sweep.execute.expect import expect_next
 from launch.sweep.execute.underway import Place, Underway
 from launch.sweep.ledger.collect import collect, result_problem
 from trainer.config.load import dump
@@ -39,6 +39,7 @@ def write(sweep: Underway, decision: Decision) -> None:
             write_down(run_dir, seen.job)
     if decision.collect:
         collect([by_id[cell] for cell in decision.collect], sweep.ledger)
+        expect_next(sweep.cells, sweep.eval_set)
     sweep.collected.update(decision.collect)
 
 
@@ -55,7 +56,6 @@ def start(sweep: Underway, cells: Sequence[str]) -> None:
         with begun_again([one.run_dir for one in members]):
             for one in members:
                 lay_out(one)
-                write_expected(one, sweep.cells, sweep.eval_set)
                 if place.driver is not None:  # its jobs have no record, and that of an earlier one is of it no more
                     (one.run_dir.root / JOB_FILE).unlink(missing_ok=True)
             job = place.backend.submit(spec)

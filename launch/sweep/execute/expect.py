@@ -1,4 +1,4 @@
-"""Give a cell that is about to start its expected curve, where the cells that are done foretell one."""
+"""Give the cells that are about to start their expected curves, where the cells that are done foretell them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ from trainer.contract.run_dir import Status
 from trainer.plan.length import total_steps
 
 
-def write_expected(one: PlannedCell, cells: Sequence[PlannedCell], eval_set: str) -> bool:
-    """Write expected.json into a cell's directory; return whether there is one. One that it has is kept.
+def expect_next(cells: Sequence[PlannedCell], eval_set: str) -> None:
+    """Write the expected curves of the cells that begin next, from those that are done.
 
-    Too few cells that are done, or none like this one, are no error: the first cells of any sweep have no curve.
+    All cells of a sweep may be handed over at once, so this is done anew whenever one has ended, for as many as run now
+    and one more. A cell that has begun keeps the curve that it began with, or none: one made later is no forecast.
     """
-    if one.run_dir.expected.exists():
-        return True
-    if one.run_dir.metrics.exists():  # it began without: a curve that is made later is no forecast of it
-        return False
+    running = sum(one.run_dir.read_status() is Status.RUNNING for one in cells)
+    for one in [one for one in cells if not _begun(one)][: running + 1]:
+        write_expected(one, cells, eval_set)
+
+
+def _begun(one: PlannedCell) -> bool:
+    return one.run_dir.read_status() not in (None, Status.PENDING) or one.run_dir.metrics.exists()
+
+
+def write_expected(one: PlannedCell, cells: Sequence[PlannedCell], eval_set: str) -> bool:
+    """Write expected.json into a cell's directory; return whether the cells that are done foretell it.
+
+    Too few of them, or none like this one, are no error: the first cells of any sweep have no curve.
+    """
     config = one.cell.config
     every = config.tracking.log_every.steps(tokens_per_step=one.plan.tokens_per_step, total_steps=total_steps(config))
     try:
