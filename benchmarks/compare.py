@@ -94,7 +94,7 @@ def judge(case: Case, comparisons: int, first: int) -> dict[str, float]:
             refused += 1
             continue
         held["common"].append(holds(found.common, truth))
-        held["rungs"] += [holds(one, truth) for one in found.rungs]
+        held["rungs"] += [holds(one, truth) for one in found.rungs if one is not None]
         held["trend"].append(holds(found.trend, 0.0))
         promoted += verdict(found).word == "promote"
         width.append(float(np.diff(found.common.interval)[0]))

@@ -88,6 +88,14 @@ def crossing(reference: Sequence[Point], other: Sequence[Point], key: str = "tok
     return float(2 ** (low + (high - low) * -ahead[last] / (ahead[last + 1] - ahead[last])))
 
 
+def crossings(found: Mapping[str, Sequence[Point]]) -> dict[str, dict[str, float | None]]:
+    """Return for speed and memory the `crossing` of each mixer with attention."""
+    return {
+        key: {mixer: crossing(found[REFERENCE], points, key) for mixer, points in found.items() if mixer != REFERENCE}
+        for key in ("tokens_per_second", "bytes")
+    }
+
+
 def table(found: Mapping[str, Sequence[Point]], key: str, scale: float) -> str:
     """Return a table in Markdown: a row a mixer, a column a length, and where it overtakes attention."""
     lengths = [int(point["context"]) for point in found[REFERENCE]]
@@ -114,16 +122,12 @@ def main() -> None:
         for mixer, points in found.items():
             points.append(in_child(mixer, options.size, length, options.tokens, options.rounds))
             print(f"{mixer} at {length}: {points[-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
-    crossings = {
-        key: {mixer: crossing(found[REFERENCE], points, key) for mixer, points in found.items() if mixer != REFERENCE}
-        for key in ("tokens_per_second", "bytes")
-    }
     print(f"{options.size} body parameters, {options.tokens} tokens a step, vocabulary {VOCAB}, float32, one thread")
     print("\nThousand tokens per CPU second:\n\n" + table(found, "tokens_per_second", 1e3))
     print("\nMiB that a step adds:\n\n" + table(found, "bytes", 2**20))
     if options.out is not None:
         about = {"size": options.size, "tokens_per_step": options.tokens, "vocabulary": VOCAB}
-        options.out.write_text(json.dumps({**about, "mixers": found, "better_from": crossings}, indent=1) + "\n")
+        options.out.write_text(json.dumps({**about, "mixers": found, "better_from": crossings(found)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

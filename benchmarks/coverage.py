@@ -143,8 +143,10 @@ def recorded(results: Path | None) -> dict[tuple[str, int], Record]:
     """Return the records of a file by case and seed; none where there is no file yet."""
     if results is None or not results.exists():
         return {}
-    lines = (json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.endswith("}"))
-    return {(r["case"], r["seed"]): r for r in lines}
+    whole = results.read_text(encoding="utf-8").split("\n")[
+        :-1
+    ]  # the last line may still be written by another process
+    return {(r["case"], r["seed"]): r for r in map(json.loads, whole)}
 
 
 def summary(name: str, found: Iterable[Record]) -> Record:

@@ -1,4 +1,4 @@
-"""Does the live law hold what it says? Trains a ladder and faulty runs, then judges each run against the others.
+"""Does the live law hold what it says? Trains a ladder and faulty runs, then judges each run by the others.
 
     python -m benchmarks.live_law train --corpus DIR --out DIR     # a quarter of an hour on two cores
     OMP_NUM_THREADS=1 python -m benchmarks.live_law judge --out DIR
@@ -10,17 +10,28 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
+import math
 import random
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SIZES, LENGTHS, SEEDS, TOKENS_PER_STEP = ["25k", "50k", "100k"], [100, 200, 400], [0, 1], 2048
-STEPS = LENGTHS[-1]
-FAULTY = {"model.size": ["25k", "100k"], "steps": [STEPS]}
+import numpy as np
+
+from launch.scaling.live.ledger import finished_runs
+from launch.scaling.live.make import expected_curve
+from launch.scaling.live.runs import Finished, Kind
+from launch.scaling.live.shapes import shape_of
+from trainer.contract.expected import BAND, ExpectedCurve
+from trainer.contract.leaving import Follower, Off
+
+WIDTHS, STEPS, SEEDS, TOKENS_PER_STEP = [32, 40, 48, 56, 64], 300, [0, 1], 1024  # 25k to 100k parameters
+FAULTY = {"model.d_model": [40, 56]}
 RATE = 0.5  # times the rule by size, which is high for runs as short as these
 SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine": {"kind": "cosine", "warmup": "5%"},
@@ -83,13 +94,14 @@ def sweeps(schedule: str, paths: dict[str, str], out: Path) -> dict[str, dict[st
             "held_out_fraction": 0.05, "stages": stages,
         }  # fmt: skip
         return {
-            "data": data, "model": {"size": "12k", "context_length": 64},
+            "data": data, "model": {"d_model": WIDTHS[0], "n_layers": 2, "n_heads": 2, "context_length": 64},
             "batch": {"tokens_per_step": TOKENS_PER_STEP}, "schedule": SCHEDULES[schedule], "steps": STEPS,
-            "optim": {"lr_factor": RATE}, "evaluation": {"tokens": "65k"},
-            "checkpoint": {"every": "100%", "keep_last": 1}, "tracking": {"log_every": "1 steps"},
+            "optim": {"lr_factor": RATE}, "evaluation": {"tokens": "33k"},
+            "checkpoint": {"every": "100%", "keep_last": 1},
+            "tracking": {"log_every": "1 steps"},
         }  # fmt: skip
 
-    vary = {"model.size": SIZES, "steps": LENGTHS, "seed": SEEDS}
+    vary = {"seed": SEEDS, "model.d_model": WIDTHS}
     found: dict[str, dict[str, Any]] = {f"{schedule}-ladder": {"run": run(USUAL, []), "vary": vary}}
     found[f"{schedule}-settings"] = {"run": run(USUAL, []), "vary": FAULTY, "changes": list(SETTINGS.values())}
     for kind, weights in MIXTURES.items():
@@ -102,6 +114,116 @@ def sweeps(schedule: str, paths: dict[str, str], out: Path) -> dict[str, dict[st
     return found
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One run against the curve that others foretell. Errors are of the log of the final loss."""
+
+    inside: float  # share of its points in the band
+    left: Off | None  # where it left its band
+    before: float
+    quarter: float
+    covered: bool  # whether the interval after a quarter holds the final loss
+    end: Off
+
+
+def judge(curve: ExpectedCurve, run: Finished) -> Judged:
+    """Follow a finished run along an expected curve."""
+    follower, seen = Follower(curve), []
+    before, quarter = follower.final()[0], (math.nan, math.nan)
+    for step, log_loss in zip(run.steps, run.log_loss, strict=True):
+        seen.append(follower.see(int(step), math.exp(log_loss)))
+        if step == run.kind.steps // 4:
+            quarter = follower.final()
+    left = next((off for off in seen if off.test is not None), None)
+    inside = float(np.mean([abs(off.off) < BAND for off in seen]))
+    error = quarter[0] - run.final
+    return Judged(inside, left, before - run.final, error, abs(error) < BAND * quarter[1], seen[-1])
+
+
+def curve_without(ladder: list[Finished], wanted: Kind) -> ExpectedCurve:
+    """Return the curve of a run from those of other sizes, as if it were one of the ladder."""
+    others = [run for run in ladder if run.kind.N != wanted.N]
+    return expected_curve(others, dataclasses.replace(wanted, like=ladder[0].kind.like))
+
+
+def held_out(schedule: str, ladder: list[Finished]) -> None:
+    """Print how the runs of a ladder fare, each with its size left out."""
+    found = [judge(curve_without(ladder, run.kind), run) for run in ladder]
+    before, quarter = (np.abs([getattr(one, name) for one in found]) for name in ("before", "quarter"))
+    pairs = [
+        abs(a.final - b.final) for a in ladder for b in ladder if a.kind.N == b.kind.N and a.kind.seed < b.kind.seed
+    ]
+    seeds = f"{np.mean(pairs):.2%}" if pairs else "-"
+    inside, alarms = [one.inside for one in found], sum(one.left is not None for one in found)
+    print(
+        f"| {schedule} | {len(found)} | {np.mean(inside):.1%} | {min(inside):.0%} | {alarms} | {before.mean():.2%} | "
+        f"{quarter.mean():.2%} | {quarter.max():.2%} | {sum(one.covered for one in found)} of {len(found)} | {seeds} |",
+        flush=True,
+    )
+
+
+def simulated(schedule: str, ladder: list[Finished], runs: int = 500) -> None:
+    """Print how many simulated runs raise a false alarm: deviations drawn as stated, noise from the ladder's own."""
+    dice, alarms = np.random.default_rng(1), 0
+    for run in ladder:
+        curve = curve_without(ladder, run.kind)
+        own = shape_of(run).left - [curve.batches.get(int(step), 0.0) for step in run.steps]
+        follower = Follower(curve, runs)
+        draws = dice.standard_normal((runs, len(curve.modes)))
+        left = np.zeros(runs, bool)
+        for step in run.steps:
+            mean, modes, _ = follower.at(step)
+            near = own[max(0, int(step) - 30) : int(step) + 30]  # residuals of about this time, heavy tails and all
+            _, level, drift = follower.take(step, mean + draws @ modes + dice.choice(near, runs))
+            left |= (np.abs(level) > curve.limits.level) | (np.abs(drift) > curve.limits.drift)
+        alarms += int(left.sum())
+    print(f"| {schedule} | {runs * len(ladder)} | {alarms} | {alarms / (runs * len(ladder)):.2%} |", flush=True)
+
+
+def faults(schedule: str, ladder: list[Finished], runs: Path) -> None:
+    """Print when each faulty run left the band of an undisturbed one."""
+    by_setting = {
+        f"{key}={value:g}".split(".")[-1]: name for name, one in SETTINGS.items() for key, value in one.items()
+    }
+    for place in sorted(runs.glob(f"{schedule}-*")):
+        kind, _, onset = place.name.removeprefix(f"{schedule}-").partition("-")
+        if kind == "ladder" or not (place / "ledger.jsonl").exists():
+            continue
+        for run in finished_runs(place)[0]:
+            name = next((by_setting[part] for part in by_setting if part in run.kind.name), kind)
+            one = judge(curve_without(ladder, run.kind), run)
+            start = int(onset or 0)
+            after = "-" if one.left is None else f"{(one.left.step - start) / run.kind.steps:.1%}"
+            test = "-" if one.left is None else one.left.test
+            print(
+                f"| {name} | {schedule} | {run.kind.N:,.0f} | {start} | {after} | {test} | {one.end.level:+.1f} | "
+                f"{one.before:+.2%} |",
+                flush=True,
+            )
+
+
+def judge_all(out: Path) -> None:
+    """Print the tables."""
+    ladders = {}
+    for schedule in SCHEDULES:
+        place = out / "runs" / f"{schedule}-ladder"
+        if (place / "ledger.jsonl").exists() and len(found := finished_runs(place)[0]) == len(WIDTHS) * len(SEEDS):
+            ladders[schedule] = found
+    print(
+        "| schedule | runs | points inside | least | alarms | error before | after a quarter | largest | held | seeds |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for schedule, ladder in ladders.items():
+        held_out(schedule, ladder)
+    print("\n| schedule | simulated runs | false alarms | share |\n|---|---:|---:|---:|")
+    for schedule, ladder in ladders.items():
+        simulated(schedule, ladder)
+    print("\n| fault | schedule | N | from step | left after | by | level at the end | forecast off by |")
+    print("|---|---|---:|---:|---:|---|---:|---:|")
+    for schedule, ladder in ladders.items():
+        faults(schedule, ladder, out / "runs")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["train", "judge"])
@@ -110,7 +232,11 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=list(SCHEDULES))
     arguments = parser.parse_args()
     if arguments.action == "train":
+        if arguments.corpus is None:
+            parser.error("train needs --corpus")
         train(arguments.corpus, arguments.out, arguments.schedules)
+    else:
+        judge_all(arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How long `escala watch` takes over many long runs, and how much memory: first screen, refresh, page.
 
-    python benchmarks/watch.py                       200 runs of 100,000 lines each
-    python benchmarks/watch.py --runs 1000 --lines 2000
+    python -m benchmarks.watch                       200 runs of 100,000 lines each
+    python -m benchmarks.watch --runs 1000 --lines 2000
 
 Makes the runs in a temporary directory (10 different records, linked by the others: 200 x 100,000 lines are 10 GB), has
 a fifth of them grow between looks, and starts every measured command as a process of its own.
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -57,9 +58,9 @@ def row(step: int, per_step: int) -> bytes:
     return json.dumps(values).encode() + b"\n"
 
 
-def plant(root: Path, runs: int, lines: int) -> list[Path]:
-    """Make runs under a sweep, and return the records of those that train on."""
-    growing, templates = [], []
+def plant(root: Path, runs: int, lines: int) -> None:
+    """Make runs under a sweep."""
+    templates: list[Path] = []
     for index in range(runs):
         run = root / "ladder" / "cells" / f"d_model={64 + 32 * (index % 40)}-seed={index}-{index:08x}"
         (run / "logs" / "1").mkdir(parents=True)
@@ -82,9 +83,6 @@ def plant(root: Path, runs: int, lines: int) -> list[Path]:
             subprocess.run(["cp", "--reflink=auto", templates[index % DISTINCT], record], check=True)
         else:
             os.link(templates[index % DISTINCT], record)
-        if grows:
-            growing.append(record)
-    return growing
 
 
 def grow(records: list[Path], step: int) -> None:
@@ -107,44 +105,49 @@ def looks(root: Path, growing: list[Path], lines: int) -> dict[str, float]:
     memory = json.loads(process.stdout.readline())
     process.wait()
     return {
-        "first look, s": times[0][0],
+        "first look without the start of Python, s": times[0][0],
         "refresh, s (median)": statistics.median(wall for wall, _ in times[1:]),
         "refresh, s of CPU (median)": statistics.median(cpu for _, cpu in times[1:]),
         "memory, MB": memory / 1e6,
     }
 
 
-def command(root: Path, *words: str) -> float:
-    """Return the seconds that a whole command takes, the start of Python included: the best of three."""
-    times = []
+def command(root: Path, *words: str) -> tuple[float, float]:
+    """Return the seconds of a whole command, the start of Python included, and those of CPU: the best of three."""
+    times, cpu = [], []
     for _ in range(3):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "launch", "watch", "--runs", str(root), *words], check=True, capture_output=True
         )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(time.perf_counter() - began)
-    return min(times)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times), min(cpu)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--lines", type=int, default=100_000)
-    parser.add_argument("--keep", type=Path, help="make the runs there, and leave them")
+    parser.add_argument("--keep", type=Path, help="make the runs there, and leave them for another time")
     asked = parser.parse_args()
     random.seed(0)
     with tempfile.TemporaryDirectory() as temporary:
         root = asked.keep or Path(temporary)
-        growing = plant(root, asked.runs, asked.lines)
-        size = (root / "ladder").stat() and sum(f.stat().st_size for f in root.glob("ladder/cells/*/metrics.jsonl"))
+        if not (root / "ladder").exists():
+            plant(root, asked.runs, asked.lines)
+        running = (s for s in root.glob("ladder/cells/*/status") if s.read_text() == "running\n")
+        growing = [status.with_name("metrics.jsonl") for status in running]
+        size = sum(record.stat().st_size for record in root.glob("ladder/cells/*/metrics.jsonl"))
         found = {"runs": asked.runs, "lines of each": asked.lines, "size of the records, GB": size / 1e9}
-        found["first screen of the command, s"] = command(root, "--once")
+        found |= dict(zip(("first screen, s", "first screen, s of CPU"), command(root, "--once"), strict=True))
         found |= looks(root, growing, asked.lines)
         page = Path(temporary) / "page"
-        found["page, s"] = command(root, "--html", str(page), "--once")
+        found |= dict(zip(("page, s", "page, s of CPU"), command(root, "--html", str(page), "--once"), strict=True))
         found["page, KB"] = (page / "index.html").stat().st_size / 1e3
     for name, value in found.items():
-        print(f"{name:36} {value:,.3g}" if isinstance(value, float) else f"{name:36} {value:,}")
+        print(f"{name:42} {value:,.3g}" if isinstance(value, float) else f"{name:42} {value:,}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def train(run: Run) -> bool:
     """
     skipped = 0
     while run.step < run.plan.steps:
-        outcome = _one_step(run)
+        outcome = one_step(run)
         if run.engine.agreement.agreed("leave"):
             raise ReplacedError("a newer attempt of this run has started")
         if run.engine.agreement.agreed(ROLL_BACK) and _roll_back(run):
@@ -112,7 +112,8 @@ def decay_share_at(config: RunConfig, plan: Plan, step: int) -> float:
     return 1.0 if config.optim.decay_follows_lr or not lr else plan.lr / lr
 
 
-def _one_step(run: Run) -> StepOutcome:
+def one_step(run: Run) -> StepOutcome:
+    """Take the next step, and count it."""
     with run.wall_time.part(TRAIN), run.throughput.step(), run.profile.step(run.step + 1):
         with run.throughput.wait():
             micro_batches = run.batches.step(run.step)

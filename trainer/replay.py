@@ -8,6 +8,7 @@ finite, it says which module made it so. The run itself is only read.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from trainer.checkpoint.manifest import list_checkpoints, step_of
+from trainer.checkpoint.rollback import FILE as ROLLBACKS
 from trainer.config.load import load_written
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
@@ -22,10 +24,12 @@ from trainer.contract.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR
 from trainer.contract.hiding import traceback_text, without_secrets
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir
+from trainer.engine.engine import StepOutcome
 from trainer.engine.non_finite import sentence, trace_step
 from trainer.guard.fence import Fence
-from trainer.loop import Run, lr_at
-from trainer.train import open_run
+from trainer.loop import Run, lr_at, one_step
+from trainer.parallel.start import world_from_environment
+from trainer.session import open_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def replay(of: RunDir, scratch: RunDir, step: int) -> None:
     """Take a step again; leave the event `replayed` in the scratch directory. A collective call."""
+    if world_from_environment()[0] == 0:  # the others take from the first rank what it reads
+        _take_along(of, scratch)
     config = for_replay(load_written(of.config), of, step)
     session = open_run(config, scratch, Fence.from_environment(scratch))
     run = session.run
@@ -56,14 +62,12 @@ def replay(of: RunDir, scratch: RunDir, step: int) -> None:
     began = run.step
     known = {r["step"]: r["loss"] for r in rows_of(of.metrics, "kind", "step", "loss") if r["kind"] == "train"}
     same = different = 0
-    for taken in range(began, step - 1):
-        loss = run.engine.train_step(run.batches.step(taken), _lr(run, taken)).loss
-        same += known.get(taken + 1) == loss
-        different += (taken + 1) in known and known[taken + 1] != loss
-    outcome = run.engine.train_step(run.batches.step(step - 1), _lr(run, step - 1))
-    found: dict[str, Any] = {}
-    if outcome.skipped:
-        found = trace_step(run.engine, run.batches.step(step - 1), _lr(run, step - 1))
+    while run.step < step - 1:
+        outcome = _take(run)
+        same += known.get(run.step) == outcome.loss
+        different += run.step in known and known[run.step] != outcome.loss
+    outcome = _take(run)
+    found: dict[str, Any] = {} if outcome.finite else trace_step(run.engine, run.batches.step(step - 1), _lr(run))
     says = sentence(found) if found else f"it is finite: loss {outcome.loss:.6g}, gradient norm {outcome.grad_norm:.6g}"
     losses = {"loss": outcome.loss, "grad_norm": outcome.grad_norm, "same_losses": same, "other_losses": different}
     run.observers.event("replayed", step=step, from_step=began, **losses, **found, says=says)
@@ -91,8 +95,22 @@ def for_replay(config: RunConfig, of: RunDir, step: int) -> RunConfig:
     )
 
 
-def _lr(run: Run, step: int) -> float:
-    return lr_at(run.config, run.plan, step)
+def _take(run: Run) -> StepOutcome:
+    """Take the next step as the loop does: what the health rules skipped is skipped again."""
+    outcome = one_step(run)
+    run.health.after(run.step, outcome.loss, outcome.grad_norm)
+    return outcome
+
+
+def _lr(run: Run) -> float:
+    return lr_at(run.config, run.plan, run.step - 1)
+
+
+def _take_along(of: RunDir, scratch: RunDir) -> None:
+    """Have the replay read the data that the run reads: its shards, and what it went back for and left out."""
+    for path in (of.data, of.root / ROLLBACKS):
+        if path.exists():
+            shutil.copyfile(path, scratch.root / path.name)
 
 
 if __name__ == "__main__":

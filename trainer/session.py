@@ -16,13 +16,20 @@ from trainer.checkpoint.compatible import identity_of
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.rollback import read_rollbacks, skipped_by
 from trainer.checkpoint.settings import settings_of
+from trainer.config.data import DataConfig
+from trainer.config.load import dump, run_from_values
+from trainer.config.parallel import node_warning
 from trainer.config.run import RunConfig
+from trainer.config.yaml_text import parse_yaml
+from trainer.contract.attempts import seconds_before
+from trainer.contract.errors import os_error_text
 from trainer.contract.provenance import process_started
-from trainer.contract.run_dir import RunDir
+from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.data.order.skipping import Ranges, parse_ranges
 from trainer.data.read.batches import Batches
-from trainer.data.read.opening import evaluation_sets, open_batches
+from trainer.data.read.opening import evaluation_sets, open_batches, open_manifest
 from trainer.data.store.manifest import Manifest
+from trainer.data.store.pinned import pin
 from trainer.engine.build import build_engine
 from trainer.engine.cost import open_costs
 from trainer.engine.engine import Engine
@@ -38,6 +45,7 @@ from trainer.guard.watchdog import Watchdog, end_process
 from trainer.loop import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
+from trainer.observe.identity import sign
 from trainer.observe.live_law import open_live_law
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.profile import Profile
@@ -46,9 +54,12 @@ from trainer.observe.tensorboard import TensorBoard, check_installed
 from trainer.observe.throughput import Throughput
 from trainer.observe.wall_time import WallTime
 from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
+from trainer.parallel.first_rank import from_first_rank
 from trainer.parallel.mesh import Mesh
+from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
 from trainer.plan.likeness import likeness, unlikeness
-from trainer.plan.plan import Plan
+from trainer.plan.plan import Plan, make_plan
+from trainer.plan.resolve import with_data
 
 
 @dataclass
@@ -67,6 +78,49 @@ class Session:
             close()
 
 
+def open_run(config: RunConfig, run_dir: RunDir, fence: Fence) -> Session:
+    """Join the world and open everything that this rank needs to train a run in a directory. A collective call."""
+    torch.manual_seed(0)
+    device = resolve_device(config.device)
+    rank, world, _ = world_from_environment()
+    join_world(config.parallel.timeout_seconds, device)
+    config = agreed_config(config, run_dir, device)
+    mesh = start(config.parallel, device)
+    manifest = agreed_manifest(config.data, run_dir, device)
+    config = with_data(config, manifest)
+    plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
+    if rank == 0:
+        if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        _begin(run_dir, plan)
+    return open_session(config, plan, manifest, mesh, device, run_dir, fence)
+
+
+def _begin(run_dir: RunDir, plan: Plan) -> None:
+    """Say who runs, then that it runs. A disk that is full already ends no run whose checkpoints may still fit."""
+    try:
+        sign(run_dir)
+        run_dir.write_status(Status.RUNNING)
+        write_atomically(run_dir.plan, plan.to_json())
+    except OSError as error:
+        print(f"warning: {os_error_text(error)}; training goes on", file=sys.stderr, flush=True)
+
+
+def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> Manifest:
+    """Return the shards that this run keeps to, the same on every rank though preparation may still be adding some."""
+    text = from_first_rank(
+        lambda: pin(run_dir.data, open_manifest(data), data.begin).model_dump_json(),
+        device,
+    )
+    return Manifest.parse(text, data.directory)
+
+
+def agreed_config(mine: RunConfig, run_dir: RunDir, device: torch.device) -> RunConfig:
+    """Return the configuration that the first rank read: another may have seen the file of an earlier attempt."""
+    values = parse_yaml(from_first_rank(lambda: dump(mine), device))
+    return run_from_values(values, str(run_dir.config))
+
+
 def open_session(
     config: RunConfig, plan: Plan, manifest: Manifest, mesh: Mesh, device: torch.device, run_dir: RunDir, fence: Fence
 ) -> Session:
@@ -81,7 +135,8 @@ def open_session(
     keeper = _open_keeper(config, plan, engine, manifest, observers, run_dir, fence, skip)
     step = keeper.restore()
     costs = open_costs(device, plan.degrees.world, counted=mesh.is_first)
-    wall_time = WallTime(costs, record.training_rows() if mesh.is_first else [], step, started=process_started())
+    rows, held = (record.training_rows(), seconds_before(run_dir.root, fence.attempt)) if mesh.is_first else ([], 0.0)
+    wall_time = WallTime(costs, rows, step, started=process_started(), held=held)
     if observers.active:
         record.rewind(step)
     batches = _open_batches(config, plan, manifest, mesh, device, keeper.state, skip)

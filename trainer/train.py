@@ -6,21 +6,15 @@ The directory holds config.yaml, written by the launcher. What a run leaves ther
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from trainer import loop
 from trainer.checkpoint.keeper import SaveError
-from trainer.config.data import DataConfig
-from trainer.config.load import dump, load_written, run_from_values
-from trainer.config.parallel import node_warning
-from trainer.config.run import RunConfig
-from trainer.config.yaml_text import parse_yaml
+from trainer.config.load import load_written
 from trainer.contract.errors import UserError, os_error_text
 from trainer.contract.exit_codes import (
     EXIT_DIVERGED,
@@ -34,19 +28,12 @@ from trainer.contract.hiding import traceback_text, without_secrets
 from trainer.contract.plain_json import to_json
 from trainer.contract.provenance import provenance
 from trainer.contract.run_dir import RunDir, Status, write_atomically
-from trainer.data.read.opening import open_manifest
-from trainer.data.store.manifest import Manifest
-from trainer.data.store.pinned import pin
 from trainer.engine.memory_parts import leave_memory
 from trainer.guard.fence import Fence
 from trainer.guard.position import record_collectives, write_position
 from trainer.node.stacks import also_on_signal
-from trainer.observe.identity import sign
-from trainer.parallel.first_rank import from_first_rank
-from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
-from trainer.plan.plan import Plan, make_plan
-from trainer.plan.resolve import with_data
-from trainer.session import Session, open_session
+from trainer.parallel.start import world_from_environment
+from trainer.session import Session, open_run
 
 EXIT_OF = {Status.DONE: EXIT_DONE, Status.PREEMPTED: EXIT_PREEMPTED, Status.DIVERGED: EXIT_DIVERGED}
 
@@ -114,49 +101,6 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
-
-
-def open_run(config: RunConfig, run_dir: RunDir, fence: Fence) -> Session:
-    """Join the world and open everything that this rank needs to train a run in a directory. A collective call."""
-    torch.manual_seed(0)
-    device = resolve_device(config.device)
-    rank, world, _ = world_from_environment()
-    join_world(config.parallel.timeout_seconds, device)
-    config = agreed_config(config, run_dir, device)
-    mesh = start(config.parallel, device)
-    manifest = agreed_manifest(config.data, run_dir, device)
-    config = with_data(config, manifest)
-    plan = make_plan(config, world=world, gpu=device.type == "cuda", train_tokens=manifest.tokens("train"))
-    if rank == 0:
-        if warning := node_warning(plan.degrees, int(os.environ.get("LOCAL_WORLD_SIZE", world))):
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
-        _begin(run_dir, plan)
-    return open_session(config, plan, manifest, mesh, device, run_dir, fence)
-
-
-def _begin(run_dir: RunDir, plan: Plan) -> None:
-    """Say who runs, then that it runs. A disk that is full already ends no run whose checkpoints may still fit."""
-    try:
-        sign(run_dir)
-        run_dir.write_status(Status.RUNNING)
-        write_atomically(run_dir.plan, plan.to_json())
-    except OSError as error:
-        print(f"warning: {os_error_text(error)}; training goes on", file=sys.stderr, flush=True)
-
-
-def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> Manifest:
-    """Return the shards that this run keeps to, the same on every rank though preparation may still be adding some."""
-    text = from_first_rank(
-        lambda: pin(run_dir.data, open_manifest(data), data.begin).model_dump_json(),
-        device,
-    )
-    return Manifest.parse(text, data.directory)
-
-
-def agreed_config(mine: RunConfig, run_dir: RunDir, device: torch.device) -> RunConfig:
-    """Return the configuration that the first rank read: another may have seen the file of an earlier attempt."""
-    values = parse_yaml(from_first_rank(lambda: dump(mine), device))
-    return run_from_values(values, str(run_dir.config))
 
 
 def _train(session: Session) -> tuple[Status, str | None]:

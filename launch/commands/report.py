@@ -36,6 +36,7 @@ Examples:
 @click.option("--out", default=Path("report"), show_default=True, type=click.Path(path_type=Path), help="Directory.")
 @click.option("--title", default=None, help="Default: by the name of the table.")
 @click.option("--forecasts", type=click.Path(path_type=Path), help="A forecast ledger to include.")
+@click.option("--context", type=click.Path(path_type=Path), help="JSON of benchmarks.context: speed by context.")
 @json_option
 def report(
     table: Path,
@@ -48,6 +49,7 @@ def report(
     out: Path,
     title: str | None,
     forecasts: Path | None,
+    context: Path | None,
     as_json: bool,
 ) -> None:
     """Write what TABLE tells into OUT/report.html (self-contained), OUT/report.md and PNGs."""
@@ -63,7 +65,7 @@ def report(
         click.secho(plain(f"warning: {warning}"), fg="yellow", err=True)
     asked = question(runs)
     title = title or f"Scaling report: {_name(table)}"
-    _tell(write(runs, out, title=title, forecasts=forecasts, question=asked), asked, as_json)
+    _tell(write(runs, out, title=title, forecasts=forecasts, question=asked, context=context), asked, as_json)
 
 
 def _tell(paths: ReportPaths, asked: dict[str, Any], as_json: bool) -> None:

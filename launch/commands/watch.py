@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from launch.watch.page import Page
 
 PORT = 8710
-SORTS = ("state", "name", "step", "loss", "band", "speed", "mfu", "left", "cost")
+SORTS = ("state", "name", "step", "loss", "off", "speed", "mfu", "left", "cost")
 STATES = ("failed", "dead", "diverged", "unknown", "running", "preempted", "pending", "waiting", "done")
 
 
@@ -110,7 +110,7 @@ def _page(find: Callable[[], list[Path]], title: str, every: float) -> Page:
     from launch.watch.page import Page, points_of_a_run
     from launch.watch.run_view import Reader
 
-    return Page(Reader(find, points_of_a_run(len(find()))), title, every)
+    return Page(Reader(find, points_of_a_run(len(find())), early=True), title, every)
 
 
 def _write(find: Callable[[], list[Path]], title: str, directory: Path, every: float, *, once: bool) -> None:

@@ -31,8 +31,6 @@ def replay(run: Path, step: int) -> list[str]:
     scratch = RunDir(run.resolve() / PLACE / f"step_{number:09d}")
     shutil.rmtree(scratch.root, ignore_errors=True)
     scratch.root.mkdir(parents=True)
-    if run_dir.data.exists():
-        shutil.copyfile(run_dir.data, scratch.data)
     words = ("--of", str(run.resolve()), "--run-dir", str(scratch.root), "--step", str(number))
     with open_driver(LOCAL.model_copy(update={"ranks_per_node": world})) as backend:
         job = backend.submit(

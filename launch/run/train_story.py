@@ -13,6 +13,7 @@ from launch.cluster.registry import record
 from launch.cluster.this_machine import local_gpus
 from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.run.data_preparation import resolve
+from launch.run.progress import show_training
 from launch.run.rank_packages import need_rank_packages
 from launch.run.run_state import DEAD, begin_again, divergence_of, rank_code, state_of, write_down
 from launch.run.submission import claim, follow, refuse_other_run
@@ -72,11 +73,11 @@ def train_here(
     begin_again(run_dir)
     if curve is not None:
         curve.save(run_dir.expected)
-    status = _run(config, run_dir, world)
+    status = _run(config, run_dir, world, plan.steps)
     _tell(status, run_dir, config_path)
 
 
-def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:
+def _run(config: RunConfig, run_dir: RunDir, world: int, steps: int) -> JobStatus:
     with open_driver(LOCAL.model_copy(update={"ranks_per_node": world})) as backend:
         command = ("-m", "trainer.train", "--run-dir", str(run_dir.root))
         spec = JobSpec(config.name, command, run_dir.root, ranks_per_node=world)
@@ -84,8 +85,7 @@ def _run(config: RunConfig, run_dir: RunDir, world: int) -> JobStatus:
         (row,) = record(spec, attached.job_id(), cluster=LOCAL.backend, backend=LOCAL.backend)
 
         def show() -> None:
-            for line in backend.logs(job, rank=0, follow=True):
-                print(line.rstrip("\n"), flush=True)
+            show_training(backend.logs(job, rank=0, follow=True), run_dir, steps)
 
         follow(row, show, lambda: backend.cancel(job))
         ended = backend.status([job])[job]

@@ -23,3 +23,9 @@ def size(number: float) -> str:
         if number >= limit:
             return f"{number / limit:.1f} {suffix}"
     return f"{number:.0f} B"
+
+
+def progress_bar(share: float, width: int) -> str:
+    """Draw a share of 0 to 1 as a bar of so many characters."""
+    full = round(max(0.0, min(1.0, share)) * width)
+    return "━" * full + "─" * (width - full)

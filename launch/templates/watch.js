@@ -104,13 +104,15 @@ function pointer(figure, points, texts, chosen) {
   };
   show(-1);
   figure.onpointermove = event => {
+    figure.last = { clientX: event.clientX, clientY: event.clientY };
     const box = svg.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
     let near = -1, least = 30;
     points.forEach(([px, py], i) => { const d = Math.hypot(px - x, py - y); if (d < least) { least = d; near = i; } });
     show(near);
   };
-  figure.onpointerleave = () => show(-1);
+  figure.onpointerleave = () => { figure.last = null; show(-1); };
   figure.onblur = () => show(-1);
+  if (figure.last) figure.onpointermove(figure.last); // what was pointed at before news came
   return show;
 }
 function drawCurves() {
@@ -150,24 +152,32 @@ function drawCurves() {
   }, i => mark(i < 0 ? null : owner[i][0]));
   figure.onclick = () => { const run = [...paths].find(([, node]) => node.classList.contains("picked")); if (run) set({ run: key(run[0]) === settings.run ? "" : key(run[0]) }); };
   let index = -1;
+  const last = run => owner.findLastIndex(([other]) => other === run);
+  if (document.activeElement === figure && figure.kept) { index = owner.findLastIndex(([run]) => key(run) === figure.kept); show(index); }
   figure.onkeydown = event => {
     const along = { ArrowLeft: -1, ArrowRight: 1 }[event.key], across = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-    if (event.key === "Escape") { index = -1; return set({ run: "" }); }
+    if (event.key === "Escape") { figure.kept = ""; return set({ run: "" }); }
     if (!along && !across) return;
     event.preventDefault();
     if (index < 0) index = 0;
     else if (along) index = Math.max(0, Math.min(points.length - 1, index + along));
     else {
       const next = drawable[(drawable.indexOf(owner[index][0]) + across + drawable.length) % drawable.length];
-      index = owner.findLastIndex(([run]) => run === next);
+      index = last(next);
     }
+    figure.kept = key(owner[index][0]);
     show(index);
   };
 }
 function drawLaw() {
   const laws = data.laws, figure = $("lawchart"), chosen = laws.find(law => law.sweep === settings.law) || laws[0];
   $("which-law").hidden = laws.length < 2;
-  $("law").replaceChildren(...laws.map(law => Object.assign(element("option", { value: law.sweep }, law.sweep), { selected: law === chosen })));
+  const names_ = laws.map(law => law.sweep).join("\n");
+  if ($("law").dataset.names !== names_) { // an open list stays open while nothing changes
+    $("law").replaceChildren(...laws.map(law => element("option", { value: law.sweep }, law.sweep)));
+    $("law").dataset.names = names_;
+  }
+  if (chosen) $("law").value = chosen.sweep;
   $("lawkey").replaceChildren(); $("verdict").replaceChildren();
   figure.onkeydown = null;
   if (!chosen || !chosen.points.length) {
@@ -221,7 +231,6 @@ function drawTable() {
     if (p === null || q === null) return (p === null) - (q === null);
     return (p < q ? -1 : p > q ? 1 : order.get(a) - order.get(b)) * (settings.down ? -1 : 1);
   });
-  const focused = document.activeElement?.dataset?.key;
   $("heads").replaceChildren(...columns.map(([name]) => {
     const head = element("th", { scope: "col", ...(name === "state" ? { class: "left" } : {}), ...(name === settings.sort ? { "aria-sort": settings.down ? "descending" : "ascending" } : {}) });
     const button = element("button", { type: "button" }, name + (name === settings.sort ? settings.down ? " ▾" : " ▴" : ""));
@@ -245,20 +254,22 @@ function drawTable() {
     row.onkeydown = event => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(); } };
     return row;
   }));
-  if (focused) [...document.querySelectorAll("[data-key]")].find(node => node.dataset.key === focused)?.focus({ preventScroll: true });
 }
 function draw() {
   if (!data) return;
+  const focused = document.activeElement?.dataset?.key;
   for (const id of ["x", "lawy"]) $(id).value = settings[id];
   for (const id of ["logx", "logy"]) $(id).checked = settings[id];
   $("summary").textContent = `${data.runs.length} run${data.runs.length === 1 ? "" : "s"}${data.cost ? "; " + data.cost : ""}`;
   const counts = state => data.runs.filter(run => run.state === state).length;
   $("states").replaceChildren(...["", ...data.states.filter(counts)].map(state => {
     const button = element("button", { type: "button", "aria-pressed": settings.state === state, class: state }, state ? `${counts(state)} ${state}` : "all");
+    button.dataset.key = "state " + state;
     button.onclick = () => set({ state });
     return button;
   }));
   drawCurves(); drawLaw(); drawTable();
+  if (focused) [...document.querySelectorAll("[data-key]")].find(node => node.dataset.key === focused)?.focus({ preventScroll: true });
 }
 function escala(news) { // called by the page with the first data, and by data.js with what came since
   const same = data && JSON.stringify({ ...data, time: 0 }) === JSON.stringify({ ...news, time: 0 });

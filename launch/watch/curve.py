@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +22,14 @@ class Point(NamedTuple):
 
 
 class Curve:
-    """Reads at most `points` rows of training, and then only those that are new.
+    """Reads some `points` rows of training, with `early` a few more at the beginning, and then only those that are new.
 
     Places are multiples of a power of two, so that those of a longer record are among those of before. A record that
     was replaced, as a resumed run does, is read anew.
     """
 
-    def __init__(self, metrics: Path, points: int) -> None:
-        self.metrics, self.most = metrics, points
+    def __init__(self, metrics: Path, points: int, *, early: bool = False) -> None:
+        self.metrics, self.most, self.early = metrics, points, early
         self._known: dict[int, Point] = {}  # by the place from which its row was looked for
         self._file = self._size = 0
 
@@ -54,7 +55,7 @@ class Curve:
         while stride * self.most < self._size:
             stride *= 2
         found: dict[int, Point] = {}
-        for place in range(0, self._size, stride):
+        for place in [*self._early(stride), *range(0, self._size, stride)]:
             point = self._known.get(place) or _first_row(file, place)
             if point is not None:
                 found[place] = point
@@ -63,6 +64,13 @@ class Curve:
         if (last := _last_row(file, self._size)) is not None:
             by_step[last.step] = last
         return tuple(by_step[step] for step in sorted(by_step))
+
+    def _early(self, stride: int) -> Iterator[int]:
+        """Yield places before the first stride is over, each twice as far as the one before, for a logarithmic axis."""
+        place = LEAST_STRIDE
+        while self.early and place < min(stride, self._size):
+            yield place
+            place *= 2
 
 
 def _first_row(file: int, place: int) -> Point | None:

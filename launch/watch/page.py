@@ -75,7 +75,7 @@ def run_values(view: RunView) -> dict[str, object]:
         "step": view.step,
         "steps": view.steps,
         "loss": view.loss,
-        "off": view.band_sigma,
+        "off": view.off,
         "speed": view.tokens_per_second,
         "mfu": view.mfu,
         "left": view.seconds_left if view.state == "running" else None,

@@ -14,7 +14,7 @@ from rich.text import Text
 from launch.cluster.logs import rank_logs
 from launch.run.newest_step import newest_step, rows_backwards
 from launch.show.costs import costs_text
-from launch.show.text import count, size
+from launch.show.text import count, progress_bar, size
 from launch.watch.curve import Curve
 from launch.watch.plot import plot
 from launch.watch.run_table import STYLES, reason_of
@@ -51,7 +51,7 @@ def run_screen(view: RunView, look: Look, width: int, height: int) -> Renderable
     log = [Text(line) for line in last_lines(run_dir, look.rank, height)]
     left = height - len(above) - len(events) - 3  # two headings and the help
     curve_lines = max(0, left - max(LEAST_LOG, min(len(log), left // 2)))
-    points = Curve(run_dir.metrics, POINTS).read()
+    points = Curve(run_dir.metrics, POINTS, early=True).read()
     curve = plot([(p.step, p.loss) for p in points], width, curve_lines, log_x=look.log_x)[:curve_lines]
     log = log[-max(0, left - len(curve)) :] if left > len(curve) else []
     heading = f"rank {look.rank} of {len(_logs(run_dir))}, {run_dir.logs(newest_attempt(run_dir.root))}"
@@ -93,8 +93,7 @@ def progress(view: RunView, width: int) -> str:
     """Return a bar of the steps that are done."""
     share = min(1.0, (view.step or 0) / (view.steps or 1))
     text = f" step {count(view.step or 0)}/{count(view.steps or 0)} {share:.0%}"
-    room = max(0, min(40, width - len(text)))
-    return "━" * round(share * room) + "─" * (room - round(share * room)) + text
+    return progress_bar(share, max(0, min(40, width - len(text)))) + text
 
 
 def last_events(run_dir: RunDir, most: int) -> list[str]:
@@ -130,7 +129,7 @@ def _short(value: object) -> str:
 
 _SHOWN = {
     metric.key: metric.format for metric in METRICS
-    if metric.key in ("loss", "band_sigma", "grad_norm", "lr", "tokens_per_second", "mfu", "step_seconds", "goodput")
+    if metric.key in ("loss", "off", "grad_norm", "lr", "tokens_per_second", "mfu", "step_seconds", "goodput")
 }  # fmt: skip
 _PARTS = {
     "train_seconds": "training", "start_seconds": "start", "wait_seconds": "data", "save_seconds": "saves",

@@ -30,9 +30,9 @@ def run_table(views: Sequence[RunView], width: int, at: str | None = None) -> Ta
 
     The distance from the expected curve has a column where any run has one. `at` is the directory of a run to mark.
     """
-    wide, band = width >= WIDE, any(view.band_sigma is not None for view in views)
-    names = ["state", "step", "loss", *(["off"] if band else []), "tok/s", "MFU", "left"]
-    cells = [_cells(view, band=band) for view in views]
+    wide, off = width >= WIDE, any(view.off is not None for view in views)
+    names = ["state", "step", "loss", *(["off"] if off else []), "tok/s", "MFU", "left"]
+    cells = [_cells(view, off=off) for view in views]
     used = sum(1 + max(map(cell_len, column)) for column in zip(names, *cells, strict=True))
     spark = min(SPARK, max(LEAST_SPARK, width - used - LEAST_NAME - 1))
     room = width - used - spark - wide
@@ -45,8 +45,12 @@ def run_table(views: Sequence[RunView], width: int, at: str | None = None) -> Ta
     if wide:
         table.add_column("why", overflow="ellipsis", no_wrap=True, width=max(1, room - max(LEAST_NAME, name)))
     for view, (state, *numbers) in zip(views, cells, strict=True):
-        line = [short(view.name, max(LEAST_NAME, name) - 1), Text(state, style=STYLES.get(state, "")), *numbers]
-        if band and abs(view.band_sigma or 0.0) > SIGMA:
+        line: list[str | Text] = [
+            short(view.name, max(LEAST_NAME, name) - 1),
+            Text(state, style=STYLES.get(state, "")),
+            *numbers,
+        ]
+        if off and abs(view.off or 0.0) > SIGMA:
             line[4] = Text(numbers[2], style="red")
         line.append(sparkline(view.curve, spark))
         table.add_row(*line, *([reason_of(view)] if wide else []), style="reverse" if view.run_dir == at else None)
@@ -60,14 +64,14 @@ def short(name: str, width: int) -> str:
     return name if cell_len(name) <= width else set_cell_size(name, max(0, width - 1)) + "…"
 
 
-def _cells(view: RunView, *, band: bool) -> list[str]:
+def _cells(view: RunView, *, off: bool) -> list[str]:
     step = "" if view.step is None else count(view.step) + (f"/{count(view.steps)}" if view.steps else "")
     left = view.seconds_left if view.state == "running" else None
     return [
         view.state,
         step,
         _shown("loss", view.loss),
-        *(["" if view.band_sigma is None else f"{view.band_sigma:+.1f}σ"] if band else []),
+        *(["" if view.off is None else f"{view.off:+.1f}σ"] if off else []),
         "" if view.tokens_per_second is None else count(view.tokens_per_second),
         _shown("mfu", view.mfu),
         "" if left is None else duration(left),
@@ -98,6 +102,8 @@ def sparkline(values: Sequence[float], most: int = SPARK) -> str:
 
 def headline(views: Sequence[RunView], shown: int, selection: Selection) -> str:
     """Say how many runs there are in each state, what they cost so far, and how they are sorted."""
+    if not views:
+        return "no runs yet"
     states = Counter(v.state for v in views)
     parts = [", ".join(f"{states[state]} {state}" for state in STATES if states[state])]
     parts[0] += f", {shown} shown" if shown != len(views) else ""

@@ -44,7 +44,7 @@ class RunView:
     steps: int | None = None
     tokens: int | None = None
     loss: float | None = None
-    band_sigma: float | None = None  # standard deviations from the expected curve, where the run has one
+    off: float | None = None  # standard deviations from the expected curve, where the run has one
     tokens_per_second: float | None = None
     mfu: float | None = None
     seconds_left: float | None = None
@@ -79,11 +79,11 @@ Stamp = tuple[int, ...]
 class Reader:
     """Reads runs again and again, those that `find` returns now. What did not change is not read again.
 
-    A curve has at most `points` points, or twice as many places are looked at.
+    A curve has some `points` points; with `early`, a few more at its beginning, for a logarithmic axis.
     """
 
-    def __init__(self, find: Callable[[], Sequence[Path]], points: int = SPARK_POINTS) -> None:
-        self._find, self.points = find, points
+    def __init__(self, find: Callable[[], Sequence[Path]], points: int = SPARK_POINTS, *, early: bool = False) -> None:
+        self._find, self.points, self.early = find, points, early
         self._known: dict[Path, tuple[Stamp, RunView]] = {}
         self._curves: dict[Path, Curve] = {}
         self._plans: dict[Path, tuple[Stamp, Planned]] = {}
@@ -124,7 +124,7 @@ class Reader:
 
     def _curve(self, metrics: Path) -> Curve:
         if metrics not in self._curves:
-            self._curves[metrics] = Curve(metrics, self.points)
+            self._curves[metrics] = Curve(metrics, self.points, early=self.early)
         return self._curves[metrics]
 
     def _planned(self, plan: Path) -> Planned:
@@ -136,7 +136,7 @@ class Reader:
 
 
 _ROW_KEYS = (
-    "step", "tokens", "loss", "band_sigma", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "core_seconds",
+    "step", "tokens", "loss", "off", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "core_seconds",
     "cost", "energy_joules", "goodput",
 )  # fmt: skip
 

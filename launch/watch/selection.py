@@ -29,7 +29,7 @@ SORTS: dict[str, Callable[[RunView], tuple[float | str, ...]]] = {
     "name": lambda v: (v.sweep, v.name),
     "step": lambda v: (_or_last(v.step, descending=True), v.name),
     "loss": lambda v: (_or_last(v.loss), v.name),
-    "band": lambda v: (_or_last(None if v.band_sigma is None else abs(v.band_sigma), descending=True), v.name),
+    "off": lambda v: (_or_last(None if v.off is None else abs(v.off), descending=True), v.name),
     "speed": lambda v: (_or_last(v.tokens_per_second, descending=True), v.name),
     "mfu": lambda v: (_or_last(v.mfu, descending=True), v.name),
     "left": lambda v: (_or_last(v.seconds_left), v.name),

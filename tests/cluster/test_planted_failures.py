@@ -162,6 +162,15 @@ def test_a_rank_that_fails_on_slurm_is_named(slurm: Slurm, tmp_path: Path, plant
     check(tmp_path / "runs", "a", planted.cause, rf"rank {planted.victim} on \S+")
 
 
+def test_a_rank_that_stood_still_on_slurm_is_named_with_its_stack(slurm: Slurm, tmp_path: Path) -> None:
+    """Each node's agent asks its own ranks: the one that failed knows only that it waited."""
+    file = cluster_file(tmp_path, backend="slurm")
+    attend(tmp_path, file, (), str(PROGRAM), "timeout", "0", str(tmp_path)).communicate(timeout=240)
+    told = json.loads(escala((), "why", "a", "--runs", str(tmp_path / "runs"), "--json"))
+    assert (told["cause"], told["rank"]) == ("a rank did not answer", 0) and told["host"], told
+    assert "rank 1 on" in told["says"] and " in fail" in told["traceback"][0], told
+
+
 @pytest.mark.parametrize(
     ("values", "cause"),
     [

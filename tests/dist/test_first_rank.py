@@ -17,7 +17,7 @@ from trainer.contract.run_dir import RunDir
 
 def config_read_at_another_time(root: str) -> float:
     """Return the learning rate that this rank trains with where the first alone has read the newest config.yaml."""
-    from trainer.train import agreed_config
+    from trainer.session import agreed_config
 
     mine = tiny(optim={"lr": 3e-3 if dist.get_rank() == 0 else 1e-3})
     return float(agreed_config(mine, RunDir(Path(root)), torch.device("cpu")).optim.lr)

@@ -16,6 +16,7 @@ from trainer.checkpoint.compatible import check_architecture
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.retention import steps_to_delete
 from trainer.plan.deepspeed import check_optimizer, deepspeed_config, effective_stage
+from trainer.config.load import run_from_values
 from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits, node_warning, resolve_degrees
 from trainer.contract.errors import UserError
 from trainer.guard.watchdog import Watchdog
@@ -146,6 +147,15 @@ def test_one_replica_has_nothing_to_shard() -> None:
     assert effective_stage(config, replicas=2, precision="fp32") == 2
     assert effective_stage(config, replicas=1, precision="bf16") == 2
     assert deepspeed_config(config, stage=2, accumulation=4, precision="bf16")["bf16"]["enabled"]
+
+
+@given(st.integers(100, 300))
+def test_buckets_are_even_as_deepspeed_asks(width: int) -> None:
+    model = {"family": "recurrent", "d_model": width, "n_layers": 1, "vocab_size": 33_333}
+    values = {"model": model, "data": {}, "steps": 1, "batch": {"tokens_per_step": 2048}}
+    zero = deepspeed_config(run_from_values(values, "even"), stage=1, accumulation=1, precision="fp32")
+    assert zero["zero_optimization"]["allgather_bucket_size"] % 2 == 0  # type: ignore[index]
+
 
 
 def test_the_watchdog_bites_on_silence_only() -> None:

@@ -14,7 +14,7 @@ SMALL = 1024  # bytes: less than any checkpoint, and than the records of a few s
 
 def fill(first: int, last: int) -> None:
     """Have the disk be full from the end of step `first` (0: from the start) to that of step `last`."""
-    real = loop._one_step
+    real = loop.one_step
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def one_step(run: loop.Run) -> loop.StepOutcome:
@@ -23,7 +23,7 @@ def fill(first: int, last: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL if full else hard, hard))
         return outcome
 
-    loop._one_step = one_step
+    loop.one_step = one_step
     if first == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, hard))
 

@@ -20,7 +20,7 @@ CURED = "ESCALA_TEST_CURED"  # an environment variable: set, nothing ends badly
 
 def plant(seed: int) -> None:
     """Have the step of this seed lose its number, its process, or the user's favour."""
-    real = loop._one_step
+    real = loop.one_step
 
     def one_step(run: loop.Run) -> loop.StepOutcome:
         outcome = real(run)
@@ -32,7 +32,7 @@ def plant(seed: int) -> None:
             raise UserError("the data say nothing of this")
         return replace(outcome, loss=float("nan"), skipped=True)
 
-    loop._one_step = one_step
+    loop.one_step = one_step
 
 
 if __name__ == "__main__":

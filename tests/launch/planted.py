@@ -35,6 +35,13 @@ AFTER_START = [
     Planted("timeout", "Timed out waiting", victim=0),  # only its peers can tell
 ]
 
+KINDS = {  # what `escala why` calls each
+    "raise": "error", "import": "missing package", "kill": "killed from outside", "segv": "crash in native code",
+    "memory": "out of memory", "disk": "disk full", "data": "missing file", "port": "port in use", "user": "a setting",
+    "diverged": "not a number", "silent": "error", "watchdog": "stalled", "timeout": "a rank did not answer",
+    "allocator": "out of memory", "permission": "no permission", "ecc": "GPU fault", "stall": "data stall",
+}  # fmt: skip
+
 
 def name_of(planted: Planted) -> str:
     return f"{planted.how}-{planted.victim}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,13 @@ from click.testing import CliRunner
 from launch.cli import escala
 from launch.cluster import attached, registry
 from launch.cluster.config import load_cluster, open_backend
-from launch.cluster.job import JobSpec
+from launch.cluster.job import JobSpec, JobState
 from launch.cluster.local.local import LocalBackend
 from launch.cluster.local.warm import RankPool
 from launch.watch.diagnosis import diagnose
-from tests.launch.planted import AFTER_START, Planted, name_of
+from launch.watch.rank_positions import positions
+from launch.watch.traces import main_stack
+from tests.launch.planted import AFTER_START, KINDS, Planted, name_of
 from tests.launch.test_local import finish, until_log
 from trainer.contract.errors import UserError
 
@@ -26,12 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).parent / "programs" / "planted.py"
 HOST = socket.gethostname()
 SECRET = "planted-secret-7788"
-KINDS = {  # what `escala why` calls each
-    "raise": "error", "import": "missing package", "kill": "killed from outside", "segv": "crash in native code",
-    "memory": "out of memory", "disk": "disk full", "data": "missing file", "port": "port in use", "user": "a setting",
-    "diverged": "not a number", "silent": "error", "watchdog": "stalled", "timeout": "a rank did not answer",
-    "allocator": "out of memory", "permission": "no permission", "ecc": "GPU fault", "stall": "data stall",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +87,21 @@ def test_a_failure_of_a_rank_is_named(backend: LocalBackend, tmp_path: Path, pla
         assert any(line.startswith("rank 0: has ended all_reduce") for line in told.details), told
         assert any(line.startswith("rank 1: waits in all_reduce") for line in told.details), told
     assert [path for path in spec.run_dir.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
+
+
+def test_sigusr2_to_the_driver_asks_every_rank_where_it_is(backend: LocalBackend, tmp_path: Path) -> None:
+    job = backend.submit(spec_of(Planted("none", "", victim=9), tmp_path, environment={"PYTHONPATH": str(ROOT)}))
+    until_log(backend, job, "ready", 2)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    logs = tmp_path / "runs" / "none" / "logs" / "1"
+    for _ in range(300):
+        if len(positions(logs)) == 2:
+            break
+        backend.wait(0.1)
+    assert sorted(positions(logs)) == [0, 1] and backend.status([job])[job].state is JobState.RUNNING
+    assert all("planted.py" in "".join(main_stack(logs / f"stacks_{rank}.txt")) for rank in (0, 1))
+    backend.cancel(job)
+    finish(backend, job)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_rungs_and_seeds_are_trained_with_every_change():
     found = settings_of(sweep(seeds=2, changes=[{}, GELU]))
     assert len(found) == 3 * 2 * 2
     assert found[0] == {**SMALL[0], "seed": 0} and found[1] == {**SMALL[0], "seed": 1}
-    assert found[-1] == {**SMALL[2], "seed": 1, **GELU}
+    assert found[-1] == {**SMALL[2], "seed": 5, **GELU}, "no two rungs share a seed, but the changes of one do"
     assert settings_of(sweep()) == SMALL, "one seed is the run's own"
 
 
@@ -73,7 +73,8 @@ def write(path: Path, config: SweepConfig, worth: dict[str, float], skip: int = 
     for change in ({}, GELU, NORM):
         for row in ladder_rows(worth[json.dumps(change)], sizes=3, settings=change, seed=len(rows)):
             rung = SMALL[[r["params_body"] for r in ladder_rows(sizes=3, seeds=1)].index(row["params_body"])]
-            rows.append({**row, "settings": {**rung, "seed": row["seed"], **change}, "eval_set": "held_out"})
+            settings = {**rung, "seed": row["seed"], **change}
+            rows.append({**row, "settings": settings, "eval_set": "held_out"})
     named = {json.dumps(cell.settings, sort_keys=True): cell.id for cell in cells_of(config)}
     for row in rows:
         row["cell"] = row["name"] = named[json.dumps(row["settings"], sort_keys=True)]
@@ -96,7 +97,7 @@ def test_the_base_and_what_passed_go_on_to_the_larger_rungs(tmp_path: Path):
     config = gated()
     found = through_gate(config, write(tmp_path / "ledger.jsonl", config, WORTH))
     assert [(one.change, passed) for one, passed in found.judged] == [("mlp=gelu", False), ("qk_norm=true", True)]
-    seeds = ({"seed": 0}, {"seed": 1})
+    seeds = ({"seed": 6}, {"seed": 7})  # the fourth rung's
     assert second_stage(found) == [{**LARGE[0], **seed, **change} for change in ({}, NORM) for seed in seeds]
     assert "mlp=gelu does not pass: reject" in found.lines[0] and "qk_norm=true passes: promote" in found.lines[1]
     assert len(cells_of(found.sweep)) == 18 + 4
@@ -161,3 +162,17 @@ def test_one_run_of_a_sweep_goes_through_its_gate(monkeypatch: pytest.MonkeyPatc
     assert run(Opened(18, ()), Opened(22, ("gate: passes",))).started == [18, 22] and stages == [18, 22]
     assert run(Opened(18, ()), Opened(18, ("gate: none",))).started == [18] and told == ["gate: none"]
     assert run(Opened(22, ("gate: passes",))).started == [22], "an open gate needs no second look"
+
+
+def test_the_order_of_the_data_has_the_seed_that_is_its_own(monkeypatch: pytest.MonkeyPatch):
+    """The one place where a rank opens its batches is given it; initial values keep the run's seed."""
+    torch = pytest.importorskip("torch")
+    from types import SimpleNamespace
+
+    from trainer import session
+
+    monkeypatch.setattr(session, "open_batches", lambda _data, **asked: asked["seed"])
+    plan, mesh = SimpleNamespace(sequences_per_step=1, micro_batch=1, steps=1), SimpleNamespace(dp_rank=0, dp_size=1)
+    for data, wanted in (({}, 3), ({"seed": 5}, 5)):
+        run = run_from_values({**RUN, "seed": 3, "data": {"name": "x", **data}}, "t")
+        assert session._open_batches(run, plan, None, mesh, torch.device("cpu"), None) == wanted

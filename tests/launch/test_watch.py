@@ -104,6 +104,8 @@ def test_a_curve_is_sampled_over_the_whole_record_and_little_of_it_is_read(tmp_p
     assert steps[0] == 1 and steps[-1] == 20_000 and 10 <= len(steps) <= 21
     gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert max(gaps) < 2_000 and all(p.loss == pytest.approx(9.0 - p.step * 0.01) for p in points)
+    early = [point.step for point in Curve(run_dir.metrics, 20, early=True).read()]
+    assert set(steps) < set(early) and sum(step < steps[1] for step in early) >= 6, "for a logarithmic axis"
     before = Path("/proc/self/io").read_text() if Path("/proc/self/io").exists() else ""
     Reader(lambda: [run_dir.root]).views()
     if before:
@@ -239,9 +241,9 @@ def test_a_sparkline_is_as_high_as_its_values() -> None:
 def test_the_distance_from_the_expected_curve_has_a_column_where_runs_have_one(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant(root, "s/cells/far", Status.RUNNING, 3, band_sigma=-4.25)
+    plant(root, "s/cells/far", Status.RUNNING, 3, off=-4.25)
     views = Reader(lambda: find_runs(root)).views()
-    PlainConsole(width=80).print(run_table(Selection("band").of(views), 80))
+    PlainConsole(width=80).print(run_table(Selection("off").of(views), 80))
     lines = capsys.readouterr().out.splitlines()
     assert "off" in lines[0] and lines[1].startswith("far ") and "-4.2σ" in lines[1]
     assert all(cell_len(line) <= 80 for line in lines)
@@ -249,7 +251,7 @@ def test_the_distance_from_the_expected_curve_has_a_column_where_runs_have_one(
 
 def test_every_sort_puts_runs_without_the_value_last() -> None:
     bare = RunView("a", "", "a", "done")
-    numbers = {"step": 1, "loss": 3.0, "band_sigma": 1.0, "tokens_per_second": 4.0, "mfu": 0.5, "seconds_left": 6.0}
+    numbers = {"step": 1, "loss": 3.0, "off": 1.0, "tokens_per_second": 4.0, "mfu": 0.5, "seconds_left": 6.0}
     full = RunView("b", "", "b", "done", "", **numbers, gpu_seconds=7.0)
     for name in set(SORTS) - {"name", "state"}:
         assert Selection(name).of([bare, full]) == [full, bare], name

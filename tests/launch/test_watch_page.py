@@ -45,14 +45,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     costs = {"cost": 2.5, "energy_joules": 7.2e6, "mfu": 0.4, "seconds_left": 60.0}
     for index, name in enumerate(("d_model=64-0f", "d_model=96-1f", "d_model=128-2f")):
         planned(plant(runs, f"ladder/cells/{name}", Status.DONE, 30 + index, **costs), 10**5 * (index + 1))
-    failed = planned(plant(runs, f"ladder/cells/{EVIL}", Status.FAILED, 20, band_sigma=4.5), 9 * 10**5)
+    failed = planned(plant(runs, f"ladder/cells/{EVIL}", Status.FAILED, 20, off=4.5), 9 * 10**5)
     failed.record_event("failed", error=ERROR)
     append_json(runs / "ladder" / "ledger.jsonl", *ladder_rows(5))
     return runs
 
 
 def page_of(runs: Path, seconds: float = 1.0) -> Page:
-    return Page(Reader(lambda: find_runs(runs), points_of_a_run(4)), "my runs", seconds)
+    return Page(Reader(lambda: find_runs(runs), points_of_a_run(4), early=True), "my runs", seconds)
 
 
 def data_in(script: str) -> dict:
@@ -214,6 +214,10 @@ press("curves", "ArrowRight"); press("curves", "ArrowRight");
 said.tip = document.querySelector("#curves .tip").textContent;
 press("lawchart", "ArrowRight");
 said.cell = document.querySelector("#lawchart .tip").textContent;
+const spot = document.querySelector("#lawchart circle.cell").getBoundingClientRect();
+$("lawchart").onpointermove({ clientX: spot.x + 4, clientY: spot.y + 4 });
+escala({ ...data, cost: "9 GPU-hours" });
+said.kept = !document.querySelector("#lawchart .tip").hidden;
 [...document.querySelectorAll("#heads button")].find(node => node.textContent.startsWith("parameters")).click();
 said.first = document.querySelector("#rows td").textContent;
 document.querySelector("#states .failed").click();
@@ -239,7 +243,7 @@ def test_in_a_browser_it_draws_curves_law_and_states_and_brings_news(
     assert said["moved"] and "training FLOPs" in said["axis"]
     assert "parameters" in said["tip"] and "FLOPs" in said["tip"] and "perplexity" in said["cell"]
     assert said["first"].startswith(EVIL), "sorted by size, the name is text"
-    assert said["failed"] == 1
+    assert said["failed"] == 1 and said["kept"], "what is pointed at stays so when news come"
     shown = dom[: dom.index("<script>")]
     assert len(re.findall(r'class="curve', shown)) == 5 and "later" in shown, "the news came"
     assert len(re.findall(r'class="fit"', shown)) == len(re.findall(r'class="band"', shown)) == 1

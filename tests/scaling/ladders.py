@@ -39,15 +39,18 @@ def rungs(
 
 def ladder_rows(
     multiplier: float = 1.0, *, sizes: int = 4, seeds: int = 2, noise: float = 0.001, seed: int = 0,
-    settings: Mapping[str, Any] | None = None, **columns: Any,
+    settings: Mapping[str, Any] | None = None, own_seeds: bool = True, **columns: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Return the rows of one ladder, as good as the base with so many times its compute."""
+    """Return the rows of one ladder, as good as the base with so many times its compute.
+
+    `own_seeds`: every rung has its own.
+    """
     random = np.random.default_rng(seed)
     rows = []
-    for d_model, n_layers in SHAPES[:sizes]:
+    for k, (d_model, n_layers) in enumerate(SHAPES[:sizes]):
         body = 12 * n_layers * d_model**2
         tokens = 20 * (body + 2048 * d_model)
-        for s in range(seeds):
+        for s in range(k * seeds, (k + 1) * seeds) if own_seeds else range(seeds):
             stated = {"model.size": str(body), "seed": s, **(settings or {})}
             name = "-".join(f"{key}={value}" for key, value in stated.items())
             row = ledger_row(name, d_model, n_layers, tokens, 1.0, seed=s, settings=stated, seconds=tokens / 1e4)

@@ -55,6 +55,7 @@ def test_two_ledgers_give_a_multiplier_a_verdict_and_what_it_rests_on(two: tuple
     assert len(found["multiplier"]["compute"]["rungs"]) == len(found["rungs"]) == 4
     assert found["verdict"]["false_promotion_rate"] == pytest.approx(0.05)
     assert found["rests_on"]["asymptote"] == 1.8 and found["rests_on"]["paired"]
+    assert not found["rests_on"]["rungs_share_seeds"]
     # C grows as tokens times parameters, here nearly as their square: tokens as its root, and seconds with them
     tokens, clock = found["multiplier"]["tokens"]["common"], found["multiplier"]["wall_clock"]["common"]
     assert tokens["value"] == pytest.approx(common["value"] ** 0.5, rel=0.02)
@@ -71,6 +72,14 @@ def test_the_text_has_what_differs_first_and_all_that_was_asked(two: tuple[Path,
     assert "Asymptote: free" in asked(*two).output
 
 
+def test_rungs_that_share_seeds_are_said_to_break_the_rate(tmp_path: Path):
+    """Of one width and seed, models begin alike: the scatter over rungs does not know what they share."""
+    rows = [ladder_rows(worth, own_seeds=False, seed=k) for k, worth in enumerate((1.0, 1.2))]
+    both = [write_ledger(tmp_path / name, one) for name, one in zip("ab", rows, strict=True)]
+    assert answer(*both)["rests_on"]["rungs_share_seeds"]
+    assert "more often here, where rungs share seeds" in " ".join(asked(*both).output.split())
+
+
 def test_a_slower_variant_is_worth_less_by_the_clock(tmp_path: Path, two: tuple[Path, Path]):
     rows = [{**row, "seconds": 2 * row["seconds"]} for row in ladder_rows(1.2, seed=1)]
     slower = write_ledger(tmp_path / "slower", rows)
@@ -81,7 +90,8 @@ def test_a_slower_variant_is_worth_less_by_the_clock(tmp_path: Path, two: tuple[
 
 
 def test_one_ledger_is_told_apart_by_what_its_sweep_changed_or_by_a_column(tmp_path: Path):
-    rows = ladder_rows() + ladder_rows(1.3, seed=1, settings={"model.mlp": "gelu"})
+    variant = ladder_rows(1.3, seed=1, settings={"model.mlp": "gelu"}, own_seeds=False)
+    rows = ladder_rows(own_seeds=False) + variant
     ledger = write_ledger(tmp_path / "s", rows) / "ledger.jsonl"
     found = answer(ledger)
     assert (found["base"], found["variant"], found["verdict"]["word"]) == ("as it is", "mlp=gelu", "promote")
@@ -89,7 +99,7 @@ def test_one_ledger_is_told_apart_by_what_its_sweep_changed_or_by_a_column(tmp_p
     turned = answer(ledger, "--base", "mlp=gelu", "--variant", "as it is")
     assert turned["verdict"]["word"] == "reject"
     seeds = answer(ledger, "--group-by", "seed", "--where", "model.mlp=as it is")
-    assert not seeds["rests_on"]["paired"], "the seed of the order differs too"
+    assert not seeds["rests_on"]["paired"] and seeds["rests_on"]["noise"]["freedom"] == 3, "a rung is worth one"
     assert seeds["verdict"]["word"] == "cannot tell" and seeds["variant"] == "1"
 
 

@@ -11,10 +11,12 @@ from launch.cli import escala
 from launch.commands.fit import fit
 from launch.commands.tables import drop_highest
 from launch.scaling.laws.identify import distinct
+from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.other.isoflop import MINIMUM, fit_frontier
 from launch.scaling.other.tuning import fit_tuning
 from launch.scaling.table.load import load
 from launch.scaling.trust.holdout import hold_out, robust_mean
+from launch.scaling.trust.study import study
 from tests.conftest import shared_data
 from tests.scaling.runs import isoflop_grid, surface_loss
 from trainer.contract.errors import UserError
@@ -213,6 +215,14 @@ def test_the_case_files_are_read_for_what_they_are(name, rows, error) -> None:
             load(path)
     else:
         assert len(load(path)) == rows
+
+
+def test_trials_of_a_setting_are_no_seeds() -> None:
+    """All trials together look like a seed noise of 1.87 %; that of the best of each cell is 0.1 %."""
+    table = load(shared_data("cases/scaling/lr_swept.csv"))
+    found = study(table, CHINCHILLA)
+    assert found.fitted is not None and found.replicates is None
+    assert np.std(found.fitted.residuals) < 0.0015 and found.fitted.values["beta"] == pytest.approx(0.367, abs=0.005)
 
 
 def test_no_minimum_of_the_case_of_close_sizes_lies_below_its_runs() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.coverage import judge_decision
+from benchmarks.coverage import judge_decision, recorded, records, summary
 from benchmarks.simulated_sweeps import CASES, DECISIONS, simulate
 from launch.commands.fit import fit
 from launch.commands.forecast import forecast
@@ -25,6 +25,7 @@ from launch.scaling.trust.decision import Spread, quantiles, spread_of
 from launch.scaling.trust.decision_draws import demanded, draw_decision
 from launch.scaling.trust.holdout import Chosen, choose_law
 from launch.scaling.trust.replicates import DecisionDraws, LeftOut, Replicates
+from launch.scaling.trust.shared_errors import shared_errors
 from launch.scaling.trust.study import study
 from launch.scaling.trust.verdict import Evidence, judge
 from tests.conftest import shared_data
@@ -57,6 +58,18 @@ def test_decisions_hold_the_truth_in_simulated_sweeps(name) -> None:
         assert sum(h[key] for h in held) >= len(held) - 1, key
 
 
+def test_the_benchmark_goes_on_where_it_stopped(tmp_path) -> None:
+    cases, results = {"grid 10x6, narrow sizes": DECISIONS["grid 10x6, narrow sizes"]}, tmp_path / "tables.jsonl"
+    first = list(records(cases, range(7, 8), results, named=False))
+    with results.open("a") as file:
+        file.write(json.dumps(first[0] | {"seed": 8, "status": "weak", "N* held": True, "width of N*": 0.5}) + "\n")
+        file.write('{"case": "grid 10x6, na')  # another process is writing
+    again = list(records(cases, range(7, 9), results, named=False))
+    assert [r["status"] for r in again] == ["refused", "weak"] and len(recorded(results)) == 2
+    found = summary("grid 10x6, narrow sizes", again)
+    assert found["refused"] == 1 and found["N* held"] == [100.0, 0.0] and found["width of N*"] == 0.5
+
+
 def test_narrow_sizes_are_refused_and_no_floor_is_not() -> None:
     assert judge_decision(DECISIONS["grid 10x6, narrow sizes"], 0)[0] == "refused"
     assert judge_decision(DECISIONS["grid 6x5, no floor"], 0)[0] != "refused"
@@ -82,6 +95,27 @@ def test_shared_errors_are_found_with_the_power_and_the_level_of_an_f_test() -> 
 
     assert sum(low("grid 6x6, sizes share errors", seed) for seed in range(10)) >= 8
     assert sum(low("isoflop 6x6", seed) for seed in range(10)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("case", "freedom"),
+    [("isoflop 6x6", {"C": 4}), ("grid 6x5", {"N": 3, "D": 2}), ("grid 3x3", {}), ("grid 5x3, heavy tails", {"N": 2})],
+)
+def test_directions_that_the_law_absorbs_are_no_degrees_of_freedom(case, freedom) -> None:
+    """A floor and two powers absorb three directions of sizes on a grid, and two of budgets on IsoFLOP curves."""
+    table = simulate(DECISIONS[case], 0)
+    fitted = fit_law(CHINCHILLA, table.columns, table.loss, every_start=6)
+    assert {e.by: e.freedom[0] for e in shared_errors(fitted, table)} == freedom
+
+
+def test_a_shared_error_makes_a_decision_weak_and_is_said_once() -> None:
+    shared = DecisionDraws((), (), "N", 0.002, "runs of one N share an error of 0.20%")
+    clear = Spread(**CLEAR, left_out=(19.9, 20.1))
+    near = replace(clear, value=1.0, interval=(0.99, 1.01), left_out=(1.0, 1.0))
+    d = replace(clear, value=float(np.log(1e20 / 6)) - clear.value)
+    for doubts in ((), ("runs of one N share an error of 0.20% of the loss",)):
+        found = judge(clear, d, near, 0.01, 1e20, shared, Evidence(doubts=doubts))
+        assert found.status == "weak" and len(found.reasons) == 1
 
 
 def test_shared_errors_widen_the_decision() -> None:

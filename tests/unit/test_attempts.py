@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from trainer.contract.attempts import (
     attempts_of,
     claim_attempt,
     claim_of,
+    seconds_before,
     standstill,
     starts_in_vain,
 )
@@ -85,3 +87,14 @@ def test_the_nodes_of_a_start_follow_its_claim_and_no_older_one(tmp_path: Path) 
     assert find_claim(tmp_path, "7.1", None, 5) == find_claim(tmp_path, "", 2, 5) == claimed
     (tmp_path / "logs" / "3").mkdir()  # as older batch scripts did, which may still wait in a queue
     assert find_claim(tmp_path, "7.3", 3, 5) == Claim(3)
+
+
+def test_how_long_attempts_lasted_is_known_from_what_they_left(tmp_path: Path):
+    for attempt, (claimed, said) in enumerate([(100, 160), (200, None), (300, 290), (400, 401)], start=1):
+        assert claim_attempt(tmp_path).attempt == attempt
+        os.utime(tmp_path / "logs" / str(attempt) / "claim.json", (claimed, claimed))
+        if said is not None:
+            log = tmp_path / "logs" / str(attempt) / "rank_0.log"
+            log.touch()
+            os.utime(log, (said, said))
+    assert [seconds_before(tmp_path, attempt) for attempt in (1, 2, 4, 5)] == [0.0, 60.0, 60.0, 61.0]

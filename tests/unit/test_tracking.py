@@ -92,6 +92,8 @@ def test_the_status_is_one_word(tmp_path: Path):
 def test_console_lines_show_what_is_there():
     line = console_line({"kind": "train", "step": 3, "loss": 2.5, "lr": 1e-3, "tokens_per_second": None})
     assert line.split() == ["train", "step", "3", "loss", "2.5000", "lr", "1.00e-03"]
+    later = console_line({"kind": "train", "step": 30_000, "loss": 12.5, "lr": 1e-3, "tokens_per_second": None})
+    assert len(later) == len(line) and later.index("lr") == line.index("lr")
 
 
 def test_the_console_says_a_spike_with_its_numbers(capsys):
@@ -209,6 +211,10 @@ def test_the_account_of_the_wall_time_goes_on_over_attempts_and_names_what_a_res
     assert total["gpu_seconds"] == 100.0 + 40.0, "what is lost was paid for"
     assert total["cost"] == 0.1 + 0.4, "each attempt at its own price"
     assert total["energy_joules"] == 2100.0, "kept where the machine tells no more"
+    now[0] = 2000.0
+    third = WallTime(Costs("gpu_seconds", 2), rows, 3, started=2000.0, held=80.0, clock=lambda: now[0])
+    late = third.row(waited=0.0)
+    assert (late["wall_seconds"], late["gpu_seconds"], late["lost_seconds"]) == (80.0, 160.0, 0.0), "after the last row"
     assert "cost" not in WallTime(Costs("core_seconds", 4), [], 0, started=0.0).row(0.0)
 
 

@@ -76,6 +76,21 @@ def attempts_of(run_dir: Path, job: str) -> list[int]:
     return [claim.attempt for claim in _claims(run_dir) if claim.job == job]
 
 
+def seconds_before(run_dir: Path, attempt: int) -> float:
+    """Return how long the attempts before this one lasted, from their claims to the last output of their first ranks.
+
+    One that left no output counts as nothing.
+    """
+    return sum(_seconds(RunDir(run_dir).logs(one)) for one in attempts(run_dir) if one < attempt)
+
+
+def _seconds(logs: Path) -> float:
+    try:
+        return max(0.0, (logs / "rank_0.log").stat().st_mtime - (logs / CLAIM).stat().st_mtime)
+    except OSError:
+        return 0.0
+
+
 def starts_in_vain(run_dir: Path, claim: Claim) -> int:
     """Return how many starts of a claim's job, that one included, began at what is still the newest checkpoint.
 

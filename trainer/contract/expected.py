@@ -3,8 +3,9 @@
 `launch/scaling/live/` makes it from finished runs, training follows it (`trainer/observe/live_law.py`), and a forecast
 of the final loss starts from it. All of them use logarithms of the loss in nats per token.
 
-The model: at step s a run's log loss is `mean(s) + sum_j c_j mode_j(s) + noise(s)`. The c_j are standard normal, one
-draw a run: initial values, what the law misses. The noise is that of one batch, independent from step to step.
+The model: at step s a run's log loss is `mean(s) + batch(s) + sum_j c_j mode_j(s) + noise(s)`. The c_j are standard
+normal, one draw a run: initial values, what the law misses. The noise is that of one batch, independent from step to
+step; where finished runs have read the same batch, what it adds to the loss is known (`batches`), and less is left.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class ExpectedCurve:
     mean: list[float]
     modes: list[list[float]]  # each over `steps`: a deviation of one standard deviation
     noise: list[float]  # standard deviation of one batch's log loss
+    noise_of_known: list[float]  # the same of a batch that finished runs have read
+    batches: dict[int, float]  # step -> what its batch adds to the log loss of every run that reads it
     final_mean: float  # of the last evaluation on the held-out set
     final_modes: list[float]  # the same deviations there
     limits: Limits
@@ -70,8 +73,9 @@ class ExpectedCurve:
         """Read a file. Raises `UserError` where there is none, or it holds something else."""
         try:
             values = read_object(path, *(name for name in cls.__dataclass_fields__))
-            made = cls(**{**values, "limits": Limits(**values["limits"])})
-            rows = [made.mean, made.noise, *made.modes]
+            batches = {int(step): float(added) for step, added in values["batches"].items()}
+            made = cls(**{**values, "limits": Limits(**values["limits"]), "batches": batches})
+            rows = [made.mean, made.noise, made.noise_of_known, *made.modes]
             sound = len(made.steps) > 1 and all(len(row) == len(made.steps) for row in rows)
             if not sound or len(made.final_modes) != len(made.modes) or made.format != FORMAT:
                 raise ValueError("its lists do not fit together")
@@ -80,7 +84,7 @@ class ExpectedCurve:
             raise UserError(f"no expected curve: {path} (make one with `escala forecast --curve CONFIG`)") from None
         except DamagedFileError:
             raise
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not an expected curve ({error}): make it again with `escala forecast`"
             ) from None

@@ -91,10 +91,11 @@ class Follower:
         right = min(max(int(np.searchsorted(self._at, step, side="right")), 1), len(self._at) - 1)
         low, high = self._at[right - 1], self._at[right]
         part = min(max((step - low) / (high - low), 0.0), 1.0)
-        mean, noise = self.curve.mean, self.curve.noise
+        known = self.curve.batches.get(int(step))
+        noise, mean = self.curve.noise if known is None else self.curve.noise_of_known, self.curve.mean
         between = (1 - part) * self._modes[:, right - 1] + part * self._modes[:, right]
         return (
-            (1 - part) * mean[right - 1] + part * mean[right],
+            (1 - part) * mean[right - 1] + part * mean[right] + (known or 0.0),
             between,
             max((1 - part) * noise[right - 1] + part * noise[right], 1e-6),
         )

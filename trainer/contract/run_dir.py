@@ -12,6 +12,7 @@
     result.json          the final evaluation, written when the run is done
     logs/<attempt>/claim.json    which job started the attempt, and at which checkpoint
     logs/<attempt>/rank_<r>.log
+    logs/<attempt>/{stacks,position,memory}_<r>.*    where a rank was when it was asked or ended badly
     checkpoints/step_<n>/
     latest               the name of the newest complete checkpoint
 

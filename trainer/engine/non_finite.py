@@ -104,7 +104,7 @@ def trace_step(engine: Engine, micro_batches: Sequence[Batch], lr: float) -> dic
     mine = json.dumps(None if hooks.first is None else asdict(hooks.first))
     texts = to_first_rank(mine, engine.device)
     found: dict[str, Any] = json.loads(from_first_rank(lambda: json.dumps(_earliest(texts)), engine.device))
-    return {"repeats": outcome.skipped, **found}
+    return {"repeats": not outcome.finite, **found}
 
 
 def sentence(found: dict[str, Any]) -> str:

@@ -53,9 +53,9 @@ class RankTimes:
             return {}, asked
         own = (statistics.fmean(seconds) if seconds else 0.0) + waited
         numbers = torch.tensor([own, waited, float(asked)], dtype=torch.float32, device=self.device)
-        every = torch.empty(world * 3, dtype=torch.float32, device=self.device)
-        dist.all_gather_into_tensor(every, numbers)
-        rows: list[list[float]] = every.view(world, 3).tolist()
+        every = torch.empty(world, 3, dtype=torch.float32, device=self.device)
+        dist.all_gather(list(every), numbers)
+        rows: list[list[float]] = every.tolist()
         slowest = max(range(world), key=lambda rank: rows[rank][0])
         found = {
             "rank_seconds": statistics.median(row[0] for row in rows),

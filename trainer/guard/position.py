@@ -32,7 +32,7 @@ def last_collectives() -> list[dict[str, Any]]:
     `number` counts those of the group, the same on all its ranks; `finished` is false while the rank waits in it.
     """
     newest: dict[str, dict[str, Any]] = {}
-    entries = json.loads(c10d._dump_fr_trace_json()).get("entries") or []
+    entries = json.loads(c10d._dump_fr_trace_json()).get("entries") or []  # type: ignore[attr-defined]
     for entry in sorted(entries, key=lambda entry: int(entry["record_id"])):
         if not entry.get("is_p2p"):
             newest[str(entry["process_group"][0])] = entry

@@ -8,6 +8,7 @@ from trainer.observe.metrics import COLUMNS
 from trainer.observe.observers import Row
 from trainer.observe.wandb_alerts import alert_of
 
+WIDTH = 7  # of a number: lines stand below one another
 HUGE = 1e9  # a perplexity after a run went wrong has 300 digits
 
 
@@ -32,5 +33,6 @@ def console_line(row: Row) -> str:
     parts = [f"{row['kind']:<10} step {row['step']:>6}", *([row["eval_set"]] if "eval_set" in row else [])]
     for key, shape in COLUMNS.items():
         if row.get(key) is not None:
-            parts.append(f"{key} {row[key]:{shape if abs(row[key]) < HUGE else '.3g'}}")
+            number = f"{row[key]:{shape if abs(row[key]) < HUGE else '.3g'}}"
+            parts.append(f"{key} {number:>{WIDTH}}")
     return "  ".join(parts)

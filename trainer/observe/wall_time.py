@@ -18,11 +18,19 @@ class WallTime:
     """The wall time of a run, on its first rank, and what it costs at the `costs` of this attempt.
 
     `rows` are the rows of training that earlier attempts left. `step` is where this one goes on: what was trained after
-    it is lost, and costs all the same. What an attempt did after its last row is not counted.
+    it is lost, and costs all the same. `held` is how many seconds earlier attempts held the machine, where that is
+    known: what their rows do not account for is wall time that cost, and nothing else.
     """
 
     def __init__(
-        self, costs: Costs, rows: Sequence[Row], step: int, *, started: float, clock: Callable[[], float] = time.time
+        self,
+        costs: Costs,
+        rows: Sequence[Row],
+        step: int,
+        *,
+        started: float,
+        held: float = 0.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._costs, self._clock, self._started = costs, clock, started
         timed = [row for row in rows if isinstance(row.get(WALL), int | float)]
@@ -33,6 +41,7 @@ class WallTime:
         lost = max(0.0, self._before[TRAIN] - float(kept.get(TRAIN) or 0.0))
         self._before[TRAIN] -= lost
         self._before[LOST] += lost
+        self._unrecorded = max(0.0, held - self._before[WALL])  # after the last row of an attempt, or without any
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._stepped = False
 
@@ -55,7 +64,7 @@ class WallTime:
 
     def row(self, waited: float) -> dict[str, float]:
         """Return the totals until now. `waited` is how much of the steps of this attempt was a wait for data."""
-        wall = max(0.0, self._clock() - self._started)
+        wall = max(0.0, self._clock() - self._started) + self._unrecorded
         now = {WALL: wall, **self._costs.after(wall), **self._parts, "wait_seconds": waited}
         now[TRAIN] = max(0.0, now[TRAIN] - waited)
         total = self._before | {key: round(self._before.get(key, 0.0) + value, 3) for key, value in now.items()}

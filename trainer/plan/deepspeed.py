@@ -74,8 +74,12 @@ def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precis
 
 
 def bucket_elements(model: ModelConfig) -> int:
-    """Return the elements of a bucket: gradients reduced, parameters gathered, what ZeRO 3 steps at a time."""
-    return min(BUCKET_ELEMENTS, max(FEWEST_ELEMENTS, count_parameters(model).total // MODEL_SHARE))
+    """Return the elements of a bucket: gradients reduced, parameters gathered, what ZeRO 3 steps at a time.
+
+    They are even, which DeepSpeed asks of what ZeRO 1 and 2 gather.
+    """
+    share = count_parameters(model).total // MODEL_SHARE
+    return min(BUCKET_ELEMENTS, max(FEWEST_ELEMENTS, share + share % 2))
 
 
 def live_elements(model: ModelConfig) -> int:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class LocalBackend:
         self.preload = tuple(preload)
         self.python = python
         self.pool: RankPool | ProcessPool | None = None
+        self._former: Any = None  # what SIGUSR2 did before
 
     def rehearse(self, spec: JobSpec) -> None:
         """Raise UserError where the job cannot be rendered, or its directory or interpreter are not here."""
@@ -194,10 +196,14 @@ class LocalBackend:
             self.pool = None
 
     def __enter__(self) -> LocalBackend:
+        if threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGUSR2, lambda *_: self.dump_stacks())
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        if self._former is not None:
+            signal.signal(signal.SIGUSR2, self._former)
 
     def _job(self, identity: str) -> _Job:
         if identity not in self.jobs:

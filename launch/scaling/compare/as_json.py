@@ -40,8 +40,9 @@ def comparison_json(found: Comparison) -> Plain:
         "rungs": [_rung(rung) for rung in found.rungs],
         "rests_on": {
             "asymptote": found.asymptote,
-            "paired": shift.found.paired,
+            "paired": found.paired,
             "data_order_shared": found.shares_order,
+            "rungs_share_seeds": found.rungs_share_seeds,
             "noise": dataclasses.asdict(shift.noise),
             "rungs_differ_p": shift.unequal,
             "notes": list(found.notes),
@@ -63,7 +64,9 @@ def _side(side: Side) -> Plain:
     return {**values, "losses": [{"seed": i, "order_seed": o, "loss": v} for (i, o), v in side.losses.items()]}
 
 
-def _interval(one: Estimate) -> Plain:
+def _interval(one: Estimate | None) -> Plain | None:
+    if one is None:
+        return None
     low, high = np.exp(one.interval)
     return {"value": float(np.exp(one.value)), "low": float(low), "high": float(high)}
 

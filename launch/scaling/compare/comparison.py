@@ -9,6 +9,7 @@ import numpy as np
 
 from launch.scaling.compare.differences import Differences, differences
 from launch.scaling.compare.rungs import Rung, Side
+from launch.scaling.compare.seeds import Seed
 from launch.scaling.compare.shift import FEWEST_RUNGS, Estimate, Shift, shift
 from launch.scaling.compare.sides import TRIALS, RungRuns, Runs, rungs_of, seed_of
 from launch.scaling.compare.verdict import Verdict, judge
@@ -28,7 +29,7 @@ FLAT = 0.05  # of log tokens or seconds over a whole ladder: what hardly varies 
 class Axis:
     """The multiplier in tokens or in seconds: logarithms at each rung, and the common one."""
 
-    rungs: tuple[Estimate, ...]
+    rungs: tuple[Estimate | None, ...]
     common: Estimate
 
 
@@ -49,9 +50,25 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def of_seeds(self) -> bool:
+        """Whether seeds are what is compared."""
+        return self.base.same_init or self.base.same_order
+
+    @property
+    def paired(self) -> bool:
+        """Whether the noise is that of pairs of one seed."""
+        return self.shift.found.paired and not self.of_seeds
+
+    @property
+    def rungs_share_seeds(self) -> bool:
+        """Whether one seed was used at several rungs: runs of one width then begin alike, and read the same text."""
+        seeds = [seed for rung in rungs_of(self.base) for seed in {int(row["seed"]) for row in rung.rows}]
+        return len(seeds) > len(set(seeds))
+
+    @property
     def shares_order(self) -> bool:
         """Whether a pair reads the same tokens in the same order: no setting of data, batch or length differs."""
-        return self.shift.found.paired and not any(one.key.startswith(ORDER) for one in self.differences.found)
+        return self.paired and not any(one.key.startswith(ORDER) for one in self.differences.found)
 
 
 def compare(
@@ -195,8 +212,16 @@ def _side(rung: RungRuns, runs: Runs) -> Side:
         float(np.mean([row["tokens"] for row in rung.rows])),
         rung.flops,
         None if None in seconds or 0 in seconds else float(np.mean([float(value) for value in seconds if value])),
-        {seed_of(row, runs): float(row["loss"]) for row in rung.rows},
+        _losses(rung, runs),
     )
+
+
+def _losses(rung: RungRuns, runs: Runs) -> dict[Seed, float]:
+    """Return losses by seed. Where seeds are what is compared, all runs of a rung share them, and are worth one."""
+    losses = {seed_of(row, runs): float(row["loss"]) for row in rung.rows}
+    if not (runs.same_init or runs.same_order):
+        return losses
+    return {("", ""): float(np.exp(np.mean(np.log(list(losses.values())))))}
 
 
 def _pair(one: RungRuns, other: RungRuns, base: Runs, variant: Runs) -> tuple[Row, Row]:
@@ -222,7 +247,7 @@ def _axis(rungs: Sequence[Rung], found: Shift, name: str) -> Axis | str:
         return f"the {name} of the base do not grow with its compute"
     beyond = found.found.beyond  # the shift is of FLOPs over the variant's: what it has more comes on top
     each = tuple(
-        _converted(one, growth, float(b), float(v - o))
+        one and _converted(one, growth, float(b), float(v - o))
         for one, b, v, o in zip(found.rungs, beyond, variant, base, strict=True)
     )
     weights = found.found.count * found.slope.values**2

@@ -1,7 +1,6 @@
 """What a ladder could see at all: the smallest multiplier that it would promote, by number of seeds.
 
-Only the base is needed. A pair is taken to share no noise; one that shares its seed and data order sees smaller effects
-than this table says.
+Only the base is needed. The variant is taken to be as noisy, and a pair to share no noise.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Shift:
     slope: Slope
     common: Estimate
     trend: Estimate  # per e-fold of compute
-    rungs: tuple[Estimate, ...]
+    rungs: tuple[Estimate | None, ...]  # None where the loss is too flat for a shift of its own
     by_seeds: bool  # the interval of a rung: by its own seeds; else it is that of the line through all rungs
     noise: Noise  # of the common shift
     unequal: float | None  # probability of so much scatter over rungs by seeds alone; None without several seeds
@@ -92,9 +92,13 @@ def shift(rungs: Sequence[Rung], asymptote: float | None = None) -> Shift:
     common = _functional(weights, found, slope, about, noise)
     line, line_noise = _line_weights(found, slope), _line_noise(found, slope)
     trend = _functional(line[1], found, slope, about, line_noise)
+    each: list[Estimate | None]
     if by_seeds := found.freedom > 0:
         own = Noise((found.squares / found.freedom) ** 0.5, found.freedom)
-        each = [_functional(one, found, slope, about, own) for one in np.eye(len(found.x))]
+        each = [
+            _functional(one, found, slope, about, own) if steep else None
+            for one, steep in zip(np.eye(len(found.x)), slope.steep, strict=True)
+        ]
     else:
         away = found.x - _centre(found, slope)
         each = [_functional(line[0] + one * line[1], found, slope, about, line_noise) for one in away]

@@ -15,7 +15,7 @@ from launch.scaling.arrays import Array
 from launch.scaling.compare.rungs import Samples
 from trainer.contract.errors import UserError
 
-STEEP = 3.0  # standard errors by which a slope must be below zero, to divide by it
+STEEP = 3.0  # standard errors by which a slope must be below zero to divide by it
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Slope:
     coefficients: Array
     noise: float  # standard deviation of the log loss of one mean, about the curve and over seeds
     freedom: int  # of that; 0: guessed from the differences
+
+    @property
+    def steep(self) -> list[bool]:
+        """Whether the loss falls at a rung by so much more than the slope's error that a shift of its own is known."""
+        return (self.values + STEEP * np.sqrt(np.diag(self.covariance)) < 0).tolist()
 
     def log_loss(self, x: Array) -> Array:
         """Return the log loss of the mean ladder at log C."""
@@ -113,12 +118,12 @@ def _usual_curvature(found: Samples, centre: float) -> float:
 
 
 def _refuse_flat(slope: Slope, found: Samples) -> None:
-    """Raise UserError where the loss of the ladder does not fall beyond its noise."""
-    error = np.sqrt(np.diag(slope.covariance))
-    worst = int(np.argmax(slope.values + STEEP * error))
-    if slope.values[worst] + STEEP * error[worst] >= 0:
+    """Raise UserError where the loss of the ladder as a whole does not fall beyond its noise."""
+    value, error = float(slope.values.mean()), float(slope.covariance.mean()) ** 0.5
+    if value + STEEP * error >= 0:
+        low, high = np.exp([found.x.min(), found.x.max()])
         raise UserError(
-            f"the loss hardly falls with compute at {np.exp(found.x[worst]):.2g} FLOPs (slope "
-            f"{slope.values[worst]:.4f} +- {error[worst]:.4f} of log loss per e-fold), so losses cannot be turned into "
-            "FLOPs there: make the ladder longer, add seeds, or pin the asymptote (--asymptote)"
+            f"from {low:.2g} to {high:.2g} FLOPs the loss hardly falls with compute (slope {value:.4f} +- {error:.4f} "
+            "of log loss per e-fold), so losses cannot be turned into FLOPs: make the ladder longer, add seeds, or pin "
+            "the asymptote (--asymptote)"
         )

@@ -12,7 +12,6 @@ from trainer.contract.leaving import SLACK, Follower
 
 FALSE_ALARMS = 0.01  # of undisturbed runs, by either test
 SIMULATED, MOST_STEPS = 2000, 1000
-SPARE = 1.1  # batches are less normal than simulated ones
 
 
 def limits_of(curve: ExpectedCurve, freedom: float, logged_every: int) -> Limits:
@@ -36,6 +35,6 @@ def limits_of(curve: ExpectedCurve, freedom: float, logged_every: int) -> Limits
     # A CUSUM passes h in about n exp(-2 SLACK h) of the runs of n steps: what longer runs add.
     longer = np.log(logged / len(steps)) / (2 * SLACK)
     return Limits(
-        level=SPARE * float(np.quantile(most_level, quantile)),
-        drift=SPARE * float(np.quantile(most_drift, quantile) + longer),
+        level=float(np.quantile(most_level, quantile)),
+        drift=float(np.quantile(most_drift, quantile) + longer),
     )

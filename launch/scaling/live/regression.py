@@ -27,7 +27,7 @@ LEAST_FREE = 2  # runs beyond the coefficients: fewer show nothing of how runs d
 FAR = 4.0  # times beyond the sizes and lengths of the finished runs
 SAME = 1.02  # ratio below which two sizes or lengths are one
 # What the residuals of few runs are completed with, as so many further runs: an inverse Wishart prior.
-PRIOR_RUNS, LEAST_SD, LASTING, MEMORY = 4.0, 2e-3, 0.5, 1.0
+PRIOR_RUNS, LEAST_SD, LASTING, MEMORY = 10.0, 2e-3, 0.1, 0.5
 POWERS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75)  # p and q; 0 stands for the logarithm
 Terms = tuple[tuple[str, float], ...]  # factors N and D with their powers
 
@@ -43,24 +43,29 @@ class Foretold:
 
 @dataclass(frozen=True)
 class _Fit:
-    """One design: what it foretells (K + 1,), the residuals (n, K + 1), and how well it foretells runs left out."""
+    """One design: what it foretells (K + 1,), the covariance of runs (K + 1, K + 1), how well it foretells others."""
 
     mean: Array
-    residuals: Array
+    shown: Array
     free: int
     leverage: float
     press: float
 
 
-def foretell(runs: Sequence[Finished], columns: Array, errors: Array, wanted: Kind, at: Array) -> Foretold:
+def foretell(
+    runs: Sequence[Finished], columns: Array, errors: Array, wanted: Kind, at: Array, *, shared: bool = False
+) -> Foretold:
     """Regress `columns` (n, K + 1) on size and length, and predict those of the wanted run.
 
-    `errors` (K + 1,) is the mean variance of a column that is its own noise; `at` (K + 1,) the shares of the run.
-    Raises `UserError` for too few runs and for a run too far beyond them.
+    `errors` (K + 1,) is the mean variance of a column by the noise of batches; `at` (K + 1,) the shares of the run.
+    `shared`: those of its seed read the same batches. Then runs of one seed share a level, and only the rest is noise.
+    Raises `UserError` for too few runs and for
+    a run too far beyond them.
     """
     kinds = [run.kind for run in runs]
-    _refuse_far(kinds, wanted)
-    fits = [fit for terms in _designs(kinds) if (fit := _fit(kinds, columns, wanted, terms)) is not None]
+    beyond = _beyond(kinds, wanted)
+    orders = sorted({kind.seed for kind in kinds} - {wanted.seed}) if shared else []
+    fits = [fit for terms in _designs(kinds) if (fit := _fit(kinds, columns, wanted, terms, orders)) is not None]
     if not fits:
         varied = [name for name in "ND" if _ratio([getattr(kind, name) for kind in kinds]) > SAME]
         raise UserError(
@@ -74,11 +79,25 @@ def foretell(runs: Sequence[Finished], columns: Array, errors: Array, wanted: Ki
     means = np.array([fit.mean for fit in fits])
     mean = weights @ means
     apart = (means - mean).T * weights @ (means - mean)
-    spread = _completed(best.residuals.T @ best.residuals, best.free, errors, at)
+    spread = _completed(best.shown, best.free, errors, at)
     leverage = float(weights @ [fit.leverage for fit in fits])
-    # Runs of one seed read the same batches, so the noise that they share is no smaller than that of one.
-    own = max(leverage, 1 / len({kind.seed for kind in kinds})) * np.diag(errors)
-    return Foretold(mean, (1 + leverage) * spread + apart + own, best.free + PRIOR_RUNS)
+    own = _own_noise(kinds, wanted, leverage, shared=shared) * np.diag(errors)
+    within = (1 + leverage) * spread + apart
+    covariance = within * beyond**2 + own
+    # How errors beyond the runs hang together over u is not known from them: the beginning says less of the end.
+    covariance[-1, -1] += (beyond**2 - 1) * within[-1, -1]
+    return Foretold(mean, covariance, best.free + PRIOR_RUNS)
+
+
+def _own_noise(kinds: list[Kind], wanted: Kind, leverage: float, *, shared: bool) -> float:
+    """Return how much of the noise of one run's knots is in the forecast of another's.
+
+    Runs of one seed read the same batches, so what they share of it is no smaller in their mean than in one. Where the
+    wanted run reads them too and is as long, it is in its own knots as well; with another length it is in others.
+    """
+    if not shared:
+        return max(leverage, 1 / len({kind.seed for kind in kinds}))
+    return leverage if {kind.steps for kind in kinds} == {wanted.steps} else 1 + leverage
 
 
 def _designs(kinds: list[Kind]) -> list[Terms]:
@@ -87,9 +106,9 @@ def _designs(kinds: list[Kind]) -> list[Terms]:
     return [tuple(zip(varied, powers, strict=True)) for powers in product(POWERS, repeat=len(varied))]
 
 
-def _fit(kinds: list[Kind], columns: Array, wanted: Kind, terms: Terms) -> _Fit | None:
+def _fit(kinds: list[Kind], columns: Array, wanted: Kind, terms: Terms, orders: list[int]) -> _Fit | None:
     """Fit one design; None where the runs do not identify it, or one of them alone says a coefficient."""
-    every = _design([*kinds, wanted], terms)
+    every = _design([*kinds, wanted], terms, orders)
     X, x = every[:-1], every[-1]
     free = len(kinds) - X.shape[1]
     if free < LEAST_FREE or np.linalg.matrix_rank(X) < X.shape[1]:
@@ -101,12 +120,14 @@ def _fit(kinds: list[Kind], columns: Array, wanted: Kind, terms: Terms) -> _Fit 
     coefficients = inverse @ X.T @ columns
     residuals = columns - X @ coefficients
     press = float(((residuals / (1 - hat)[:, None]) ** 2).sum())
-    return _Fit(x @ coefficients, residuals, free, float(x @ inverse @ x), press)
+    # E r r' = (1 - h) S: so runs at the edge, where a law that is wrong shows, count as much as others.
+    shown = (residuals / (1 - hat)[:, None]).T @ residuals / len(kinds)
+    return _Fit(x @ coefficients, shown, free, float(x @ inverse @ x), press)
 
 
-def _design(kinds: Sequence[Kind], terms: Terms) -> Array:
-    """Return ones and the standardised powers of N and D (n, p)."""
-    columns = [np.ones(len(kinds))]
+def _design(kinds: Sequence[Kind], terms: Terms, orders: list[int]) -> Array:
+    """Return ones, one for the runs of each other order of data, and the standardised powers of N and D (n, p)."""
+    columns = [np.ones(len(kinds)), *(np.array([kind.seed == order for kind in kinds], float) for order in orders)]
     for name, power in terms:
         logs = np.log([getattr(kind, name) for kind in kinds])
         logs -= logs.mean()
@@ -115,7 +136,12 @@ def _design(kinds: Sequence[Kind], terms: Terms) -> Array:
     return np.stack(columns, axis=1)
 
 
-def _refuse_far(kinds: list[Kind], wanted: Kind) -> None:
+def _beyond(kinds: list[Kind], wanted: Kind) -> float:
+    """Return how many times the wanted run is larger or longer than all finished ones (or smaller); at least 1.
+
+    Errors are taken to grow as much. Raises `UserError` beyond `FAR`, or where the runs do not vary in what it differs.
+    """
+    most = 1.0
     for name, what in (("N", "parameters of the body"), ("D", "tokens")):
         values, value = [getattr(kind, name) for kind in kinds], getattr(wanted, name)
         if not values:
@@ -132,19 +158,21 @@ def _refuse_far(kinds: list[Kind], wanted: Kind) -> None:
                 f"{wanted.name} has {value:,.0f} {what}, {beyond:.3g} times beyond the finished runs ({low:,.0f} to "
                 f"{high:,.0f}); a curve reaches {FAR:g} times: finish a run between"
             )
+        most = max(most, beyond)
+    return most
 
 
 def _ratio(values: list[float]) -> float:
     return max(values) / min(values)
 
 
-def _completed(products: Array, free: int, errors: Array, at: Array) -> Array:
+def _completed(residuals: Array, free: int, errors: Array, at: Array) -> Array:
     """Return the covariance of deviations: that of the residuals, completed by a prior worth `PRIOR_RUNS` runs.
 
     Few runs show few ways to deviate. The prior has the residuals' own size at each knot, smoothed, and says how they
     hang together over u: a share lasts for the whole run, the rest is forgotten as log u goes on.
     """
-    shown = products / free - np.diag(errors)
+    shown = residuals - np.diag(errors)
     near = np.exp(-0.5 * (np.arange(len(at))[:, None] - np.arange(len(at))) ** 2 / 2.0**2)
     sizes = near @ np.maximum(np.diag(shown), 0) / near.sum(1)
     sd = np.sqrt(np.maximum(sizes, LEAST_SD**2))

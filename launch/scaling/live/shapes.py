@@ -40,13 +40,13 @@ def hats(share: Array, at: Array) -> Array:
     return found
 
 
-def shape_of(run: Finished) -> Shape:
-    """Fit the knots to a run's logged losses by least squares."""
+def shape_of(run: Finished, known: Array | float = 0.0) -> Shape:
+    """Fit the knots to a run's logged losses by least squares, less what is `known` of their batches (n,)."""
     weights = hats(run.steps / run.kind.steps, knots())
     bends = STIFF * np.diff(np.eye(KNOTS), 2, axis=0)
     inverse = np.linalg.inv(weights.T @ weights + bends.T @ bends * len(run.steps))
     gain = inverse @ weights.T
-    at_knots = gain @ run.log_loss
+    at_knots = gain @ (run.log_loss - known)
     return Shape(at_knots, (gain**2).sum(1), weights, run.log_loss - weights @ at_knots)
 
 

@@ -67,7 +67,7 @@ def headline(found: Comparison) -> list[str]:
     lines = [f"{verdict.word.upper()}: {verdict.reason}.", trend_line(found), *axis_lines(found)]
     if verdict.word == "cannot tell":
         lines.append(would_tell(found))
-    return [*lines, false_promotions(found.worth)]
+    return [*lines, false_promotions(found)]
 
 
 def would_tell(found: Comparison) -> str:
@@ -86,12 +86,15 @@ def would_tell(found: Comparison) -> str:
     )
 
 
-def false_promotions(worth: float) -> str:
-    """State the error of the rule."""
+def false_promotions(found: Comparison) -> str:
+    """State the error of the rule, and whether these runs are what it holds for."""
     rule = "promote where the whole interval of the common multiplier is above 1"
-    if worth > 1:
-        rule += f" and reaches {worth:g}"
-    return f"False promotions: a change that does nothing is promoted in at most {FALSE_PROMOTIONS:.0%} ({rule})."
+    if found.worth > 1:
+        rule += f" and reaches {found.worth:g}"
+    said = f"False promotions: a change that does nothing is promoted in at most {FALSE_PROMOTIONS:.0%} ({rule})"
+    if found.rungs_share_seeds:
+        said += "; more often here, where rungs share seeds and so noise: give each its own (seeds in the sweep file)"
+    return f"{said}."
 
 
 def trend_line(found: Comparison) -> str:
@@ -137,7 +140,7 @@ def rung_grid(found: Comparison) -> Grid:
     rows = []
     for k, rung in enumerate(found.rungs):
         losses = [float(np.mean(list(side.losses.values()))) for side in (rung.base, rung.variant)]
-        seeds = len(rung.common) if found.shift.found.paired else (len(rung.base.losses), len(rung.variant.losses))
+        seeds = len(rung.common) if found.paired else (len(rung.base.losses), len(rung.variant.losses))
         rows.append(
             [count(rung.base.parameters), flops_text(rung.base.flops), f"{losses[0]:.4f}", f"{losses[1]:.4f}",
              str(seeds) if isinstance(seeds, int) else f"{seeds[0]} and {seeds[1]}", _times(found.shift.rungs[k]),
@@ -145,14 +148,15 @@ def rung_grid(found: Comparison) -> Grid:
         )  # fmt: skip
     common = [_times(found.shift.common), *(_axis_cell(axis, None) for axis in (found.tokens, found.seconds))]
     rows.append(["all rungs", "", "", "", "", *common])
-    pairs = "pairs" if found.shift.found.paired else "seeds"
+    pairs = "pairs" if found.paired else "seeds"
     header = ["body", "FLOPs", "base (nats)", "variant (nats)", pairs, "compute", "tokens", "wall-clock"]
     how = "by the scatter of its own seeds" if found.shift.by_seeds else "by the line through all rungs (one seed each)"
+    flat = ", and none where the loss hardly falls" if None in found.shift.rungs else ""
     return Grid(
         header,
         rows,
         f"How many times the variant's compute, tokens or time the base needs for the variant's loss, with {LEVEL:.0%} "
-        f"intervals; at a rung {how}. Losses on {found.base.eval_set}.",
+        f"intervals; at a rung {how}{flat}. Losses on {found.base.eval_set}.",
     )
 
 
@@ -166,10 +170,14 @@ def rests_on(found: Comparison) -> list[str]:
         ]
     else:
         lines = [f"Asymptote: pinned at {found.asymptote:g} nats, as that of {found.base.eval_set}."]
-    if shift.found.paired:
+    if found.of_seeds:
+        lines.append("Pairs: none. Seeds are what is compared, so that the runs of a rung are worth one.")
+    elif found.paired:
         common = sum(len(rung.common) for rung in found.rungs)
         order = "their data order is shared too" if found.shares_order else "their data differ"
         lines.append(f"Pairs: {common} pairs of runs share their seed; {order}.")
+        if (worth := int(shift.found.count.sum())) < common:
+            lines.append(f"Their seeds are crossed, so that they are worth {worth} pairs.")
     else:
         lines.append("Pairs: none; base and variant share no seeds, so that the noise of both counts in full.")
     noise = shift.noise
@@ -199,6 +207,8 @@ def draw(ax: Any, found: Comparison) -> None:
         texts = [f"{name}: C {flops_text(c)}, loss {loss:.4f}" for c, loss in zip(flops, losses, strict=True)]
         label(ax, np.array(flops), np.array(losses), texts)
     for rung, shift in zip(found.rungs, found.shift.rungs, strict=True):
+        if shift is None:
+            continue
         loss, flops = float(np.mean(list(rung.variant.losses.values()))), rung.variant.flops
         ax.plot([flops, flops * np.exp(shift.value)], [loss, loss], color=RED, lw=2, solid_capstyle="butt", zorder=3)
         place = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5, "color": RED}
@@ -215,7 +225,7 @@ def power_grid(found: Power) -> Grid:
         ["seeds", "smallest multiplier"],
         rows,
         f"Promoted with a probability of 80 %, by {len(found.flops)} rungs of {flops}. Noise of one run: "
-        f"{found.noise:.2%} of the loss, {found.by}. Pairs that share noise see less.",
+        f"{found.noise:.2%} of the loss, {found.by}. The variant is taken to be as noisy, and pairs to share nothing.",
     )
 
 
@@ -233,7 +243,9 @@ def seed_lines(found: Power) -> list[str]:
     return ["Seeds: " + ", ".join(f"{what} {sd:.2%} of the loss" for what, sd in parts.items() if sd == sd) + "."]
 
 
-def _times(one: Estimate) -> str:
+def _times(one: Estimate | None) -> str:
+    if one is None:
+        return "-"
     low, high = np.exp(one.interval)
     return f"{np.exp(one.value):.3f} [{low:.3f}, {high:.3f}]"
 

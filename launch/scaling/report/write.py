@@ -19,6 +19,7 @@ from launch.scaling.report import surface as of_surface
 from launch.scaling.report.analysis import analyse
 from launch.scaling.report.asked import asked_section
 from launch.scaling.report.checklist import checklist_section, forecast_lines, forecasts_section, provenance_section
+from launch.scaling.report.context_lengths import context_section
 from launch.scaling.report.families import (
     family_answers,
     family_sections,
@@ -82,12 +83,13 @@ def write(
     n_convention: str = DEFAULT_N,
     forecasts: Path | None = None,
     question: Mapping[str, Any] | None = None,
+    context: Path | None = None,
 ) -> ReportPaths:
     """Write `report.html`, `report.md` and their PNGs about a ledger, its rows or a loaded table.
 
     `layout_check` is optional: layout name -> (steps, losses) of one cell trained under several layouts. `forecasts`
-    is a forecast ledger. `question` is what a command was asked (`launch/commands/question.py`). Raises `UserError`
-    when the rows make neither a ladder nor a surface.
+    is a forecast ledger. `question` is what a command was asked (`launch/commands/question.py`), `context` the JSON
+    of `benchmarks.context`. Raises `UserError` when the rows make neither a ladder nor a surface.
     """
     if isinstance(rows, (str, Path)):
         table = load(rows, n_convention=n_convention)
@@ -98,7 +100,7 @@ def write(
     with np.errstate(
         over="ignore"
     ):  # perplexities of runs that went wrong: infinite in tables, beyond the edge in charts
-        return render(build(table, title, layout_check, forecasts, question), Path(out_dir))
+        return render(build(table, title, layout_check, forecasts, question, context), Path(out_dir))
 
 
 def build(
@@ -107,6 +109,7 @@ def build(
     layout_check: Curves | None = None,
     forecasts: Path | None = None,
     question: Mapping[str, Any] | None = None,
+    context: Path | None = None,
 ) -> Report:
     """Decide what the runs can tell and put it into sections: a surface of N and D, or one ladder."""
     if len(table) < FEWEST_RUNS:
@@ -127,6 +130,8 @@ def build(
     if surface is not None and any(table.by_position):
         several = len(families_of(table)) > 1
         sections.append(position_section(table, families_of(table)) if several else by_position_section(table))
+    if context is not None:
+        sections.append(context_section(context))
     if layout_check:
         sections.append(layout_section(layout_check))
     if forecasts is not None:

@@ -5,7 +5,7 @@ ranks: 2
 run: {data: quickstart, model: {...}, batch: {...}, tokens: 1M}      # or a name in configs/run
 vary: {model.size: [12k, 25k, 50k]}                                  # every combination is a cell
 rungs: [{model.size: 12k, tokens: 300k}, {model.size: 25k, tokens: 500k}]   # a ladder: each with every combination
-seeds: 3                                                             # each of them with so many seeds
+seeds: 3                                                             # so many of each, other ones at every rung
 changes: [{}, {model.norm_placement: post}]                          # each combination as it is, and with each change
 gate: {rungs: [{model.size: 50k, tokens: 1M}]}                       # then these, for the changes that pass
 cells: [{model.size: 12k, seed: 1}]                                  # and these, one by one
@@ -15,7 +15,7 @@ layout_checks: [{cell: {model.size: 50k}, set: {parallel.tensor: 2}}]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -69,8 +69,8 @@ class SweepConfig(Section):
         (),
         description="settings that go together, such as a size and its tokens; each is trained with every combination",
     )
-    seeds: int | Seeds = Field(
-        1, description="every cell with seeds 0 to n-1, or {init: n, order: m} for every pair of the two"
+    seeds: Annotated[int, Field(gt=0)] | Seeds = Field(
+        1, description="of every cell, other ones at each rung; {init: n, order: m} for every pair of the two"
     )
     changes: tuple[dict[str, Any], ...] = Field(
         (), description="every combination is trained with each of these, one at a time; {} leaves it as it is"

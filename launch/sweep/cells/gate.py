@@ -14,7 +14,7 @@ from launch.scaling.compare.each import Judged, judge_each
 from launch.scaling.compare.sides import Ledger
 from launch.scaling.other.changes import change_name
 from launch.sweep.cells.config import Gate, SweepConfig
-from launch.sweep.cells.settings import settings_of
+from launch.sweep.cells.settings import ladder_settings
 from launch.sweep.ledger import ledger
 from trainer.contract.errors import UserError
 
@@ -64,7 +64,7 @@ def through_gate(sweep: SweepConfig, first: Collection[str], path: Path) -> Pass
     changes = tuple(change for change in sweep.changes if change_name({"settings": change}) in passed)
     if not changes:
         return Passage(sweep, judged)
-    larger = settings_of(sweep.model_copy(update={"rungs": gate.rungs, "changes": ({}, *changes), "cells": ()}))
+    larger = ladder_settings(sweep, gate.rungs, ({}, *changes), first=len(sweep.rungs))
     return Passage(sweep.model_copy(update={"cells": (*sweep.cells, *larger)}), judged)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.models.common.chunks import Borders, borders
+from trainer.models.common.chunks import Borders, borders, each_chunk
 from trainer.plan.shape import CHUNK
 
 
@@ -74,7 +74,7 @@ def _between(
     added = torch.einsum("bmcn,bmchp->bmhnp" if key.dim() == 4 else "bmchn,bmchp->bmhnp", key, weighted)
     S = torch.zeros_like(added[:, 0]) if initial is None else initial
     entering = []
-    for m in range(added.shape[1]):
+    for added_m, whole_m in each_chunk(added, whole[..., None, None]):
         entering.append(S)
-        S = torch.addcmul(added[:, m], whole[:, m, :, None, None], S)
+        S = torch.addcmul(added_m, whole_m, S)
     return torch.stack(entering, dim=1), S

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, M chunks, C tokens of a chunk, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -38,3 +39,11 @@ def in_chunks(x: Tensor, chunks: int) -> Tensor:
     """Return (B, M, H, C, ...) for x (B, M C, H, ...)."""
     chunked: Tensor = x.unflatten(1, (chunks, -1)).transpose(2, 3)
     return chunked
+
+
+def each_chunk(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield each chunk of the parts (B, M, ...) in turn, (B, ...).
+
+    The gradient of `x[:, m]` is as large as x, so that a loop over them would cost M^2; unbinding costs M.
+    """
+    return zip(*(part.unbind(1) for part in parts), strict=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.models.common.chunks import borders, in_chunks
+from trainer.models.common.chunks import borders, each_chunk, in_chunks
 from trainer.plan.shape import CHUNK
 
 
@@ -55,9 +55,11 @@ def delta_rule(
     reading, kept = query * decay[..., None], (key * left[..., None]).transpose(-1, -2)
     S = torch.zeros_like(kept[:, 0] @ own[:, 0]) if initial is None else initial
     outputs = []
-    for m in range(M):
-        new = own[:, m] - erased[:, m] @ S
-        outputs.append(reading[:, m] @ S + scores[:, m] @ new)
-        S = whole[:, m, :, None, None] * S + kept[:, m] @ new
+    for own_m, erased_m, reading_m, scores_m, whole_m, kept_m in each_chunk(
+        own, erased, reading, scores, whole[..., None, None], kept
+    ):
+        new = own_m - erased_m @ S
+        outputs.append(reading_m @ S + scores_m @ new)
+        S = whole_m * S + kept_m @ new
     y = torch.stack(outputs, dim=1)  # (B, M, H, C, P)
     return y.transpose(2, 3).reshape(B, M * C, H, P)[:, :T], S

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.models.common.chunks import borders, in_chunks
+from trainer.models.common.chunks import borders, each_chunk, in_chunks
 from trainer.plan.shape import CHUNK
 
 
@@ -61,15 +61,16 @@ def matrix_memory(
     exponents = (forget[..., :, None] - forget[..., None, :] + into[..., None, :]).masked_fill(~seen, -torch.inf)
     highest, scores = exponents.amax(-1), query @ key.transpose(-1, -2)  # (B, M, H, C), (B, M, H, C, C)
     memory, outputs = initial or _empty(key, value), []
-    for c in range(M):
-        entering = before[:, c] + memory.m[..., None]  # (B, H, C)
-        m = torch.maximum(highest[:, c], entering).detach()
-        weights = scores[:, c] * (exponents[:, c] - m[..., None]).exp()
-        reading = query[:, c] * (entering - m).exp()[..., None]
+    reads, writes = each_chunk(query, scores, exponents, highest, before), each_chunk(key, value, left, whole)
+    for (q, score, exponent, most, earlier), (k, v, log_weight, log_kept) in zip(reads, writes, strict=True):
+        entering = earlier + memory.m[..., None]  # (B, H, C)
+        m = torch.maximum(most, entering).detach()
+        weights = score * (exponent - m[..., None]).exp()
+        reading = q * (entering - m).exp()[..., None]
         total = weights.sum(-1) + (reading @ memory.n[..., None]).squeeze(-1)
         scale = torch.maximum(total.abs(), (-m).exp())
-        outputs.append((weights @ value[:, c] + reading @ memory.S) / scale[..., None])
-        memory = _go_on(memory, key[:, c], value[:, c], left[:, c], whole[:, c])
+        outputs.append((weights @ v + reading @ memory.S) / scale[..., None])
+        memory = _go_on(memory, k, v, log_weight, log_kept)
     y = torch.stack(outputs, dim=1)
     return y.transpose(2, 3).reshape(B, M * C, H, P)[:, :T], memory
 

@@ -26,9 +26,9 @@ class MinGruCost(MixerCost[NoOptions]):
         return Flops(6 * 3 * self.config.d_model**2)
 
     def activations(self, kept: Kept) -> int:
-        """Return the bytes of a token: gates, candidate, mask, what they become, and the sums (float32)."""
+        """Return the bytes of a token: gate and candidate, what the gate becomes twice, and the sums (float32)."""
         channels = self.config.d_model // kept.parallel.tensor
-        return channels * (5 * kept.value + 2 * kept.exact + 1)
+        return channels * (5 * kept.value + 2 * kept.exact)
 
     def roles(self, std: float, out_std: float) -> dict[str, Role]:
         """Return the roles."""

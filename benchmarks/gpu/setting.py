@@ -1,0 +1,83 @@
+"""Where the sections measure, and what they share: runs, batches, clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from trainer.config.base import parse_section
+from trainer.config.run import RunConfig
+from trainer.data.read.batches import MicroBatch
+from trainer.engine.build import build_engine
+from trainer.engine.engine import Engine
+from trainer.models.build import make_model
+from trainer.parallel.start import start
+
+Row = dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The device, and whether only to see that everything runs."""
+
+    device: torch.device
+    tiny: bool
+
+    @property
+    def engines(self) -> list[str]:
+        """The engines whose library is installed."""
+        return ["fsdp", *(["deepspeed"] if find_spec("deepspeed") else [])]
+
+    def config(self, model: dict[str, Any], sequences: int, **sections: Any) -> RunConfig:
+        """Return a run on this device with batches of so many sequences."""
+        tokens = sequences * int(model["context_length"])
+        values = {"model": model, "data": {}, "batch": {"tokens_per_step": tokens}, "steps": 10, "precision": "fp32"}
+        values |= {"device": self.device.type, **sections}
+        return parse_section(RunConfig, values, "benchmark")
+
+    def engine(self, config: RunConfig) -> Engine:
+        """Build the engine of a run on a world of this process alone."""
+        mesh = start(config.parallel, self.device)
+        with torch.device("meta"):
+            model = make_model(config.model)
+        return build_engine(config, model, mesh, lr=1e-3, accumulation=1, device=self.device)
+
+    def batch(self, config: RunConfig, seed: int = 0) -> MicroBatch:
+        """Return a batch of random tokens in (pinned) host memory, as the pipeline gives it."""
+        context, rows = config.model.context_length, config.model.vocab_size or 0
+        shape = (config.batch.tokens_per_step // context, context + 1)
+        tokens = torch.randint(0, rows, shape, generator=torch.Generator().manual_seed(seed))
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        if self.device.type == "cuda":
+            inputs, targets = inputs.pin_memory(), targets.pin_memory()
+        return MicroBatch(inputs, targets)
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, step: Callable[[], object], repeats: int) -> float:
+        """Return the seconds of one step in a row of them, after two that are not counted."""
+        step(), step()
+        self.wait()
+        began = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        self.wait()
+        return (time.perf_counter() - began) / repeats
+
+    def forget(self) -> None:
+        """Give the allocator's memory back, and count its peak anew."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_bytes(self) -> int:
+        """Return the most bytes of the allocator since `forget`; 0 on a processor."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
