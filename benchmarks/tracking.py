@@ -31,6 +31,7 @@ import yaml
 from benchmarks.overhead import VOCAB, Batch, run_config
 from trainer.contract.run_dir import RunDir, Status
 from trainer.engine.build import build_engine
+from trainer.engine.cost import open_costs
 from trainer.guard.health import Health
 from trainer.models.build import build_model
 from trainer.observe.observers import Observers
@@ -96,7 +97,10 @@ class Tracked:
         mirrors = [] if mode == "offline" else [WandbMirror(run_dir)]
         self.observers = Observers([Record(run_dir), *mirrors], first=True)
         self.health = Health(guard, ask=lambda what: None, event=self.observers.event)
-        self.throughput, self.wall_time = Throughput(tokens), WallTime(1, [], 0, started=time.time())
+        self.throughput, self.wall_time = (
+            Throughput(tokens),
+            WallTime(open_costs(torch.device("cpu"), 1), [], 0, started=time.time()),
+        )
         self.tokens, self.step = tokens, 0
 
     def after(self, outcome: Any) -> None:

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir, Status
-from trainer.observe.console import console_line
+from trainer.observe.console import ConsoleObserver, console_line
 from trainer.observe.costs import Costs
 from trainer.observe.metrics import METRICS
 from trainer.observe.observers import Observers
@@ -94,6 +94,16 @@ def test_console_lines_show_what_is_there():
     assert line.split() == ["train", "step", "3", "loss", "2.5000", "lr", "1.00e-03"]
     later = console_line({"kind": "train", "step": 30_000, "loss": 12.5, "lr": 1e-3, "tokens_per_second": None})
     assert len(later) == len(line) and later.index("lr") == line.index("lr")
+
+
+def test_the_console_says_a_spike_with_its_numbers(capsys):
+    numbers = {"signal": "loss", "value": 9.0, "median": 3.0, "limit": 3.2, "deviations": 20.0, "action": "skip"}
+    for event in ({"event": "spike", "step": 7, **numbers}, {"event": "spike", "step": 8}, {"event": "saved"}):
+        ConsoleObserver().event(event)
+    assert capsys.readouterr().err == (
+        "warning: spike: step 7: loss 9 is 20.0 standard deviations above the median 3 of the last steps; "
+        "guard.spike is skip\n"
+    )
 
 
 def test_the_documented_metrics_are_those_that_are_declared():
