@@ -154,3 +154,7 @@ def test_a_sweep_of_which_cells_only_diverged_says_so_by_its_exit_code(
     sweep.write_text(yaml.safe_dump({**values, "cells": [{"seed": 1}, {"seed": EARLY}]}))
     code, text = escala(capsys, "sweep", "run", sweep, "--runs", tmp_path / "runs")
     assert code == EXIT_DIVERGED and "1 of 2 cells diverged" in text and "after step 3" in text
+    name = {cell.config.seed: cell.id for cell in cells_of(load_sweep(sweep))}[EARLY]
+    code, why = escala(capsys, "why", tmp_path / "runs" / "s" / "cells" / name)
+    assert why.rstrip().endswith(f"escala sweep resume {sweep} --failed --runs {tmp_path / 'runs'}"), why
+    assert "diverged, not a number" in why and "step 3 taken again: the same step is finite" in why, why
