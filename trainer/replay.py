@@ -27,7 +27,8 @@ from trainer.contract.run_dir import RunDir
 from trainer.engine.engine import StepOutcome
 from trainer.engine.non_finite import sentence, trace_step
 from trainer.guard.fence import Fence
-from trainer.loop import Run, lr_at, one_step
+from trainer.loop.run import Run, lr_at
+from trainer.loop.steps import one_step
 from trainer.parallel.start import world_from_environment
 from trainer.session import open_run
 

@@ -1,4 +1,4 @@
-"""Open everything that one rank needs: data, model, engine, checkpoint, record. `trainer/loop.py` then trains."""
+"""Open everything that one rank needs: data, model, engine, checkpoint, record. `trainer/loop/` then trains."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from trainer.guard.health import Health
 from trainer.guard.position import write_position
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog, end_process
-from trainer.loop import Run
+from trainer.loop.run import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
 from trainer.observe.identity import sign

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from trainer import loop
 from trainer.checkpoint.keeper import SaveError
 from trainer.config.load import load_written
 from trainer.contract.errors import UserError, os_error_text
@@ -31,6 +30,8 @@ from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.engine.memory_parts import leave_memory
 from trainer.guard.fence import Fence
 from trainer.guard.position import record_collectives, write_position
+from trainer.loop.run import DivergedError
+from trainer.loop.steps import train
 from trainer.node.stacks import also_on_signal
 from trainer.parallel.start import world_from_environment
 from trainer.session import Session, open_run
@@ -105,8 +106,8 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
 
 def _train(session: Session) -> tuple[Status, str | None]:
     try:
-        done = loop.train(session.run)
-    except loop.DivergedError as error:
+        done = train(session.run)
+    except DivergedError as error:
         print(f"error: diverged: {error}", file=sys.stderr, flush=True)
         return Status.DIVERGED, str(error)
     return (Status.DONE if done else Status.PREEMPTED), None

@@ -29,7 +29,8 @@ def train(root: str, killed_at: int | None = None) -> str:
     """Train the run of a directory on this world with bad data in it; return how it ended."""
     import torch
 
-    from trainer import loop
+    from trainer.loop.run import DivergedError
+    from trainer.loop.steps import train
     from trainer.config.load import load_written
     from trainer.data.order.skipping import data_step
     from trainer.guard.fence import Fence
@@ -56,8 +57,8 @@ def train(root: str, killed_at: int | None = None) -> str:
 
     run.batches.step = poisoned  # type: ignore[method-assign]
     try:
-        return "done" if loop.train(run) else "stopped"
-    except (KilledError, loop.DivergedError) as error:
+        return "done" if train(run) else "stopped"
+    except (KilledError, DivergedError) as error:
         return f"{type(error).__name__}: {error}"
     finally:
         session.close()

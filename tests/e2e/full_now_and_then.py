@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 
-from trainer import loop
+from trainer.loop import steps
 from trainer.train import main
 
 SMALL = 1024  # bytes: less than any checkpoint, and than the records of a few steps
@@ -14,16 +14,16 @@ SMALL = 1024  # bytes: less than any checkpoint, and than the records of a few s
 
 def fill(first: int, last: int) -> None:
     """Have the disk be full from the end of step `first` (0: from the start) to that of step `last`."""
-    real = loop.one_step
+    real = steps.one_step
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def one_step(run: loop.Run) -> loop.StepOutcome:
+    def one_step(run: steps.Run) -> steps.StepOutcome:
         outcome = real(run)
         full = first <= run.step < last
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL if full else hard, hard))
         return outcome
 
-    loop.one_step = one_step
+    steps.one_step = one_step
     if first == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, hard))
 

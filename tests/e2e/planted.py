@@ -8,9 +8,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from trainer import loop
 from trainer.config.load import load_run
 from trainer.contract.errors import UserError
+from trainer.loop import steps
 from trainer.train import main
 
 EARLY, LATE, KILLED, REFUSED = 101, 102, 103, 104  # seeds
@@ -20,9 +20,9 @@ CURED = "ESCALA_TEST_CURED"  # an environment variable: set, nothing ends badly
 
 def plant(seed: int) -> None:
     """Have the step of this seed lose its number, its process, or the user's favour."""
-    real = loop.one_step
+    real = steps.one_step
 
-    def one_step(run: loop.Run) -> loop.StepOutcome:
+    def one_step(run: steps.Run) -> steps.StepOutcome:
         outcome = real(run)
         if run.step != STEPS[seed]:
             return outcome
@@ -32,7 +32,7 @@ def plant(seed: int) -> None:
             raise UserError("the data say nothing of this")
         return replace(outcome, loss=float("nan"), skipped=True)
 
-    loop.one_step = one_step
+    steps.one_step = one_step
 
 
 if __name__ == "__main__":

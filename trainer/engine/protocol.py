@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor, nn
-
-from trainer.config.run import RunConfig
-from trainer.engine.batch import LocalBatch
-from trainer.parallel.mesh import Mesh
-from trainer.parallel.tensor.split import Split
-
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from trainer.config.run import RunConfig
+    from trainer.engine.batch import LocalBatch
     from trainer.models.interface import LanguageModel
+    from trainer.parallel.mesh import Mesh
+    from trainer.parallel.tensor.split import Split
 
 WEIGHT = "weight"
 

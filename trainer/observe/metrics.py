@@ -1,7 +1,7 @@
 """Every metric of a run, declared once: its key, unit, which way is better, how it is printed, where it shows.
 
 docs/run-directory.md has this table, the console and `escala watch` print its columns, and W&B summarises by its
-directions. To add a metric, add a line here and pass its value where the row is made (`trainer/loop.py`,
+directions. To add a metric, add a line here and pass its value where the row is made (`trainer/loop/rows.py`,
 `trainer/evaluation/`).
 """
 

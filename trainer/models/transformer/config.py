@@ -7,24 +7,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from trainer.config.choice import Choice, parse_choice, plain_choice
+from trainer.config.choice import Choice, plain_choice
 from trainer.config.identity import Result
 from trainer.config.model import ModelConfig
-from trainer.config.sizes import Dimensions, dimensions, fitted, usual_ff
-from trainer.models.mixers.attention.cost import AttentionOptions
+from trainer.config.sizes import dimensions, usual_ff
 from trainer.models.mixers.base import kinds_of
 from trainer.models.mixers.registry import find_mixer
-from trainer.models.registry import cost_of
+from trainer.models.transformer.stated import (
+    ATTENTION,
+    INSIDE_MIXERS,
+    fitted_shape,
+    parse_mixer,
+    shortest,
+    stated_mixers,
+)
 
-ATTENTION = Choice("attention", AttentionOptions())
-INSIDE_MIXERS = ("rotary", "alibi", "relative")  # positions that a mixer applies; the others are added to the embedding
 CARRIED_POSITIONS = ("rotary", "relative", "none")  # they tell distances, which do not grow with the text
 OF_MIXERS = ("n_heads", "n_kv_heads", "qk_norm", "fused_qkv")  # keys that only some mixers read
-
-
-def parse_mixer(value: Any) -> Choice:
-    """Return a mixer and its options, given `NAME` or `{NAME: {option: value}}`. Raises ValueError."""
-    return parse_choice(value, lambda name: find_mixer(name).cost_class.Options)
 
 
 MixerChoice = Annotated[
@@ -118,21 +117,21 @@ class TransformerConfig(ModelConfig):
             return values
         if values.get("pattern") is not None and "mixer" in values:
             raise ValueError("give mixer or pattern, not both")
-        mixers = _stated_mixers(values)
+        mixers = stated_mixers(values)
         classes = [find_mixer(mixer.name).cost_class for mixer in mixers]
         if "position" not in values and not any("rotary" in mixer.positions for mixer in classes):
             values = {**values, "position": "none"}
         if values.get("size") is None:
-            return _shortest(values)
+            return shortest(values)
         shape = dimensions(values["size"])
         if set(mixers) != {ATTENTION} and not {"d_model", "n_layers"} & values.keys():
-            shape = _fitted(cls, values, shape)
+            shape = fitted_shape(cls, values, shape)
         derived = {"d_model": shape.d_model, "n_layers": shape.n_layers}
         if shape.d_ff is not None:
             derived["d_ff"] = shape.d_ff
         if any("n_heads" in mixer.settings for mixer in classes):
             derived["n_heads"] = shape.n_heads
-        return _shortest({**derived, **values, "size": str(values["size"])})
+        return shortest({**derived, **values, "size": str(values["size"])})
 
     @model_validator(mode="after")
     def _mixers_fit(self) -> TransformerConfig:
@@ -293,59 +292,3 @@ class TransformerConfig(ModelConfig):
     def free_on_warm_start(self) -> tuple[str, ...]:
         """No parameter depends on the context and the base, but for learned positions."""
         return ("carry", "memory", *(() if self.position == "learned" else ("context_length", "rotary_base")))
-
-
-def _fitted(section: type[TransformerConfig], values: dict[str, Any], like: Dimensions) -> Dimensions:
-    """Return the shape whose body is as large as that of attention's shape."""
-    mlp, free = values.get("mlp", "swiglu"), values.get("d_ff") is None
-    may_widen = free and mlp != "none"
-    return fitted(
-        like,
-        lambda shape: _body(section, values, shape),
-        _body(section, _with_attention(values), like),
-        (lambda d_model: usual_ff(d_model, mlp)) if may_widen else None,
-    )
-
-
-def _stated_mixers(values: dict[str, Any]) -> list[Choice]:
-    """Return the mixers that a section names, before it is read. Raises ValueError."""
-    if values.get("pattern") is None:
-        return [parse_mixer(values.get("mixer", ATTENTION))]
-    stated = values["pattern"]
-    if not isinstance(stated, list | tuple) or not stated:
-        raise ValueError("pattern is a list of mixers, such as [gated_conv, attention]")
-    return [parse_mixer(value) for value in stated]
-
-
-def _shortest(values: dict[str, Any]) -> dict[str, Any]:
-    """Say a pattern that repeats in the shortest way, so that one model has one name."""
-    pattern, layers = values.get("pattern"), values.get("n_layers")
-    if pattern is None or not isinstance(layers, int) or len(pattern) > layers:
-        return values
-    mixers = [parse_mixer(value) for value in pattern]
-    period = next(p for p in range(1, len(mixers) + 1) if mixers == (mixers[:p] * len(mixers))[: len(mixers)])
-    if period > 1:
-        return {**values, "pattern": mixers[:period]}
-    return {**{key: value for key, value in values.items() if key != "pattern"}, "mixer": mixers[0]}
-
-
-def _with_attention(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the section of the transformer that a model is compared with: the same block around attention."""
-    other = {key: value for key, value in values.items() if key not in ("mixer", "pattern")}
-    return {key: value for key, value in other.items() if key != "position" or value not in (*INSIDE_MIXERS, "none")}
-
-
-def _body(section: type[TransformerConfig], values: dict[str, Any], shape: Dimensions) -> int | None:
-    """Return the parameters of the body of a shape; None where a mixer cannot have it."""
-    plain = {key: value for key, value in values.items() if key not in ("size", "vocab_size", "n_heads")}
-    shaped = {**plain, "d_model": shape.d_model, "n_layers": shape.n_layers, "vocab_size": 1}
-    if shape.d_ff is not None:
-        shaped["d_ff"] = shape.d_ff
-    if any("n_heads" in find_mixer(mixer.name).cost_class.settings for mixer in _stated_mixers(values)):
-        shaped["n_heads"] = values.get("n_heads", shape.n_heads)
-    try:
-        config = section.model_validate(shaped)
-    except ValueError:
-        return None
-    body: int = cost_of(config.family).count_parameters(config).body
-    return body

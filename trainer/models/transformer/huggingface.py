@@ -14,12 +14,13 @@ import torch
 
 from trainer.contract.errors import UserError
 from trainer.models.huggingface_tensors import HEAD, Tensors, check_layers, check_tensors, without_tied_head
-from trainer.models.transformer.config import ATTENTION, TransformerConfig
+from trainer.models.transformer.config import TransformerConfig
 from trainer.models.transformer.huggingface_config import (
     GPT2_ACTIVATIONS,
     config_from_huggingface,
     config_to_huggingface,
 )
+from trainer.models.transformer.stated import ATTENTION
 
 MODEL_TYPES = ("llama", "qwen3", "gpt2")
 
