@@ -181,25 +181,33 @@ def simulated(schedule: str, ladder: list[Finished], runs: int = 500) -> None:
 
 
 def faults(schedule: str, ladder: list[Finished], runs: Path) -> None:
-    """Print when each faulty run left the band of an undisturbed one."""
-    by_setting = {
-        f"{key}={value:g}".split(".")[-1]: name for name, one in SETTINGS.items() for key, value in one.items()
-    }
+    """Print when each faulty run left the band of an undisturbed one: with known batches, and as if of another seed."""
     for place in sorted(runs.glob(f"{schedule}-*")):
         kind, _, onset = place.name.removeprefix(f"{schedule}-").partition("-")
         if kind == "ladder" or not (place / "ledger.jsonl").exists():
             continue
+        start = int(onset or 0)
         for run in finished_runs(place)[0]:
-            name = next((by_setting[part] for part in by_setting if part in run.kind.name), kind)
-            one = judge(curve_without(ladder, run.kind), run)
-            start = int(onset or 0)
-            after = "-" if one.left is None else f"{(one.left.step - start) / run.kind.steps:.1%}"
-            test = "-" if one.left is None else one.left.test
+            other = dataclasses.replace(run.kind, seed=max(SEEDS) + 1)
+            known, unknown = (judge(curve_without(ladder, one), run) for one in (run.kind, other))
             print(
-                f"| {name} | {schedule} | {run.kind.N:,.0f} | {start} | {after} | {test} | {one.end.level:+.1f} | "
-                f"{one.before:+.2%} |",
+                f"| {_fault(run) or kind} | {schedule} | {run.kind.N:,.0f} | {start} | "
+                f"{'' if start else _left(known, run, 0)} | {_left(unknown, run, start)} | {unknown.end.level:+.1f} | "
+                f"{unknown.before:+.2%} |",
                 flush=True,
             )
+
+
+def _fault(run: Finished) -> str:
+    """Return which of the settings a run was trained with; "" for none of them."""
+    optim = run.kind.like["optim"]
+    return next(
+        (name for name, one in SETTINGS.items() if all(optim[k.split(".")[1]] == v for k, v in one.items())), ""
+    )
+
+
+def _left(one: Judged, run: Finished, start: int) -> str:
+    return "no" if one.left is None else f"{(one.left.step - start) / run.kind.steps:.1%}, {one.left.test}"
 
 
 def judge_all(out: Path) -> None:
@@ -218,8 +226,8 @@ def judge_all(out: Path) -> None:
     print("\n| schedule | simulated runs | false alarms | share |\n|---|---:|---:|---:|")
     for schedule, ladder in ladders.items():
         simulated(schedule, ladder)
-    print("\n| fault | schedule | N | from step | left after | by | level at the end | forecast off by |")
-    print("|---|---|---:|---:|---:|---|---:|---:|")
+    print("\n| fault | schedule | N | from step | same seed: left after | another seed | level at the end | forecast |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
     for schedule, ladder in ladders.items():
         faults(schedule, ladder, out / "runs")
 

@@ -175,6 +175,7 @@ def test_bad_input_is_named_with_what_to_do(tmp_path: Path):
         ),
         "vocabulary": (ladder_rows(vocab_size=4096), "different vocabularies"),
         "evaluation set": (ladder_rows(eval_set="c4"), r"evaluated on 'embedded' \(there: c4\).*--eval-set"),
+        "no loss in common": ([{**row, "loss": 9.0 + row["loss"]} for row in ladder_rows()], "worse at its best rung"),
         "edge": (tried(ladder_rows(), (0.01, -0.01)), "best learning rate is the last of those tried"),
         "equal compute": (
             ladder_rows() + [{**row, "cell": row["cell"] + "b", "tokens": row["tokens"] * 2} for row in ladder_rows()],

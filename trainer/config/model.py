@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
@@ -157,7 +157,7 @@ class ModelConfig(Section):
         """Heads over those of the base: they grow with the width unless their own width does."""
         return self.widened
 
-    def at_width(self, times: float) -> ModelConfig:
+    def at_width(self, times: float) -> Self:
         """Return the model with all widths so many times as great, rounded; it is not checked.
 
         Raises ValueError in a family that does not say how its widths follow `d_model`.

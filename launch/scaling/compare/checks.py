@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from launch.scaling.compare.ladder_runs import RungRuns, seed_of
+from launch.scaling.compare.rungs import Rung
 from launch.scaling.compare.shift import FEWEST_RUNGS
 from launch.scaling.compare.sides import TRIALS, Runs
 from launch.scaling.table.checks import names_text
@@ -49,6 +50,18 @@ def refuse_no_ladder(runs: Runs, ladder: Sequence[RungRuns]) -> None:
         if twice := [row["name"] for row, seed in zip(rung.rows, seeds, strict=True) if seeds.count(seed) > 1]:
             raise UserError(
                 f"{runs.name} has several runs of one seed at one rung: {names_text(twice)}; keep one kind with --where"
+            )
+
+
+def refuse_off_the_ladder(rungs: Sequence[Rung]) -> None:
+    """Raise UserError where no rung of one side has a loss like any of the other's."""
+    base, variant = ([getattr(rung, side).loss for rung in rungs] for side in ("base", "variant"))
+    for word, worse, better in (("variant", variant, base), ("base", base, variant)):
+        if min(worse) > max(better):
+            other = "base" if word == "variant" else "variant"
+            raise UserError(
+                f"the {word} is worse at its best rung ({min(worse):.4f} nats) than the {other} at its worst "
+                f"({max(better):.4f}): the ladders have no loss in common, and no compute on them makes up for that"
             )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from launch.scaling.compare.axes import Axis, axis_of
 from launch.scaling.compare.checks import (
     refuse_no_ladder,
+    refuse_off_the_ladder,
     refuse_other_tokens,
     uneven_tuning,
     untuned,
@@ -92,6 +93,7 @@ def compare(
     if complaints and not anyway:
         raise UserError(f"{'; '.join(complaints)}; --anyway compares what is there, with this said")
     rungs = tuple(Rung(_side(one, base), _side(other, variant)) for one, other in matched)
+    refuse_off_the_ladder(rungs)
     found = shift(rungs, asymptote)
     pairs = [_pair(one, other, base, variant) for one, other in matched]
     ledgers = base.ledger, variant.ledger

@@ -34,14 +34,15 @@ def shared_batches(runs: Sequence[Finished]) -> Batches | None:
     """
     steps = [run.steps.astype(int) for run in runs]
     last = max(int(one[-1]) for one in steps)
-    counts = sum(np.bincount(one, minlength=last + 1) for one in steps)
-    shared = counts >= FEWEST
+    counts = np.sum([np.bincount(one, minlength=last + 1) for one in steps], axis=0)
+    shared = np.asarray(counts >= FEWEST)
     if not shared.any():
         return None
     added, slope = np.zeros(last + 1), 0.0
     for _ in range(ROUNDS):
         shapes = [shape_of(run, added[one]) for run, one in zip(runs, steps, strict=True)]
-        sums = sum(np.bincount(one, s.left, minlength=last + 1) for one, s in zip(steps, shapes, strict=True))
+        lefts = [np.bincount(one, s.left, minlength=last + 1) for one, s in zip(steps, shapes, strict=True)]
+        sums = np.sum(lefts, axis=0)
         others = [
             np.where(shared[one], (sums[one] - shape.left) / np.maximum(counts[one] - 1, 1), 0.0)
             for one, shape in zip(steps, shapes, strict=True)

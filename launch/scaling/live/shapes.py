@@ -62,4 +62,4 @@ def batch_noise(shapes: Sequence[Shape]) -> Array:
         counts += shape.weights.sum(0)
     # Neighbours are taken together: a knot of the beginning has a point or two of each run.
     near = np.exp(-0.5 * (np.arange(KNOTS)[:, None] - np.arange(KNOTS)) ** 2 / 1.5**2)
-    return np.sqrt(near @ tops / np.maximum(near @ counts, 1e-12))
+    return np.asarray(np.sqrt(near @ tops / np.maximum(near @ counts, 1e-12)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -102,7 +102,7 @@ class ConvolutionalConfig(ModelConfig):
                 found.append(convolutions)
         return found
 
-    def at_width(self, times: float) -> ConvolutionalConfig:
+    def at_width(self, times: float) -> Self:
         """Return the model with all widths so many times as great."""
 
         def layers(blocks: BlocksConfig) -> tuple[tuple[int, int], ...]:

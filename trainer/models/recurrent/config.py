@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -85,7 +85,7 @@ class RecurrentConfig(ModelConfig):
         """Return how many tokens the gates of a layer see."""
         return self.window if layer == 0 else 1
 
-    def at_width(self, times: float) -> RecurrentConfig:
+    def at_width(self, times: float) -> Self:
         """Return the model with all widths so many times as great."""
         widths = tuple(round(times * width) for width in self.hidden)
         return self.model_copy(update={"d_model": round(times * self.d_model), "widths": widths})

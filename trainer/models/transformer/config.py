@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
@@ -231,11 +231,10 @@ class TransformerConfig(ModelConfig):
         """Heads over those of the base."""
         return self.widened * self.query_scale**2
 
-    def at_width(self, times: float) -> TransformerConfig:
+    def at_width(self, times: float) -> Self:
         """Return the model with all widths so many times as great; heads stay as wide and become more."""
-        keys = ("d_model", "d_ff", "n_heads", "n_kv_heads")
-        stated = {key: width for key in keys if (width := getattr(self, key)) is not None}
-        return self.model_copy(update={key: max(1, round(times * width)) for key, width in stated.items()})
+        given = {key: getattr(self, key) for key in ("d_model", "d_ff", "n_heads", "n_kv_heads")}
+        return self.model_copy(update={key: max(1, round(times * w)) for key, w in given.items() if w is not None})
 
     def check_transfer(self) -> None:
         """Raise ValueError for choices that fix what should follow width or depth."""
