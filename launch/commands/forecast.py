@@ -34,7 +34,7 @@ Examples:
   escala forecast --fit fit.json --params 1.3B --tokens 26B --name big
   escala forecast --fit fit.json --sweep ladder.yaml
   escala forecast score runs/ladder/ledger.jsonl
-  escala forecast --curve configs/run/big.yaml --from runs/ladder/ledger.jsonl --out big.json
+  escala forecast --curve configs/run/tiny.yaml --from runs/ladder/ledger.jsonl --out big.json
   escala forecast --final runs/big
 """
 SCORE_EPILOG = """\b
