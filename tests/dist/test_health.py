@@ -38,7 +38,7 @@ def train(root: str, killed_at: int | None = None) -> str:
     from trainer.plan.plan import make_plan
     from trainer.plan.resolve import with_data
     from trainer.session import open_session
-    from trainer.train import agreed_manifest
+    from trainer.session import agreed_manifest
 
     run_dir, device = RunDir(Path(root)), torch.device("cpu")
     config = load_written(run_dir.config)
