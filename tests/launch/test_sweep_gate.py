@@ -177,4 +177,4 @@ def test_the_order_of_the_data_has_the_seed_that_is_its_own(monkeypatch: pytest.
     plan, mesh = SimpleNamespace(sequences_per_step=1, micro_batch=1, steps=1), SimpleNamespace(dp_rank=0, dp_size=1)
     for data, wanted in (({}, 3), ({"seed": 5}, 5)):
         run = run_from_values({**RUN, "seed": 3, "data": {"name": "x", **data}}, "t")
-        assert session._open_batches(run, plan, None, mesh, torch.device("cpu"), None) == wanted
+        assert session._open_batches(run, plan, None, mesh, torch.device("cpu"), None, ()) == wanted

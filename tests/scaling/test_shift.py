@@ -136,8 +136,10 @@ def test_verdicts():
     assert judge(none).word == "cannot tell"
     assert judge(none, worth=1.2).word == "reject", "whatever it is worth, it is less than that"
     falling = judge(shift(rungs([1.5, 1.35, 1.2, 1.0], noise=0.002, seeds=2)))
-    assert falling.word == "cannot tell" and "falls with compute" in falling.reason
+    assert falling.word == "cannot tell" and "the trend leads to" in falling.reason
     assert falling.seeds is None and falling.larger == pytest.approx(1e16 * 4.0**4), "a larger rung tells, seeds do not"
+    rising = judge(shift([Rung(r.variant, r.base) for r in rungs([1.5, 1.35, 1.2, 1.0], noise=0.002, seeds=2)]))
+    assert rising.word == "cannot tell", "nor is what gets better with compute rejected"
 
 
 def test_the_seeds_that_would_tell_are_the_fewest():

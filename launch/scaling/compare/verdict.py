@@ -1,8 +1,8 @@
 """Promote, reject, or cannot tell; and what would tell.
 
-Promote where the whole 90 % interval of the common multiplier is above 1 and the trend does not take that back at the
-largest rung; reject where all of it is below what the change has to be worth. A change that does nothing is promoted
-in at most 5 of 100 comparisons: that is the half of a 90 % interval's misses that lie above.
+Promote where the whole 90 % interval of the common multiplier is above 1, reject where all of it is below what the
+change has to be worth, unless the trend takes that back one step beyond the largest rung. A change that does nothing is
+promoted in at most 5 of 100 comparisons: that is the half of a 90 % interval's misses that lie above.
 """
 
 from __future__ import annotations
@@ -36,18 +36,17 @@ def judge(found: Shift, worth: float = 1.0) -> Verdict:
     """Return the verdict. `worth`: the multiplier below which the change is not wanted, 1 or more."""
     low, high = (float(np.exp(end)) for end in found.common.interval)
     told = f"compute multiplier {np.exp(found.common.value):.3f}, {LEVEL:.0%} [{low:.3f}, {high:.3f}]"
+    beyond = float(found.found.x.max()) + _step(found)
+    ends = [float(np.exp(end)) for end in found.on_line(beyond).interval]
+    turned = f"{told}, but the trend leads to {ends[0]:.3f} to {ends[1]:.3f} one step beyond the largest rung"
     if high < worth:
+        if found.trend.interval[0] > 0 and ends[1] >= worth:
+            return Verdict("cannot tell", turned, larger=float(np.exp(beyond)))
         less = "worse than the base" if worth == 1 else f"worth less than {worth:g} times the compute"
         return Verdict("reject", f"{told}: {less}")
     if low > 1:
-        top = found.on_line(float(found.found.x.max()))
-        if found.trend.interval[1] < 0 and top.interval[0] <= 0:
-            return Verdict(
-                "cannot tell",
-                f"{told}, but it falls with compute, to {np.exp(top.value):.3f} at the largest rung, where 1 is not "
-                "excluded",
-                larger=float(np.exp(found.found.x.max() + _step(found))),
-            )
+        if found.trend.interval[1] < 0 and ends[0] <= 1:
+            return Verdict("cannot tell", turned, larger=float(np.exp(beyond)))
         return Verdict("promote", f"{told}: better than the base")
     return Verdict("cannot tell", f"{told}: 1 is not excluded", *_would_tell(found, worth))
 
