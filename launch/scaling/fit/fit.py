@@ -57,7 +57,7 @@ class Fitted:
         x = self.centre.logs(needed)
         size = max(1, LARGEST_BATCH // (len(x[self.law.variables[0]]) * self.num_params))
         parts = [self.law.log_loss(theta[k : k + size], x)[0] for k in range(0, max(len(theta), 1), size)]
-        return np.exp(np.concatenate(parts))
+        return np.asarray(np.exp(np.concatenate(parts)))
 
     def problem(self, *, loss: Array | None = None, weights: Array | None = None) -> Problem:
         """Return what was minimised, or the same with other losses or weights (R, n): its replicates."""
