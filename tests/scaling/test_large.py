@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from launch.commands.fit import fit
-from launch.scaling.arrays import distinct_columns, near_groups
+from launch.scaling.arrays import distinct_columns, near_groups, numbered_columns
 from launch.scaling.fit import large, newton, search
 from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
@@ -106,4 +106,7 @@ def test_errors_that_runs_of_one_size_share_are_found_in_a_large_table() -> None
 @pytest.mark.parametrize("shape", [(2, 0), (1, 1), (1, 40), (2, 1), (2, 60), (3, 200)])
 def test_distinct_columns_are_those_of_numpy(shape) -> None:
     rows = np.random.default_rng(0).integers(-3, 3, shape) / 4
-    np.testing.assert_array_equal(distinct_columns(rows), np.unique(rows, axis=1))
+    columns, first, number = np.unique(rows, axis=1, return_index=True, return_inverse=True)
+    np.testing.assert_array_equal(distinct_columns(rows), columns)
+    for ours, theirs in zip(numbered_columns(rows), (first, number.ravel()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
