@@ -31,3 +31,17 @@ def near_groups(values: Array, width: float) -> NDArray[np.int64]:
 def robust_sd(errors: Array) -> float:
     """Return the standard deviation of normal errors that have the same median of absolute values."""
     return float(np.median(np.abs(errors))) / NORMAL_MEDIAN
+
+
+def distinct_columns(rows: Array) -> Array:
+    """Return the different columns of `rows` (k, n) in order: `np.unique(rows, axis=1)`, ten times as fast for many."""
+    return np.asarray(rows[:, numbered_columns(rows)[0]])
+
+
+def numbered_columns(rows: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each of the different columns of `rows` (k, n) is first, in order, and which of them each one is."""
+    order = np.lexsort(rows[::-1])
+    new = np.append(True, (np.diff(rows[:, order]) != 0).any(axis=0))[: len(order)]
+    number = np.empty(len(order), np.int64)
+    number[order] = np.cumsum(new) - 1
+    return order[new], number

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from launch.commands.fit import fit
-from launch.scaling.arrays import near_groups
+from launch.scaling.arrays import distinct_columns, near_groups, numbered_columns
 from launch.scaling.fit import large, newton, search
 from launch.scaling.fit.fit import fit_law
 from launch.scaling.laws.powers import CHINCHILLA
@@ -101,3 +101,12 @@ def test_errors_that_runs_of_one_size_share_are_found_in_a_large_table() -> None
     loss = loss * np.exp(0.002 * np.random.default_rng(1).standard_normal(int(group.max()) + 1))[group]
     shared = {e.by: e for e in shared_errors(fit_law(CHINCHILLA, columns, loss, every_start=6), table)}
     assert shared["N"].sd == pytest.approx(0.002, rel=0.15) and shared["N"].p_value < 1e-9 < shared["D"].p_value
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (1, 1), (1, 40), (2, 1), (2, 60), (3, 200)])
+def test_distinct_columns_are_those_of_numpy(shape) -> None:
+    rows = np.random.default_rng(0).integers(-3, 3, shape) / 4
+    columns, first, number = np.unique(rows, axis=1, return_index=True, return_inverse=True)
+    np.testing.assert_array_equal(distinct_columns(rows), columns)
+    for ours, theirs in zip(numbered_columns(rows), (first, number.ravel()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from launch.scaling.arrays import Array
+from launch.scaling.fit.large import LARGEST_BATCH
 from launch.scaling.fit.objective import HUBER, Objective
 from launch.scaling.fit.problem import Problem
 from launch.scaling.fit.search import search
@@ -53,7 +54,10 @@ class Fitted:
         theta = self.draws if draws is None else draws
         assert theta is not None, "the fit has no bootstrap replicates"
         needed = {v: np.atleast_1d(np.asarray(columns[v], float)) for v in self.law.variables}
-        return np.exp(self.law.log_loss(theta, self.centre.logs(needed))[0])
+        x = self.centre.logs(needed)
+        size = max(1, LARGEST_BATCH // (len(x[self.law.variables[0]]) * self.num_params))
+        parts = [self.law.log_loss(theta[k : k + size], x)[0] for k in range(0, max(len(theta), 1), size)]
+        return np.asarray(np.exp(np.concatenate(parts)))
 
     def problem(self, *, loss: Array | None = None, weights: Array | None = None) -> Problem:
         """Return what was minimised, or the same with other losses or weights (R, n): its replicates."""

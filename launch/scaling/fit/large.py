@@ -56,5 +56,6 @@ def first_step(problem: Problem, start: Array) -> Array:
         matrix += (weights * slope[:, rows]) @ np.einsum("in,jn->nij", J, J).reshape(J.shape[1], -1)
     if problem.cost.on == "log":  # the law bends by the same amount in every replicate, to first order
         matrix += problem.law.curvature(theta, problem.x, pull.mean(axis=0, keepdims=True)).reshape(1, -1)
+    LOG.info("%s: %d of %d fits to %d rows", problem.law.name, len(start), len(start), problem.rows)
     step = np.linalg.solve(matrix.reshape(-1, size, size), gradient[..., None])[..., 0]
     return np.asarray(start - step)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from launch.scaling.arrays import Array, near_groups
+from launch.scaling.arrays import Array, distinct_columns, near_groups
 
 SPREAD = 0.05  # standard deviation of a logarithm below which a quantity counts as held fixed
 LINE_SPREAD = 0.15  # the same about a line of ln D on ln N: no design varies D/N by so little on purpose
@@ -32,7 +32,7 @@ def allocation_obstacles(columns: Mapping[str, Array]) -> list[str]:
     The reasons are structural: all losses could be exact and the answer would still be open, or rest on the loss of one
     run that nothing tests.
     """
-    cells = np.unique(np.round(np.log([columns["N"], columns["D"]]), 6), axis=1)
+    cells = distinct_columns(np.round(np.log([columns["N"], columns["D"]]), 6))
     found = _obstacles(*np.exp(cells))
     for left_out in [] if found else _odd_cells(cells):
         without = _obstacles(*np.exp(np.delete(cells, left_out, axis=1)))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from launch.scaling.arrays import Array
 from launch.scaling.fit.fit import Fitted
+from launch.scaling.fit.large import first_step, is_large
 from launch.scaling.fit.newton import MAX_STEPS, minimise
 from launch.scaling.fit.problem import Problem
 from trainer.contract.errors import UserError
@@ -108,8 +109,11 @@ def _refit(fitted: Fitted, problem: Problem, max_steps: int) -> Array:
     Where its floor has faded, also from the best start that has one: the floor of a replicate need not fade.
     """
     num = len(problem.loss if problem.loss.ndim == 2 else problem.counts)  # of replicates
+    starts = (fitted.theta, *_with_a_floor(fitted))
+    if len(starts) == 1 and max_steps and problem.replicated and is_large(problem):
+        return first_step(problem, np.repeat(starts[0][None], num, axis=0))  # what `minimise` does, without objectives
     found = None
-    for start in (fitted.theta, *_with_a_floor(fitted)):
+    for start in starts:
         tried = minimise(problem, np.repeat(start[None], num, axis=0), max_steps=max_steps)
         if found is None:
             found = tried

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.scaling.arrays import Array, robust_sd
+from launch.scaling.arrays import Array, numbered_columns, robust_sd
 from launch.scaling.fit.fit import Fitted
 from launch.scaling.table.clusters import clusters
 from launch.scaling.table.table import Table
@@ -87,14 +87,14 @@ def shared_errors(fitted: Fitted, table: Table, known: str | None = None) -> Ite
 
 def _analysed(fitted: Fitted, by: str, group: NDArray[np.int64]) -> SharedError | None:
     x = fitted.centre.logs(fitted.columns)
-    _, first, cell = np.unique(np.round(np.stack(list(x.values())), 6), axis=1, return_index=True, return_inverse=True)
+    first, cell = numbered_columns(np.round(np.stack(list(x.values())), 6))
     members = group[first]
     sizes = np.bincount(members)
     if np.sum(sizes > 1) < FEWEST_GROUPS:
         return None
-    repeats = np.bincount(cell.ravel())[:, None]
-    own = basis(_sums(fitted.law.log_loss(fitted.theta[None], x)[1][0].T, cell.ravel()) / repeats)
-    residual = without(own, (_sums(cut(fitted.residuals)[:, None], cell.ravel()) / repeats)[:, 0])
+    repeats = np.bincount(cell)[:, None]
+    own = basis(_sums(fitted.law.log_loss(fitted.theta[None], x)[1][0].T, cell) / repeats)
+    residual = without(own, (_sums(cut(fitted.residuals)[:, None], cell) / repeats)[:, 0])
     # Of the indicators of groups without their part along `own`: lengths and directions come from their inner products,
     # so that a large table needs no matrix of its runs by its groups.
     absorbed = _sums(own, members)
