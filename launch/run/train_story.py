@@ -113,7 +113,7 @@ def _tell(status: JobStatus, run_dir: RunDir, config_path: Path) -> None:
     elif run_dir.read_status() is Status.DIVERGED:
         raise EndedBadlyError(
             f"the run diverged ({divergence_of(run_dir)}), see {run_dir.events}: lower optim.lr, or set "
-            "guard.non_finite to skip",
+            "guard.non_finite, or guard.spike where it says so, to skip",
             EXIT_DIVERGED,
         )
     else:

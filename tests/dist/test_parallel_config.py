@@ -137,8 +137,8 @@ def test_settings_without_effect_are_refused() -> None:
         tiny(parallel={"offload": "parameters"})
     with pytest.raises(UserError, match="offload 'optimizer' needs zero_stage 1, 2 or 3"):
         tiny(parallel={"offload": "optimizer", "zero_stage": 0})
-    with pytest.raises(UserError, match=r"muon needs parallel\.zero_stage 0, it is 1"):
-        check_optimizer(tiny(optim={"name": "muon"}))
+    with pytest.raises(UserError, match=r"parallel\.offload is optimizer: set it to none"):
+        check_optimizer(tiny(optim={"name": "muon"}, parallel={"offload": "optimizer"}))
 
 
 def test_one_replica_has_nothing_to_shard() -> None:

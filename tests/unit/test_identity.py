@@ -58,7 +58,7 @@ OTHER: dict[str, Any] = {
     "optim.weight_decay": 0.5, "optim.label_smoothing": 0.5, "optim.z_loss": 0.5, "optim.clip_norm": 0.5,
     "schedule.kind": "linear", "schedule.warmup": "3 steps", "schedule.decay": "3 steps", "schedule.final_ratio": 0.5,
     "schedule.cooldown": "1-sqrt",
-    "parallel.data": 4, "parallel.tensor": 1, "parallel.sequence": 2, "parallel.zero_stage": 2,
+    "parallel.engine": "fsdp", "parallel.data": 4, "parallel.tensor": 1, "parallel.sequence": 2, "parallel.zero_stage": 2,
     "parallel.offload": "optimizer", "parallel.recompute": "full", "parallel.compile": True, "parallel.overlap": True,
     "parallel.timeout_seconds": 9.0,
     "checkpoint.every": "3 steps", "checkpoint.minutes": 3.0, "checkpoint.keep_last": 3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import Any
 
 from torch import nn
 
@@ -12,15 +12,9 @@ from trainer.models.interface import LanguageModel
 from trainer.models.roles import role_of
 from trainer.models.transfer import Factors, factors
 
-
-class Group(TypedDict):
-    """Parameters with the same settings. A step's rate is multiplied by `lr_scale`; `decay` is weight decay's peak."""
-
-    params: list[nn.Parameter]
-    lr_scale: float
-    decay: float
-    weight_decay: float
-    eps: float
+# Parameters with the same settings, as torch's optimizers take them: `params`, `lr_scale`, by which a step's rate is
+# multiplied, `decay`, which is weight decay's peak, `weight_decay` and `eps`.
+Group = dict[str, Any]
 
 
 def parameter_groups(model: LanguageModel, optim: OptimConfig) -> list[Group]:
