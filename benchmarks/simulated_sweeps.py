@@ -40,12 +40,6 @@ def interacting(N: Array, D: Array) -> Array:
     return np.asarray(chinchilla(N, D) + 2 * (1e8 / N * 2e9 / D) ** 0.25)
 
 
-def farseer(N: Array, D: Array) -> Array:
-    """The surface of Li et al. 2025, arXiv 2506.10972: its floor falls with N. The default command does not try it."""
-    exponent = np.exp(-0.124 * N**0.123 + 0.424)
-    return np.asarray(np.exp(-0.021 * N**0.169 - 0.091) + np.exp(88.01 * N**-0.1 - 6.287) * D**-exponent)
-
-
 def without_floor(N: Array, D: Array) -> Array:
     """Two powers alone, E = 0."""
     return np.asarray(8 / N**0.09 + 60 / D**0.2)
@@ -59,12 +53,6 @@ def narrow(sizes: int, horizons: int) -> tuple[Array, Array]:
 
 def grid(sizes: int, horizons: int) -> tuple[Array, Array]:
     N, D = np.geomspace(5e7, 1e9, sizes), np.geomspace(1e9, 2e10, horizons)
-    return N.repeat(horizons), np.tile(D, sizes)
-
-
-def large_grid(sizes: int, horizons: int) -> tuple[Array, Array]:
-    """Sizes and lengths about as in Li et al. 2025."""
-    N, D = np.geomspace(2e8, 6e9, sizes), np.geomspace(1e9, 3e11, horizons)
     return N.repeat(horizons), np.tile(D, sizes)
 
 
@@ -123,7 +111,6 @@ DECISIONS: dict[str, Case] = {
     "grid 6x5, no floor": Case(grid(6, 5), sd=0.002, surface=without_floor),
     "grid 10x6, another true law": Case(grid(10, 6), surface=coupled),
     "grid 10x6, a law that is not tried": Case(grid(10, 6), surface=interacting),
-    "grid 9x7, Farseer's law": Case(large_grid(9, 7), surface=farseer),
     "grid 6x5, smallest third untuned": Case(grid(6, 5), untuned=0.02),
     "grid 10x6, narrow sizes": Case(narrow(10, 6)),
 }
