@@ -35,6 +35,11 @@ def coupled(N: Array, D: Array) -> Array:
     return np.asarray(TRUTH["E"] + ((2.3e4 / N**0.58) + (3.1e5 / D**0.61)) ** 0.6)
 
 
+def interacting(N: Array, D: Array) -> Array:
+    """Chinchilla's sum and a product of powers of both: none of the laws that the default command tries."""
+    return np.asarray(chinchilla(N, D) + 2 * (1e8 / N * 2e9 / D) ** 0.25)
+
+
 def without_floor(N: Array, D: Array) -> Array:
     """Two powers alone, E = 0."""
     return np.asarray(8 / N**0.09 + 60 / D**0.2)
@@ -105,6 +110,7 @@ DECISIONS: dict[str, Case] = {
     "grid 8x5, trunks share errors": Case(grid(8, 5), sd=0.001, shared_sd=0.003, shared_by="trunk"),
     "grid 6x5, no floor": Case(grid(6, 5), sd=0.002, surface=without_floor),
     "grid 10x6, another true law": Case(grid(10, 6), surface=coupled),
+    "grid 10x6, a law that is not tried": Case(grid(10, 6), surface=interacting),
     "grid 6x5, smallest third untuned": Case(grid(6, 5), untuned=0.02),
     "grid 10x6, narrow sizes": Case(narrow(10, 6)),
 }

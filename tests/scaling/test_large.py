@@ -11,11 +11,14 @@ from launch.commands.fit import fit
 from launch.scaling.arrays import distinct_columns, near_groups, numbered_columns
 from launch.scaling.fit import large, newton, search
 from launch.scaling.fit.fit import fit_law
+from launch.scaling.laws.identify import NEAR, distinct, obstacles_of_cells
 from launch.scaling.laws.powers import CHINCHILLA
 from launch.scaling.table.clusters import clusters
 from launch.scaling.table.table import Table
+from launch.scaling.trust import obstacles
 from launch.scaling.trust.bootstrap import row_weights, weighted_bootstrap
 from launch.scaling.trust.certify import certify
+from launch.scaling.trust.holdout import hold_out
 from launch.scaling.trust.shared_errors import numbered, shared_errors
 from launch.show import progress
 from tests.scaling.runs import surface_loss
@@ -75,6 +78,25 @@ def test_how_often_rows_are_drawn_is_as_published() -> None:
     for drawn in weights:
         rows = random.choice(50, size=50, replace=True)
         assert drawn.tolist() == [int((rows == k).sum()) for k in range(50)]
+
+
+@pytest.mark.parametrize("most", [1, 3, 40, 10_000])
+def test_values_are_counted_without_sorting_them(most) -> None:
+    values = np.exp(np.random.default_rng(0).uniform(0, 0.2, 500))
+    assert distinct(values, most) == min(most, 1 + int(near_groups(np.log(values), NEAR).max()))
+
+
+def test_hold_out_asks_where_runs_lie_once_for_all_laws(monkeypatch) -> None:
+    columns, loss = runs(60)
+    table = Table("t", "", {**columns, "C": 6 * columns["N"] * columns["D"], "loss": loss}, np.arange(60), {})
+    asked = []
+
+    def counted(cells):
+        asked.append(cells.shape[1])
+        return obstacles_of_cells(cells)
+
+    monkeypatch.setattr(obstacles, "obstacles_of_cells", counted)
+    assert len(hold_out(table)) == 4 and asked == [60, 30, 39, 48, 54]
 
 
 def test_groups_of_near_values_begin_at_the_least() -> None:

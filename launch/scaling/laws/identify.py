@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from launch.scaling.arrays import Array, distinct_columns, near_groups
+from launch.scaling.arrays import Array, distinct_columns
 
 SPREAD = 0.05  # standard deviation of a logarithm below which a quantity counts as held fixed
 LINE_SPREAD = 0.15  # the same about a line of ln D on ln N: no design varies D/N by so little on purpose
+NEAR = 1e-3  # values of which the logarithms differ by less are one
 FEWEST_VALUES = 3  # of N, and of D
 NARROW = 2.0  # from the smallest to the largest: a power is not told from its own curvature within less
 SPARE, SLICES = 3, 4  # runs beyond the parameters of three curves in N, and sizes along them
@@ -21,9 +22,17 @@ def log_spread(values: Array) -> float:
     return float(np.std(np.log(values)))
 
 
-def distinct(values: Array) -> int:
-    """Count values that differ by more than a tenth of a percent."""
-    return 1 + int(near_groups(np.log(values), 1e-3).max())
+def distinct(values: Array, most: int) -> int:
+    """Count values that differ by more than a tenth of a percent, no further than `most`: so none need be sorted."""
+    logs, found = np.log(values), 0
+    while len(logs) and found < most:
+        logs, found = logs[logs > logs.min() + NEAR], found + 1
+    return found
+
+
+def cells_of(columns: Mapping[str, Array], variables: Sequence[str]) -> Array:
+    """Return the different logarithms (len(variables), n) at which there are runs, in order."""
+    return distinct_columns(np.round(np.log(np.stack([columns[v] for v in variables])), 6))
 
 
 def allocation_obstacles(columns: Mapping[str, Array]) -> list[str]:
@@ -32,7 +41,11 @@ def allocation_obstacles(columns: Mapping[str, Array]) -> list[str]:
     The reasons are structural: all losses could be exact and the answer would still be open, or rest on the loss of one
     run that nothing tests.
     """
-    cells = distinct_columns(np.round(np.log([columns["N"], columns["D"]]), 6))
+    return obstacles_of_cells(cells_of(columns, ("N", "D")))
+
+
+def obstacles_of_cells(cells: Array) -> list[str]:
+    """Return `allocation_obstacles` of runs at these different ln N, ln D (2, n)."""
     found = _obstacles(*np.exp(cells))
     for left_out in [] if found else _odd_cells(cells):
         without = _obstacles(*np.exp(np.delete(cells, left_out, axis=1)))
@@ -54,9 +67,10 @@ def _odd_cells(cells: Array) -> list[int]:
     odd = [int(np.argmax(share)), int(np.argmax(np.abs(total - np.median(total))))]
     for values in cells:
         odd.append(int(np.argmax(np.abs(values - values.mean()))))
-        _, first, counts = np.unique(values, return_index=True, return_counts=True)
-        if distinct(np.exp(values)) == FEWEST_VALUES and counts.min() == 1:
-            odd.append(int(first[np.argmin(counts)]))
+        if distinct(np.exp(values), FEWEST_VALUES + 1) == FEWEST_VALUES:
+            _, first, counts = np.unique(values, return_index=True, return_counts=True)
+            if counts.min() == 1:
+                odd.append(int(first[np.argmin(counts)]))
     return list(dict.fromkeys(odd))
 
 
@@ -84,10 +98,9 @@ def _obstacles(N: Array, D: Array) -> list[str]:
             "Add runs at another D/N (several horizons of one size, or IsoFLOP grids)"
         ]
     for name, values in (("N", N), ("D", D)):
-        if distinct(values) < FEWEST_VALUES:
+        if (found := distinct(values, FEWEST_VALUES)) < FEWEST_VALUES:
             return [
-                f"only {distinct(values)} different values of {NAMES[name]}: a floor, a coefficient and an exponent "
-                "need three"
+                f"only {found} different values of {NAMES[name]}: a floor, a coefficient and an exponent need three"
             ]
     for name, values in (("N", N), ("D", D)):
         if values.max() < NARROW * values.min():
@@ -108,18 +121,18 @@ def curve_obstacles(columns: Mapping[str, Array], num_params: int) -> list[str]:
     N, D = columns["N"], columns["D"]
     if len(N) < num_params + SPARE:
         return [f"{len(N)} runs for {num_params} parameters: {num_params + SPARE} are the least that test its curves"]
-    if distinct(N) < SLICES:
+    if (found := distinct(N, SLICES)) < SLICES:
         return [
-            f"only {distinct(N)} different values of {NAMES['N']}: floor, coefficient and exponent change with N along "
+            f"only {found} different values of {NAMES['N']}: floor, coefficient and exponent change with N along "
             f"curves of three parameters each, which need {SLICES} sizes"
         ]
     sizes = np.unique(np.round(np.log(N), 3))
     for part in np.array_split(sizes, SLICES):
         mine = (np.log(N) > part[0] - 1e-3) & (np.log(N) < part[-1] + 1e-3)
-        if distinct(D[mine]) < 3:
+        if (found := distinct(D[mine], 3)) < 3:
             low, high = f"{N[mine].min():.3g}", f"{N[mine].max():.3g}"
             return [
-                f"only {'one' if distinct(D[mine]) == 1 else 'two'} D in the runs of N = {low}"
+                f"only {'one' if found == 1 else 'two'} D in the runs of N = {low}"
                 + (f" to {high}" if low != high else "")
                 + f": a floor, a coefficient and an exponent at each of {SLICES} sizes need three"
             ]
@@ -131,8 +144,8 @@ def one_variable_obstacles(variable: str, columns: Mapping[str, Array], num_para
     values = columns[variable]
     if log_spread(values) < SPREAD:
         return [f"every run has {NAMES[variable]} = {np.median(values):.3g}: there is no ladder to fit"]
-    if distinct(values) < num_params:
-        return [f"{distinct(values)} different values of {NAMES[variable]} for {num_params} parameters"]
+    if (found := distinct(values, num_params)) < num_params:
+        return [f"{found} different values of {NAMES[variable]} for {num_params} parameters"]
     return []
 
 

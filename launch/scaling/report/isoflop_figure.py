@@ -41,7 +41,7 @@ def isoflop_curves(table: Table) -> list[Curve]:
     log C. Empty where neither gives two budgets.
     """
     narrow = [r for r in budgets(table) if np.ptp(np.log(table.C[r])) <= ONE_BUDGET]
-    rows = [r for r in narrow if distinct(table.N[r]) >= FEWEST_SIZES]
+    rows = [r for r in narrow if distinct(table.N[r], FEWEST_SIZES) >= FEWEST_SIZES]
     if len(rows) >= 2:
         chosen = np.unique(np.linspace(0, len(rows) - 1, min(MOST_BUDGETS, len(rows))).astype(int))
         return [
@@ -56,7 +56,7 @@ def _between(table: Table) -> list[Curve]:
     log_c, log_loss = np.log(6 * table.N * table.D), np.log(table.loss)
     order = np.argsort(table.N, kind="stable")
     by_size = np.split(order, np.flatnonzero(np.diff(np.log(table.N[order])) > SAME_SIZE) + 1)
-    sizes = [rows[np.argsort(log_c[rows])] for rows in by_size if distinct(table.D[rows]) >= 2]
+    sizes = [rows[np.argsort(log_c[rows])] for rows in by_size if distinct(table.D[rows], 2) >= 2]
     if len(sizes) < FEWEST_BETWEEN:
         return []
     ends = np.array([[log_c[rows[0]], log_c[rows[-1]]] for rows in sizes])

@@ -162,7 +162,7 @@ def _certificate(ladder: Ladder) -> Section:
 
 def _residuals(ladder: Ladder) -> Section:
     table = ladder.table
-    names = [n for n in ("N", "D", "C") if n == ladder.variable or (table.has(n) and distinct(table.columns[n]) > 1)]
+    names = [n for n in ("N", "D", "C") if n == ladder.variable or (table.has(n) and distinct(table.columns[n], 2) > 1)]
     chart = Figure(
         "residuals",
         "Residuals of the log loss of both laws: measured minus law, in percent. Open: held out.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import refit
 from launch.scaling.trust.certify import certify
 from launch.scaling.trust.cuts import SHARES
-from launch.scaling.trust.obstacles import obstacles
+from launch.scaling.trust.obstacles import Places
 from trainer.contract.errors import UserError
 
 # Farseer's is not among them: its nine parameters extrapolate wildly from a few dozen runs (see docs/scaling.md).
@@ -101,12 +102,13 @@ def robust_mean(errors: Array) -> float:
 
 def candidates(table: Table) -> tuple[str, ...]:
     """Return the laws that the table's runs could identify."""
+    places = Places(table.columns)
     if table.has("N", "D"):
-        surfaces = tuple(name for name in SURFACES if not obstacles(FIXED[name], table.columns))
+        surfaces = tuple(name for name in SURFACES if not places.obstacles(FIXED[name]))
         if surfaces:
             return surfaces
     for variable, names in LADDERS.items():
-        if table.has(variable) and not obstacles(FIXED[names[0]], table.columns):
+        if table.has(variable) and not places.obstacles(FIXED[names[0]]):
             return names
     return ()
 
@@ -118,11 +120,12 @@ def hold_out(table: Table, laws: Sequence[str] | None = None, cost: Objective = 
     cut can test are left out. Of laws whose errors differ by rounding alone, as on a noise-free surface that one
     contains the other's, that with fewer parameters comes first.
     """
-    found = []
-    for name in candidates(table) if laws is None else laws:
-        judged = _judge(table, FIXED[name], cost)
-        if judged is not None:
-            found.append(judged)
+    tried = [FIXED[name] for name in (candidates(table) if laws is None else laws)]
+    tried = [law for law in tried if all(v in table.columns for v in law.variables)]
+    scales = {law.name: "C" if table.has("C") else law.variables[0] for law in tried}
+    splits = {by: _splits(table, by) for by in set(scales.values())}
+    judged = (_judge(law, splits[scales[law.name]], cost) for law in tried)
+    found = [h for h in judged if h is not None]
     shared = tuple(n for n in range(len(SHARES)) if all(n in h.cut for h in found))
     found = [replace(h, shared=shared) for h in found]
     return tuple(sorted(found, key=lambda h: (max(h.mean, EXACT), len(FIXED[h.law].params))))
@@ -209,6 +212,10 @@ class _Whole:
     made: dict[str, Fitted] = field(default_factory=dict)
     verdicts: dict[str, bool] = field(default_factory=dict)
 
+    @cached_property
+    def places(self) -> Places:
+        return Places(self.table.columns)
+
     def fitted(self, law: str) -> Fitted:
         if law not in self.made:
             self.made[law] = fit_law(FIXED[law], self.table.columns, self.table.loss, self.cost)
@@ -222,7 +229,7 @@ class _Whole:
     def general_form(self, law: str) -> str:
         """Return the law that stands for this one: its general form, where the runs tell that."""
         general = SPECIAL_CASE.get(law, law)
-        return law if obstacles(FIXED[general], self.table.columns) or self.refuses(general) else general
+        return law if self.places.obstacles(FIXED[general]) or self.refuses(general) else general
 
 
 def _why(law: str, results: Sequence[HoldOut], shares: Mapping[str, float], refused: set[str]) -> str:
@@ -264,24 +271,42 @@ def _usual(table: Table) -> str:
     return next((f"power-{v}" for v in ("N", "D", "C") if table.has(v)), "power-N")
 
 
-def _judge(table: Table, law: Law, cost: Objective) -> HoldOut | None:
-    if any(v not in table.columns for v in law.variables):
-        return None
-    scale = table.C if table.has("C") else table.columns[law.variables[0]]
-    distance, error, cut = [], [], []
-    fits: list[Cut] = []
+@dataclass(frozen=True)
+class _Split:
+    """The table cut at one budget."""
+
+    number: int
+    seen: Array  # (n,), mask
+    known: Table
+    beyond: Table
+    distance: Array  # of each row beyond: its C over the largest that is known
+    places: Places  # of the known rows
+
+
+def _splits(table: Table, by: str) -> list[_Split]:
+    scale, found = table.columns[by], []
     for number, share in enumerate(SHARES):
         largest = np.quantile(scale, share, method="lower")
         seen = scale <= largest * 1.0001
-        enough = seen.sum() >= ROWS_PER_PARAMETER * len(law.params) and (~seen).any()
-        if not enough or obstacles(law, table.select(seen).columns):
+        if (~seen).any():
+            known = table.select(seen)
+            distance = scale[~seen] / largest
+            found.append(_Split(number, seen, known, table.select(~seen), distance, Places(known.columns)))
+    return found
+
+
+def _judge(law: Law, splits: Sequence[_Split], cost: Objective) -> HoldOut | None:
+    distance, error, cut = [], [], []
+    fits: list[Cut] = []
+    for split in splits:
+        known, beyond = split.known, split.beyond
+        if len(known) < ROWS_PER_PARAMETER * len(law.params) or split.places.obstacles(law):
             continue
-        known, beyond = table.select(seen), table.select(~seen)
         fitted = fit_law(law, known.columns, known.loss, cost, every_start=EVERY_START)
-        distance.append(scale[~seen] / largest)
+        distance.append(split.distance)
         error.append(fitted.predict(beyond.columns) / beyond.loss - 1)
-        cut.append(np.full(len(beyond), number))
-        fits.append(Cut(number, fitted, seen, beyond.columns, beyond.loss))
+        cut.append(np.full(len(beyond), split.number))
+        fits.append(Cut(split.number, fitted, split.seen, beyond.columns, beyond.loss))
     if not error:
         return None
     return HoldOut(law.name, np.concatenate(distance), np.concatenate(error), np.concatenate(cut), fits=tuple(fits))
