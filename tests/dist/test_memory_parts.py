@@ -13,7 +13,7 @@ from tests.dist.pool import RankPool
 from tests.dist.runs import tiny
 from tests.dist.test_engine import batch_of, open_engine
 from trainer.config.run import RunConfig
-from trainer.engine.local import local
+from trainer.parallel.tensor.local import local
 
 
 def run_out(config: RunConfig, logs: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from trainer.contract.plain_json import to_json
 from trainer.contract.run_dir import write_atomically
 from trainer.engine.engine import Engine
-from trainer.engine.local import local
 from trainer.engine.peak import memory_peak
+from trainer.parallel.tensor.local import local
 
 _CPU_REFUSED = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory")
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from trainer.engine.batch import Batch
 from trainer.engine.engine import Engine
-from trainer.engine.local import local
 from trainer.parallel.first_rank import from_first_rank, to_first_rank
+from trainer.parallel.tensor.local import local
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from torch.distributed.tensor import DTensor
 
 from trainer.engine.batch import LocalBatch
 from trainer.engine.clip import above_on_any
-from trainer.engine.local import local
 from trainer.engine.protocol import Fragment
 from trainer.models.interface import LanguageModel, LayerState
 from trainer.models.roles import role_of
 from trainer.optim.groups import set_rates
 from trainer.parallel.mesh import Mesh
+from trainer.parallel.tensor.local import local
 from trainer.parallel.tensor.split import Split
 
 
