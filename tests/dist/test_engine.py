@@ -227,11 +227,15 @@ def skip_above(config: RunConfig) -> dict[str, Any]:
     return {"outcomes": outcomes, "changed": changed, "counters": counters}
 
 
-@pytest.mark.parametrize(("zero_stage", "tensor"), [(0, 2), (1, 2), (2, 1), (3, 2)])
-def test_all_ranks_skip_what_is_above_a_limit(ranks: RankPool, zero_stage: int, tensor: int) -> None:
+@pytest.mark.parametrize(
+    ("engine", "zero_stage", "tensor"),
+    [*(("deepspeed", *layout) for layout in [(0, 2), (1, 2), (2, 1), (3, 2)]), ("fsdp", 1, 1), ("fsdp", 3, 2)],
+)
+def test_all_ranks_skip_what_is_above_a_limit(ranks: RankPool, engine: str, zero_stage: int, tensor: int) -> None:
     """Neither parameters nor moments move, the norm is told, and the next steps are those of the other layouts."""
     (alone,) = ranks.run(1, skip_above, tiny())
-    for result in ranks.run(4, skip_above, tiny(parallel={"tensor": tensor, "zero_stage": zero_stage})):
+    parallel = {"engine": engine, "tensor": tensor, "zero_stage": zero_stage}
+    for result in ranks.run(4, skip_above, tiny(parallel=parallel)):
         assert result["changed"] == [True, True, False, True, False, True]
         assert [skipped for skipped, _, _ in result["outcomes"]] == [False, False, True, False, True, False]
         for mine, plain in zip(result["outcomes"], alone["outcomes"], strict=True):
@@ -259,7 +263,16 @@ def measure(config: RunConfig) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("parallel", [{"zero_stage": 1}, {"tensor": 2, "zero_stage": 3}, {"tensor": 2, "zero_stage": 0}])
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"zero_stage": 1},
+        {"tensor": 2, "zero_stage": 3},
+        {"tensor": 2, "zero_stage": 0},
+        {"engine": "fsdp", "tensor": 2, "zero_stage": 3},
+        {"engine": "fsdp", "zero_stage": 1},
+    ],
+)
 def test_norms_by_kind_are_those_of_the_whole(ranks: RankPool, parallel: dict[str, Any]) -> None:
     """Their squares sum to the engine's norm, and any layout gives those of one process."""
     (alone,) = ranks.run(1, measure, tiny())

@@ -21,7 +21,6 @@ from tests.dist.test_engine import skip_one
 from tests.dist.test_parity import LOSS, MODELS, NORM, assert_same_curves, plain
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
-from trainer.plan.deepspeed import check_optimizer
 
 LAYOUTS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2)]
 
@@ -130,11 +129,6 @@ def test_resume_on_the_same_layout_is_bit_equal(ranks: RankPool, tmp_path: Path)
 def test_what_the_engine_cannot_do_is_refused_by_name(parallel: dict[str, Any], expected: str) -> None:
     with pytest.raises((UserError, ValidationError), match=expected):
         tiny(parallel=fsdp(**parallel))
-
-
-def test_muon_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"optim\.name muon needs parallel\.engine deepspeed"):
-        check_optimizer(tiny(parallel=fsdp(), optim={"name": "muon"}))
 
 
 def test_an_engine_is_imported_only_where_it_is_used() -> None:

@@ -113,6 +113,15 @@ def test_a_rollback_is_the_run_without_that_data(ranks: RankPool, tmp_path: Path
     assert losses(two) == pytest.approx(losses(plain), abs=2e-3)
     assert [{**row, "time": ""} for row in events(two, "rolled_back")] == [{**back, "time": ""}], "once, alike"
 
+    tracking = {"norms_every": "10 steps", "activations": True, "profile_steps": ["3:4"]}
+    three = run_of(tmp_path, prepared, "three", guard=GUARD, parallel={"engine": "fsdp"}, tracking=tracking)
+    assert ranks.run(2, train, str(three.root)) == ["done"] * 2
+    assert losses(three) == pytest.approx(losses(plain), abs=2e-3)
+    assert [{**row, "time": ""} for row in events(three, "rolled_back")] == [{**back, "time": ""}]
+    assert events(three, "memory_measured")[0]["memory_bytes"]["parameters"] > 0
+    assert [row["step"] for row in rows_of(three.metrics) if row.get("activation_rms")] == [10, 20, 30, 40]
+    assert len(events(three, "profiled")) == 1
+
 
 @pytest.mark.parametrize(
     ("guard", "ended"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +17,11 @@ from trainer.config.run import RunConfig
 from trainer.optim.muon import orthogonalise
 
 
-def muon(tensor: int = 1, zero_stage: int = 0) -> RunConfig:
+def muon(tensor: int = 1, zero_stage: int = 0, engine: str = "deepspeed") -> RunConfig:
     return tiny(
         model={"n_heads": 8, "n_kv_heads": 4},
         optim={"name": "muon", "lr": 5e-3},
-        parallel={"tensor": tensor, "zero_stage": zero_stage},
+        parallel={"engine": engine, "tensor": tensor, "zero_stage": zero_stage},
     )
 
 
@@ -34,13 +35,17 @@ def test_singular_values_come_near_one(rows: int, columns: int, seed: int) -> No
 
 
 LAYOUTS = [(2, 1, 0), (2, 2, 0), (4, 2, 0), (2, 1, 1), (4, 2, 1), (2, 1, 2), (4, 2, 2), (2, 1, 3), (4, 2, 3), (4, 1, 1)]
+FSDP = [(1, 1, 1), (4, 2, 2), (4, 1, 3)]
 
 
-@pytest.mark.parametrize(("world", "tensor", "zero_stage"), LAYOUTS)
-def test_layouts_agree(ranks: RankPool, world: int, tensor: int, zero_stage: int) -> None:
+@pytest.mark.parametrize(
+    ("engine", "world", "tensor", "zero_stage"),
+    [*(("deepspeed", *layout) for layout in LAYOUTS), *(("fsdp", *layout) for layout in FSDP)],
+)
+def test_layouts_agree(ranks: RankPool, engine: str, world: int, tensor: int, zero_stage: int) -> None:
     """Within 1e-4: the iteration magnifies rounding of small singular values."""
     expected = ranks.run(1, spread, muon())[0]
-    for curve in ranks.run(world, spread, muon(tensor, zero_stage)):
+    for curve in ranks.run(world, spread, muon(tensor, zero_stage, engine)):
         for got, want in zip(curve, expected, strict=True):
             assert got[0] == pytest.approx(want[0], abs=1e-4)
     assert expected[-1][0] < expected[0][0] - 0.3
@@ -80,13 +85,15 @@ def reference_update(config: RunConfig, name: str) -> torch.Tensor:
     return -lr * (update + (config.optim.muon_weight_decay or 0) * parameter.detach())
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_the_update_is_that_of_muon_at_every_stage(ranks: RankPool, zero_stage: int) -> None:
+@pytest.mark.parametrize(
+    "parallel", [{"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}, {"engine": "fsdp"}]
+)
+def test_the_update_is_that_of_muon_at_every_stage(ranks: RankPool, parallel: dict[str, Any]) -> None:
     """With its own rate and decay. AdamW's first update would have the same size in every entry."""
     name = "blocks.1.mlp.down.weight"
     config = tiny(
         optim={"name": "muon", "lr": 5e-3, "muon_lr_factor": 2.0, "muon_weight_decay": 0.3},
-        parallel={"zero_stage": zero_stage},
+        parallel=parallel,
     )
     wanted = reference_update(config, name).flatten()
     found: dict[int, torch.Tensor] = {}
@@ -100,9 +107,13 @@ def test_the_update_is_that_of_muon_at_every_stage(ranks: RankPool, zero_stage: 
     assert torch.nn.functional.cosine_similarity(got, adam, dim=0) < 0.9
 
 
-@pytest.mark.parametrize(("tensor", "stage", "other_stage"), [(2, 0, 1), (1, 1, 3), (1, 3, 2)])
-def test_resume(ranks: RankPool, tmp_path: Path, tensor: int, stage: int, other_stage: int) -> None:
-    config = muon(tensor, stage)
+@pytest.mark.parametrize(
+    ("tensor", "stage", "engine", "other_stage"),
+    [(2, 0, "deepspeed", 1), (1, 1, "deepspeed", 3), (1, 3, "deepspeed", 2), (1, 2, "fsdp", 1)],
+)
+def test_resume(ranks: RankPool, tmp_path: Path, tensor: int, stage: int, engine: str, other_stage: int) -> None:
+    """Another layout, and from FSDP another engine too, goes on with what was saved."""
+    config = muon(tensor, stage, engine)
     (whole, _), *_ = ranks.run(2, train_from, config, str(tmp_path / "a"), 0, STEPS, None)
     (head, _), *_ = ranks.run(2, train_from, config, str(tmp_path / "b"), 0, 8, None)
     source = str(tmp_path / "b" / "step_000000008")

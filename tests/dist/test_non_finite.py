@@ -55,6 +55,8 @@ def trace(config: RunConfig, how: str, victim: int) -> dict[str, Any]:
         ({"recompute": "full"}, "forward", "forward", "blocks.1.mlp"),
         ({}, "backward", "backward", "blocks.1.mlp"),
         ({}, "weights", "batch", ""),
+        ({"engine": "fsdp", "zero_stage": 3}, "forward", "forward", "blocks.1.mlp"),
+        ({"engine": "fsdp", "zero_stage": 3}, "backward", "backward", "blocks.1.mlp"),
     ],
 )
 def test_the_first_module_on_the_first_rank_is_named(

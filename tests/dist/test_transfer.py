@@ -37,6 +37,7 @@ def plain(rule: str, mixer: str) -> list[tuple[float, float]]:
         (4, "mup", "attention", {"sequence": 2, "tensor": 2, "zero_stage": 1}),
         (2, "completep", "mamba2", {"tensor": 2, "zero_stage": 0}),
         (2, "mup", "mamba2", {"zero_stage": 2}),
+        (2, "mup", "attention", {"engine": "fsdp", "zero_stage": 3}),
     ],
 )
 def test_layouts_equal_one_process(

@@ -58,7 +58,9 @@ class OptimConfig(Section):
     base: Result[BaseShape | None] = Field(
         None, description="the shape at which the settings were tuned, for mup and completep", exclude_if=_is_none
     )
-    betas: Result[tuple[Share, Share]] = Field((0.9, 0.95), description="decay of AdamW's two moments")
+    betas: Result[tuple[Share, Share]] = Field(
+        (0.9, 0.95), description="decay of AdamW's two moments; SGD's momentum is the first, Muon's the second"
+    )
     eps: Result[float] = Field(1e-8, gt=0, description="added to the root of AdamW's second moment")
     weight_decay: Result[float] = Field(0.1, ge=0, description="on matrices only, not on norms, biases and embeddings")
     decay_follows_lr: Result[bool] = Field(

@@ -15,6 +15,7 @@ from trainer.contract.plain_json import to_json
 from trainer.contract.run_dir import write_atomically
 from trainer.engine.engine import Engine
 from trainer.engine.peak import memory_peak
+from trainer.parallel.tensor.local import local
 
 _CPU_REFUSED = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory")
 
@@ -29,13 +30,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def memory_by_part(engine: Engine) -> dict[str, int]:
     """Return the bytes that this rank holds now: `parameters`, `gradients`, `optimizer`; and its `peak` so far.
 
-    `others` is what the peak has beside them: activations, logits and buffers, on a CPU the libraries too. Each storage
-    counts once, where it is met first.
+    `others` is what the peak has beside them: activations, logits and buffers, with FSDP also gathered parameters, on a
+    CPU the libraries too. Each storage counts once, where it is met first.
     """
     seen: set[int] = set()
     fragments = list(engine.sharded.fragments())
     parts = {
-        "parameters": _bytes((p.data for p in engine.module.parameters()), seen),
+        "parameters": _bytes(engine.module.parameters(), seen),
         "gradients": _bytes((p.grad for p in engine.module.parameters() if p.grad is not None), seen),
         "optimizer": _bytes((f.weight for f in fragments), seen)
         + _bytes((m for f in fragments for m in engine.sharded.moments(f).values()), seen),
@@ -63,7 +64,7 @@ def leave_memory(engine: Engine, logs: Path, error: BaseException) -> None:
 def _bytes(tensors: Iterable[Tensor], seen: set[int]) -> int:
     total = 0
     for tensor in tensors:
-        storage = tensor.untyped_storage()
+        storage = local(tensor).untyped_storage()
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             total += storage.nbytes()

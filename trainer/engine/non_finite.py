@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from trainer.engine.batch import Batch
 from trainer.engine.engine import Engine
 from trainer.parallel.first_rank import from_first_rank, to_first_rank
+from trainer.parallel.tensor.local import local
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _earliest(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _is_bad(parameter: Tensor) -> bool:
-    return not bool(torch.isfinite(parameter.detach()).all())
+    return not bool(torch.isfinite(local(parameter)).all())
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -6,7 +6,8 @@ share learning rate and weight decay (Liu et al. 2025, arXiv 2502.16982, section
 
 Orthogonality belongs to whole matrices: tensor ranks put their shares together first, and the work is dealt out over
 the replicas, each of which broadcasts its results. Under ZeRO replicas hold flat parts of the momentum and of the
-weights; what of a matrix lies on several of them is put together for the update alone.
+weights; what of a matrix lies on several of them is put together for the update alone. FSDP keeps rows of each
+parameter, as a DTensor: a flat part as well, which is all of one home.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.optim.groups import Group
+from trainer.parallel.tensor.local import local
 
 # A quintic whose iteration drives all singular values near one within five steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -90,6 +92,7 @@ class Muon(torch.optim.Optimizer):
         self.replica_group = replica_group
         self._homes: list[Tensor] = []  # this replica's flat tensors under ZeRO
         self._pieces: list[dict[str, Piece]] = []  # of each replica, by matrix
+        self._inside: dict[int, list[tuple[int, list[int]]]] = {}  # by home: its matrices, and which replicas hold some
         groups = [{**group, "muon": True} for group, _ in found] + [{**group, "muon": False} for group in others]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas})
         self.adam = torch.optim.AdamW(others, lr=lr, betas=betas, fused=True)
@@ -101,12 +104,20 @@ class Muon(torch.optim.Optimizer):
     def hold(self, homes: Sequence[Tensor], pieces: dict[str, Piece]) -> None:
         """Work on flat tensors from now on, as ZeRO keeps them. `pieces` are this replica's. Replicas call it together.
 
-        The homes are in the same order on all replicas, each with the same matrices.
+        The homes are in the same order on all replicas, each with the same matrices; a DTensor stands for its shard.
         """
         self._homes = list(homes)
         everyone: list[dict[str, Piece] | None] = [None] * dist.get_world_size(self.replica_group)
         dist.all_gather_object(everyone, pieces, group=self.replica_group)
         self._pieces = [found for found in everyone if found is not None]
+        self._inside = {}
+        for index, matrix in enumerate(self.matrices):
+            holders: dict[int, list[int]] = {}
+            for rank, held in enumerate(self._pieces):
+                if matrix.name in held:
+                    holders.setdefault(held[matrix.name].home, []).append(rank)
+            for number, ranks in holders.items():
+                self._inside.setdefault(number, []).append((index, ranks))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -143,13 +154,8 @@ class Muon(torch.optim.Optimizer):
         for home in group["params"]:
             number = next(index for index, other in enumerate(self._homes) if other is home)
             update = self._momentum_of(home, group)
-            for index, matrix in enumerate(self.matrices):
-                holders = [
-                    rank for rank, held in enumerate(self._pieces)
-                    if matrix.name in held and held[matrix.name].home == number
-                ]  # fmt: skip
-                if holders:
-                    self._orthogonalise_flat(update, matrix, holders, index)
+            for index, holders in self._inside.get(number, ()):
+                self._orthogonalise_flat(local(update).view(-1), self.matrices[index], holders, index)
             _apply(home, update, group)
 
     def _orthogonalise_flat(self, update: Tensor, matrix: Matrix, holders: list[int], index: int) -> None:

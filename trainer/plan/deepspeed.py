@@ -27,8 +27,6 @@ def resolve_precision(asked: str, *, gpu: bool) -> Precision:
 
 def check_optimizer(config: RunConfig) -> None:
     """Raise `UserError` where an optimizer cannot work with the layout."""
-    if config.optim.name == "muon" and config.parallel.engine != "deepspeed":
-        raise UserError(f"optim.name muon needs parallel.engine deepspeed, it is {config.parallel.engine}")
     if config.optim.name == "muon" and config.parallel.offload != "none":
         raise UserError(
             f"optim.name muon makes matrices orthogonal on the GPU, and parallel.offload is {config.parallel.offload}: "

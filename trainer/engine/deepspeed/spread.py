@@ -16,9 +16,9 @@ from trainer.engine.deepspeed.layers import share_layers
 from trainer.engine.deepspeed.mpu import Topology
 from trainer.engine.deepspeed.optimizer import host_adam
 from trainer.engine.deepspeed.sharded import DeepSpeedSharded
+from trainer.engine.matrices import hold_spread
 from trainer.models.interface import LanguageModel
 from trainer.optim.build import make_optimizer
-from trainer.optim.muon import Muon, Piece
 from trainer.parallel.mesh import Mesh, limit_every_wait
 from trainer.parallel.tensor.shard import sum_shared_gradients
 from trainer.parallel.tensor.split import Split
@@ -78,9 +78,6 @@ def spread(
         change(ds.optimizer)
     ds.enable_backward_allreduce = stage > 0
     sharded = DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm)
-    if isinstance(optimizer, Muon) and stage:
-        flat = internals.homes(ds, stage)
-        number = {id(home): index for index, home in enumerate(flat)}
-        held = {f.name: Piece(number[id(f.home)], *f.held, f.offset) for f in sharded.fragments()}
-        optimizer.hold(flat, held)
+    if stage:
+        hold_spread(optimizer, internals.homes(ds, stage), sharded.fragments())
     return sharded

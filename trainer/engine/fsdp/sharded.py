@@ -18,6 +18,7 @@ from trainer.models.interface import LanguageModel, LayerState
 from trainer.models.roles import role_of
 from trainer.optim.groups import set_rates
 from trainer.parallel.mesh import Mesh
+from trainer.parallel.tensor.local import local
 from trainer.parallel.tensor.split import Split
 
 
@@ -94,7 +95,7 @@ class FsdpSharded:
 
     def _gradients(self) -> dict[str, Tensor]:
         """Return what this rank holds of each gradient."""
-        return {n: cast("DTensor", p.grad).to_local() for n, p in self._shards.items() if p.grad is not None}
+        return {n: local(p.grad) for n, p in self._shards.items() if p.grad is not None}
 
     def _norm(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """Return the norm over the whole model. What tensor ranks hold alike counts on the first alone."""
@@ -112,7 +113,7 @@ class FsdpSharded:
     def fragments(self) -> Iterator[Fragment]:
         """Yield the rows that this rank owns."""
         for name, shard in self._shards.items():
-            own, whole = _local(shard), self.splits[name].local_shape
+            own, whole = local(shard), self.splits[name].local_shape
             row = own[0].numel() if own.shape[0] else 0
             # fully_shard shares rows out as torch.chunk does: all shares but the last are as long as the first
             share = -(-whole[0] // self.mesh.replica_size)
@@ -124,7 +125,7 @@ class FsdpSharded:
     def moments(self, fragment: Fragment) -> dict[str, Tensor]:
         """Return views of the moments."""
         state = self.optimizer.state.get(fragment.home, {})
-        return {kind: _local(values).view(-1) for kind, values in state.items() if isinstance(values, DTensor)}
+        return {kind: local(values).view(-1) for kind, values in state.items() if isinstance(values, DTensor)}
 
     def counters(self) -> dict[str, float]:
         """Return the optimizer's scalar state."""
@@ -151,7 +152,3 @@ class FsdpSharded:
 
     def close(self) -> None:
         """Nothing is held beyond the model."""
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return cast("DTensor", tensor.detach()).to_local()

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from trainer.config.run import RunConfig
 from trainer.engine.fsdp.sharded import FsdpSharded
+from trainer.engine.matrices import hold_spread
 from trainer.models.interface import LanguageModel
 from trainer.optim.build import make_optimizer
 from trainer.parallel.fp8 import linear as fp8_linear
@@ -61,6 +62,7 @@ def spread(
         fully_shard(block, mesh=over, reshard_after_forward=again, mp_policy=policy)
     fully_shard(model, mesh=over, reshard_after_forward=False, mp_policy=policy)
     stage = effective_stage(config, replicas=mesh.replica_size, precision=precision)
-    return FsdpSharded(
-        model, make_optimizer(config, model, splits, mesh, lr), mesh, splits, stage, config.optim.clip_norm
-    )
+    optimizer = make_optimizer(config, model, splits, mesh, lr)
+    sharded = FsdpSharded(model, optimizer, mesh, splits, stage, config.optim.clip_norm)
+    hold_spread(optimizer, list(model.parameters()), sharded.fragments())
+    return sharded
