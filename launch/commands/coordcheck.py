@@ -38,7 +38,7 @@ def coordcheck(
     """Train a few steps of the run CONFIG at several widths, and say whether activations change alike.
 
     The first width is that of optim.base, with parametrization standard the model's own. Flat is right: then the best
-    learning rate of the base is that of wider models too. Runs on this machine's processor, on drawn tokens, with AdamW.
+    learning rate of the base is that of wider models too. Runs on this machine's processor, on drawn tokens, by AdamW.
 
     \b
     Examples:
