@@ -16,7 +16,6 @@ from typing import Any
 import torch.distributed as dist
 
 from trainer.checkpoint.manifest import list_checkpoints, step_of
-from trainer.checkpoint.rollback import FILE as ROLLBACKS
 from trainer.config.load import load_written
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
@@ -109,7 +108,7 @@ def _lr(run: Run) -> float:
 
 def _take_along(of: RunDir, scratch: RunDir) -> None:
     """Have the replay read the data that the run reads: its shards, and what it went back for and left out."""
-    for path in (of.data, of.root / ROLLBACKS):
+    for path in (of.data, of.rollbacks):
         if path.exists():
             shutil.copyfile(path, scratch.root / path.name)
 

@@ -25,7 +25,7 @@ from trainer.contract.attempts import seconds_before
 from trainer.contract.errors import os_error_text
 from trainer.contract.provenance import process_started
 from trainer.contract.run_dir import RunDir, Status, write_atomically
-from trainer.data.order.skipping import Ranges, parse_ranges
+from trainer.data.order.skipping import Ranges, parse_ranges, steps_before
 from trainer.data.read.batches import Batches
 from trainer.data.read.opening import evaluation_sets, open_batches, open_manifest
 from trainer.data.store.manifest import Manifest
@@ -46,7 +46,7 @@ from trainer.loop.run import Run
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
 from trainer.observe.identity import sign
-from trainer.observe.live_law import open_live_law
+from trainer.observe.live_law import LiveLaw, open_live_law
 from trainer.observe.observers import Observer, Observers
 from trainer.observe.profile import Profile
 from trainer.observe.record import Record
@@ -168,12 +168,16 @@ def open_session(
         profile=profile,
         norms=Norms(engine, activations=config.tracking.activations) if config.tracking.norms_every else None,
         peak_flops=peak_flops(device) if mesh.is_first else None,
-        live_law=open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness)
-        if mesh.is_first
-        else None,
+        live_law=_live_law(config, plan, run_dir, batches, observers) if mesh.is_first else None,
         step=step,
     )
     return Session(run, run_dir, manifest, closers=[profile.close, batches.close, keeper.close, *guards, engine.close])
+
+
+def _live_law(config: RunConfig, plan: Plan, run_dir: RunDir, batches: Batches, observers: Observers) -> LiveLaw | None:
+    """Return what follows the run's expected curve, where it has one."""
+    until = steps_before(batches.skipped)
+    return open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness, until)
 
 
 def _health(config: RunConfig, engine: Engine, keeper: Keeper, observers: Observers) -> Health:

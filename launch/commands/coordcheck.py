@@ -38,7 +38,7 @@ def coordcheck(
     """Train a few steps of the run CONFIG at several widths, and say whether activations change alike.
 
     The first width is that of optim.base, with parametrization standard the model's own. Flat is right: then the best
-    learning rate of the base is that of wider models too. Runs on this machine's processor, on drawn tokens.
+    learning rate of the base is that of wider models too. Runs on this machine's processor, on drawn tokens, by AdamW.
 
     \b
     Examples:
@@ -52,6 +52,8 @@ def coordcheck(
     from trainer.config.load import load_run
 
     run = load_run(config, assignments)
+    if run.optim.name != "adamw":
+        raise UserError(f"optim.name is {run.optim.name}, and the check trains with AdamW: --set optim.name=adamw")
     runs = [_at_width(run, factor) for factor in _factors(times)]
     need_rank_packages()
     rows = _measure(runs, steps, seeds, _rate(run))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from launch.commands.coordcheck import coordcheck
 from launch.commands.critical_batch import critical_batch
 from launch.scaling.other.coordinates import Measured, slopes
 from launch.scaling.other.critical_batch import Curve, fit_critical_batch
@@ -109,3 +110,8 @@ def test_the_command_reads_run_directories_and_tables(tmp_path: Path) -> None:
         done = CliRunner().invoke(critical_batch, [str(tmp_path / file), "--loss", "3.05", "--json"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.output)["critical"] == pytest.approx(4000, rel=1e-2)
+
+
+def test_the_check_is_of_the_rules_of_adamw() -> None:
+    done = CliRunner().invoke(coordcheck, ["configs/run/transfer.yaml", "--set", "optim.name=muon"])
+    assert isinstance(done.exception, UserError) and "optim.name is muon" in str(done.exception)

@@ -15,16 +15,18 @@ from launch.cli import escala
 from launch.scaling.live.batches import shared_batches
 from launch.scaling.live.ledger import finished_runs
 from launch.scaling.live.make import expected_curve
-from launch.scaling.live.runs import Finished
+from launch.scaling.live.runs import Finished, steps_before_skipped
 from tests.scaling.live_runs import BATCH, LIKE, NOISE, batches, kind, ladder, log_loss, run
+from trainer.config.load import run_from_values
 from trainer.contract.errors import UserError
 from trainer.contract.expected import ExpectedCurve
 from trainer.contract.leaving import Follower
+from trainer.contract.run_dir import RunDir
 
 
-def followed(curve: ExpectedCurve, one: Finished) -> tuple[list[float], int | None, Follower]:
+def followed(curve: ExpectedCurve, one: Finished, until: float = math.inf) -> tuple[list[float], int | None, Follower]:
     """Return how far off each point is, the step at which the run left its band, and the follower."""
-    follower, off, left = Follower(curve), [], None
+    follower, off, left = Follower(curve, until=until), [], None
     for step, value in zip(one.steps, one.log_loss, strict=True):
         seen = follower.see(int(step), math.exp(value))
         off.append(seen.off)
@@ -81,6 +83,31 @@ def test_what_a_batch_adds_is_known_from_runs_that_read_it() -> None:
     assert np.median(curve.noise_of_known) < 2 * NOISE
     assert np.median(curve.noise) > 0.7 * BATCH
     assert other.batches == {}, "another seed reads other batches"
+
+
+@pytest.mark.parametrize("lengths", [(300,), (150, 300, 600)])
+def test_a_run_that_left_data_out_is_not_compared_with_batches_that_it_did_not_read(lengths: tuple[int, ...]) -> None:
+    read, order = np.r_[1:101, 111:311], batches(0, 310)
+    one = dataclasses.replace(run(kind(5e4, 300), 77, shift=order[read - 1] - order[:300]), until=100)
+    same = ladder(lengths=lengths, sizes=(2e4, 3e4, 4e4, 6e4, 8e4))
+    curve = expected_curve(same, kind(5e4, 300))
+    assert followed(curve, one, until=100)[1] is None
+    assert followed(curve, one)[1] is not None, "the batches of other steps are no measure of it"
+    found = shared_batches([*same[:1], one])
+    assert found is not None and set(found.added) <= set(range(1, 101))
+
+
+def test_where_a_run_first_left_data_out_is_read_from_its_settings_and_rollbacks(tmp_path: Path) -> None:
+    values = {"model": {"size": "12k"}, "data": {}, "batch": {"tokens_per_step": 2048}, "steps": 9}
+    config, run_dir = run_from_values(values, "here"), RunDir(tmp_path)
+    assert steps_before_skipped(run_dir, config) == math.inf
+    config = run_from_values({**values, "skip_steps": ["15:17"]}, "here")
+    assert steps_before_skipped(run_dir, config) == 15
+    run_dir.rollbacks.write_text(json.dumps({"rollbacks": [{"at": 20, "begin": 12, "end": 20}]}))
+    assert steps_before_skipped(run_dir, config) == 12
+    run_dir.rollbacks.write_text(json.dumps({"rollbacks": [{"at": 20}]}))
+    with pytest.raises(UserError, match=r"rollbacks\.json cannot be read"):
+        steps_before_skipped(run_dir, config)
 
 
 def test_points_between_logged_steps_are_not_needed() -> None:

@@ -11,6 +11,7 @@ import pytest
 from trainer.config.load import run_from_values
 from trainer.contract.expected import ExpectedCurve, Limits
 from trainer.contract.run_dir import RunDir, append_json
+from trainer.data.order.skipping import steps_before
 from trainer.observe.live_law import LiveLaw, open_live_law
 from trainer.plan.likeness import likeness, unlikeness
 
@@ -65,6 +66,15 @@ def test_a_loss_that_is_no_number_changes_nothing() -> None:
     assert live.values(2, 2.8) == other.values(2, 2.8)
 
 
+def test_a_run_that_goes_back_is_not_compared_with_batches_that_it_does_not_read_again() -> None:
+    live = LiveLaw(curve(batches={3: 0.5, 4: 0.5}), told()[1])
+    assert live.values(4, math.exp(1.5))["off"] == pytest.approx(0)
+    live.go_back([], steps_before(((3, 5),)))
+    assert live.values(3, math.exp(1.5))["off"] == pytest.approx(0) and live.values(4, math.e)["off"] == pytest.approx(
+        0
+    )
+
+
 def test_a_run_that_goes_on_stands_where_it_stood(tmp_path: Path) -> None:
     events, event = told()
     run_dir = RunDir(tmp_path)
@@ -104,7 +114,7 @@ def test_size_length_and_seed_are_no_unlikeness_and_all_else_is() -> None:
         return likeness(run_from_values({**values, **changes}, "here"))
 
     model = {"d_model": 64, "n_layers": 3, "n_heads": 4, "context_length": 64, "vocab_size": 300}
-    assert unlikeness(like(), like(seed=3, steps=50, model=model)) == ""
+    assert unlikeness(like(), like(seed=3, steps=50, model=model, data={"seed": 5})) == ""
     assert unlikeness(like(), like(model={**model, "vocab_size": None})) == "", "a vocabulary that is not known yet"
     assert "weight_decay" in unlikeness(like(), like(optim={"weight_decay": 0.5}))
     assert "schedule" in unlikeness(like(), like(schedule={"kind": "wsd"}))

@@ -46,8 +46,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 def run_dir(tmp_path: Path) -> RunDir:
     found = RunDir(tmp_path / "runs" / "tiny")
     found.root.mkdir(parents=True)
-    tracking = {"project": "p", "group": "ladder", "tags": ["a"], "wandb": "auto"}
-    settings = {"name": "tiny", "tracking": tracking, "data": {"token": SECRET, "path": f"s3://x/{SECRET}"}}
+    tracking = {"project": "p", "group": "ladder", "tags": ["a", SECRET], "wandb": "auto"}
+    settings = {"name": f"tiny {SECRET}", "tracking": tracking, "data": {"token": SECRET, "path": f"s3://x/{SECRET}"}}
     found.config.write_text(yaml.safe_dump(settings))
     found.plan.write_text(json.dumps({"flops_per_token": {"total": 6}, "flops": 600.0, "world": 2, "steps": 9}))
     found.run.write_text(json.dumps({"wandb_id": RUN}))
@@ -114,7 +114,7 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     assert "sent 4 rows" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
     run = server.runs[RUN]
-    assert (run["group"], run["jobType"], run["tags"], run["exitcode"]) == ("ladder", "cell", ["a"], 0)
+    assert (run["group"], run["jobType"], run["tags"], run["exitcode"]) == ("ladder", "cell", ["a", "***"], 0)
     assert run["config"]["plan"]["value"]["flops"] == 600.0
     assert run["summary"]["final/validation/perplexity"] == 1.0 and run["summary"]["final/gpu_hours"] == 1.0
     assert run["summary"]["final/cost"] == 3.0

@@ -24,8 +24,6 @@ from trainer.parallel.first_rank import from_first_rank
 if TYPE_CHECKING:
     from trainer.checkpoint.keeper import Keeper
 
-FILE = "rollbacks.json"
-
 
 @dataclass(frozen=True)
 class Rollback:
@@ -79,7 +77,7 @@ def decide(
         except UserError as error:
             return json.dumps(str(error))
         rows = [asdict(rollback) for rollback in [*rollbacks, found]]
-        write_atomically(keeper.run_dir.root / FILE, to_json({"rollbacks": rows}, indent=2) + "\n")
+        write_atomically(keeper.run_dir.rollbacks, to_json({"rollbacks": rows}, indent=2) + "\n")
         return json.dumps(asdict(found))
 
     said = json.loads(from_first_rank(say, keeper.engine.device))
@@ -100,12 +98,12 @@ def go_back(keeper: Keeper, batches: Batches, rollback: Rollback) -> int:
 
 def _read(run_dir: RunDir) -> list[dict[str, int]]:
     try:
-        rows = read_object(run_dir.root / FILE, "rollbacks")["rollbacks"]
+        rows = read_object(run_dir.rollbacks, "rollbacks")["rollbacks"]
         return [asdict(Rollback(int(row["at"]), int(row["begin"]), int(row["end"]))) for row in rows]
     except FileNotFoundError:
         return []
     except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{run_dir.root / FILE} is damaged: it says which data the run left out. Mend it, or begin the run in "
+            f"{run_dir.rollbacks} is damaged: it says which data the run left out. Mend it, or begin the run in "
             "another directory"
         ) from None

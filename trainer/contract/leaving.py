@@ -44,10 +44,13 @@ class Off:
 
 
 class Follower:
-    """Sees the logged steps of one run in order; or of many at once, as arrays of log losses, in simulations."""
+    """Sees the logged steps of one run in order; or of many at once, as arrays of log losses, in simulations.
 
-    def __init__(self, curve: ExpectedCurve, runs: int = 1) -> None:
-        self.curve = curve
+    After `until` steps the run left data out, so that it no longer reads the batches that `curve` knows.
+    """
+
+    def __init__(self, curve: ExpectedCurve, runs: int = 1, until: float = math.inf) -> None:
+        self.curve, self._until = curve, until
         self._at, self._modes = np.array(curve.steps), np.array(curve.modes).reshape(-1, len(curve.steps))
         self._covariance = np.eye(len(self._modes))
         self._estimate = np.zeros((runs, len(self._modes)))
@@ -91,7 +94,7 @@ class Follower:
         right = min(max(int(np.searchsorted(self._at, step, side="right")), 1), len(self._at) - 1)
         low, high = self._at[right - 1], self._at[right]
         part = min(max((step - low) / (high - low), 0.0), 1.0)
-        known = self.curve.batches.get(int(step))
+        known = self.curve.batches.get(int(step)) if step <= self._until else None
         noise, mean = self.curve.noise if known is None else self.curve.noise_of_known, self.curve.mean
         between = (1 - part) * self._modes[:, right - 1] + part * self._modes[:, right]
         return (

@@ -88,6 +88,10 @@ class RunDir:
         return self.root / "expected.json"
 
     @property
+    def rollbacks(self) -> Path:
+        return self.root / "rollbacks.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

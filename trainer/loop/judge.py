@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.checkpoint.rollback import decide, go_back
+from trainer.data.order.skipping import steps_before
 from trainer.data.read.opening import refuse_repeats
 from trainer.engine.engine import StepOutcome
 from trainer.engine.non_finite import sentence, trace_step
@@ -56,7 +57,7 @@ def roll_back(run: Run) -> bool:
         rows = run.record.training_rows()
         run.wall_time.take_back(rows, run.step, run.throughput.waited_seconds)
         if run.live_law is not None:
-            run.live_law.go_back(rows)
+            run.live_law.go_back(rows, steps_before(run.batches.skipped))
     run.observers.event("rolled_back", step=run.step, at=at, skipped=decided.range, rollbacks=len(run.rollbacks))
     run.observers.warn(f"spikes at step {at}: the run goes on from step {run.step} without the data of {decided.range}")
     return True

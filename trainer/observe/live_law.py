@@ -24,11 +24,16 @@ EARLY = 0.15  # of a run: what leaves by then was wrong from the beginning
 
 
 class LiveLaw:
-    """Follows one run. `different` says in which settings it differs from what the curve was made for."""
+    """Follows one run. `different` says in which settings it differs from what the curve was made for.
 
-    def __init__(self, curve: ExpectedCurve, event: Callable[..., None], different: str = "") -> None:
+    `until`: see `Follower`.
+    """
+
+    def __init__(
+        self, curve: ExpectedCurve, event: Callable[..., None], different: str = "", until: float = math.inf
+    ) -> None:
         self.curve, self.different = curve, different
-        self._follower, self._event, self._left = Follower(curve), event, False
+        self._follower, self._event, self._left = Follower(curve, until=until), event, False
 
     def follow(self, rows: Iterable[Row]) -> None:
         """Take in the steps that earlier attempts recorded: the run goes on where it stood, and says nothing twice."""
@@ -36,9 +41,9 @@ class LiveLaw:
             if isinstance(loss := row.get("loss"), int | float):
                 self._left |= self._follower.see(row["step"], loss).test is not None
 
-    def go_back(self, rows: Iterable[Row]) -> None:
-        """Forget the steps that the run takes back; `rows` are those that stay."""
-        self._follower, self._left = Follower(self.curve), False
+    def go_back(self, rows: Iterable[Row], until: float) -> None:
+        """Forget the steps that the run takes back, and go on without some data; `rows` are those that stay."""
+        self._follower, self._left = Follower(self.curve, until=until), False
         self.follow(rows)
 
     def values(self, step: int, loss: float) -> dict[str, float | None]:
@@ -97,6 +102,7 @@ def open_live_law(
     total_steps: int,
     event: Callable[..., None],
     differ: Callable[[Kind, Kind], str],
+    until: float = math.inf,
 ) -> LiveLaw | None:
     """Return what follows the run of a directory, as far as it is recorded; None where it has no expected curve.
 
@@ -112,7 +118,7 @@ def open_live_law(
     except (UserError, OSError) as error:
         print(f"warning: {error}; training goes on without it", file=sys.stderr, flush=True)
         return None
-    live = LiveLaw(curve, event, differ(curve.made_for, kind))
+    live = LiveLaw(curve, event, differ(curve.made_for, kind), until)
     if live.different:
         print(
             f"warning: its expected curve is of a run with other settings: {live.different}",

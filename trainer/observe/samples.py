@@ -77,5 +77,5 @@ class Samples:
 
 
 def _row(step: int, number: int, told: dict[str, Any]) -> Row:
-    text = without_secrets(str(told["texts"][0]))
-    return {"kind": KIND, "step": step, "eval_set": str(number), "prompt": told["prompt"], "text": text}
+    prompt, text = without_secrets(str(told["prompt"])), without_secrets(str(told["texts"][0]))
+    return {"kind": KIND, "step": step, "eval_set": str(number), "prompt": prompt, "text": text}

@@ -36,10 +36,10 @@ def arguments(run_dir: RunDir) -> dict[str, Any]:
     return {
         "id": str(read_object(run_dir.run, "wandb_id")["wandb_id"]),
         "project": tracking.get("project") or "escala",
-        "group": group,
+        "group": _hidden(group),
         "job_type": "cell" if group else "train",
-        "name": config.get("name"),
-        "tags": list(tracking.get("tags") or ()),
+        "name": _hidden(config.get("name")),
+        "tags": _hidden(list(tracking.get("tags") or ())),
         "config": _hidden({**config, "plan": plan}),
     }
 

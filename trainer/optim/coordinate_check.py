@@ -1,4 +1,4 @@
-"""How much do activations change in the first steps, at several widths? `launch/scaling/coordinates.py` judges it.
+"""How much do activations change in the first steps, at several widths? `launch/scaling/other/coordinates.py` judges.
 
 `python -m trainer.optim.coordinate_check` reads a request as JSON from standard input and writes a line for each width
 and seed. One process on a CPU in float32; the batch is the same at all widths, drawn by Zipf's law.

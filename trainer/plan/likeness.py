@@ -8,7 +8,7 @@ from trainer.config.differences import differences
 from trainer.config.identity import Determines, determining
 from trainer.config.run import RunConfig
 
-# Size, length and seed, and what says only how a run is carried out or measured.
+# Size, length and seed (that of the data, too), and what says only how a run is carried out or measured.
 FREE = ("tokens", "steps", "seed", "precision", "checkpoint", "skip_steps", "guard", "evaluation")
 NUMBERS = ("context_length", "vocab_size")  # of the model that must agree; width, depth and heads are its size
 RATE = ("lr", "lr_factor")
@@ -17,6 +17,7 @@ RATE = ("lr", "lr_factor")
 def likeness(config: RunConfig) -> dict[str, Any]:
     """Return it as plain JSON values. A vocabulary that is not known yet is left out."""
     found = {key: value for key, value in determining(config, Determines.RESULT).items() if key not in FREE}
+    found["data"] = {key: value for key, value in found["data"].items() if key != "seed"}
     model = found["model"]
     found["model"] = {
         key: value

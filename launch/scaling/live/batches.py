@@ -32,10 +32,11 @@ def shared_batches(runs: Sequence[Finished]) -> Batches | None:
     foretells that of one run. Shapes and batches are fitted in turn (backfitting): a shape takes up a part of a batch
     at first, and runs of other lengths take up other parts.
     """
-    steps = [run.steps.astype(int) for run in runs]
-    last = max(int(one[-1]) for one in steps)
+    steps = [np.where(run.steps <= run.until, run.steps, 0).astype(int) for run in runs]  # 0: not of the order
+    last = max(int(one.max()) for one in steps)
     counts = np.sum([np.bincount(one, minlength=last + 1) for one in steps], axis=0)
     shared = np.asarray(counts >= FEWEST)
+    shared[0] = False
     if not shared.any():
         return None
     added, slope = np.zeros(last + 1), 0.0

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launch.scaling.live.runs import curve_of
+from launch.scaling.live.runs import curve_of, steps_before_skipped
 from trainer.config.load import load_written
 from trainer.contract.errors import UserError
 from trainer.contract.expected import BAND, ExpectedCurve
@@ -38,10 +38,11 @@ class FinalForecast:
 def final_forecast(run: Path, curve: ExpectedCurve) -> FinalForecast:
     """Forecast the final loss of a run from its logged steps. Raises `UserError` where it has none."""
     run_dir = RunDir(run)
-    steps, log_losses = curve_of(run_dir, load_written(run_dir.config))
+    config = load_written(run_dir.config)
+    steps, log_losses = curve_of(run_dir, config)
     if not len(steps):
         raise UserError(f"{run} has no logged step yet: its forecast is that of `escala forecast --curve`")
-    follower, left, off = Follower(curve), None, None
+    follower, left, off = Follower(curve, until=steps_before_skipped(run_dir, config)), None, None
     before = follower.final()
     for step, log_loss in zip(steps, log_losses, strict=True):
         off = follower.see(int(step), math.exp(log_loss))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Kind:
     steps: int
     tokens_per_step: int
     like: dict[str, Any]
-    seed: int = 0
+    seed: int = 0  # of the data order
 
     @property
     def D(self) -> float:  # noqa: N802  (the field's letter)
@@ -49,19 +50,23 @@ class Kind:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its kind, the logged steps (n,), the log losses there (n,), and the last log loss held out."""
+    """A finished run: its kind, the logged steps (n,), the log losses there (n,), and the last log loss held out.
+
+    After `until` steps it left data out.
+    """
 
     kind: Kind
     steps: Array
     log_loss: Array
     final: float
+    until: float = math.inf
 
 
 def kind_of(config: RunConfig, name: str) -> Kind:
     """Return the kind of a run, from its configuration alone. A vocabulary that is not known yet is not compared."""
     model = config.model if config.model.vocab_size is not None else config.model.model_copy(update={"vocab_size": 1})
     body, steps = count_parameters(model).body, total_steps(config)
-    return Kind(name, float(body), steps, config.batch.tokens_per_step, likeness(config), config.seed)
+    return Kind(name, float(body), steps, config.batch.tokens_per_step, likeness(config), config.order_seed)
 
 
 def read_finished(run_dir: RunDir, eval_set: str = "held_out") -> Finished:
@@ -85,7 +90,7 @@ def read_finished(run_dir: RunDir, eval_set: str = "held_out") -> Finished:
     kind = kind_of(config, run_dir.root.name)
     if steps[0] > LATEST_FIRST * kind.steps:
         raise UserError(f"the record of {run_dir.root} begins at step {steps[0]:.0f} of {kind.steps} only")
-    return Finished(kind, steps, log_loss, float(np.log(losses[eval_set])))
+    return Finished(kind, steps, log_loss, float(np.log(losses[eval_set])), steps_before_skipped(run_dir, config))
 
 
 def curve_of(run_dir: RunDir, config: RunConfig) -> tuple[Array, Array]:
@@ -100,6 +105,21 @@ def curve_of(run_dir: RunDir, config: RunConfig) -> tuple[Array, Array]:
         losses = {step: loss for step, loss in _losses(trunk).items() if step < first} | losses
     steps = np.array(sorted(losses), float)
     return steps, np.log([losses[int(step)] for step in steps])
+
+
+def steps_before_skipped(run_dir: RunDir, config: RunConfig) -> float:
+    """Return after how many steps a run first left data out: by its settings, or when it went back for spikes.
+
+    Infinite for one that did not. Raises `UserError` where the record of its going back is damaged.
+    """
+    begins = [int(text.partition(":")[0]) for text in config.skip_steps]
+    try:
+        begins += [int(row["begin"]) for row in read_object(run_dir.rollbacks, "rollbacks")["rollbacks"]]
+    except FileNotFoundError:
+        pass
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run_dir.rollbacks} cannot be read: {error!r}") from None
+    return min(begins, default=math.inf)
 
 
 def _losses(run_dir: RunDir) -> dict[int, float]:

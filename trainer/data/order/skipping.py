@@ -6,6 +6,7 @@ the data order, ends left out: `1200:1210` skips ten. Training step s then reads
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -38,6 +39,11 @@ def data_step(step: int, skipped: Ranges) -> int:
             break
         step += end - begin
     return step
+
+
+def steps_before(skipped: Ranges) -> float:
+    """Return how many steps of a run come before the first stretch left out: they read what all of its seed read."""
+    return min((begin for begin, _ in skipped), default=math.inf)
 
 
 def join_ranges(earlier: Ranges, new: Ranges, step: int) -> Ranges:
