@@ -51,6 +51,14 @@ def test_any_trials_have_an_answer_that_is_new_and_within_the_runs(
 
 
 @settings(deadline=None)
+@given(trials)
+def test_no_value_is_chosen_between_what_ended_and_what_diverged(tried: list[Trial]) -> None:
+    best, lost = found(tried), [t.x for t in tried if math.isinf(t.log_loss)]
+    if best is not None and lost:
+        assert best.x <= max(t.x for t in tried if math.isfinite(t.log_loss))
+
+
+@settings(deadline=None)
 @given(st.permutations([Trial(-1.5, 0.02), Trial(0.0, 0.0), Trial(1.5, 0.01), Trial(3.0, math.inf)]))
 def test_the_order_of_trials_does_not_matter(tried: list[Trial]) -> None:
     first = [Trial(-1.5, 0.02), Trial(0.0, 0.0), Trial(1.5, 0.01), Trial(3.0, math.inf)]

@@ -64,7 +64,7 @@ class SettingLaw(Section):
                     f"with 'escala sweep tune', or set optim.recipe_reach={math.ceil(beyond)} to extrapolate"
                 )
         scale = [(sizes[name] / getattr(self, f"{name}_at")) ** power for name, power in self.powers.items()]
-        return self.value * math.prod(scale)
+        return float(self.value * math.prod(scale))
 
     @property
     def formula(self) -> str:

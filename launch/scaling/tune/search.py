@@ -6,6 +6,7 @@ minimum, until the expected regret is small or the runs are spent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,8 @@ def next_values(tried: Sequence[Trial], centre: float, most: int) -> tuple[float
         return (min(t.x for t in tried) - 2 * STEP,)
     if (edge := _past_the_edge(tried, fit)) is not None:
         return (edge,)
-    return () if fit.regret <= SMALL_REGRET else _most_telling(fit, tried)
+    lost = fit.regret + fit.rise(_trained(fit, tried))
+    return () if lost <= SMALL_REGRET else _most_telling(fit, tried)
 
 
 def found(tried: Sequence[Trial]) -> Found | None:
@@ -55,8 +57,15 @@ def found(tried: Sequence[Trial]) -> Found | None:
     best = min(good, key=lambda t: t.log_loss)
     if edge := _open_edge(tried, best):
         return Found(best.x, fit.error, fit.curvature, f"the best value is the {edge} that was tried")
-    vague = f"the optimum is known poorly: {fit.regret:.2%} of the loss is expected to be lost"
-    return Found(fit.best, fit.error, fit.curvature, vague if fit.regret > TOLERABLE else "")
+    x = _trained(fit, tried)
+    lost = fit.regret + fit.rise(x)
+    vague = f"the optimum is known poorly: {lost:.2%} of the loss is expected to be lost"
+    return Found(x, fit.error, fit.curvature, vague if lost > TOLERABLE else "")
+
+
+def _trained(fit: Parabola, tried: Sequence[Trial]) -> float:
+    """Return the best value; where larger ones diverged at most the largest that did not: nobody knows in between."""
+    return fit.best if math.isinf(ceiling(tried)) else min(fit.best, finite(tried)[-1].x)
 
 
 def _open_edge(tried: Sequence[Trial], best: Trial) -> str:
@@ -77,7 +86,14 @@ def _past_the_edge(tried: Sequence[Trial], fit: Parabola) -> float | None:
 
 
 def _most_telling(fit: Parabola, tried: Sequence[Trial]) -> tuple[float, ...]:
-    """Return the untried value with which the minimum is known best, none near what diverged."""
+    """Return the untried value with which the minimum is known best, none near what diverged.
+
+    Where the minimum lies between what was trained and what diverged, it is tried itself.
+    """
+    if _trained(fit, tried) < fit.best - GRID / 2:
+        x = _snapped(min(fit.best, ceiling(tried) - GRID))
+        if not _is_tried(x, tried):
+            return (x,)
     steps, known = int(REACH / GRID), [t.x for t in finite(tried)]
     wanted = [_snapped(fit.best) + k * GRID for k in range(-steps, steps + 1)]
     wanted = [x for x in wanted if x < ceiling(tried) - GRID and not _is_tried(x, tried)]

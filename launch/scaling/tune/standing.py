@@ -87,7 +87,7 @@ def standing(table: Table) -> Standing:
 
 
 def loss_if_tuned(table: Table) -> Array | None:
-    """Return the losses (n,) that the runs would have at the best rate, where all of them are known or were swept; else None."""
+    """Return the losses (n,) that the runs would have at the best rates; None unless the rate of every row is tuned."""
     words, fall = table.labels.get(STANDING), table.columns.get(FALL)
     if words is None or fall is None or not (words == "tuned").all() or not np.nansum(fall) > 0:
         return None
