@@ -64,11 +64,11 @@ def _show(found: CriticalBatch) -> None:
 
 def _curves(table: Path) -> list[Curve]:
     """Return the curves of a ledger or table. Raises UserError where it has none."""
-    from launch.scaling.table.reading import read_rows
+    from launch.scaling.table.reading import read_rows, without_tuning
 
     raw = read_rows(table)
     if {"run_dir", "tokens_per_step"} <= raw.rows[0].keys():
-        return _of_ledger(raw.rows, table)
+        return _of_ledger(without_tuning(raw.rows), table)
     missing = [name for name in NEEDED if name not in raw.rows[0]]
     if missing:
         raise UserError(f"{table} has no column {', '.join(missing)}: a table of curves has {', '.join(NEEDED)}")

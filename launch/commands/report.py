@@ -18,7 +18,7 @@ from launch.scaling.report.changes import changes_report
 from launch.scaling.report.write import render
 from launch.scaling.table.load import load
 from launch.scaling.table.mapping import parse_map
-from launch.scaling.table.reading import read_rows
+from launch.scaling.table.reading import read_rows, without_tuning
 from launch.scaling.table.rows import RowsAre
 from launch.show.progress import shown
 from trainer.contract.plain_text import plain
@@ -54,7 +54,7 @@ def report(
 ) -> None:
     """Write what TABLE tells into OUT/report.html (self-contained), OUT/report.md and PNGs."""
     click.get_current_context().with_resource(shown(LOG))
-    rows = [] if mapping or where else read_rows(table).rows
+    rows = [] if mapping or where else without_tuning(read_rows(table).rows)
     if is_of_changes(rows):
         found = changes_report(changes_of(rows), title or f"Changes one at a time: {_name(table)}")
         _tell(render(found, out), {}, as_json)

@@ -29,6 +29,7 @@ COMMANDS = {
     "resume": ("launch.commands.sweep:resume", "Go on with a sweep where it was last, here or on its cluster."),
     "status": ("launch.commands.sweep:status", "Say how far a sweep is."),
     "design": ("launch.commands.design:design", "Propose the cells that tell most for a budget."),
+    "tune": ("launch.commands.tune:tune", "Find the best learning rate by size, and write it as a recipe."),
     "coordcheck": ("launch.commands.coordcheck:coordcheck", "Say whether activations change alike at every width."),
     "critical-batch": (
         "launch.commands.critical_batch:critical_batch",

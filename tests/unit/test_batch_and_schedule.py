@@ -67,25 +67,25 @@ def test_known_values():
 
 @pytest.mark.parametrize(("parameters", "gpt3"), [(125e6, 6e-4), (1.3e9, 2e-4), (6.7e9, 1.2e-4), (175e9, 0.6e-4)])
 def test_the_learning_rate_rule_passes_near_gpt3(parameters: float, gpt3: float):
-    assert 0.5 < peak_lr(OptimConfig(), int(parameters), 1) / gpt3 < 2
+    assert 0.5 < peak_lr(OptimConfig(), int(parameters), 1, 1) / gpt3 < 2
 
 
 def test_a_learning_rate_that_is_given_is_taken():
-    assert peak_lr(OptimConfig(lr=0.3), 64, 1) == 0.3
+    assert peak_lr(OptimConfig(lr=0.3), 64, 1, 1) == 0.3
 
 
 def test_a_factor_multiplies_the_rate_and_the_rule():
     rule = OptimConfig.model_validate({})
     twice = OptimConfig.model_validate({"lr_factor": 2})
-    assert peak_lr(twice, 10**6, 1) == pytest.approx(2 * peak_lr(rule, 10**6, 1))
-    assert peak_lr(OptimConfig.model_validate({"lr": 0.01, "lr_factor": 0.5}), 10**6, 1) == pytest.approx(0.005)
+    assert peak_lr(twice, 10**6, 1, 1) == pytest.approx(2 * peak_lr(rule, 10**6, 1, 1))
+    assert peak_lr(OptimConfig.model_validate({"lr": 0.01, "lr_factor": 0.5}), 10**6, 1, 1) == pytest.approx(0.005)
     assert "lr_factor" not in rule.model_dump() and "cooldown" not in ScheduleConfig().model_dump()
 
 
 def test_a_rate_falls_with_the_length_of_the_run_where_it_is_said() -> None:
     optim = OptimConfig.model_validate({"lr": 0.01, "lr_horizon": {"tokens": "1M", "exponent": 0.5}})
-    assert peak_lr(optim, 10**6, 10**6) == 0.01
-    assert peak_lr(optim, 10**6, 4 * 10**6) == pytest.approx(0.005)
+    assert peak_lr(optim, 10**6, 10**6, 1) == 0.01
+    assert peak_lr(optim, 10**6, 4 * 10**6, 1) == pytest.approx(0.005)
 
 
 @given(st.floats(0, 1), st.booleans())

@@ -128,6 +128,9 @@ def run_from_values(values: dict[str, Any], where: str, assignments: tuple[str, 
     for section in NAMED_SECTIONS:
         if section in values:
             values = {**values, section: resolve_base(values[section], section, where)}
+    optim = values.get("optim")
+    if isinstance(optim, dict) and isinstance(optim.get("recipe"), str):
+        values = {**values, "optim": {**optim, "recipe": read_yaml(config_file("recipe", optim["recipe"], where))}}
     return parse_section(RunConfig, values, where)
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from trainer.config.base import Section
-from trainer.config.identity import Result
+from trainer.config.identity import Execution, Result
+from trainer.config.recipe import Recipe
 from trainer.config.span import Count, Span, SpanField
 
 PeakRate = Annotated[float, Field(gt=0)] | Literal["auto"]
@@ -50,6 +51,15 @@ class OptimConfig(Section):
     lr_horizon: Result[Horizon | None] = Field(
         None, description="lr falls with the tokens of the run; default: it does not", exclude_if=_is_none
     )
+    recipe: Result[Recipe | None] = Field(
+        None, description="file of 'escala sweep tune' whose law lr follows; leave lr out", exclude_if=_is_none
+    )
+    recipe_reach: Execution[float] = Field(
+        10.0,
+        ge=1,
+        description="factor by which N, D and batch may lie outside the range of the recipe's fit",
+        exclude_if=lambda value: value == 10,  # so that runs without it keep their identity
+    )
     parametrization: Result[Literal["standard", "mup", "completep"]] = Field(
         "standard",
         description="how initial values, rates, decay and eps follow width (mup) and depth (completep) from the base",
@@ -91,6 +101,7 @@ class OptimConfig(Section):
             raise ValueError(
                 f"muon_lr_factor and muon_weight_decay have no effect with name {self.name}: leave them out"
             )
+        self._check_recipe()
         if self.parametrization == "standard":
             if self.base is not None:
                 raise ValueError("base has no effect with parametrization standard: leave it out, or set mup")
@@ -102,12 +113,24 @@ class OptimConfig(Section):
             raise ValueError(f"base.n_layers {said}: completep is of width and depth, mup of width alone")
         if self.name == "sgd":
             raise ValueError(f"the rules of {self.parametrization} are those of AdamW and Muon: name sgd has others")
-        if self.lr == "auto":
+        if self.lr == "auto" and self.recipe is None:
             raise ValueError(
                 f"lr auto falls with the model's size, and {self.parametrization} keeps the rate of the base: give lr, "
                 "the best rate of the base"
             )
         return self
+
+    def _check_recipe(self) -> None:
+        if self.recipe is None:
+            return
+        if self.lr != "auto" or self.lr_horizon is not None:
+            other = "lr_horizon" if self.lr == "auto" else "lr"
+            raise ValueError(f"recipe and {other} both say the learning rate: leave one of them out")
+        if self.recipe.parametrization != self.parametrization:
+            raise ValueError(
+                f"the recipe was tuned with parametrization {self.recipe.parametrization}, not {self.parametrization}: "
+                "their rates are not comparable; tune this sweep, or set the recipe's parametrization"
+            )
 
 
 class ScheduleConfig(Section):

@@ -36,10 +36,11 @@ def result_values(config: RunConfig, *, gpu: bool) -> dict[str, object]:
     if config.data.seed == config.seed:
         values["data"].pop("seed")  # as it is without it
     values["model"] = _model_values(config.model, values["model"])
-    for key in ("lr_factor", "lr_horizon"):  # they are in the rate
+    for key in ("lr_factor", "lr_horizon", "recipe"):  # they are in the rate
         values["optim"].pop(key, None)
-    tokens = total_steps(config) * config.batch.tokens_per_step
-    values["optim"]["lr"] = float(f"{peak_lr(config.optim, _counted(config.model), tokens):.{LR_DIGITS}g}")
+    batch = config.batch.tokens_per_step
+    lr = peak_lr(config.optim, _counted(config.model), total_steps(config) * batch, batch)
+    values["optim"]["lr"] = float(f"{lr:.{LR_DIGITS}g}")
     values["precision"] = came_to(config, gpu=gpu)
     if config.checkpoint.load == "warm_start" and config.checkpoint.source is not None:
         found = warm_start_of(config.checkpoint.source)

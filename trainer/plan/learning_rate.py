@@ -11,8 +11,10 @@ PARAMETERS_AT, LR_AT, EXPONENT = 125e6, 6e-4, 0.4
 NO_RATE = 1e-9  # a share of the peak that counts as none
 
 
-def peak_lr(optim: OptimConfig, body_parameters: int, tokens: int) -> float:
-    """Return the peak learning rate of a run of so many tokens: the number that was given, or the rule by size.
+def peak_lr(optim: OptimConfig, body_parameters: int, tokens: int, batch: int) -> float:
+    """Return the peak learning rate: the number that was given, the law of a recipe, or the rule by size.
+
+    `tokens` are those of the whole run, `batch` those of a step. Raises UserError outside the range of a recipe.
 
     `lr_horizon` has it fall with the run's length: times (tokens / those at which it was tuned)^-exponent.
 
@@ -23,9 +25,18 @@ def peak_lr(optim: OptimConfig, body_parameters: int, tokens: int) -> float:
     factor, horizon = optim.lr_factor, optim.lr_horizon
     if horizon is not None:
         factor *= math.pow(tokens / horizon.tokens, -horizon.exponent)
+    if optim.recipe is not None:
+        return factor * optim.recipe.lr.at({"N": body_parameters, "D": tokens, "batch": batch}, optim.recipe_reach)
     if optim.lr == "auto":
         return factor * LR_AT * math.pow(body_parameters / PARAMETERS_AT, -EXPONENT)
     return factor * float(optim.lr)
+
+
+def lr_source(optim: OptimConfig) -> str:
+    """Return how the peak learning rate came about: `recipe`, `rule` or `by hand`."""
+    if optim.recipe is not None and optim.lr_factor == 1:
+        return "recipe"
+    return "rule" if optim.lr == "auto" and optim.lr_factor == 1 and optim.lr_horizon is None else "by hand"
 
 
 def decay_share(optim: OptimConfig, share: float) -> float:

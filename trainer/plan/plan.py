@@ -91,7 +91,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         tokens=tokens,
         epochs=tokens / train_tokens if train_tokens else None,
         flops=float(flops.total) * tokens,
-        lr=peak_lr(config.optim, count_parameters(config.model).body, tokens),
+        lr=peak_lr(config.optim, count_parameters(config.model).body, tokens, config.batch.tokens_per_step),
         warmup_steps=warmup,
         precision="fp8" if config.precision == "fp8" else precision,
         memory_bytes=memory.by_part(),

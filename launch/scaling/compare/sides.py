@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launch.scaling.other.changes import BASE, DONE, SEEDS, change_name
 from launch.scaling.table.checks import names_text
-from launch.scaling.table.reading import Row, read_rows
+from launch.scaling.table.reading import Row, read_rows, without_tuning
 from trainer.contract.errors import UserError, did_you_mean
 
 TRIALS = ("optim.lr_factor", "optim.lr", "batch.tokens_per_step")  # settings of which the best one counts
@@ -46,7 +46,9 @@ class Ledger:
 
 def read_ledger(path: Path) -> Ledger:
     """Return the rows of a ledger. Raises UserError for another table."""
-    rows = read_rows(path).rows
+    rows = without_tuning(read_rows(path).rows)
+    if not rows:
+        raise UserError(f"{path} has runs of a tuning alone: run the sweep itself, with the recipe that tuning wrote")
     if not {"cell", "flops_exact", "params_body", "eval_set"} <= rows[0].keys():
         raise UserError(f"{path} is no ledger of a sweep: compare needs the runs' settings, seeds and evaluation sets")
     return Ledger(path, rows)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from launch.scaling.live.runs import Finished, read_finished
+from launch.scaling.table.reading import without_tuning
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import read_lines
 from trainer.contract.run_dir import RunDir
@@ -23,7 +24,8 @@ def finished_runs(place: Path) -> tuple[list[Finished], str]:
     path = place / "ledger.jsonl" if place.is_dir() else place
     if not path.is_file():
         raise UserError(f"no ledger: {path} (a sweep writes RUNS/NAME/ledger.jsonl as its cells finish)")
-    rows = [row for row in read_lines(path).rows if row.get("status", "done") == "done" and row.get("run_dir")]
+    ended = without_tuning(read_lines(path).rows)
+    rows = [row for row in ended if row.get("status", "done") == "done" and row.get("run_dir")]
     sets = Counter(str(row["eval_set"]) for row in rows if row.get("eval_set"))
     if not sets:
         raise UserError(f"{path} has no finished run: an expected curve is made from finished runs")

@@ -12,10 +12,11 @@ from launch.scaling.table.build import build_table, keep_where
 from launch.scaling.table.counting import DEFAULT_N, N_CONVENTIONS
 from launch.scaling.table.endings import chance_in_rows, final_rows, without_bad_ends
 from launch.scaling.table.mapping import TARGETS, Source, resolve
-from launch.scaling.table.reading import Row, read_rows
+from launch.scaling.table.reading import TUNING, Row, read_rows
 from launch.scaling.table.rows import RowsAre, last_checkpoints, rows_with
 from launch.scaling.table.table import Table
 from launch.scaling.table.wandb_export import refuse_curves
+from launch.scaling.tune.standing import FALL, STANDING, tuning_of
 from launch.show.costs import costs_text, total
 from trainer.contract.errors import UserError, did_you_mean
 
@@ -84,7 +85,9 @@ def from_ledger(
     """Build a table from ledger rows (`launch/sweep/ledger/ledger.py`). Runs that ended badly are left out by name."""
     if n_convention not in N_CONVENTIONS:
         raise UserError(f"unknown convention of N {n_convention!r}{did_you_mean(n_convention, N_CONVENTIONS)}")
-    numbered, warnings = final_rows(list(enumerate(rows, start=1)), where, source)
+    numbered, tuning = _of_purpose(list(enumerate(rows, start=1)), source, trials=trials)
+    numbered, warnings = final_rows(numbered, where, source)
+    warnings += tuning
     numbered, more = _final_points(keep_where(numbered, where, source))
     warnings += more
     flat = [(number, _flat(row, n_convention, c_convention)) for number, row in numbered]
@@ -103,9 +106,12 @@ def from_ledger(
     counted = [row for number, row in numbered if number in kept]
     warnings += chance_in_rows([row for _, row in numbered])  # a trial that another one beat is named too
     recipe = [_recipe(r) for r in counted]
+    words, falls = tuning_of(counted, rows)
+    known = {} if not any(words) else {STANDING: np.array(words)}
     return replace(
         table,
-        labels={**table.labels, **{name: np.array([r[name] for r in recipe]) for name in recipe[0]}},
+        columns={**table.columns, **({} if falls is None else {FALL: falls})},
+        labels={**known, **table.labels, **{name: np.array([r[name] for r in recipe]) for name in recipe[0]}},
         conventions={c: np.array([_params(r, c) for r in counted]) for c in N_CONVENTIONS},
         flops={
             "exact": np.array([float(r["flops_exact"]) for r in counted]),
@@ -116,6 +122,17 @@ def from_ledger(
         spent=total({row.get("cell"): row for row in rows}.values()),
         warnings=(*warnings, *table.warnings),
     )
+
+
+def _of_purpose(
+    numbered: list[tuple[int, Row]], source: str, *, trials: bool
+) -> tuple[list[tuple[int, Row]], list[str]]:
+    """Leave out the runs of a tuning, unless trials are wanted: their settings are wrong on purpose."""
+    kept = [(number, row) for number, row in numbered if trials or row.get("purpose") != TUNING]
+    if not kept:
+        raise UserError(f"{source} has runs of a tuning alone: run the sweep itself, with the recipe that tuning wrote")
+    left = len({row["cell"] for _, row in numbered}) - len({row["cell"] for _, row in kept})
+    return kept, [f"left out: {left} runs of a tuning (escala fit --law lr fits them)"] if left else []
 
 
 def _params(row: Row, convention: str) -> float:

@@ -26,6 +26,9 @@ READERS = (
 _DECIMAL_COMMA = re.compile(r"^[+-]?\d+,\d+([eE][+-]?\d+)?$")
 
 
+TUNING = "tuning"  # purpose of a ledger's row: a trial of settings, no point of a law
+
+
 @dataclass(frozen=True)
 class Raw:
     """The rows of a file in order, the SHA-256 of its bytes, and what could not be read."""
@@ -64,6 +67,11 @@ def read_rows(path: Path) -> Raw:
     if not rows:
         raise UserError(f"{path} has no rows")
     return Raw(rows, digest, tuple(warnings))
+
+
+def without_tuning(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a ledger but for those of `escala sweep tune`."""
+    return [row for row in rows if row.get("purpose") != TUNING]
 
 
 def _read_csv(content: bytes, path: str) -> tuple[list[Row], list[str]]:

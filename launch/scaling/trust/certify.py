@@ -69,8 +69,11 @@ def refuse(reasons: list[str]) -> Certificate:
     return Certificate("refused", tuple(reasons), 0.0, float("nan"), float("inf"))
 
 
-def certify(fitted: Fitted, *, lack_of_fit: str | None = None) -> Certificate:
-    """Judge a fit. ln N* is profiled at the largest budget of the table; `lack_of_fit` is what repeated cells say."""
+def certify(fitted: Fitted, *, lack_of_fit: str | None = None, tuning: tuple[str, ...] = ()) -> Certificate:
+    """Judge a fit. ln N* is profiled at the largest budget of the table.
+
+    `lack_of_fit` is what repeated cells say against the law, `tuning` what the rows' learning rates do.
+    """
     law = fitted.law
     reasons = obstacles(law, fitted.columns)
     condition = condition_number(fitted)
@@ -82,7 +85,7 @@ def certify(fitted: Fitted, *, lack_of_fit: str | None = None) -> Certificate:
     reasons += _refusals(fitted, profiles, condition)
     floor = {} if reasons else _floor_unknown(fitted, profiles)
     vague = {} if reasons else _vague(fitted, profiles)
-    weaknesses = _weaknesses(fitted, condition) + ([lack_of_fit] if lack_of_fit else [])
+    weaknesses = _weaknesses(fitted, condition) + ([lack_of_fit] if lack_of_fit else []) + list(tuning)
     if "ln N*" not in quantities:  # a law of one variable makes no decision: its parameters are what it says
         reasons += floor.values()
         weaknesses += [why for name, why in vague.items() if name not in floor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,15 @@ from launch.scaling.table.checks import names_text, rows_text
 from launch.scaling.table.oddities import MANY_EPOCHS
 from launch.scaling.table.table import Table
 from launch.scaling.trust.bootstrap import check_replicates, cluster_weights, row_weights, weighted_bootstrap
-from launch.scaling.trust.certify import Certificate, certify, refuse
+from launch.scaling.trust.certify import EXPONENTS, Certificate, certify, refuse
 from launch.scaling.trust.internal import internal_json
 from launch.scaling.trust.lack_of_fit import SIGNIFICANT, LackOfFit, lack_of_fit
 from launch.scaling.trust.obstacles import obstacles
+from launch.scaling.tune.standing import loss_if_tuned, standing
 from trainer.contract.errors import UserError
 
 FEWEST_GROUPS = 3
+EXPONENT_MOVES = 0.01
 FEW_GROUPS = 6  # below it their intervals are too narrow: see docs/benchmarks/scaling.md
 
 
@@ -39,14 +41,22 @@ class Study:
     certificate: Certificate
     seconds: float
     replicates: LackOfFit | None = None  # the F test, where cells are repeated
+    if_tuned: Mapping[str, float] = field(default_factory=dict)  # parameters and a, at the best learning rates
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Return 95 % intervals: bootstrap percentiles, or without replicates those of the profiles."""
+        """Return 95 % intervals: bootstrap percentiles, or without replicates those of the profiles.
+
+        They are widened to where each parameter would move at the best learning rates, as far as the tuning tells.
+        """
         if self.fitted is None or not (self.certificate.profiles or self.fitted.draws is not None):
             return {}
-        if self.fitted.draws is not None:
-            return self.fitted.intervals()
-        return self.certificate.intervals(self.law)
+        by_draws = self.fitted.draws is not None
+        found = self.fitted.intervals() if by_draws else self.certificate.intervals(self.law)
+        return {name: self._reaching(name, ends) for name, ends in found.items()}
+
+    def _reaching(self, name: str, ends: tuple[float, float]) -> tuple[float, float]:
+        moved = self.if_tuned.get(name)
+        return ends if moved is None else (min(ends[0], moved), max(ends[1], moved))
 
     def exponent(self) -> tuple[float, tuple[float, float] | None] | None:
         """Return a of N* ~ C^a at the largest budget and its 95 % interval over replicates.
@@ -61,7 +71,7 @@ class Study:
         if fitted.draws is None:
             return a, None
         low, high = np.quantile(budget_exponents(self.law, fitted.draws, fitted.centre, budget), [0.025, 0.975])
-        return a, (float(low), float(high))
+        return a, self._reaching("a", (float(low), float(high)))
 
     def to_json(self) -> dict[str, object]:
         """Return what scripts rely on (`escala fit --json`)."""
@@ -83,6 +93,7 @@ class Study:
                 "profiles": _profiles_json(certificate, self.law),
                 "unidentified": dict(certificate.unidentified),
             },
+            **({"if_tuned": dict(self.if_tuned)} if self.if_tuned else {}),
             "replicates": None if self.replicates is None else asdict(self.replicates),
             "rows_used": len(self.table),
             "seconds": round(self.seconds, 4),
@@ -124,13 +135,36 @@ def study(
     fitted = (fits or {}).get(law.name) or fit_law(law, table.columns, table.loss, cost)
     test = lack_of_fit(fitted)
     sentence = test.sentence if test is not None and test.p_value < SIGNIFICANT else None
-    certificate = certify(fitted, lack_of_fit=sentence)
+    stands, if_tuned = standing(table), _if_tuned(fitted, table, cost)
+    certificate = certify(fitted, lack_of_fit=sentence, tuning=(*stands.weak, *_moved(fitted, if_tuned)))
+    table = replace(table, notes=(*table.notes, *stands.notes))
     if bootstrap and not reasons:  # replicates of what cannot be told apart would look like intervals
         weights = (
             row_weights(len(table), bootstrap, seed) if cluster is None else cluster_weights(cluster, bootstrap, seed)
         )
         fitted = weighted_bootstrap(fitted, weights)
-    return Study(table, law, fitted, certificate, time.perf_counter() - began, test)
+    return Study(table, law, fitted, certificate, time.perf_counter() - began, test, if_tuned)
+
+
+def _if_tuned(fitted: Fitted, table: Table, cost: Objective) -> dict[str, float]:
+    """Return the parameters, and a where the law has it, of the law of the losses at the best learning rates."""
+    losses = loss_if_tuned(table)
+    if losses is None:
+        return {}
+    tuned = fit_law(fitted.law, table.columns, losses, cost)
+    found = tuned.values
+    if set(fitted.law.variables) == {"N", "D"}:
+        budget = float(np.max(6 * fitted.columns["N"] * fitted.columns["D"]))
+        found["a"] = float(budget_exponents(tuned.law, tuned.theta[None], tuned.centre, budget)[0])
+    return found
+
+
+def _moved(fitted: Fitted, if_tuned: Mapping[str, float]) -> list[str]:
+    """Say how far exponents move where they do by more than a hundredth of themselves."""
+    values = fitted.values
+    moved = [n for n in EXPONENTS if n in if_tuned and abs(if_tuned[n] / values[n] - 1) > EXPONENT_MOVES]
+    said = [f"{name} from {values[name]:.4g} to {if_tuned[name]:.4g}" for name in sorted(moved)]
+    return [f"the best learning rates would move {', '.join(said)}; the intervals reach there"] if said else []
 
 
 def _check_groups(num: int, cluster: Array | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.checkpoint.manifest import checkpoint_name
 from trainer.config.run import RunConfig
@@ -32,4 +32,5 @@ class Cell:
     check_of: str | None = None
     tolerance: float | None = None
     branch: Branch | None = None
+    purpose: Literal["law", "tuning"] = "law"
     former: str = ""  # its id before names were hashes of the resolved plan: `former.py`

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,13 +50,20 @@ class Opened:
 def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: bool = False) -> Opened:
     """Read a sweep, prepare the data of all cells, and plan each. Raises UserError."""
     stated = load_sweep(config, assignments)
-    directory, cells = runs / stated.name, []
+    directory = runs / stated.name
     passage = _passage(stated, directory, gpu=gpu)
-    sweep = passage.sweep
-    manifests: dict[str, Manifest] = {}
-    wanted = cells_of(sweep, gpu=gpu)
+    wanted = cells_of(passage.sweep, gpu=gpu)
     ledger_file = directory / "ledger.jsonl"
     refuse_former(wanted, ledger.latest(ledger_file), ledger_file)
+    cells = plan_cells(wanted, passage.sweep, directory, gpu=gpu)
+    begun = BegunBy(str(config.resolve() if config.exists() else config), tuple(assignments))
+    return Opened(passage.sweep, directory, cells, gpu, tuple(passage.lines), begun)
+
+
+def plan_cells(wanted: Sequence[Cell], sweep: SweepConfig, directory: Path, *, gpu: bool) -> list[PlannedCell]:
+    """Prepare the data of these cells and plan each. Raises UserError, before data are prepared where that is known."""
+    cells: list[PlannedCell] = []
+    manifests: dict[str, Manifest] = {}
     for cell in wanted:
         share_out(cell.config, sweep.ranks, gpu=gpu)  # what does not fit is said before data are prepared
     for cell in wanted:
@@ -72,8 +79,7 @@ def open_sweep(config: Path, assignments: tuple[str, ...], runs: Path, *, gpu: b
         plan = make_plan(run, world=sweep.ranks, gpu=gpu, train_tokens=manifest.tokens("train"))
         known = replace(cell, config=run)
         cells.append(PlannedCell(known, plan, RunDir(directory / "cells" / cell.id)))
-    begun = BegunBy(str(config.resolve() if config.exists() else config), tuple(assignments))
-    return Opened(sweep, directory, cells, gpu, tuple(passage.lines), begun)
+    return cells
 
 
 @contextmanager

@@ -5,22 +5,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from launch.cluster.backend import Sharing
 from launch.cluster.backends import find_backend, is_driven
-from launch.cluster.config import LOCAL, ClusterConfig, load_cluster, open_backend, open_driver, open_scheduler
-from launch.cluster.job import JobSpec
+from launch.cluster.config import ClusterConfig, load_cluster, open_backend
 from launch.cluster.warnings import warn
-from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.run.data_preparation import is_prepared
 from launch.run.rank_packages import need_rank_packages
-from launch.run.run_state import DEAD, state_of
 from launch.run.runs_root import runs_flag
 from launch.scaling.report.write import ReportPaths
 from launch.scaling.table.counting import DEFAULT_N
@@ -34,10 +29,11 @@ from launch.sweep.execute.begun_by import RECORD
 from launch.sweep.execute.decide import Decision, Limits, Then, decide, stand
 from launch.sweep.execute.observe import observe
 from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
+from launch.sweep.execute.place import expected_seconds, place_of
 from launch.sweep.execute.progress import Watcher, spread_over
-from launch.sweep.execute.reconcile import reconcile
+from launch.sweep.execute.reconcile import drive, reconcile
 from launch.sweep.execute.report import ending, report, tell
-from launch.sweep.execute.underway import Place, Underway
+from launch.sweep.execute.underway import Underway
 from trainer.contract.durations import duration
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import EXIT_DONE
@@ -158,17 +154,19 @@ def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str,
     """Do what is missing of the cells that are known by now, and print what came out."""
     for line in opened.gate:
         console.print(line, highlight=False)
-    place = _place(opened, cluster, name, wish.at_most)
+    place = place_of(opened, cluster, name, wish.at_most)
     queued = place.scheduler is not None
     limits = Limits(queued, wish.failed)
     at_a_time = max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
-    expected = _expected(opened, at_a_time) if cluster is None else {}
+    expected = expected_seconds(opened, at_a_time) if cluster is None else {}
     if wish.dry_run or not queued:
         plan = decide(observe(Underway(opened.directory, opened.cells, place)), limits)
         console.print(sweep_table(opened.plans, expected, console.width))
         console.print(_total_text(opened, stand(plan.cells, limits).due, expected, at_a_time), highlight=False)
         if saved := branches_text(opened.cells):
             console.print(saved, highlight=False)
+        for line in recipe_lines(opened.cells):
+            console.print(line, highlight=False, soft_wrap=True)
         console.print()
         if wish.dry_run:
             if queued and plan.start:
@@ -181,7 +179,7 @@ def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str,
             decision = reconcile(underway, limits, lambda now: tell(now, opened, console))
             _tell_sent(underway, decision, wish, console)
         else:
-            decision = _drive(underway, limits, Watcher(console, opened.cells, expected, at_a_time), console)
+            decision = drive(underway, limits, Watcher(console, opened.cells, expected, at_a_time), console)
         if decision.then is Then.REFUSE:
             where = recorded_cluster(opened.directory) or "a cluster"
             raise UserError(
@@ -194,47 +192,6 @@ def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str,
     return Result(underway.started, paths, *ending(decision, limits, opened, wish.config))
 
 
-def _place(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: int | None) -> Place:
-    """Return the backend of the cells, and how a cell becomes its job there."""
-    sweep = opened.sweep
-    where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
-    if not is_driven(where.backend):
-        return Place(where, where.job, scheduler=open_scheduler(where), name=name, at_most=at_most)
-    driver = open_driver(where, Sharing(threads=1, log=opened.directory / "ranks.log"))
-
-    def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
-        return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
-
-    return Place(where, job if find_backend(where.backend).side_by_side else where.job, driver=driver, name=name)
-
-
-def _drive(underway: Underway, limits: Limits, watcher: Watcher, console: Console) -> Decision:
-    """Run the cells from here until all have ended."""
-
-    def show(decision: Decision) -> None:
-        for one in underway.cells:
-            if one.id in decision.start and (state := state_of(one.run_dir)).word == DEAD:
-                console.print(f"{one.id} {state.reason}", highlight=False, markup=False, soft_wrap=True)
-        watcher.update(decision.cells)
-
-    assert underway.place.driver is not None
-    with underway.place.driver, watcher:
-        began = time.monotonic()
-        decision = reconcile(underway, limits, show)
-    stands, started = stand(decision.cells, limits), len(underway.started)
-    if decision.then is Then.REFUSE:
-        return decision
-    if started:
-        took = duration(time.monotonic() - began)
-        console.print(f"trained {started} {'run' if started == 1 else 'runs'} in {took}\n", highlight=False)
-    elif not stands.failed and not stands.diverged:
-        console.print("every cell is done: nothing to train\n")
-    else:
-        failed, diverged = len(stands.failed), len(stands.diverged)
-        console.print(f"nothing to train: {failed} cells failed and {diverged} diverged before\n")
-    return decision
-
-
 def _tell_sent(underway: Underway, decision: Decision, wish: Wish, console: Console) -> None:
     if decision.start:
         where, job = underway.place.cluster.backend, underway.ids[decision.start[0]]
@@ -242,12 +199,6 @@ def _tell_sent(underway: Underway, decision: Decision, wish: Wish, console: Cons
     if decision.then is Then.LEAVE:
         lines = f"  escala sweep status {wish.words}\n  escala sweep resume {wish.words}   when they have ended"
         console.print(lines, soft_wrap=True)
-
-
-def _expected(opened: Opened, at_a_time: int) -> dict[str, float]:
-    """Return how many seconds each cell takes on this machine, as far as can be said before."""
-    rate, ranks = matrix_rate(), at_a_time * opened.sweep.ranks
-    return {one.id: one.share * seconds_on_cpu(one.cell.config, one.plan, rate, ranks=ranks) for one in opened.cells}
 
 
 def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], at_a_time: int) -> str:
@@ -261,6 +212,19 @@ def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], 
         text += f", and behind the gate {rungs} for the base and what passes"
     seconds = spread_over([expected[cell] for cell in due if cell in expected], at_a_time)
     return text + (f", about {duration(seconds)} in all" if seconds else "")
+
+
+def recipe_lines(cells: Sequence[PlannedCell]) -> list[str]:
+    """Say the learning rate of each cell that follows a recipe, with the formula that gave it."""
+    lines = []
+    for one in cells:
+        optim = one.cell.config.optim
+        if optim.recipe is not None:
+            factor = "" if optim.lr_factor == 1 else f"{optim.lr_factor:g} x "
+            sizes = f"N {one.plan.parameters['body']:.4g}, D {one.plan.tokens:.4g}"
+            by = f"recipe of {optim.recipe.sweep}; {sizes}"
+            lines.append(f"{one.id}: lr {one.plan.lr:.3g} = {factor}{optim.recipe.lr.formula}   ({by})")
+    return lines
 
 
 def branches_text(cells: Sequence[PlannedCell]) -> str:

@@ -18,6 +18,7 @@ from launch.sweep.ledger.ledger import LedgerRow
 from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
 from trainer.contract.run_dir import RunDir, Status, utc_now
 from trainer.observe.metrics import COSTS
+from trainer.plan.learning_rate import lr_source
 from trainer.plan.plan import Plan
 
 
@@ -176,6 +177,8 @@ def _row(one: PlannedCell, came: Came, **more: object) -> LedgerRow:
         flops_6nd_head=6.0 * (counts["body"] + head_params) * tokens,
         flops_6nd_total=6.0 * counts["total"] * tokens,
         lr=plan.lr,
+        lr_by=lr_source(config.optim),
+        purpose=cell.purpose,
         schedule=config.schedule.kind,
         seed=config.seed,
         order_seed=config.order_seed,

@@ -34,6 +34,8 @@ class LedgerRow(BaseModel):
     run_dir: str
     settings: dict[str, Any] = {}  # what the sweep's file says of this cell; rows of old have none
     status: Literal["done", "diverged", "failed"] = "done"
+    purpose: Literal["law", "tuning"] = "law"  # runs of a tuning are left out of laws and comparisons
+    lr_by: Literal["recipe", "rule", "by hand", ""] = ""  # how the learning rate came about; rows of old do not say
     reason: str = ""  # why it ended badly, or what is wrong with its result
     config_hash: str
     git_revision: str | None = None

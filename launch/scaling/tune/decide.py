@@ -1,0 +1,75 @@
+"""Which runs a tuning needs next. A pure function of the runs that have ended: nothing else is remembered.
+
+Sizes are tuned one after the other, smallest first, and each begins where the one before found its best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launch.scaling.tune.parabola import Trial
+from launch.scaling.tune.search import found, next_values
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size to be tuned. `own`: the sweep's setting there. `flops`: of one run. `tried`: of its runs that ended."""
+
+    name: str
+    N: float
+    D: float
+    batch: float
+    flops: float
+    own: float
+    tried: tuple[Trial, ...] = ()
+
+    @property
+    def spent(self) -> float:
+        """Return the most that its runs can have cost: one that diverged may have ended before its last step."""
+        return self.flops * len(self.tried)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`budget`: FLOPs that all runs may cost. `most`: runs of one size."""
+
+    budget: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Next:
+    """`runs`: places in the list of sizes with the value to be tried there, in octaves. `stopped`: by the budget."""
+
+    runs: tuple[tuple[int, float], ...]
+    stopped: str = ""
+
+
+def next_runs(sizes: Sequence[Size], limits: Limits) -> Next:
+    """Return the runs to be made now; none where every size is done or the budget is spent."""
+    left = limits.budget - sum(size.spent for size in sizes)
+    centre = 0.0
+    for k in sorted(range(len(sizes)), key=lambda k: sizes[k].flops):
+        size = sizes[k]
+        values = next_values(size.tried, centre, limits.most)
+        if values and len(values) * size.flops > left:
+            return Next((), _stopped(size, len(values), left, limits.budget))
+        if values:
+            return Next(tuple((k, x) for x in values))
+        result = found(size.tried)
+        centre = result.x if result is not None and not result.problem else centre
+    return Next(())
+
+
+def _stopped(size: Size, runs: int, left: float, budget: float) -> str:
+    return (
+        f"the budget of {budget:.3g} FLOPs has {max(left, 0.0):.3g} left, and {size.name} needs {runs} more "
+        f"run{'s' if runs > 1 else ''} of {size.flops:.3g}: raise --budget to tune it further"
+    )
+
+
+def smallest_two_and_middle(flops: Sequence[float]) -> list[int]:
+    """Return the places of the smallest two sizes and one in the middle of the rest, by FLOPs; fewer where few."""
+    order = sorted(range(len(flops)), key=lambda k: flops[k])
+    return order if len(order) <= 3 else [order[0], order[1], order[(len(order) + 1) // 2]]

@@ -1,0 +1,34 @@
+"""Where the cells of a sweep run: the backend, and how a cell becomes its job there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from launch.cluster.backend import Sharing
+from launch.cluster.backends import find_backend, is_driven
+from launch.cluster.config import LOCAL, ClusterConfig, open_driver, open_scheduler
+from launch.cluster.job import JobSpec
+from launch.planner.expected import matrix_rate, seconds_on_cpu
+from launch.sweep.execute.opened import Opened
+from launch.sweep.execute.underway import Place
+
+
+def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: int | None) -> Place:
+    """Return the backend of the cells, and how a cell becomes its job there."""
+    sweep = opened.sweep
+    where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
+    if not is_driven(where.backend):
+        return Place(where, where.job, scheduler=open_scheduler(where), name=name, at_most=at_most)
+    driver = open_driver(where, Sharing(threads=1, log=opened.directory / "ranks.log"))
+
+    def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
+        return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
+
+    return Place(where, job if find_backend(where.backend).side_by_side else where.job, driver=driver, name=name)
+
+
+def expected_seconds(opened: Opened, at_a_time: int) -> dict[str, float]:
+    """Return how many seconds each cell takes on this machine, as far as can be said before."""
+    rate, ranks = matrix_rate(), at_a_time * opened.sweep.ranks
+    return {one.id: one.share * seconds_on_cpu(one.cell.config, one.plan, rate, ranks=ranks) for one in opened.cells}

@@ -1,0 +1,189 @@
+"""`escala sweep tune` without training: its cells, what of the ledger counts, the loop to the recipe, and its use."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from launch.sweep.cells.config import SweepConfig
+from launch.sweep.cells.tuning import FACTOR, cells_at, sizes_of, tried, untuned, with_factor
+from launch.sweep.execute import opened, tune
+from launch.sweep.execute.story import recipe_lines
+from launch.sweep.execute.tune import TuneWish, tune_sweep
+from launch.sweep.ledger import ledger
+from tests.launch.test_sweep_cells import RUN
+from tests.scaling.runs import ledger_row
+from trainer.config.load import dump, load_run, run_from_values
+from trainer.contract.errors import EndedBadlyError, UserError
+from trainer.contract.plain_json import to_json
+from trainer.plan.identity import result_hash
+
+RUNGS = [{"model.size": "12k", "tokens": 10240}, {"model.size": "25k", "tokens": 20480},
+         {"model.size": "50k", "tokens": 40960}, {"model.size": "100k", "tokens": 81920}]  # fmt: skip
+OCTAVES = {"12k": 1.0, "25k": 0.7, "50k": 0.4, "100k": 0.1}  # of the best rate above the rule
+
+
+def sweep(**changes: Any) -> SweepConfig:
+    return SweepConfig.model_validate({"name": "s", "run": RUN, "rungs": RUNGS, **changes})
+
+
+def test_sizes_are_those_of_the_base_without_seeds_and_rates() -> None:
+    assert sizes_of(sweep(seeds=2)).settings == tuple(RUNGS)
+    swept = sizes_of(sweep(vary={"optim.lr_factor": [0.5, 1, 2]}, changes=[{}, {"model.mlp": "gelu"}]))
+    assert swept.settings == tuple(RUNGS) and swept.others == ("mlp=gelu",)
+
+
+def test_cells_of_a_tuning_are_marked_and_are_the_runs_that_their_settings_say() -> None:
+    cell = cells_at(sweep(), [with_factor(RUNGS[0], 1.0, 1.5)], gpu=False)[0]
+    assert cell.purpose == "tuning" and cell.id.startswith("tune-size=12k-tokens=10240-lr_factor=2.828-")
+    assert cell.config.name == cell.id and cell.config.optim.lr_factor == 2.828
+
+
+def ended(cell: Any, **columns: Any) -> dict[str, Any]:
+    row = ledger_row(cell.id, 32, 2, 10240, 3.0, settings=cell.settings, purpose="tuning", eval_set="held_out")
+    return {**row, "cell": cell.id, **columns}
+
+
+def test_only_rows_of_the_very_runs_count() -> None:
+    settings = [with_factor(RUNGS[0], 1.0, x) for x in (-1.5, 0.0, 1.5)]
+    low, middle, high = cells_at(sweep(), settings, gpu=False)
+    rows = [ended(low), ended(middle, status="failed", loss=None), ended(high, status="diverged", loss=None)]
+    found = [trial for trial, _ in tried(sweep(), RUNGS[0], 1.0, rows, gpu=False)]
+    assert [t.x for t in found] == pytest.approx([-1.5, 1.5], abs=1e-3), "one that failed tells nothing of its rate"
+    assert math.isinf(found[1].log_loss)
+    longer = sweep(run={**RUN, "batch": {"tokens_per_step": 2048}})
+    assert tried(longer, RUNGS[0], 1.0, rows, gpu=False) == []
+
+
+@pytest.fixture
+def wish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TuneWish:
+    """A sweep file whose runs end at once, with losses of a known surface."""
+    prepared = SimpleNamespace(tokens=lambda split: 10**6, vocab_size=512, name="x")
+    monkeypatch.setattr(opened, "ensure_prepared", lambda data: prepared)
+    monkeypatch.setattr(tune, "need_rank_packages", lambda: None)
+    monkeypatch.setattr(tune, "_train", train)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"run": RUN, "rungs": RUNGS}))
+    return TuneWish(tmp_path / "s.yaml", (), tmp_path / "runs", budget=3.0)
+
+
+def train(bench: Any, step: Any, wish: TuneWish, console: Console, most: int = 9) -> None:
+    settings = [with_factor(bench.settings[k], bench.factors[k], x) for k, x in step.runs[:most]]
+    for cell, (k, _) in zip(cells_at(bench.opened.sweep, settings, gpu=bench.opened.gpu), step.runs, strict=False):
+        off = math.log2(cell.settings[FACTOR]) - OCTAVES[cell.settings["model.size"]]
+        size = bench.sizes[k]
+        row = ended(cell, loss=3.0 * math.exp(0.01 * off**2), lr=size.own * cell.settings[FACTOR])
+        row.update(params_body=int(size.N), tokens=int(size.D), flops_exact=size.flops)
+        bench.ledger.parent.mkdir(parents=True, exist_ok=True)
+        with bench.ledger.open("a") as file:
+            file.write(to_json(row) + "\n")
+
+
+def test_a_tuning_writes_a_recipe_that_a_sweep_follows(wish: TuneWish, tmp_path: Path) -> None:
+    tuned = tune_sweep(wish, Console(quiet=True))
+    assert tuned is not None and tuned.recipe.lr.curvature.startswith("log-linear is not rejected")
+    assert [size.runs for size in tuned.recipe.lr.sizes] == pytest.approx([4, 4, 4], abs=1)
+    assert tuned.recipe.share <= 3.0 and tuned.recipe.flops > 0
+    named = opened.open_sweep(wish.config, (f"optim.recipe={tuned.path}",), wish.runs)
+    plain = opened.open_sweep(wish.config, (), wish.runs)
+    for with_recipe, without in zip(named.cells, plain.cells, strict=True):
+        octaves = math.log2(with_recipe.plan.lr / without.plan.lr)
+        assert octaves == pytest.approx(OCTAVES[without.cell.settings["model.size"]], abs=0.2)
+    assert recipe_lines(plain.cells) == [] and len(recipe_lines(named.cells)) == 4
+    assert tuned.recipe.lr.formula in recipe_lines(named.cells)[0]
+    assert tune_sweep(wish, Console(quiet=True)) == tuned, "all is done: nothing is trained again"
+
+
+def test_an_interrupted_tuning_makes_the_same_runs(wish: TuneWish, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_then_stop(*arguments: Any) -> None:
+        train(*arguments, most=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "_train", one_then_stop)
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            tune_sweep(wish, Console(quiet=True))
+    monkeypatch.setattr(tune, "_train", train)
+    cut = tune_sweep(wish, Console(quiet=True))
+    path = wish.runs / "s" / "ledger.jsonl"
+    cells = {row["cell"] for row in ledger.read(path)}
+    path.unlink()
+    assert tune_sweep(wish, Console(quiet=True)) == cut
+    assert {row["cell"] for row in ledger.read(path)} == cells
+
+
+def test_a_run_that_fails_ends_the_tuning(wish: TuneWish, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise EndedBadlyError("1 of 3 cells failed", 1)
+
+    monkeypatch.setattr(tune, "_train", fails)
+    with pytest.raises(EndedBadlyError, match="failed"):
+        tune_sweep(wish, Console(quiet=True))
+
+
+def test_a_budget_that_is_too_small_says_which_size_it_left_out(wish: TuneWish) -> None:
+    small = TuneWish(wish.config, (), wish.runs, budget=0.01)
+    with pytest.raises(UserError, match=r"0 of 3 sizes are tuned.*no run has ended.*--budget"):
+        tune_sweep(small, Console(quiet=True))
+
+
+def test_one_size_and_unknown_sizes_are_refused(wish: TuneWish) -> None:
+    wish.config.write_text(yaml.safe_dump({"run": RUN, "rungs": RUNGS[:1]}))
+    with pytest.raises(UserError, match="has one size"):
+        tune_sweep(wish, Console(quiet=True))
+    wish.config.write_text(yaml.safe_dump({"run": RUN, "rungs": RUNGS}))
+    with pytest.raises(UserError, match=r"--sizes 7: sweep 's' has sizes 1 to 4"):
+        tune_sweep(TuneWish(wish.config, (), wish.runs, sizes=(1, 7)), Console(quiet=True))
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    sizes = [{"N": n, "D": 20 * n, "batch": 1024, "best": 0.01, "interval": [0.008, 0.012], "curvature": 0.01,
+              "runs": 4} for n in (10_000, 40_000)]  # fmt: skip
+    law = {"value": 0.01, "N_at": 20_000, "D_at": 400_000, "batch_at": 1024, "powers": {"N": -0.5},
+           "intervals": {"N": [-0.6, -0.4]}, "sizes": sizes}  # fmt: skip
+    return {"sweep": "s", "lr": law, **changes}
+
+
+def test_a_run_holds_what_its_recipe_says_and_is_the_run_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe()))
+    run = run_from_values({**RUN, "tokens": 300_000, "optim": {"recipe": str(path)}}, "t")
+    plain = untuned(
+        sweep(run={**RUN, "tokens": 300_000, "optim": {"recipe": str(path)}}, rungs=(), cells=[{"seed": 0}])
+    )
+    assert cells_at(plain, [{"seed": 0}], gpu=False)[0].config.optim.recipe is None
+    body = 13_408
+    rate = 0.01 * (body / 20_000) ** -0.5
+    by_hand = run_from_values({**RUN, "tokens": 300_000, "optim": {"lr": rate}}, "t")
+    assert result_hash(run, gpu=False) == result_hash(by_hand, gpu=False)
+    (tmp_path / "config.yaml").write_text(dump(run))
+    path.unlink()
+    assert load_run(tmp_path / "config.yaml").optim.recipe == run.optim.recipe, "its configuration is complete"
+
+
+def test_a_recipe_is_refused_far_outside_its_fit_unless_asked_for() -> None:
+    far = {**RUN, "tokens": 2_000, "optim": {"recipe": recipe()}}
+    with pytest.raises(
+        UserError, match=r"fitted to 2e\+05 to 8e\+05 tokens.*98 times|97.7 times outside.*recipe_reach=98"
+    ):
+        result_hash(run_from_values(far, "t"), gpu=False)
+    asked = {**far, "optim": {"recipe": recipe(), "recipe_reach": 100}}
+    assert result_hash(run_from_values(asked, "t"), gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"lr": 0.1}, "recipe and lr both say"),
+        ({"lr_horizon": {"tokens": 100}}, "recipe and lr_horizon both say"),
+        ({"parametrization": "mup", "base": {"d_model": 32}}, "tuned with parametrization standard, not mup"),
+    ],
+)
+def test_a_recipe_beside_another_rate_is_refused(optim: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_from_values({**RUN, "optim": {"recipe": recipe(), **optim}}, "t")
