@@ -7,6 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Examples have no time limit: a busy machine would miss it.
+settings.register_profile("escala", deadline=None)
+settings.load_profile("escala")
 
 # A shell starts a suite in the background with Ctrl-C ignored, which everything that the suite starts would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)

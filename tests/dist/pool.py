@@ -124,11 +124,16 @@ def in_world(rank: int, world: int, store: str, job: Callable[..., Any], argumen
 
 
 def _forget_former_engines() -> None:
-    """Undo what ZeRO 3 leaves in a process: numbers that it compares between ranks, and its own linear function."""
+    """Undo what DeepSpeed leaves in a process: groups of a former world, and of ZeRO 3 numbers and a linear function."""
     import torch
     from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
     from deepspeed.runtime.zero.partition_parameters import Init, InsertPostInitMethodToModuleSubClasses
+    from deepspeed.utils import groups
+    from torch.distributed import ProcessGroup
 
+    for name, value in list(vars(groups).items()):  # of a world that is gone
+        if isinstance(value, ProcessGroup):
+            setattr(groups, name, None)
     Init.param_id = 0
     DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
     torch.nn.functional.linear = getattr(

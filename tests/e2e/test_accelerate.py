@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.local.warm import RankPool, rank_environment
-from tests.e2e.ranks import PATIENCE, ROOT, Ranks, configuration
+from tests.e2e.ranks import PATIENCE, ROOT, Ranks, configuration, free_port
 from trainer.config.load import dump
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir, Status
@@ -31,7 +31,17 @@ def test_a_run_is_started_by_accelerate(prepared: Path, rank_pool: RankPool, tmp
     run.root.mkdir()
     run.config.write_text(dump(other))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    command += ["--num_processes", "2", *OFF, "-m", "trainer.train", "--run-dir", str(run.root)]
+    command += [
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        str(free_port()),
+        *OFF,
+        "-m",
+        "trainer.train",
+        "--run-dir",
+        str(run.root),
+    ]
     subprocess.run(command, cwd=ROOT, env=rank_environment(os.environ, threads=1), check=True, timeout=300)
     assert run.read_status() is Status.DONE
 

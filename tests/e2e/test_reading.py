@@ -25,12 +25,12 @@ pytestmark = pytest.mark.e2e
 READ = {
     "render", "jobs", "logs", "clusters", "doctor", "keys", "data inspect", "data verify", "plan",
     "checkpoint inspect", "checkpoint verify", "sample", "evaluate", "sweep status", "sweep design", "fit", "optimal",
-    "forecast score", "report", "watch", "why",
+    "forecast score", "report", "watch", "why", "compare", "sweep coordcheck", "sweep critical-batch",
 }  # fmt: skip
 WRITE = {
     "train", "submit", "cancel", "preflight", "data prepare", "data export", "data import", "checkpoint clean",
     "checkpoint convert", "sweep run", "sweep submit", "sweep resume", "forecast",
-    "wandb sync",
+    "wandb sync", "profile", "sweep tune",
 }  # fmt: skip
 
 
@@ -74,6 +74,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (n, d, 1.7 + 406 / n**0.34 + 411 / d**0.28) for n in (1e6, 4e6, 2e7, 1e8) for d in (1e8, 1e9, 5e9, 2e10)
         ]
         (root / "table.csv").write_text("N,D,loss\n" + "".join(f"{n},{d},{loss}\n" for n, d, loss in rows))
+        lines = ["group,N,D,FLOPs,loss"]
+        lines += [
+            f"{kind},{n},{20 * n},{120 * n**2},{loss + 0.002 * (-1) ** k}"
+            for kind, at in (("base", 1.0), ("variant", 1.1))
+            for k, n in enumerate((1e6, 4e6, 2e7, 1e8))
+            for loss in [1.7 + 406 / (at * n) ** 0.34]
+        ]
+        (root / "two.csv").write_text("\n".join(lines) + "\n")
+        steps = [
+            (batch, step, 2 + 3 * (step * batch / (batch + 4000)) ** -0.5)
+            for batch in (1000, 4000, 16000)
+            for step in range(50, 2000, 50)
+        ]
+        (root / "curves.csv").write_text(
+            "name,batch,step,loss\n" + "".join(f"b{b},{b},{step},{loss}\n" for b, step, loss in steps)
+        )
         call("fit", "table.csv", "--law", "chinchilla", "--bootstrap", "40", "--out", "fit.json")
         call("forecast", "--fit", "fit.json", "--params", "1M", "--tokens", "1B")
         call("sweep", "submit", "q.yaml", "--cluster", "c.yaml")
@@ -141,6 +157,9 @@ CALLS = [
     "forecast score runs/s/ledger.jsonl",
     "report runs/s/ledger.jsonl --out {elsewhere}",
     "train run.yaml --dry-run",
+    "compare two.csv --group-by group --base base --variant variant",
+    "sweep critical-batch curves.csv",
+    "sweep coordcheck run.yaml --times 1,2 --steps 1 --seeds 3 --set optim.lr=0.01",
 ]
 
 

@@ -27,7 +27,7 @@ from trainer.node.stacks import also_on_signal  # noqa: E402
 logs = Path(os.readlink("/proc/self/fd/1")).parent  # where its log is
 record_collectives()
 also_on_signal(lambda: write_position(logs, rank, "asked"))
-seconds = 3 if how == "timeout" else 60
+seconds = 8 if how == "timeout" else 60  # longer than a busy machine keeps a rank waiting
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=seconds))
 total = torch.ones(1)
 
