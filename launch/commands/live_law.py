@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from launch.scaling.live.final import final_forecast
+from launch.scaling.live.final import ends, final_forecast
 from launch.scaling.live.ledger import finished_runs
 from launch.scaling.live.make import expected_curve
 from launch.scaling.live.runs import kind_of
@@ -42,10 +42,10 @@ def tell_curve(
     follower = Follower(curve)
     for step in dict.fromkeys(max(1, round(share * curve.total_steps)) for share in SHOWN):
         mean, modes, noise = follower.at(step)
-        ends = interval(*_ends(mean, math.sqrt(float(modes @ modes) + noise**2)), ".4f")
-        click.echo(f"  step {step:>7}  {step * curve.tokens_per_step:>15,} tokens  {math.exp(mean):.4f}  {ends}")
+        shown = interval(*ends(mean, math.sqrt(float(modes @ modes) + noise**2)), ".4f")
+        click.echo(f"  step {step:>7}  {step * curve.tokens_per_step:>15,} tokens  {math.exp(mean):.4f}  {shown}")
     mean, sd = follower.final()
-    click.echo(f"  {curve.eval_set} at the end: {math.exp(mean):.4f}  {interval(*_ends(mean, sd), '.4f')}")
+    click.echo(f"  {curve.eval_set} at the end: {math.exp(mean):.4f}  {interval(*ends(mean, sd), '.4f')}")
     click.echo(f"written to {out}: escala train {config} --expected {out}")
 
 
@@ -96,11 +96,7 @@ def _law(path: Path, run: RunConfig, tokens: float) -> tuple[float, float]:
         raise UserError(f"{path} counts the vocabulary, and that of {run.name} is not known: set model.vocab_size")
     N = float(counted(run.model.model_copy(update={"vocab_size": vocabulary}), fit.convention))
     known = {"N": N, "D": tokens, "C": 6 * N * tokens}
-    loss, ends = fit.new_run(**known)
-    if ends is None:
+    loss, between = fit.new_run(**known)
+    if between is None:
         raise UserError(f"{path} has no replicates, so it says no interval: fit with a bootstrap")
-    return math.log(loss), math.log(ends[1] / ends[0]) / (2 * BAND)
-
-
-def _ends(mean: float, sd: float) -> tuple[float, float]:
-    return math.exp(mean - BAND * sd), math.exp(mean + BAND * sd)
+    return math.log(loss), math.log(between[1] / between[0]) / (2 * BAND)

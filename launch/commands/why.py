@@ -52,7 +52,8 @@ def why(run: str, replay: int | None, as_json: bool, runs: Path) -> None:
     if as_json:
         click.echo(without_secrets(json.dumps(told.to_json(), indent=2)))
         return
-    lines = [f"{told.run_dir}: {told.state}, {told.cause}", f"  {told.says}", *(f"  {line}" for line in told.details)]
+    cause = "" if told.cause == told.state else f", {told.cause}"
+    lines = [f"{told.run_dir}: {told.state}{cause}", f"  {told.says}", *(f"  {line}" for line in told.details)]
     lines += [f"    | {line}" for line in told.traceback]
     lines += [f"  helps: {told.helps}"] if told.helps else []
     lines += [f"  {told.command}"] if told.command else []

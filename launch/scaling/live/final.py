@@ -51,10 +51,11 @@ def final_forecast(run: Path, curve: ExpectedCurve) -> FinalForecast:
     mean, sd = follower.final()
     return FinalForecast(
         run=run.name, step=off.step, steps=curve.total_steps, eval_set=curve.eval_set, loss=math.exp(mean),
-        interval=_ends(mean, sd), perplexity=math.exp(math.exp(mean)), before=math.exp(before[0]),
-        before_interval=_ends(*before), off=off.off, left_at=left,
+        interval=ends(mean, sd), perplexity=math.exp(math.exp(mean)), before=math.exp(before[0]),
+        before_interval=ends(*before), off=off.off, left_at=left,
     )  # fmt: skip
 
 
-def _ends(mean: float, sd: float) -> tuple[float, float]:
+def ends(mean: float, sd: float) -> tuple[float, float]:
+    """Return the interval of 95 % of a loss whose logarithm has this mean and standard deviation."""
     return math.exp(mean - BAND * sd), math.exp(mean + BAND * sd)
