@@ -76,7 +76,7 @@ class SettingLaw(Section):
 class Recipe(Section):
     """What tuning found, and what it cost."""
 
-    format: Result[Literal[1]] = 1
+    format: Result[Literal[1]] = Field(1, description="of this file")
     sweep: Result[str] = Field(description="that was tuned")
     kind: Result[str] = Field("", description="of the model that was tuned: its family or mixers")
     parametrization: Result[str] = Field("standard", description="of the runs that were tuned")
