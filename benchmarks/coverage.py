@@ -143,21 +143,24 @@ def recorded(results: Path | None) -> dict[tuple[str, int], Record]:
     """Return the records of a file by case and seed; none where there is no file yet."""
     if results is None or not results.exists():
         return {}
-    whole = results.read_text(encoding="utf-8").split("\n")[
-        :-1
-    ]  # the last line may still be written by another process
+    *whole, _ = results.read_text(encoding="utf-8").split("\n")  # another process may still write the last line
     return {(r["case"], r["seed"]): r for r in map(json.loads, whole)}
 
 
 def summary(name: str, found: Iterable[Record]) -> Record:
-    """Return shares in percent with their standard error, and median widths, of the tables that were not refused."""
+    """Return shares in percent with their standard error, and median widths, of the tables that were not refused.
+
+    The error is that of a share of two more tables that hold and two that do not: it is not 0 where all hold (Agresti &
+    Coull 1998).
+    """
     mine = [r for r in found if r["case"] == name]
     kept = [r for r in mine if r["status"] != "refused"]
     shown: Record = {s: sum(r["status"] == s for r in mine) for s in STATUSES}
     for key, value in kept[0].items() if kept else ():
         if isinstance(value, bool):
-            share = float(np.mean([r[key] for r in kept]))
-            shown[key] = [round(100 * share, 1), round(100 * (share * (1 - share) / len(kept)) ** 0.5, 1)]
+            held, num = sum(r[key] for r in kept), len(kept) + 4
+            error = ((held + 2) / num * (1 - (held + 2) / num) / num) ** 0.5
+            shown[key] = [round(100 * held / len(kept), 1), round(100 * error, 1)]
         elif isinstance(value, float):
             shown[key] = round(float(np.median([r[key] for r in kept])), 4)
     return {"case": name, **shown}
