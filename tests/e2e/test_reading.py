@@ -16,6 +16,7 @@ from launch.cli import main
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
 from tests.e2e.ranks import configuration
+from tests.e2e.test_readme import write_ledger
 from tests.launch.test_sweep_submit import Stub
 from trainer.contract.run_dir import RunDir, Status
 
@@ -74,14 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (n, d, 1.7 + 406 / n**0.34 + 411 / d**0.28) for n in (1e6, 4e6, 2e7, 1e8) for d in (1e8, 1e9, 5e9, 2e10)
         ]
         (root / "table.csv").write_text("N,D,loss\n" + "".join(f"{n},{d},{loss}\n" for n, d, loss in rows))
-        lines = ["group,N,D,FLOPs,loss"]
-        lines += [
-            f"{kind},{n},{20 * n},{120 * n**2},{loss + 0.002 * (-1) ** k}"
-            for kind, at in (("base", 1.0), ("variant", 1.1))
-            for k, n in enumerate((1e6, 4e6, 2e7, 1e8))
-            for loss in [1.7 + 406 / (at * n) ** 0.34]
-        ]
-        (root / "two.csv").write_text("\n".join(lines) + "\n")
+        write_ledger(root / "runs/two/ledger.jsonl", kinds=("transformer", "lstm"))
         steps = [
             (batch, step, 2 + 3 * (step * batch / (batch + 4000)) ** -0.5)
             for batch in (1000, 4000, 16000)
@@ -157,9 +151,9 @@ CALLS = [
     "forecast score runs/s/ledger.jsonl",
     "report runs/s/ledger.jsonl --out {elsewhere}",
     "train run.yaml --dry-run",
-    "compare two.csv --group-by group --base base --variant variant",
+    "compare runs/two --group-by kind --base transformer --variant lstm",
     "sweep critical-batch curves.csv",
-    "sweep coordcheck run.yaml --times 1,2 --steps 1 --seeds 3 --set optim.lr=0.01",
+    "sweep coordcheck run.yaml --times 1,2,3 --steps 1 --seeds 2 --set optim.lr=0.01",
 ]
 
 

@@ -86,7 +86,7 @@ def agent(run_dir: Path, *words: str) -> subprocess.Popen[str]:
 
 def test_a_rank_that_its_peers_waited_for_is_named_with_its_stack(tmp_path: Path) -> None:
     """SIGUSR2 to every process ends none, and every rank says where it is; so does one that a failed peer leaves."""
-    words = ["--ranks", "2", "--rendezvous", "127.0.0.1:0", "--grace", "2", "--", str(PLANTED), "timeout", "0", "x"]
+    words = ["--ranks", "2", "--rendezvous", "127.0.0.1:0", "--grace", "10", "--", str(PLANTED), "timeout", "0", "x"]
     node = agent(tmp_path, *words)
     logs, asked = tmp_path / "logs" / "1", False
     deadline = time.monotonic() + 120
