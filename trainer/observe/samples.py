@@ -10,8 +10,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from trainer.contract.hiding import without_secrets
 from trainer.contract.run_dir import RunDir, append_json
@@ -22,12 +23,20 @@ TOKENS, LONGEST = 64, 600.0  # of a continuation, seconds for all prompts
 PROGRAM = "trainer.decoding.sample"
 
 
+class Decoding(NamedTuple):
+    """A checkpoint that is decoded. What comes of it goes to a file, for a pipe that nobody reads fills up."""
+
+    step: int
+    process: subprocess.Popen[str]
+    told: IO[str]
+
+
 class Samples:
     """Has checkpoints decoded one after the other."""
 
     def __init__(self, run_dir: RunDir, prompts: Sequence[str]) -> None:
         self._run_dir, self._prompts = run_dir, list(prompts)
-        self._decoding: tuple[int, subprocess.Popen[str]] | None = None
+        self._decoding: Decoding | None = None
         self._waiting: int | None = None
 
     def after(self, events: Sequence[Row]) -> None:
@@ -51,25 +60,27 @@ class Samples:
             "settings": {"decoder": "greedy", "tokens": TOKENS},
         }  # fmt: skip
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # steps have the GPUs
+        told = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed when it is read
         process = subprocess.Popen(
-            [sys.executable, "-m", PROGRAM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=sys.stderr, text=True,
+            [sys.executable, "-m", PROGRAM], env=environment, stdin=subprocess.PIPE, stdout=told, stderr=sys.stderr,
+            text=True,
         )  # fmt: skip
         assert process.stdin is not None
         with process.stdin as asked:
             asked.write(json.dumps(request))
-        self._decoding = step, process
+        self._decoding = Decoding(step, process, told)
 
     def _taken(self, wait: bool) -> list[Row]:
-        if self._decoding is None or (not wait and self._decoding[1].poll() is None):
+        if self._decoding is None or (not wait and self._decoding.process.poll() is None):
             return []
-        (step, process), self._decoding = self._decoding, None
-        assert process.stdout is not None
+        (step, process, told), self._decoding = self._decoding, None
         try:
             process.wait(LONGEST if wait else None)
         except subprocess.TimeoutExpired:
             process.kill()
-        lines = process.stdout.read().splitlines() if process.wait() == 0 else []
+        with told:
+            told.seek(0)
+            lines = told.read().splitlines() if process.wait() == 0 else []
         rows = [_row(step, number, json.loads(line)) for number, line in enumerate(lines)]
         if rows:
             append_json(self._run_dir.root / FILE, *rows)
