@@ -59,6 +59,9 @@ def latecomer(known: dict[int, Position], ranks: set[int]) -> int | None:
     else run.
     """
     waiting = {(c["group"], c["number"]) for row in known.values() for c in _collectives(row) if not c["finished"]}
+    if not waiting:  # the recorder may call one ended that ended with an error
+        ended = [row for row in known.values() if row.get("why") == "it ended with an error"]
+        waiting = {(c["group"], c["number"]) for row in ended for c in _collectives(row)[:1]}
     for group, number in sorted(waiting, key=str):
         began = {rank: _number(row, group) for rank, row in known.items()}
         late = [rank for rank, last in began.items() if last is not None and last < number]

@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (n, d, 1.7 + 406 / n**0.34 + 411 / d**0.28) for n in (1e6, 4e6, 2e7, 1e8) for d in (1e8, 1e9, 5e9, 2e10)
         ]
         (root / "table.csv").write_text("N,D,loss\n" + "".join(f"{n},{d},{loss}\n" for n, d, loss in rows))
-        write_ledger(root / "runs/two/ledger.jsonl", kinds=("transformer", "lstm"))
+        write_ledger(root / "runs/two/ledger.jsonl", kinds=("transformer", "lstm"), lengths=(8e5,))
         steps = [
             (batch, step, 2 + 3 * (step * batch / (batch + 4000)) ** -0.5)
             for batch in (1000, 4000, 16000)

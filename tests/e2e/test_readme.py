@@ -30,18 +30,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("readme")
     (place / "configs").symlink_to(ROOT / "configs")
     run(place, "escala train configs/run/tiny.yaml --set tokens=16384 --set evaluation.tokens=4096")
-    write_ledger(place / "runs/quickstart/ledger.jsonl", kinds=("transformer", "lstm"))
+    write_ledger(place / "runs/quickstart/ledger.jsonl", kinds=("transformer", "lstm"), lengths=(8e5,))
     write_ledger(place / "runs/ladder/ledger.jsonl", kinds=("transformer",))
     return place
 
 
-def write_ledger(path: Path, kinds: tuple[str, ...]) -> None:
+LENGTHS = (4e5, 8e5, 1.6e6, 3.2e6)
+
+
+def write_ledger(path: Path, kinds: tuple[str, ...], lengths: tuple[float, ...] = LENGTHS) -> None:
     """Write the ledger of a grid of sizes and tokens for each kind of model, with losses of a known law."""
     from launch.sweep.ledger import ledger
     from launch.sweep.ledger.ledger import LedgerRow
 
     rows = []
-    sizes, lengths = (12_000, 24_000, 50_000, 100_000), (4e5, 8e5, 1.6e6, 3.2e6)
+    sizes = (12_000, 24_000, 50_000, 100_000)
     for k, (kind, n, tokens) in enumerate(itertools.product(kinds, sizes, lengths)):
         flops = 6.0 * n * tokens
         rows.append(

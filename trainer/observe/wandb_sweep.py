@@ -27,8 +27,8 @@ def send(payload: dict[str, Any], directory: Path) -> None:
     try:
         run = wandb.init(
             settings=client_settings(None, final=True), mode="online", dir=str(directory), resume="allow",
-            id=payload["id"], project=payload["project"], group=payload["group"], job_type="sweep",
-            name=payload["name"], tags=payload["tags"],
+            id=payload["id"], project=payload["project"], group=without_secrets(payload["group"]), job_type="sweep",
+            name=without_secrets(payload["name"]), tags=[without_secrets(tag) for tag in payload["tags"]],
         )  # fmt: skip
     except BaseException:
         wandb.teardown()
