@@ -94,6 +94,7 @@ def test_a_rank_that_its_peers_waited_for_is_named_with_its_stack(tmp_path: Path
         ready = [log for log in logs.glob("rank_*.log") if "ready" in log.read_text()]
         if len(ready) == 2 and not asked:
             asked = True
+            time.sleep(2)  # until the one stands still, and before the other gives up
             for process in (psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)):
                 process.send_signal(signal.SIGUSR2)
         time.sleep(0.05)
