@@ -85,7 +85,10 @@ def test_a_failure_of_a_rank_is_named(backend: LocalBackend, tmp_path: Path, pla
     if planted.how == "timeout":  # the one that its peers waited for, where it stood still
         assert any("planted.py" in line and line.endswith(" in fail") for line in told.traceback), told
         assert any(line.startswith("rank 0: has ended all_reduce") for line in told.details), told
-        assert any(line.startswith("rank 1: waits in all_reduce") for line in told.details), told
+        # torch's recorder calls a wait that ran out of time ended, or not, as it comes
+        assert any(
+            line.startswith(("rank 1: waits in all_reduce", "rank 1: has ended all_reduce")) for line in told.details
+        )
     assert [path for path in spec.run_dir.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
 
 
