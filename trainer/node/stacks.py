@@ -20,11 +20,6 @@ ASK = signal.SIGUSR2
 _files: list[IO[str]] = []  # faulthandler keeps the descriptor alone: a file that is collected would close it
 
 
-def stacks_file(logs: Path, rank: int) -> Path:
-    """Return where the stacks of a rank go, in an attempt's log directory."""
-    return logs / f"stacks_{rank}.txt"
-
-
 def dump_on_signal(log: Path) -> None:
     """Have SIGUSR2 append the stacks of this process to `stacks_<r>.txt` beside its log, `rank_<r>.log`.
 

@@ -159,11 +159,6 @@ def judged_text(decided: Judged, cluster: str | None = None) -> Group:
 STATUS_STYLE = {"certified": "bold green", "weak": "bold yellow", "refused": "bold red"}
 
 
-def study_text(result: Study, cluster: str | None = None) -> Group:
-    """Return a fit with its certificate for the terminal. `cluster` names the groups that its bootstrap drew."""
-    return Group(law_text(result, cluster), *grade_text(result))
-
-
 def grade_text(result: Study) -> list[Text]:
     """Return the grade with its reasons, which parameters are identified, and what was noticed about the table."""
     certificate = result.certificate
