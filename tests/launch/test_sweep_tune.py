@@ -13,7 +13,8 @@ from rich.console import Console
 
 from launch.sweep.cells.config import SweepConfig
 from launch.sweep.cells.tuning import FACTOR, cells_at, sizes_of, tried, untuned, with_factor
-from launch.sweep.execute import opened, tune
+from launch.sweep.execute import opened, report, tune
+from launch.sweep.execute.decide import Decision, Limits, Then
 from launch.sweep.execute.story import recipe_lines
 from launch.sweep.execute.tune import TuneWish, tune_sweep
 from launch.sweep.ledger import ledger
@@ -21,6 +22,7 @@ from tests.launch.test_sweep_cells import RUN
 from tests.scaling.runs import ledger_row
 from trainer.config.load import dump, load_run, run_from_values
 from trainer.contract.errors import EndedBadlyError, UserError
+from trainer.contract.exit_codes import EXIT_FAILED
 from trainer.contract.plain_json import to_json
 from trainer.plan.identity import result_hash
 
@@ -187,3 +189,13 @@ def test_a_recipe_is_refused_far_outside_its_fit_unless_asked_for() -> None:
 def test_a_recipe_beside_another_rate_is_refused(optim: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_from_values({**RUN, "optim": {"recipe": recipe(), **optim}}, "t")
+
+
+def test_what_failed_is_started_again_by_tuning_whoever_had_the_sweep_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "recorded_cluster", lambda directory: "slurm")
+    monkeypatch.setattr(report, "_bad_ends", lambda *_: {"failed": {"a": "no space left"}})
+    decided, sweep_there = Decision((), Then.FINISH), SimpleNamespace(directory=tmp_path / "runs" / "s", cells=[1, 2])
+    text, code = report.ending(decided, Limits(queued=False), sweep_there, tmp_path / "s.yaml", again="tune")  # type: ignore[arg-type]
+    assert code == EXIT_FAILED and "1 of 2 cells failed (a: no space left)" in text and "escala sweep tune" in text

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.tune import SURFACES, Surface, tune_one
-from launch.scaling.tune.decide import Limits, Size, next_runs, smallest_two_and_middle
+from launch.scaling.tune.decide import Size, Spending, next_runs, smallest_two_and_middle
 from launch.scaling.tune.law import fit_setting
 from launch.scaling.tune.parabola import Trial, fit_parabola
 from launch.scaling.tune.search import GRID, found, next_values
@@ -91,9 +91,9 @@ def ladder(best: list[float], *, own_power: float = -0.4) -> list[Size]:
     ]
 
 
-def tuned(sizes: list[Size], best: list[float], limits: Limits, rise: float = 0.01) -> tuple[list[Size], str]:
+def tuned(sizes: list[Size], best: list[float], spending: Spending, rise: float = 0.01) -> tuple[list[Size], str]:
     """Answer every run that is asked for by the surface, until none is."""
-    while (step := next_runs(sizes, limits)).runs:
+    while (step := next_runs(sizes, spending)).runs:
         for k, x in step.runs:
             trial = Trial(x, 1 + rise * (x - best[k]) ** 2)
             sizes[k] = replace(sizes[k], tried=(*sizes[k].tried, trial))
@@ -102,7 +102,7 @@ def tuned(sizes: list[Size], best: list[float], limits: Limits, rise: float = 0.
 
 def test_a_law_of_the_best_rate_is_found_and_said_to_be_log_linear() -> None:
     best = [0.5, 0.8, 1.1]
-    sizes, stopped = tuned(ladder(best), best, Limits(1e15, 5))
+    sizes, stopped = tuned(ladder(best), best, Spending(1e15, 5))
     law = fit_setting(sizes, "s")
     assert not stopped and all(len(size.tried) <= 5 for size in sizes)
     assert set(law.powers) == {"N"}, "D grows with N: one power is all that can be told"
@@ -113,19 +113,19 @@ def test_a_law_of_the_best_rate_is_found_and_said_to_be_log_linear() -> None:
 
 def test_a_bent_optimum_is_said() -> None:
     best = [0.0, 2.0, 0.0]
-    law = fit_setting(tuned(ladder(best), best, Limits(1e15, 8), rise=0.04)[0], "s")
+    law = fit_setting(tuned(ladder(best), best, Spending(1e15, 8), rise=0.04)[0], "s")
     assert law.curvature.startswith("bent")
 
 
 def test_two_sizes_test_no_curvature() -> None:
-    law = fit_setting(tuned(ladder([0.0, 0.0]), [0.0, 0.0], Limits(1e15, 5))[0], "s")
+    law = fit_setting(tuned(ladder([0.0, 0.0]), [0.0, 0.0], Spending(1e15, 5))[0], "s")
     assert law.curvature.startswith("not testable: 2 sizes")
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0, 3e10), st.integers(3, 6))
 def test_the_budget_is_kept(budget: float, most: int) -> None:
-    sizes, stopped = tuned(ladder([0.3, 0.3]), [0.3, 0.3], Limits(budget, most))
+    sizes, stopped = tuned(ladder([0.3, 0.3]), [0.3, 0.3], Spending(budget, most))
     assert sum(size.spent for size in sizes) <= budget
     assert stopped or all(len(size.tried) >= 3 for size in sizes)
 
@@ -135,9 +135,9 @@ def test_the_budget_is_kept(budget: float, most: int) -> None:
 def test_an_interrupted_tuning_goes_on_with_the_same_runs(data: st.DataObject) -> None:
     """Whatever part of a decision has ended when it is asked again, in the end the same runs were made."""
     best = [1.2, 0.4, -0.3]
-    whole = tuned(ladder(best), best, Limits(1e15, 5))[0]
+    whole = tuned(ladder(best), best, Spending(1e15, 5))[0]
     sizes = ladder(best)
-    while runs := next_runs(sizes, Limits(1e15, 5)).runs:
+    while runs := next_runs(sizes, Spending(1e15, 5)).runs:
         for k, x in data.draw(st.lists(st.sampled_from(runs), unique=True)) or runs[:1]:
             sizes[k] = replace(sizes[k], tried=(*sizes[k].tried, Trial(x, 1 + 0.01 * (x - best[k]) ** 2)))
     assert [{t.x for t in s.tried} for s in sizes] == [{t.x for t in s.tried} for s in whole]

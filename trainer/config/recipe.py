@@ -32,7 +32,7 @@ class TunedSize(Section):
     problem: Result[str] = Field("", description="why the law leaves this size out; empty: it does not")
 
 
-class SettingLaw(Section):
+class RecipeLaw(Section):
     """value * (N / N_at)^power_N and the same of D and batch, with the sizes that it was fitted to."""
 
     value: Result[float] = Field(gt=0, description="at N_at, D_at and batch_at")
@@ -82,4 +82,4 @@ class Recipe(Section):
     parametrization: Result[str] = Field("standard", description="of the runs that were tuned")
     flops: Result[float] = Field(0.0, ge=0, description="that tuning cost")
     share: Result[float] = Field(0.0, ge=0, description="of the sweep's FLOPs")
-    lr: SettingLaw
+    lr: RecipeLaw

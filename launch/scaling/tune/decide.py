@@ -31,7 +31,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Spending:
     """`budget`: FLOPs that all runs may cost. `most`: runs of one size."""
 
     budget: float
@@ -46,15 +46,15 @@ class Next:
     stopped: str = ""
 
 
-def next_runs(sizes: Sequence[Size], limits: Limits) -> Next:
+def next_runs(sizes: Sequence[Size], spending: Spending) -> Next:
     """Return the runs to be made now; none where every size is done or the budget is spent."""
-    left = limits.budget - sum(size.spent for size in sizes)
+    left = spending.budget - sum(size.spent for size in sizes)
     centre = 0.0
     for k in sorted(range(len(sizes)), key=lambda k: sizes[k].flops):
         size = sizes[k]
-        values = next_values(size.tried, centre, limits.most)
+        values = next_values(size.tried, centre, spending.most)
         if values and len(values) * size.flops > left:
-            return Next((), _stopped(size, len(values), left, limits.budget))
+            return Next((), _stopped(size, len(values), left, spending.budget))
         if values:
             return Next(tuple((k, x) for x in values))
         result = found(size.tried)

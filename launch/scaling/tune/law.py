@@ -10,7 +10,7 @@ import numpy as np
 from launch.scaling.arrays import Array
 from launch.scaling.tune.decide import Size
 from launch.scaling.tune.search import Found, found
-from trainer.config.recipe import SettingLaw, TunedSize
+from trainer.config.recipe import RecipeLaw, TunedSize
 from trainer.contract.errors import UserError
 
 VARIES = 1.1  # factor from which a size varies
@@ -20,7 +20,7 @@ OPEN = 0.05  # p-value below which the optimum is not log-linear
 Z = 1.96  # standard errors of a 95 % interval
 
 
-def fit_setting(sizes: Sequence[Size], sweep: str) -> SettingLaw:
+def fit_setting(sizes: Sequence[Size], sweep: str) -> RecipeLaw:
     """Fit the law of the best value to the sizes that are tuned.
 
     Raises UserError where fewer than two are, with what each lacks.
@@ -41,7 +41,7 @@ def fit_setting(sizes: Sequence[Size], sweep: str) -> SettingLaw:
     errors = np.array([math.log(p.interval[1] / p.interval[0]) / (2 * Z) for p in good])
     solved, spread = _solve(x, y, errors)
     intervals = {n: (float(b - Z * s), float(b + Z * s)) for n, b, s in zip(names, solved[1:], spread[1:], strict=True)}
-    return SettingLaw(
+    return RecipeLaw(
         value=float(np.exp(solved[0])), N_at=at["N"], D_at=at["D"], batch_at=at["batch"],
         powers={n: float(b) for n, b in zip(names, solved[1:], strict=True)}, intervals=intervals,
         curvature=_curvature(x, y, errors, names), sizes=tuple(points),

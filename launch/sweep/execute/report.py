@@ -128,8 +128,13 @@ def tell(decision: Decision, opened: Opened, console: Console) -> None:
             console.print(f"  {cell} {word}: {reason}", highlight=False, markup=False)
 
 
-def ending(decision: Decision, limits: Limits, opened: Opened, config: Path) -> tuple[str, int]:
-    """Return which cells ended badly, why, and how to start them again, with the exit code; empty where none did."""
+def ending(
+    decision: Decision, limits: Limits, opened: Opened, config: Path, *, again: str | None = None
+) -> tuple[str, int]:
+    """Return which cells ended badly, why, and how to start them again, with the exit code; empty where none did.
+
+    `again` is the command of `escala sweep` that does: by default `resume` where a cluster has the sweep, else `run`.
+    """
     retried = limits if decision.then is Then.LEAVE else replace(limits, retry=False)  # else they would have been
     bad = _bad_ends(stand(decision.cells, retried), decision, opened)
     if not bad:
@@ -139,7 +144,7 @@ def ending(decision: Decision, limits: Limits, opened: Opened, config: Path) -> 
         f"({'; '.join(f'{cell}: {reason}' for cell, reason in reasons.items())})"
         for word, reasons in bad.items()
     ]
-    again = "resume" if recorded_cluster(opened.directory) else "run"
+    again = again or ("resume" if recorded_cluster(opened.directory) else "run")
     text = (
         f"{', '.join(told)}. Logs are under {opened.directory / 'cells'}; "
         f"'escala sweep {again} {config}{runs_flag(opened.directory.parent)} --failed' starts them again"

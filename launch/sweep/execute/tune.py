@@ -14,8 +14,7 @@ import yaml
 from rich.console import Console
 
 from launch.run.rank_packages import need_rank_packages
-from launch.scaling.tune.decide import Limits as Spending
-from launch.scaling.tune.decide import Next, Size, next_runs, smallest_two_and_middle
+from launch.scaling.tune.decide import Next, Size, Spending, next_runs, smallest_two_and_middle
 from launch.scaling.tune.law import fit_setting
 from launch.show.text import count, flops_text
 from launch.sweep.cells.cells import cells_of
@@ -76,6 +75,7 @@ class Bench:
 
     @property
     def ledger(self) -> Path:
+        """The ledger of the sweep, which tuning runs join."""
         return self.opened.directory / "ledger.jsonl"
 
     def trials(self) -> list[list[tuple[Any, Mapping[str, Any]]]]:
@@ -185,8 +185,7 @@ def _train(bench: Bench, step: Next, wish: TuneWish, console: Console) -> None:
             f"runs of this tuning are already going on under {opened.directory}: wait for them, or end them"
         )
     if stand(decision.cells, replace(limits, retry=False)).failed:
-        text, code = ending(decision, limits, now, wish.config)
-        raise EndedBadlyError(text.replace("escala sweep run", "escala sweep tune"), code)
+        raise EndedBadlyError(*ending(decision, limits, now, wish.config, again="tune"))
 
 
 def _finish(bench: Bench, step: Next, console: Console) -> Tuned:
