@@ -35,6 +35,7 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        """Where the page is served."""
         return f"http://{LOOPBACK}:{self.server_port}/"
 
     def data(self) -> str:

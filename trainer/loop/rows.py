@@ -11,6 +11,7 @@ from trainer.loop.run import Run, lr_at
 
 
 def record_step(run: Run, outcome: StepOutcome) -> None:
+    """Record the step that was taken last. A collective call: ranks gather their times."""
     times = run.throughput.report()
     asked = run.profile.asked() if run.engine.mesh.is_first else 0
     ranks, asked = run.engine.rank_times.row(times["data_seconds"] or 0.0, run.plan.degrees.world, asked)
@@ -38,6 +39,7 @@ def record_step(run: Run, outcome: StepOutcome) -> None:
 
 
 def record_evaluation(run: Run) -> None:
+    """Evaluate, and record a row for each set. A collective call."""
     with run.wall_time.part("evaluation_seconds"):
         evaluations = run.evaluator()
     for evaluation in evaluations:

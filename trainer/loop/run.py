@@ -63,10 +63,12 @@ def lr_at(config: RunConfig, plan: Plan, step: int) -> float:
 
 
 def due(run: Run, every: Span | None) -> bool:
+    """Tell whether what happens `every` so often happens after the step that was taken last; None is never."""
     return falls_on(run, every, run.step)
 
 
 def falls_on(run: Run, every: Span | None, step: int) -> bool:
+    """Tell whether what happens `every` so often happens after this step, as the record counts: the first is 1."""
     if every is None:
         return False
     steps = every.steps(tokens_per_step=run.plan.tokens_per_step, total_steps=run.plan.steps)

@@ -102,6 +102,7 @@ def uneven_tuning(matched: Sequence[tuple[RungRuns, RungRuns]], base: Runs, vari
 
 
 def untuned(matched: Sequence[tuple[RungRuns, RungRuns]]) -> list[str]:
+    """Return what is weak where no rung tried more than one setting, in words; nothing where any did."""
     if any(rung.tried > 1 for pair in matched for rung in pair):
         return []
     return [

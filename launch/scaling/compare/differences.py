@@ -39,6 +39,7 @@ class Difference:
 
     @property
     def text(self) -> str:
+        """The difference in words: key: base -> variant."""
         return f"{self.key}: {self.base} -> {self.variant}"
 
 
@@ -51,6 +52,7 @@ class Differences:
     stated: bool  # which settings are the change is known
 
     def of(self, kind: Kind) -> tuple[Difference, ...]:
+        """Return the differences of one kind."""
         return tuple(one for one in self.found if one.kind == kind)
 
 

@@ -26,6 +26,7 @@ class RungRuns:
 
     @property
     def flops(self) -> float:
+        """FLOPs of training of a run, the mean over the runs."""
         return float(np.mean([row["flops_exact"] for row in self.rows]))
 
 
