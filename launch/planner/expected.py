@@ -23,9 +23,9 @@ from trainer.models.registry import cost_of
 from trainer.plan.activations import activations
 from trainer.plan.batch import BatchPlan
 from trainer.plan.counting import count_parameters
-from trainer.plan.deepspeed import effective_stage, resolve_precision
 from trainer.plan.gpus import Gpu
 from trainer.plan.plan import Plan
+from trainer.plan.sharding import effective_stage, resolve_precision
 
 EFFICIENCY = (
     1.4  # of training's matrices over the measured rate, which is that of small ones; masked scores cost nothing

@@ -22,11 +22,11 @@ from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.plan.batch import BatchPlan, plan_batch
 from trainer.plan.counting import count_flops
-from trainer.plan.deepspeed import check_optimizer
 from trainer.plan.fp8 import check_capability, check_fp8
 from trainer.plan.gpus import Gpu, find_gpu
 from trainer.plan.length import total_steps
 from trainer.plan.plan import run_memory
+from trainer.plan.sharding import check_optimizer
 
 RECOMPUTE = ("none", "selective", "full")
 REASONS = 3  # of layouts that do not work, told where none does

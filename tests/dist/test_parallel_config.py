@@ -15,7 +15,8 @@ from tests.dist.runs import tiny
 from trainer.checkpoint.compatible import check_architecture
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.retention import steps_to_delete
-from trainer.plan.deepspeed import check_optimizer, deepspeed_config, effective_stage
+from trainer.plan.deepspeed import deepspeed_config
+from trainer.plan.sharding import check_optimizer, effective_stage
 from trainer.config.load import run_from_values
 from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits, node_warning, resolve_degrees
 from trainer.contract.errors import UserError

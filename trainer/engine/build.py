@@ -15,7 +15,7 @@ from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor.shard import cut_parameters, materialise, splits_of
-from trainer.plan.deepspeed import check_optimizer
+from trainer.plan.sharding import check_optimizer
 
 
 def build_engine(

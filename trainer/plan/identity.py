@@ -18,9 +18,9 @@ from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.plan.counting import count_parameters
-from trainer.plan.deepspeed import resolve_precision
 from trainer.plan.learning_rate import peak_lr
 from trainer.plan.length import total_steps
+from trainer.plan.sharding import resolve_precision
 
 # A run that goes on in its own directory may change these, and does so when it is in trouble.
 CHANGED_ON_RESUME = ("skip_steps", "guard", "warm_start")

@@ -13,12 +13,13 @@ from trainer.contract.plain_json import to_json
 from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan, plan_batch
 from trainer.plan.counting import count_flops, count_parameters
-from trainer.plan.deepspeed import check_optimizer, deepspeed_config, effective_stage, resolve_precision
+from trainer.plan.deepspeed import deepspeed_config
 from trainer.plan.fp8 import check_fp8
 from trainer.plan.identity import result_hash
 from trainer.plan.learning_rate import peak_lr
 from trainer.plan.length import total_steps
 from trainer.plan.memory import Memory, rank_memory
+from trainer.plan.sharding import check_optimizer, effective_stage, resolve_precision
 
 
 @dataclass(frozen=True)

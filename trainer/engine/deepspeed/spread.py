@@ -22,7 +22,8 @@ from trainer.optim.build import make_optimizer
 from trainer.parallel.mesh import Mesh, limit_every_wait
 from trainer.parallel.tensor.shard import sum_shared_gradients
 from trainer.parallel.tensor.split import Split
-from trainer.plan.deepspeed import deepspeed_config, effective_stage, resolve_precision
+from trainer.plan.deepspeed import deepspeed_config
+from trainer.plan.sharding import effective_stage, resolve_precision
 
 __all__ = ["prepare", "share_layers", "spread", "without_compiled_collectives"]
 

@@ -26,7 +26,7 @@ from trainer.parallel.fp8 import linear as fp8_linear
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor import layers
 from trainer.parallel.tensor.split import Split
-from trainer.plan.deepspeed import effective_stage, resolve_precision
+from trainer.plan.sharding import effective_stage, resolve_precision
 
 # Losses leave the model as a view, which nobody writes into.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor", category=UserWarning)
