@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before torch and numpy read it. Threads of several workers on the same cores spend their time waiting for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Examples have no time limit: a busy machine would miss it.
 settings.register_profile("escala", deadline=None)
 settings.load_profile("escala")

@@ -12,6 +12,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -27,6 +28,7 @@ class WandbServer:
         self.artifacts: list[dict[str, Any]] = []
         self.uploads: dict[str, bytes] = {}
         self.status, self.delay, self.port = 0, 0.0, 0
+        self.before_answer: Callable[[], None] = lambda: None  # called once a request is among the payloads
         self.lock = threading.Lock()
         self._http: ThreadingHTTPServer | None = None
 
@@ -113,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = self._body()
         with self.wandb.lock:
             self.wandb.payloads.append(data)
+        self.wandb.before_answer()
         time.sleep(self.wandb.delay)
         if self.wandb.status:
             return self._send({"error": "planted"}, self.wandb.status)

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
     log = tmp_path_factory.mktemp("pool") / "rank_server.log"
-    with LocalBackend(4, preload=("torch", "torch.distributed"), log=log) as opened:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with LocalBackend(4, environment, preload=("torch", "torch.distributed"), log=log) as opened:
         yield opened
 
 

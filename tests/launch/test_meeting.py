@@ -149,15 +149,17 @@ def test_two_agents_on_one_host_keep_both_failures(tmp_path: Path, port: int, mo
 
 
 def test_a_signal_before_the_ranks_begin_leaves_as_saved(tmp_path: Path, port: int) -> None:
-    words = ["-m", "trainer.node.agent", "--run-dir", str(tmp_path), "--attempt", "1", "--nodes", "2", "--host"]
+    words = ["-m", "trainer.node.agent", "--run-dir", str(tmp_path), "--nodes", "2", "--host"]
     words += ["--rendezvous", f":{port}", "--", "-m", "nothing"]
     agent = subprocess.Popen([sys.executable, *words], env={**os.environ, "SLURM_NODEID": "0"})
     told = tmp_path / "logs" / "1" / meeting.FILE
     deadline = time.monotonic() + 30
     while not told.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    waits = told.exists()
     agent.terminate()
     assert agent.wait(20) == 75
+    assert waits, "the first node had claimed an attempt and listened for the other"
 
 
 def test_a_single_node_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
