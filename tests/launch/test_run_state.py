@@ -175,7 +175,7 @@ def test_no_damage_of_a_small_file_gives_a_traceback(tmp_path: Path) -> None:
     assert len(files) == 7
     for path in files:
         whole = path.read_bytes()
-        for content in damages(whole, chance, 12):
+        for content in damages(whole, chance, 5):
             path.write_bytes(content)
             shown = CliRunner().invoke(jobs, ["--runs", str(tmp_path / "s"), "--json"])
             assert isinstance(shown.exception, UserError | None), f"{path.name}: {content!r}"

@@ -65,10 +65,12 @@ def determining(section: BaseModel, least: Determines) -> dict[str, Any]:
         if name not in dumped or (mark is not None and mark < least):
             continue
         value = getattr(section, name)
-        if isinstance(value, BaseModel):
+        if value is None or isinstance(value, str | int | float):  # most are, and what comes below is slow
+            found[name] = dumped[name]
+        elif isinstance(value, BaseModel):
             if inner := determining(value, least):
                 found[name] = inner
-        elif holds_sections(field.annotation) and isinstance(value, tuple):
+        elif isinstance(value, tuple) and holds_sections(field.annotation):
             found[name] = [determining(entry, least) for entry in value]
         elif isinstance(value, Chosen):
             found[name] = _determining_choice(value, least)

@@ -41,10 +41,11 @@ def cells_of(sweep: SweepConfig, *, gpu: bool = False) -> list[Cell]:
 
 
 def _cell(sweep: SweepConfig, settings: dict[str, Any], *, gpu: bool) -> Cell:
-    config = _pinned(_config(sweep, settings), settings)
+    stated = _config(sweep, settings)
+    config = _pinned(stated, settings)
     slug = _slug(settings)
     name = f"{slug}-{result_hash(config, gpu=gpu)[:8]}"
-    former = f"{slug}-{former_hash(_config(sweep, settings))[:8]}"
+    former = f"{slug}-{former_hash(stated)[:8]}"
     return Cell(name, settings, _named(sweep, config, name), former=former)
 
 
