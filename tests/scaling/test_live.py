@@ -193,8 +193,9 @@ def test_a_ledger_without_curves_says_what_to_do(tmp_path: Path) -> None:
         (["--curve", "tiny", "--final", "x"], "give one of them"),
         (["--curve", "configs/run/tiny.yaml"], "--from is missing"),
         (["--from", "x"], "--from has no effect without --curve or --final"),
-        (["--final", "nowhere"], "is no run"),
+        (["--final", "nowhere"], "no run 'nowhere' under runs"),
         (["--final", "nowhere", "--set", "steps=1"], "--set has no effect with --final"),
+        (["--curve", "tiny", "--from", "x", "--runs", "y"], "--runs has no effect with --curve"),
     ],
 )
 def test_the_command_refuses_what_makes_no_sense(words: list[str], said: str) -> None:
