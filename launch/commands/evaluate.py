@@ -39,6 +39,7 @@ def evaluate(run: str, out: Path | None, runs: Path, as_json: bool, **settings: 
 
     need_rank_packages()
     wanted = {name: value for name, value in settings.items() if value is not None and value is not False}
-    request = {"run": str(find_run(runs, run)), "settings": wanted, "out": None if out is None else str(out), "json": as_json}
+    found = find_run(runs, run)
+    request = {"run": str(found), "settings": wanted, "out": None if out is None else str(out), "json": as_json}
     command = [sys.executable, "-m", "trainer.evaluation.evaluate"]
     sys.exit(subprocess.run(command, input=json.dumps(request).encode()).returncode)

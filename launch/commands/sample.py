@@ -62,7 +62,8 @@ def sample(
         )
     texts = [*given, *(_lines(prompts) if prompts else [])] or [""]
     need_rank_packages()
-    request = {"run": str(find_run(runs, run)), "prompts": texts, "settings": wanted, "compare": compare, "json": as_json}
+    found = find_run(runs, run)
+    request = {"run": str(found), "prompts": texts, "settings": wanted, "compare": compare, "json": as_json}
     command = [sys.executable, "-m", "trainer.decoding.sample"]
     sys.exit(subprocess.run(command, input=json.dumps(request).encode()).returncode)
 
