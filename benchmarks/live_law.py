@@ -28,9 +28,11 @@ from launch.scaling.live.make import expected_curve
 from launch.scaling.live.runs import Finished, Kind
 from launch.scaling.live.shapes import shape_of
 from trainer.contract.expected import BAND, ExpectedCurve
-from trainer.contract.leaving import Follower, Off
+from trainer.contract.leaving import Follower, GrowthFollower, Off
 
-WIDTHS, STEPS, SEEDS, TOKENS_PER_STEP = [32, 40, 48, 56, 64], 300, [0, 1], 1024  # 25k to 100k parameters
+WIDTHS, STEPS, TOKENS_PER_STEP = [32, 40, 48, 56, 64], 300, 1024  # 25k to 100k parameters
+CHOSEN_ON, TESTED_ON = "ladder", "test-ladder"  # what was chosen by looking was chosen on the first alone
+SEEDS = {CHOSEN_ON: [0, 1], TESTED_ON: [2, 3]}
 FAULTY = {"model.d_model": [40, 56]}
 RATE = 0.5  # times the rule by size, which is high for runs as short as these
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -98,11 +100,13 @@ def sweeps(schedule: str, paths: dict[str, str], out: Path) -> dict[str, dict[st
             "batch": {"tokens_per_step": TOKENS_PER_STEP}, "schedule": SCHEDULES[schedule], "steps": STEPS,
             "optim": {"lr_factor": RATE}, "evaluation": {"tokens": "33k"},
             "checkpoint": {"every": "100%", "keep_last": 1},
-            "tracking": {"log_every": "1 steps"},
+            "tracking": {"log_every": "1 steps", "norms_every": "1 steps"}, "seed": min(SEEDS[TESTED_ON]),
         }  # fmt: skip
 
-    vary = {"seed": SEEDS, "model.d_model": WIDTHS}
-    found: dict[str, dict[str, Any]] = {f"{schedule}-ladder": {"run": run(USUAL, []), "vary": vary}}
+    found: dict[str, dict[str, Any]] = {
+        f"{schedule}-{ladder}": {"run": run(USUAL, []), "vary": {"seed": seeds, "model.d_model": WIDTHS}}
+        for ladder, seeds in SEEDS.items()
+    }
     found[f"{schedule}-settings"] = {"run": run(USUAL, []), "vary": FAULTY, "changes": list(SETTINGS.values())}
     for kind, weights in MIXTURES.items():
         for onset in (0, STEPS // 2) if kind == "shuffled" else (0,):
@@ -124,6 +128,8 @@ class Judged:
     quarter: float
     covered: bool  # whether the interval after a quarter holds the final loss
     end: Off
+    norm: int | None  # step at which the norm of its matrices left its band
+    norm_end: float  # how far off that is at the end, in standard deviations
 
 
 def judge(curve: ExpectedCurve, run: Finished) -> Judged:
@@ -134,10 +140,23 @@ def judge(curve: ExpectedCurve, run: Finished) -> Judged:
         seen.append(follower.see(int(step), math.exp(log_loss)))
         if step == run.kind.steps // 4:
             quarter = follower.final()
+    norm, norm_end = judge_norm(curve, run)
     left = next((off for off in seen if off.test is not None), None)
     inside = float(np.mean([abs(off.off) < BAND for off in seen]))
     error = quarter[0] - run.final
-    return Judged(inside, left, before - run.final, error, abs(error) < BAND * quarter[1], seen[-1])
+    return Judged(inside, left, before - run.final, error, abs(error) < BAND * quarter[1], seen[-1], norm, norm_end)
+
+
+def judge_norm(curve: ExpectedCurve, run: Finished) -> tuple[int | None, float]:
+    """Return where the norm of a run's matrices leaves its band, and how far off it is at the end."""
+    if curve.growth is None or run.norms is None:
+        return None, math.nan
+    follower, limit, off = GrowthFollower(curve), curve.growth.limit, 0.0
+    left = None
+    for step, log_norm in zip(*run.norms, strict=True):
+        off = follower.see(int(step), math.exp(log_norm)) or 0.0
+        left = int(step) if left is None and abs(off) > limit else left
+    return left, off
 
 
 def curve_without(ladder: list[Finished], wanted: Kind) -> ExpectedCurve:
@@ -155,9 +174,11 @@ def held_out(schedule: str, ladder: list[Finished]) -> None:
     ]
     seeds = f"{np.mean(pairs):.2%}" if pairs else "-"
     inside, alarms = [one.inside for one in found], sum(one.left is not None for one in found)
+    norms = sum(one.norm is not None for one in found)
+    covered = f"{sum(one.covered for one in found)} of {len(found)}"
     print(
-        f"| {schedule} | {len(found)} | {np.mean(inside):.1%} | {min(inside):.0%} | {alarms} | {before.mean():.2%} | "
-        f"{quarter.mean():.2%} | {quarter.max():.2%} | {sum(one.covered for one in found)} of {len(found)} | {seeds} |",
+        f"| {schedule} | {len(found)} | {np.mean(inside):.1%} | {min(inside):.0%} | {alarms} | {norms} | "
+        f"{before.mean():.2%} | {quarter.mean():.2%} | {quarter.max():.2%} | {covered} | {seeds} |",
         flush=True,
     )
 
@@ -184,16 +205,17 @@ def faults(schedule: str, ladder: list[Finished], runs: Path) -> None:
     """Print when each faulty run left the band of an undisturbed one: with known batches, and as if of another seed."""
     for place in sorted(runs.glob(f"{schedule}-*")):
         kind, _, onset = place.name.removeprefix(f"{schedule}-").partition("-")
-        if kind == "ladder" or not (place / "ledger.jsonl").exists():
+        if place.name.endswith("ladder") or not (place / "ledger.jsonl").exists():
             continue
         start = int(onset or 0)
         for run in finished_runs(place)[0]:
-            other = dataclasses.replace(run.kind, seed=max(SEEDS) + 1)
+            other = dataclasses.replace(run.kind, seed=1 + max(SEEDS[TESTED_ON]))
             known, unknown = (judge(curve_without(ladder, one), run) for one in (run.kind, other))
+            norm = "no" if unknown.norm is None else f"{unknown.norm / run.kind.steps:.1%}"
             print(
                 f"| {_fault(run) or kind} | {schedule} | {run.kind.N:,.0f} | {start} | "
-                f"{'' if start else _left(known, run, 0)} | {_left(unknown, run, start)} | {unknown.end.level:+.1f} | "
-                f"{unknown.before:+.2%} |",
+                f"{'' if start else _left(known, run, 0)} | {_left(unknown, run, start)} | "
+                f"{norm if run.norms and not start else ''} | {unknown.end.level:+.1f} | {unknown.before:+.2%} |",
                 flush=True,
             )
 
@@ -210,26 +232,40 @@ def _left(one: Judged, run: Finished, start: int) -> str:
     return "no" if one.left is None else f"{(one.left.step - start) / run.kind.steps:.1%}, {one.left.test}"
 
 
+HELD_OUT = (
+    "schedule", "ladder", "runs", "points inside", "least", "alarms", "of the norm", "error before", "after a quarter",
+    "largest", "held", "seeds apart",
+)  # fmt: skip
+SIMULATED = ("schedule", "simulated runs", "false alarms", "share")
+FAULTS = (
+    "fault", "schedule", "N", "from step", "same seed: left after", "another seed", "by the norm", "level at the end",
+    "forecast",
+)  # fmt: skip
+
+
+def print_head(columns: tuple[str, ...]) -> None:
+    """Print the head of a table."""
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+
+
 def judge_all(out: Path) -> None:
     """Print the tables."""
-    ladders = {}
+    ladders: dict[tuple[str, str], list[Finished]] = {}
     for schedule in SCHEDULES:
-        place = out / "runs" / f"{schedule}-ladder"
-        if (place / "ledger.jsonl").exists() and len(found := finished_runs(place)[0]) == len(WIDTHS) * len(SEEDS):
-            ladders[schedule] = found
-    print(
-        "| schedule | runs | points inside | least | alarms | error before | after a quarter | largest | held | seeds |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for schedule, ladder in ladders.items():
-        held_out(schedule, ladder)
-    print("\n| schedule | simulated runs | false alarms | share |\n|---|---:|---:|---:|")
-    for schedule, ladder in ladders.items():
-        simulated(schedule, ladder)
-    print("\n| fault | schedule | N | from step | same seed: left after | another seed | level at the end | forecast |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
-    for schedule, ladder in ladders.items():
-        faults(schedule, ladder, out / "runs")
+        for ladder, seeds in SEEDS.items():
+            place = out / "runs" / f"{schedule}-{ladder}"
+            if (place / "ledger.jsonl").exists() and len(found := finished_runs(place)[0]) == len(WIDTHS) * len(seeds):
+                ladders[schedule, ladder] = found
+    print_head(HELD_OUT)
+    for (schedule, ladder), runs in ladders.items():
+        held_out(f"{schedule} | {'chosen on' if ladder == CHOSEN_ON else 'not'}", runs)
+    tested = {schedule: runs for (schedule, ladder), runs in ladders.items() if ladder == TESTED_ON}
+    print_head(SIMULATED)
+    for schedule, runs in tested.items():
+        simulated(schedule, runs)
+    print_head(FAULTS)
+    for schedule, runs in tested.items():
+        faults(schedule, runs, out / "runs")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from launch.scaling.table.mapping import parse_map
 from launch.scaling.table.rows import RowsAre
 from launch.show.text import count
 from launch.sweep.design.pending import pending_cells
+from launch.watch.find_runs import find_run
 from trainer.contract.errors import UserError
 from trainer.contract.plain_text import plain
 from trainer.contract.run_dir import utc_now
@@ -35,7 +36,7 @@ Examples:
   escala forecast --fit fit.json --sweep ladder.yaml
   escala forecast score runs/ladder/ledger.jsonl
   escala forecast --curve configs/run/tiny.yaml --from runs/ladder/ledger.jsonl --out big.json
-  escala forecast --final runs/big
+  escala forecast --final big
 """
 SCORE_EPILOG = """\b
 Example:
@@ -53,7 +54,7 @@ Example:
 @runs_option
 @click.option("--ledger", default=LEDGER, show_default=True, type=click.Path(path_type=Path))
 @click.option("--curve", type=click.Path(path_type=Path), help="Write the expected loss at each step of this run.")
-@click.option("--final", type=click.Path(path_type=Path), help="Forecast the final loss of this run from its curve.")
+@click.option("--final", metavar="RUN", help="Forecast the final loss of this run, a directory or a name.")
 @click.option("--from", "finished", type=click.Path(path_type=Path), help="Ledger of the finished runs for these two.")
 @click.option("--out", default=EXPECTED, show_default=True, type=click.Path(path_type=Path), help="Of --curve.")
 @set_option
@@ -62,7 +63,7 @@ Example:
 def forecast(
     ctx: click.Context,
     curve: Path | None,
-    final: Path | None,
+    final: str | None,
     finished: Path | None,
     out: Path,
     assignments: tuple[str, ...],
@@ -84,7 +85,7 @@ def forecast(
         refuse_idle([p.name or "" for p in ctx.command.params], f"before {ctx.invoked_subcommand!r}")
         return
     if curve is not None or final is not None:
-        _live(curve, final, finished, fit_path, out, assignments, as_json)
+        _live(curve, final, finished, fit_path, out, assignments, runs, as_json)
         return
     refuse_idle(["finished", "out", "assignments"], "without --curve or --final")
     if sweep_path is None:
@@ -126,22 +127,24 @@ def _tell(made: list[Forecast], fit: SavedFit, ledger: Path, *, as_json: bool, a
 
 def _live(
     curve: Path | None,
-    final: Path | None,
+    final: str | None,
     finished: Path | None,
     fit: Path | None,
     out: Path,
     assignments: tuple[str, ...],
+    runs: Path,
     as_json: bool,
 ) -> None:
     """Answer --curve or --final: the live law."""
     if curve is not None and final is not None:
         raise UserError("--curve is of a run that has not started, --final of one under way: give one of them")
-    refuse_idle(["family", "params", "tokens", "name", "sweep_path", "runs", "ledger"], "with --curve or --final")
+    refuse_idle(["family", "params", "tokens", "name", "sweep_path", "ledger"], "with --curve or --final")
     if curve is not None:
+        refuse_idle(["runs"], "with --curve, whose finished runs --from names")
         tell_curve(curve, assignments, finished, fit, out, as_json)
     elif final is not None:
         refuse_idle(["out", "assignments"], "with --final, whose run has its configuration")
-        tell_final(final, finished, fit, as_json)
+        tell_final(find_run(runs, final), finished, fit, as_json)
 
 
 def _size_text(one: Forecast) -> str:

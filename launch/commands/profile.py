@@ -25,16 +25,14 @@ def profile(run: str, steps: int, runs: Path) -> None:
       escala profile tiny --steps 10
     """
     from launch.run.run_state import state_of
-    from launch.watch.find_runs import find_runs
+    from launch.watch.find_runs import find_run
     from trainer.contract.errors import UserError
     from trainer.contract.profile_request import leave_request
     from trainer.contract.run_dir import RunDir, Status
 
-    found = find_runs(runs, [run])
-    if len(found) > 1:
-        raise UserError(f"{run!r} means {len(found)} runs: name one of them, such as {found[0]}")
-    word = state_of(RunDir(found[0])).word
+    found = find_run(runs, run)
+    word = state_of(RunDir(found)).word
     if word != Status.RUNNING:
-        raise UserError(f"{found[0]} is {word}: a profile is of a run that trains; set tracking.profile_steps instead")
-    leave_request(found[0], steps)
-    click.echo(f"asked: {steps} steps from its next row on, into {found[0] / 'profiles'}")
+        raise UserError(f"{found} is {word}: a profile is of a run that trains; set tracking.profile_steps instead")
+    leave_request(found, steps)
+    click.echo(f"asked: {steps} steps from its next row on, into {found / 'profiles'}")

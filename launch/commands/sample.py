@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from launch.commands.options import json_option
+from launch.commands.options import json_option, runs_option
 from launch.commands.settings import flag, settings_options
 from trainer.config.decoding import COMMON, DECODERS, DecodingConfig
 from trainer.contract.errors import UserError
@@ -23,7 +23,7 @@ def heeding(name: str) -> str:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @click.option("--prompt", "given", multiple=True, help="Text to continue; may be repeated. Default: a document begins.")
 @click.option(
     "--prompts",
@@ -33,18 +33,19 @@ def heeding(name: str) -> str:
 )
 @settings_options(DecodingConfig, {"decoder": list(DECODERS)}, heeding)
 @click.option("--compare", is_flag=True, help="Show one prompt under every decoder, and which text is most probable.")
+@runs_option
 @json_option
 def sample(
-    run: Path, given: tuple[str, ...], prompts: Path | None, compare: bool, as_json: bool, **settings: Any
+    run: str, given: tuple[str, ...], prompts: Path | None, compare: bool, runs: Path, as_json: bool, **settings: Any
 ) -> None:
-    """Continue prompts with the newest checkpoint of the run directory RUN, of whatever family and layout.
+    """Continue prompts with the newest checkpoint of RUN, a directory or a name, of whatever family and layout.
 
     Text comes as it is produced; its log-probability under the model follows. Ends with the document, a stop string, or
     --tokens. Beyond the model's context its later half is read again as a beginning.
 
     \b
     Examples:
-      escala sample runs/tiny --prompt 'def '
+      escala sample tiny --prompt 'def '
       escala sample runs/tiny --count 3 --tokens 100 --top-p 0.9
       escala sample runs/tiny --prompt 'import' --decoder greedy --stop $'\\n' --json
       escala sample runs/tiny --prompt 'import' --decoder beam --width 8 --length-alpha 1 --count 3
@@ -52,6 +53,7 @@ def sample(
       escala sample runs/tiny --prompt 'The ' --tokens 20 --compare
     """
     from launch.run.rank_packages import need_rank_packages
+    from launch.watch.find_runs import find_run
 
     wanted = {name: value for name, value in settings.items() if value not in (None, ())}
     if compare and (idle := set(wanted) - {"tokens", "seed"}):
@@ -60,7 +62,8 @@ def sample(
         )
     texts = [*given, *(_lines(prompts) if prompts else [])] or [""]
     need_rank_packages()
-    request = {"run": str(run), "prompts": texts, "settings": wanted, "compare": compare, "json": as_json}
+    found = find_run(runs, run)
+    request = {"run": str(found), "prompts": texts, "settings": wanted, "compare": compare, "json": as_json}
     command = [sys.executable, "-m", "trainer.decoding.sample"]
     sys.exit(subprocess.run(command, input=json.dumps(request).encode()).returncode)
 

@@ -36,19 +36,16 @@ def why(run: str, replay: int | None, as_json: bool, runs: Path) -> None:
       escala why runs/quickstart/cells/d_model=64-0f3a --json | jq -r .cause
     """
     from launch.watch.diagnosis import diagnose
-    from launch.watch.find_runs import find_runs
-    from trainer.contract.errors import UserError
+    from launch.watch.find_runs import find_run
     from trainer.contract.hiding import without_secrets
     from trainer.contract.plain_text import plain
 
-    found = find_runs(runs, [run])
-    if len(found) > 1:
-        raise UserError(f"{run!r} means {len(found)} runs: name one of them, such as {found[0]}")
-    told = diagnose(found[0])
+    found = find_run(runs, run)
+    told = diagnose(found)
     if replay is not None:
         from launch.run.replay_story import replay as take_again
 
-        told = dataclasses.replace(told, details=[*told.details, *take_again(found[0], replay)])
+        told = dataclasses.replace(told, details=[*told.details, *take_again(found, replay)])
     if as_json:
         click.echo(without_secrets(json.dumps(told.to_json(), indent=2)))
         return

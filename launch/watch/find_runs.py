@@ -25,6 +25,14 @@ def find_runs(root: Path, words: Sequence[str] = ()) -> list[Path]:
     return list(dict.fromkeys(run for word in words for run in _meant(root, word)))
 
 
+def find_run(root: Path, word: str) -> Path:
+    """Return the one run that a word means, as `find_runs` reads it. Raises `UserError` for none and for several."""
+    first, *others = find_runs(root, [word])
+    if others:
+        raise UserError(f"{word!r} means {1 + len(others)} runs: name one of them, such as {first}")
+    return first
+
+
 def _meant(root: Path, word: str) -> list[Path]:
     for place in (Path(word), root / word):
         if place.is_dir() and (found := list(_below(place, DEEPEST))):

@@ -18,7 +18,8 @@ from trainer.contract.run_dir import RunDir
 STEPS = 40
 BAD = range(30, 33)  # steps of the data order whose targets are nonsense
 SKIP = "28:33"  # 2 steps before the first spike, until all ranks have agreed
-GUARD = {"spike": "rollback", "window": 20, "sigma": 5.0, "patience": 2, "margin": 2}
+FINDS = {"window": 20, "sigma": 5.0}
+GUARD = {**FINDS, "spike": "rollback", "patience": 2, "margin": 2}
 
 
 class KilledError(Exception):
@@ -126,15 +127,15 @@ def test_a_rollback_is_the_run_without_that_data(ranks: RankPool, tmp_path: Path
 @pytest.mark.parametrize(
     ("guard", "ended"),
     [
-        ({"spike": "skip", "max_skips": 2}, "DivergedError: loss"),
-        ({"spike": "stop"}, "DivergedError: 2 spikes in a row"),
-        ({"max_rollbacks": 0}, "DivergedError: spikes at step 33 after 0 rollbacks"),
+        ({**FINDS, "spike": "skip", "max_skips": 2}, "DivergedError: loss"),
+        ({**FINDS, "spike": "stop", "patience": 2}, "DivergedError: 2 spikes in a row"),
+        ({**GUARD, "max_rollbacks": 0}, "DivergedError: spikes at step 33 after 0 rollbacks"),
     ],
 )
 def test_a_run_ends_when_its_patience_does(
     ranks: RankPool, tmp_path: Path, prepared: Path, guard: dict[str, Any], ended: str
 ) -> None:
-    run_dir = run_of(tmp_path, prepared, "run", guard={**GUARD, **guard})
+    run_dir = run_of(tmp_path, prepared, "run", guard=guard)
     (said, other) = ranks.run(2, train, str(run_dir.root))
     assert said.startswith(ended) and said == other
     assert len(events(run_dir, "spike")) >= 2

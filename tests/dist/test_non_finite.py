@@ -13,6 +13,18 @@ from tests.dist.test_engine import open_engine
 from trainer.config.run import RunConfig
 
 
+class Spoiled(torch.autograd.Function):
+    """Gives what it is given; its gradient is not a number."""
+
+    @staticmethod
+    def forward(ctx: Any, given: torch.Tensor) -> torch.Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * torch.nan
+
+
 def trace(config: RunConfig, how: str, victim: int) -> dict[str, Any]:
     """Plant a fault on one rank, take a step that is skipped, and say what is found and what changed."""
     from trainer.engine.non_finite import sentence, trace_step
@@ -35,7 +47,12 @@ def trace(config: RunConfig, how: str, victim: int) -> dict[str, Any]:
             return output * 1.0
         return output / 0
 
-    if how != "weights":
+    def spoil_parameter(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + 0 * Spoiled.apply(module.weight).sum() if mine else output
+
+    if how == "parameter":
+        block.mlp.down.register_forward_hook(spoil_parameter)
+    elif how != "weights":
         block.mlp.register_forward_hook(spoil)
     before = [f.weight.clone() for f in engine.sharded.fragments()]
     outcome = engine.train_step(batches, 1e-3)
@@ -54,9 +71,12 @@ def trace(config: RunConfig, how: str, victim: int) -> dict[str, Any]:
         ({"zero_stage": 3}, "forward", "forward", "blocks.1.mlp"),
         ({"recompute": "full"}, "forward", "forward", "blocks.1.mlp"),
         ({}, "backward", "backward", "blocks.1.mlp"),
+        ({}, "parameter", "backward", "blocks.1.mlp.down"),
         ({}, "weights", "batch", ""),
         ({"engine": "fsdp", "zero_stage": 3}, "forward", "forward", "blocks.1.mlp"),
         ({"engine": "fsdp", "zero_stage": 3}, "backward", "backward", "blocks.1.mlp"),
+        ({"engine": "fsdp", "zero_stage": 3}, "parameter", "backward", "blocks.1.mlp.down"),
+        ({"engine": "fsdp", "zero_stage": 1, "recompute": "full"}, "parameter", "backward", "blocks.1.mlp.down"),
     ],
 )
 def test_the_first_module_on_the_first_rank_is_named(
@@ -66,6 +86,7 @@ def test_the_first_module_on_the_first_rank_is_named(
     for result in ranks.run(2, trace, config, how, 1):
         assert (result["phase"], result["repeats"], result["unchanged"]) == (phase, True, True), result
         assert result["module"].removeprefix("module.").startswith(module), result
+        assert how != "parameter" or result["tensor"] == "gradient of weight", result
         assert result["rank"] == 1 and "on rank 1: " in result["says"]
 
 

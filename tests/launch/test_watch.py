@@ -97,6 +97,32 @@ def test_a_name_that_means_nothing_is_refused_with_the_nearest(root: Path) -> No
         find_runs(root / "none")
 
 
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("sample", ["sample", "--prompt", "x"]), ("evaluate", ["evaluate"]), ("live", ["forecast", "--final"])],
+)
+def test_each_command_takes_the_names_that_watch_shows(
+    root: Path, module: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run by its name alone, by its directory, and refused where it means several."""
+    asked: list[str] = []
+
+    def started(command: list[str], *, input: bytes) -> subprocess.CompletedProcess[bytes]:
+        asked.append(json.loads(input)["run"])
+        return subprocess.CompletedProcess(command, 0)
+
+    if module == "live":
+        monkeypatch.setattr("launch.commands.forecast.tell_final", lambda run, *_: asked.append(str(run)))
+    else:
+        monkeypatch.setattr(f"launch.commands.{module}.subprocess.run", started)
+    cell = find_runs(root, ["s"])[0]
+    for word in (cell.name, str(cell)):
+        CliRunner().invoke(escala, [*words, word, "--runs", str(root)], standalone_mode=False, catch_exceptions=False)
+    assert asked == [str(cell)] * 2
+    refused = CliRunner().invoke(escala, [*words, "s", "--runs", str(root)], standalone_mode=False)
+    assert isinstance(refused.exception, UserError) and "'s' means 4 runs" in str(refused.exception)
+
+
 def test_a_curve_is_sampled_over_the_whole_record_and_little_of_it_is_read(tmp_path: Path) -> None:
     run_dir = plant(tmp_path, "long", Status.DONE, 20_000)
     points = Curve(run_dir.metrics, 20).read()

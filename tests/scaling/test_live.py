@@ -20,7 +20,7 @@ from tests.scaling.live_runs import BATCH, LIKE, NOISE, batches, kind, ladder, l
 from trainer.config.load import run_from_values
 from trainer.contract.errors import UserError
 from trainer.contract.expected import ExpectedCurve
-from trainer.contract.leaving import Follower
+from trainer.contract.leaving import Follower, GrowthFollower
 from trainer.contract.run_dir import RunDir
 
 
@@ -119,6 +119,33 @@ def test_points_between_logged_steps_are_not_needed() -> None:
     assert left is None and np.mean(np.abs(off) < 1.96) > 0.85
 
 
+def with_norms(one: Finished, number: int, decay: float = 0.0) -> Finished:
+    """Add the norm of its matrices: growth that differs by .5 % between runs, less what more decay takes away."""
+    share, dice = one.steps / one.kind.steps, np.random.default_rng(number)
+    growth = (0.2 - 0.01 * math.log(one.kind.N)) * np.sqrt(share) + 0.005 * dice.standard_normal() * share
+    return dataclasses.replace(one, norms=(one.steps, 0.5 * math.log(one.kind.N) + growth - decay * share))
+
+
+def norm_left(curve: ExpectedCurve, one: Finished) -> float | None:
+    """Return after which share of the run its norm left the band."""
+    assert curve.growth is not None and one.norms is not None
+    follower = GrowthFollower(curve)
+    off = [follower.see(int(step), math.exp(value)) for step, value in zip(*one.norms, strict=True)]
+    left = [step for step, z in zip(one.norms[0], off, strict=True) if z is not None and abs(z) > curve.growth.limit]
+    return float(left[0]) / one.kind.steps if left else None
+
+
+def test_the_norm_of_matrices_tells_a_weight_decay_that_the_loss_does_not() -> None:
+    plain = expected_curve(ladder(), kind(5e4, 400))
+    assert plain.growth is None, "runs that recorded no norms"
+    curve = expected_curve([with_norms(one, n) for n, one in enumerate(ladder())], kind(5e4, 400))
+    undisturbed = [norm_left(curve, with_norms(run(kind(5e4, 400), n), 900 + n)) for n in range(20)]
+    assert undisturbed == [None] * 20
+    assert curve.limits.level > plain.limits.level and curve.limits.drift > plain.limits.drift, "three tests share"
+    left = norm_left(curve, with_norms(run(kind(5e4, 400), 1), 901, decay=0.8))
+    assert left is not None and left < 0.15
+
+
 def test_the_curve_has_the_shape_of_the_law() -> None:
     curve = expected_curve(ladder(), kind(5e4, 400, seed=7))
     share = np.array(curve.steps)[1:] / 400
@@ -167,6 +194,12 @@ def test_a_damaged_curve_is_refused_and_a_sound_one_survives_its_file(tmp_path: 
     curve, path = expected_curve(ladder(), kind(5e4, 400)), tmp_path / "expected.json"
     curve.save(path)
     assert ExpectedCurve.load(path) == curve
+    grown = expected_curve([with_norms(one, n) for n, one in enumerate(ladder())], kind(5e4, 400))
+    grown.save(path)
+    assert ExpectedCurve.load(path) == grown
+    before = {key: value for key, value in json.loads(path.read_text()).items() if key != "growth"}
+    path.write_text(json.dumps(before))
+    assert ExpectedCurve.load(path).growth is None, "one that was written before norms were followed"
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "noise": values["noise"][1:]}))
     with pytest.raises(UserError, match="is not an expected curve"):
@@ -193,8 +226,9 @@ def test_a_ledger_without_curves_says_what_to_do(tmp_path: Path) -> None:
         (["--curve", "tiny", "--final", "x"], "give one of them"),
         (["--curve", "configs/run/tiny.yaml"], "--from is missing"),
         (["--from", "x"], "--from has no effect without --curve or --final"),
-        (["--final", "nowhere"], "is no run"),
+        (["--final", "nowhere"], "no run 'nowhere' under runs"),
         (["--final", "nowhere", "--set", "steps=1"], "--set has no effect with --final"),
+        (["--curve", "tiny", "--from", "x", "--runs", "y"], "--runs has no effect with --curve"),
     ],
 )
 def test_the_command_refuses_what_makes_no_sense(words: list[str], said: str) -> None:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from trainer.config.base import Section
+from trainer.config.heeded import Heeded
 from trainer.config.load import dump, load_run, run_from_values
 from trainer.config.run import RunConfig
 from trainer.config.span import Span, parse_count, parse_span
 from trainer.contract.errors import UserError
 from trainer.plan.plan import Plan, make_plan
+
+GIVEN = {  # of each setting that does something only beside another: a value, and one of the other's that lets it
+    "guard.sigma": ("5", "spike=rollback"), "guard.window": ("50", "spike=stop"), "guard.patience": ("5", "spike=stop"),
+    "guard.margin": ("5", "spike=rollback"), "guard.max_rollbacks": ("5", "spike=rollback"),
+    "guard.max_skips": ("5", "non_finite=skip"), "checkpoint.keep_every": ("50%", "every=5%"),
+    "checkpoint.source": ("x", "load=always"), "tracking.activations": ("true", "norms_every=5%"),
+    "tracking.prompts": ("[a]", "wandb=offline"), "optim.eps": ("1e-6", "name=adamw"),
+    "optim.muon_lr_factor": ("2", "name=muon"), "optim.muon_weight_decay": ("0.5", "name=muon"),
+    "schedule.decay": ("30%", "kind=wsd"), "schedule.cooldown": ("1-sqrt", "kind=wsd"),
+    "schedule.final_ratio": ("0.5", "kind=linear"), "data.shuffle_window": ("512", "order=shuffled"),
+    "data.tokenizer.byte_fallback": ("false", "kind=unigram"), "data.tokenizer.sample_bytes": ("1M", "kind=bpe"),
+}  # fmt: skip
+WITHOUT = {  # what leaves them without effect, where the defaults do not
+    "guard.sigma": "spike='off'", "guard.window": "spike='off'", "checkpoint.source": "load=never",
+    "tracking.prompts": "wandb=disabled", "optim.eps": "name=sgd", "schedule.final_ratio": "kind=constant",
+    "data.shuffle_window": "order=streams", "data.tokenizer.byte_fallback": "kind=word",
+    "data.tokenizer.sample_bytes": "kind=word",
+}  # fmt: skip
+NEEDS_A_FILE = {"optim.recipe_reach", "optim.base"}  # tests/launch/test_sweep_tune.py, tests/unit/test_transfer.py
 
 VALUES = {
     "model": {"size": "100k", "vocab_size": 512, "context_length": 128},
@@ -179,3 +201,35 @@ def test_numbers_stay_keys_of_mappings():
     sources = [{"path": "0.txt", "weight": 1}, {"path": "1.txt", "weight": 2}]
     config = run("data.stages.0.weights.1=0.5", data={"sources": sources, "stages": stages})
     assert config.data.stages[0].weights == {"0": 1.0, "1": 0.5}
+
+
+def declared(section: Section, prefix: str = "") -> Iterator[tuple[str, Heeded]]:
+    """Yield each setting of a configuration that does something only beside another, and the rule that says so."""
+    for rule in section.heeded:
+        yield from ((prefix + name, rule) for name in rule.names)
+    for name in type(section).model_fields:
+        if isinstance(inner := getattr(section, name), Section):
+            yield from declared(inner, f"{prefix}{name}.")
+
+
+def test_every_setting_that_needs_another_is_tried() -> None:
+    rules = dict(declared(run()))
+    assert rules.keys() == GIVEN.keys() | NEEDS_A_FILE
+
+
+@pytest.mark.parametrize("key", GIVEN)
+def test_a_setting_without_effect_is_refused_and_says_what_to_write(key: str) -> None:
+    section, _, name = key.rpartition(".")
+    value, heeding = GIVEN[key]
+    idle = [f"{key}={value}", *([f"{section}.{WITHOUT[key]}"] if key in WITHOUT else [])]
+    with pytest.raises(UserError, match=rf"{section}': .*{name} ha(s|ve) no effect with.*: leave .* out, or set "):
+        run(*idle)
+    config = run(f"{key}={value}", f"{section}.{heeding}")
+    assert run_from_values(yaml.safe_load(dump(config)), "written") == config
+    run_from_values(VALUES, "what Escala wrote is read as it is", idle, written=True)
+
+
+def test_a_run_that_was_written_with_an_idle_setting_still_goes_on(tmp_path: Path) -> None:
+    config = run_from_values(VALUES, "written before", ["guard.patience=5"], written=True)
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert load_run(tmp_path / "config.yaml") == config

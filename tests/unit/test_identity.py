@@ -82,7 +82,8 @@ ELSEWHERE = {
 
 
 def run(*assignments: str, **values: Any) -> RunConfig:
-    return run_from_values({**RUN, **values}, "test", assignments)
+    """Read as Escala wrote it: fields are changed one at a time, also where that has no effect without another."""
+    return run_from_values({**RUN, **values}, "test", assignments, written=True)
 
 
 def with_value(*keys: str) -> RunConfig:

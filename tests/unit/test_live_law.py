@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from trainer.config.load import run_from_values
-from trainer.contract.expected import ExpectedCurve, Limits
+from trainer.contract.expected import ExpectedCurve, ExpectedGrowth, Limits
 from trainer.contract.run_dir import RunDir, append_json
 from trainer.data.order.skipping import steps_before
 from trainer.observe.live_law import LiveLaw, open_live_law
+from trainer.observe.wandb_alerts import alert_of
 from trainer.plan.likeness import likeness, unlikeness
 
 LIKE = {"batch": {"tokens_per_step": 64}, "schedule": {"kind": "cosine"}, "model": {}, "optim": {"lr": 0.01}}
@@ -73,6 +74,33 @@ def test_a_run_that_goes_back_is_not_compared_with_batches_that_it_does_not_read
     assert live.values(3, math.exp(1.5))["off"] == pytest.approx(0) and live.values(4, math.e)["off"] == pytest.approx(
         0
     )
+
+
+def test_a_norm_that_leaves_is_told_once_over_restarts_and_blames_weight_decay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    growth = ExpectedGrowth(mean=[0.0, 0.05, 0.1], sd=[0.01] * 3, since=5, limit=4.0)
+    events, event = told()
+    live, rows = LiveLaw(curve(growth=growth), event), []
+    for step in range(1, 60):
+        norms = {"matrix": 20 * math.exp(-0.002 * step), "embedding": 1.0} if step % 5 == 0 else None
+        rows.append({"step": step, "loss": math.e, "param_norms": norms, **live.values(step, math.e, norms)})
+    (left,) = events
+    assert (left["test"], left["limit"], left["step"]) == ("norm", 4.0, 20), "its growth counts from step 5"
+    assert left["norm_off"] == pytest.approx(-0.003 * 15 / 0.01, rel=1e-6) and left["reasons"][0] == "weight decay"
+    assert (
+        "the norm of its matrices has left its expected band, below it (norm -4.5, limit 4.0)"
+        in capsys.readouterr().err
+    )
+    said = alert_of(left)
+    assert said is not None and "norm of its matrices -4.5 standard deviations off. Likely: weight decay" in said.text
+    assert [row["step"] for row in rows if "norm_off" in row] == [*range(5, 60, 5)]
+    again = LiveLaw(curve(growth=growth), event)
+    again.follow(rows[:40])
+    values = again.values(45, math.e, rows[44]["param_norms"])
+    assert values["norm_off"] == rows[44]["norm_off"] and len(events) == 1
+    again.go_back(rows[:10], until=math.inf)
+    assert again.values(20, math.e, rows[19]["param_norms"])["norm_off"] == rows[19]["norm_off"] and len(events) == 2
 
 
 def test_a_run_that_goes_on_stands_where_it_stood(tmp_path: Path) -> None:

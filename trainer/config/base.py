@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
+from trainer.config.heeded import WRITTEN, Heeded, idle
 from trainer.config.merging import are_places, lay_over
 from trainer.contract.errors import UserError, did_you_mean
 from trainer.contract.hiding import redact
@@ -16,6 +17,7 @@ class Section(BaseModel):
     """A part of a configuration. It cannot change after it was read, and it refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    heeded: ClassVar[tuple[Heeded, ...]] = ()  # settings that do something only beside another
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -36,18 +38,26 @@ class Section(BaseModel):
                 changed[key] = lay_over(plain, value, str(key))
         return {**values, **changed}
 
+    @model_validator(mode="after")
+    def _none_is_idle(self, info: ValidationInfo) -> Self:
+        if self.heeded and not (info.context or {}).get(WRITTEN):
+            defaults = {name: field.get_default() for name, field in type(self).model_fields.items()}
+            if found := idle(self, self.heeded, defaults):
+                raise ValueError("; ".join(found))
+        return self
+
 
 S = TypeVar("S", bound=Section)
 
 
-def parse_section(section: type[S], values: dict[str, Any], where: str) -> S:
-    """Validate `values` as `section`.
+def parse_section(section: type[S], values: dict[str, Any], where: str, *, written: bool = False) -> S:
+    """Validate `values` as `section`. With `written` they are what Escala wrote: nothing in them is refused as idle.
 
     Raises `UserError` with one clause for each problem: the dotted key, what is wrong with the value that was
     given, and for an unknown key the nearest known one.
     """
     try:
-        return section.model_validate(values)
+        return section.model_validate(values, context={WRITTEN: written})
     except ValidationError as error:
         raise UserError(f"{where}: " + "; ".join(_clauses(section, error.errors()))) from None
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
+from trainer.config.heeded import Heeded
 from trainer.config.identity import Determines, Execution, Result, Tokens, determining, hash_of
 from trainer.config.names import Name, check_name
 from trainer.config.secrets import Location, Options, from_environment
@@ -85,6 +86,8 @@ class SourceConfig(Section):
 class TokenizerConfig(Section):
     """How text becomes tokens: a sentencepiece model trained on a sample, bytes, words, or an existing model."""
 
+    heeded: ClassVar = (Heeded(("byte_fallback", "sample_bytes"), {"kind": ("bpe", "unigram")}),)
+
     kind: Tokens[Literal["bpe", "unigram", "bytes", "word", "sentencepiece", "huggingface"]] = Field(
         "bpe",
         description="bpe and unigram are trained with sentencepiece; word: the closed vocabulary of the training text; "
@@ -151,6 +154,8 @@ class CacheConfig(Section):
 
 class DataConfig(Section):
     """Sources, tokenizer and shards of one token set."""
+
+    heeded: ClassVar = (Heeded(("shuffle_window",), {"order": ("shuffled",)}),)
 
     name: Execution[Name] = Field("embedded", description="of the prepared set")
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)
@@ -223,8 +228,6 @@ class DataConfig(Section):
                 f"data.order streams reads the text as it stands, and packing {self.packing} lays it out anew: set "
                 "packing to concatenate (document_mask: true keeps documents apart)"
             )
-        if self.shuffle_window is not None:
-            raise ValueError("shuffle_window has no effect with order streams: leave it out")
         if self.sources[0].weight is not None:
             raise ValueError(
                 "sources are mixed by weight sample by sample, and order streams reads each from end to end: leave the "

@@ -122,8 +122,10 @@ def _open_named(values: dict[str, Any], key: str) -> dict[str, Any]:
     return values
 
 
-def run_from_values(values: dict[str, Any], where: str, assignments: tuple[str, ...] | list[str] = ()) -> RunConfig:
-    """Resolve names, apply overrides and validate. Raises UserError."""
+def run_from_values(
+    values: dict[str, Any], where: str, assignments: tuple[str, ...] | list[str] = (), *, written: bool = False
+) -> RunConfig:
+    """Resolve names, apply overrides and validate. `written`: see `parse_section`. Raises UserError."""
     values = set_values(resolve_base(values, "run", where), assignments)
     for section in NAMED_SECTIONS:
         if section in values:
@@ -131,7 +133,7 @@ def run_from_values(values: dict[str, Any], where: str, assignments: tuple[str, 
     optim = values.get("optim")
     if isinstance(optim, dict) and isinstance(optim.get("recipe"), str):
         values = {**values, "optim": {**optim, "recipe": read_yaml(config_file("recipe", optim["recipe"], where))}}
-    return parse_section(RunConfig, values, where)
+    return parse_section(RunConfig, values, where, written=written)
 
 
 def load_run(path: Path, assignments: tuple[str, ...] | list[str] = ()) -> RunConfig:
@@ -139,7 +141,8 @@ def load_run(path: Path, assignments: tuple[str, ...] | list[str] = ()) -> RunCo
     path = path if path.exists() else config_file("run", str(path))
     values = read_yaml(path)
     values.setdefault("name", path.stem)
-    return run_from_values(values, str(path), assignments)
+    written = path.read_text(encoding="utf-8").startswith(SEAL) and not assignments
+    return run_from_values(values, str(path), assignments, written=written)
 
 
 def dump(config: RunConfig) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from trainer.config.base import Section
+from trainer.config.heeded import ANY, Heeded
 from trainer.config.identity import Execution, Result
 from trainer.config.recipe import Recipe
 from trainer.config.span import Count, Span, SpanField
@@ -40,6 +41,12 @@ class BaseShape(Section):
 class OptimConfig(Section):
     """AdamW unless said otherwise. `lr` is a number, or `auto`: the rule in trainer/plan/learning_rate.py."""
 
+    heeded: ClassVar = (
+        Heeded(("muon_lr_factor", "muon_weight_decay"), {"name": ("muon",)}),
+        Heeded(("eps",), {"name": ("adamw", "muon")}),
+        Heeded(("recipe_reach",), {"recipe": ANY}),
+        Heeded(("base",), {"parametrization": ("mup", "completep")}),
+    )
     name: Result[Literal["adamw", "sgd", "muon"]] = Field("adamw", description="muon: for matrices, AdamW for the rest")
     lr: Result[PeakRate] = Field("auto", description="at its peak; 'auto': the stated rule by size")
     lr_factor: Result[float] = Field(
@@ -97,14 +104,8 @@ class OptimConfig(Section):
 
     @model_validator(mode="after")
     def _says_all(self) -> OptimConfig:
-        if self.name != "muon" and (self.muon_lr_factor != 1 or self.muon_weight_decay is not None):
-            raise ValueError(
-                f"muon_lr_factor and muon_weight_decay have no effect with name {self.name}: leave them out"
-            )
         self._check_recipe()
         if self.parametrization == "standard":
-            if self.base is not None:
-                raise ValueError("base has no effect with parametrization standard: leave it out, or set mup")
             return self
         if self.base is None:
             raise ValueError(f"parametrization {self.parametrization} needs base, the shape that was tuned: d_model")
@@ -136,6 +137,10 @@ class OptimConfig(Section):
 class ScheduleConfig(Section):
     """The learning rate over the run, as a share of its peak."""
 
+    heeded: ClassVar = (
+        Heeded(("decay", "cooldown"), {"kind": ("wsd",)}),
+        Heeded(("final_ratio",), {"kind": ("linear", "cosine", "wsd")}),
+    )
     kind: Result[Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"]] = Field(
         "cosine", description="course after the warm-up; wsd: constant, then a cooldown (warmup-stable-decay)"
     )

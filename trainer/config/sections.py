@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from trainer.config.base import Section
+from trainer.config.heeded import ANY, Heeded
 from trainer.config.identity import Execution, Result
 from trainer.config.span import Count, Span, SpanField
 
@@ -23,6 +24,10 @@ class BatchConfig(Section):
 class CheckpointConfig(Section):
     """When checkpoints are written, which are kept, and what a starting run does with those that it finds."""
 
+    heeded: ClassVar = (
+        Heeded(("keep_every",), {"every": ANY, "minutes": ANY}),
+        Heeded(("source",), {"load": ("always", "if_available", "warm_start")}),
+    )
     every: Execution[SpanField | None] = Field(None, description="save so often; default: at the end only")
     minutes: Execution[float | None] = Field(None, gt=0, description="also save when this much time has passed")
     keep_last: Execution[int] = Field(2, gt=0, description="how many temporary checkpoints stay")
@@ -50,6 +55,10 @@ class EvaluationConfig(Section):
 class TrackingConfig(Section):
     """The local record is always written. W&B mirrors it; `auto` is online with credentials, else offline."""
 
+    heeded: ClassVar = (
+        Heeded(("activations",), {"norms_every": ANY}),
+        Heeded(("prompts",), {"wandb": ("auto", "online", "offline")}),
+    )
     log_every: Execution[SpanField] = Field(Span(10, "steps"), description="record the loss so often")
     norms_every: Execution[SpanField | None] = Field(
         None, description="record norms of gradients, parameters and updates by kind of parameter so often"
@@ -67,16 +76,16 @@ class TrackingConfig(Section):
         (), description="steps to profile, such as 10:13, the last left out; a trace of each rank for Perfetto"
     )
 
-    @model_validator(mode="after")
-    def _activations_with_norms(self) -> TrackingConfig:
-        if self.activations and self.norms_every is None:
-            raise ValueError("activations are recorded with the norms: set tracking.norms_every too")
-        return self
-
 
 class GuardConfig(Section):
     """What the run does when something goes wrong. See `trainer/guard/health.py` for spikes."""
 
+    heeded: ClassVar = (
+        Heeded(("sigma", "window"), {"spike": ("continue", "skip", "rollback", "stop")}),
+        Heeded(("patience",), {"spike": ("rollback", "stop")}),
+        Heeded(("margin", "max_rollbacks"), {"spike": ("rollback",)}),
+        Heeded(("max_skips",), {"non_finite": ("skip",), "spike": ("skip",)}),
+    )
     non_finite: Result[Literal["stop", "skip"]] = Field(
         "stop", description="on a loss or gradient that is not a number"
     )

@@ -31,6 +31,25 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ExpectedGrowth:
+    """The log norm of the matrices less that after `since` steps: its mean and standard deviation, over `steps`.
+
+    The run has left its band where it is over `limit` standard deviations away.
+    """
+
+    mean: list[float]
+    sd: list[float]
+    since: float
+    limit: float
+
+
+def norm_of(norms: Any) -> float | None:
+    """Return the norm that is watched among norms by kind of parameter: weight decay acts on matrices alone."""
+    value = norms.get("matrix") if isinstance(norms, dict) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True)
 class ExpectedCurve:
     """What is expected of one run. All lists over `steps` have its length; between them values are interpolated."""
 
@@ -49,6 +68,7 @@ class ExpectedCurve:
     cells: list[str]  # the finished runs that it was made from
     eval_set: str = "held_out"
     format: int = FORMAT
+    growth: ExpectedGrowth | None = None  # where the finished runs recorded norms
 
     def save(self, path: Path) -> None:
         """Write the file in one step."""
@@ -72,10 +92,12 @@ class ExpectedCurve:
     def load(cls, path: Path) -> ExpectedCurve:
         """Read a file. Raises `UserError` where there is none, or it holds something else."""
         try:
-            values = read_object(path, *(name for name in cls.__dataclass_fields__))
+            values = {"growth": None} | read_object(path, *(n for n in cls.__dataclass_fields__ if n != "growth"))
             batches = {int(step): float(added) for step, added in values["batches"].items()}
-            made = cls(**{**values, "limits": Limits(**values["limits"]), "batches": batches})
+            growth = values["growth"] and ExpectedGrowth(**values["growth"])
+            made = cls(**{**values, "limits": Limits(**values["limits"]), "batches": batches, "growth": growth})
             rows = [made.mean, made.noise, made.noise_of_known, *made.modes]
+            rows += [growth.mean, growth.sd] if growth else []
             sound = len(made.steps) > 1 and all(len(row) == len(made.steps) for row in rows)
             if not sound or len(made.final_modes) != len(made.modes) or made.format != FORMAT:
                 raise ValueError("its lists do not fit together")

@@ -25,7 +25,7 @@ from trainer.contract.expected import ExpectedCurve
 
 Array = NDArray[Any]
 SLACK, LARGEST = 0.5, 4.0  # of the CUSUM: shifts below it are let go; one batch that is odd counts so much at most
-LEVEL, DRIFT = "level", "drift"
+LEVEL, DRIFT, NORM = "level", "drift", "norm"
 
 
 @dataclass(frozen=True)
@@ -102,3 +102,22 @@ class Follower:
             between,
             max((1 - part) * noise[right - 1] + part * noise[right], 1e-6),
         )
+
+
+class GrowthFollower:
+    """Sees the norm of a run's matrices in order of steps: how far its growth is off, in standard deviations."""
+
+    def __init__(self, curve: ExpectedCurve) -> None:
+        assert curve.growth is not None
+        self._at, self._growth = curve.steps, curve.growth
+        self._first: tuple[float, float] | None = None  # the log norm that growth counts from, and what was expected
+
+    def see(self, step: int, norm: float) -> float | None:
+        """Return how far off it is; None before growth is counted, and for a norm that is no positive number."""
+        if not (math.isfinite(norm) and norm > 0) or step < self._growth.since:
+            return None
+        mean, value = float(np.interp(step, self._at, self._growth.mean)), math.log(norm)
+        if self._first is None:
+            self._first = value, mean
+        grown, expected = value - self._first[0], mean - self._first[1]
+        return (grown - expected) / float(np.interp(step, self._at, self._growth.sd))

@@ -46,11 +46,11 @@ class Hooks:
         self.first: Finding | None = None
         self._order = 0
         self._handles: list[Any] = []
+        self._heard: set[int] = set()  # parameters that have a hook, by their id
         for name, module in model.named_modules():
+            self._hear_parameters(name, module)
+            self._handles.append(module.register_forward_pre_hook(self._before(name)))
             self._handles.append(module.register_forward_hook(self._after(name)))
-            for parameter_name, parameter in module.named_parameters(recurse=False):
-                if parameter.requires_grad:
-                    self._on_gradient(parameter, name, module, f"gradient of {parameter_name}", keep=True)
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -66,6 +66,20 @@ class Hooks:
         numbers = int(tensor.isnan().sum()), int(tensor.isinf().sum())
         kind = "" if module is None else type(module).__name__
         self.first = Finding(self._order, phase, name, kind, which, tuple(tensor.shape), *numbers, tuple(bad))
+
+    def _hear_parameters(self, name: str, module: nn.Module) -> None:
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in self._heard:
+                self._heard.add(id(parameter))
+                self._on_gradient(parameter, name, module, f"gradient of {parameter_name}", keep=True)
+
+    def _before(self, name: str) -> Any:
+        """FSDP puts whole parameters in the place of its shards for a pass, and gradients go to those alone."""
+
+        def hook(module: nn.Module, inputs: Any) -> None:
+            self._hear_parameters(name, module)
+
+        return hook
 
     def _after(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:

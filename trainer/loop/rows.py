@@ -6,6 +6,7 @@ from typing import Any
 
 from trainer.engine.compiled import compiled_graphs
 from trainer.engine.engine import StepOutcome
+from trainer.engine.norms import PARAMETER
 from trainer.engine.peak import memory_peak
 from trainer.loop.run import Run, lr_at
 
@@ -34,7 +35,7 @@ def record_step(run: Run, outcome: StepOutcome) -> None:
         **run.newest_norms,
     }
     if run.live_law is not None:
-        values |= run.live_law.values(run.step, outcome.loss)
+        values |= run.live_law.values(run.step, outcome.loss, run.newest_norms.get(PARAMETER))
     run.observers.row("train", run.step, **values)
 
 

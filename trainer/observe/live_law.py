@@ -8,18 +8,19 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from trainer.contract.errors import UserError
-from trainer.contract.expected import ExpectedCurve
-from trainer.contract.leaving import DRIFT, Follower, Off
+from trainer.contract.expected import ExpectedCurve, norm_of
+from trainer.contract.leaving import DRIFT, LEVEL, NORM, Follower, GrowthFollower, Off
 from trainer.contract.plain_json import read_lines
 from trainer.contract.run_dir import RunDir
 from trainer.observe.metrics import TRAIN
 from trainer.observe.observers import Row
 
 Kind = dict[str, Any]  # settings, as plain JSON values
-LEFT = "left_band"
+LEFT, PARAMETER_NORMS = "left_band", "param_norms"
 EARLY = 0.15  # of a run: what leaves by then was wrong from the beginning
 
 
@@ -32,51 +33,73 @@ class LiveLaw:
     def __init__(
         self, curve: ExpectedCurve, event: Callable[..., None], different: str = "", until: float = math.inf
     ) -> None:
-        self.curve, self.different = curve, different
-        self._follower, self._event, self._left = Follower(curve, until=until), event, False
+        self.curve, self.different, self._event = curve, different, event
+        self._begin(until)
+
+    def _begin(self, until: float) -> None:
+        self._follower, self._left = Follower(self.curve, until=until), False
+        self._norms = GrowthFollower(self.curve) if self.curve.growth is not None else None
 
     def follow(self, rows: Iterable[Row]) -> None:
         """Take in the steps that earlier attempts recorded: the run goes on where it stood, and says nothing twice."""
         for row in rows:
             if isinstance(loss := row.get("loss"), int | float):
                 self._left |= self._follower.see(row["step"], loss).test is not None
+                self._left |= self._too_far(self._norm_off(row["step"], row.get(PARAMETER_NORMS)))
 
     def go_back(self, rows: Iterable[Row], until: float) -> None:
         """Forget the steps that the run takes back, and go on without some data; `rows` are those that stay."""
-        self._follower, self._left = Follower(self.curve, until=until), False
+        self._begin(until)
         self.follow(rows)
 
-    def values(self, step: int, loss: float) -> dict[str, float | None]:
-        """Return what the row of a step has of this, and tell of the run's leaving, once, at its step."""
-        off = self._follower.see(step, loss)
+    def values(self, step: int, loss: float, norms: dict[str, float] | None = None) -> dict[str, float | None]:
+        """Return what the row of a step has of this, and tell of the run's leaving, once, at its step.
+
+        `norms`: of its parameters after the step by their kind, where they were measured.
+        """
+        off, norm_off = self._follower.see(step, loss), self._norm_off(step, norms)
+        if self._too_far(norm_off) and off.test is None:
+            off = replace(off, test=NORM)
         if off.test is not None and not self._left:
             self._left = True
-            self._tell(off, loss)
-        return {"off": None if math.isnan(off.off) else round(off.off, 3)}
+            self._tell(off, loss, norm_off)
+        values: dict[str, float | None] = {"off": None if math.isnan(off.off) else round(off.off, 3)}
+        return values if norm_off is None else {**values, "norm_off": round(norm_off, 3)}
 
-    def _tell(self, off: Off, loss: float) -> None:
-        limits, reasons = self.curve.limits, likely(off, self.curve, self.different)
+    def _norm_off(self, step: int, norms: object) -> float | None:
+        norm = norm_of(norms)
+        return None if self._norms is None or norm is None else self._norms.see(step, norm)
+
+    def _too_far(self, norm_off: float | None) -> bool:
+        return norm_off is not None and self.curve.growth is not None and abs(norm_off) > self.curve.growth.limit
+
+    def _tell(self, off: Off, loss: float, norm_off: float | None) -> None:
+        limits, growth = self.curve.limits, self.curve.growth
+        reasons = likely(off, self.curve, self.different)
+        value, limit = {
+            LEVEL: (off.level, limits.level),
+            DRIFT: (off.drift, limits.drift),
+            NORM: (norm_off or 0.0, growth.limit if growth is not None else 0.0),
+        }[off.test or LEVEL]
         self._event(
             LEFT, step=off.step, loss=loss, expected=off.expected, off=off.off, level=off.level, drift=off.drift,
-            test=off.test, limit=limits.drift if off.test == DRIFT else limits.level, reasons=reasons,
+            norm_off=norm_off, test=off.test, limit=limit, reasons=reasons,
         )  # fmt: skip
-        side = "above" if off.drift > 0 or (off.test != DRIFT and off.level > 0) else "below"
+        what = "norm of its matrices" if off.test == NORM else "loss"
         print(
-            f"warning: step {off.step}: the loss has left its expected band, {side} it: {loss:.4f}, expected "
-            f"{off.expected:.4f} ({off.off:+.1f} standard deviations; {off.test} {_value(off):+.1f}, limit "
-            f"{limits.drift if off.test == DRIFT else limits.level:.1f}). Likely: {'; '.join(reasons)}",
+            f"warning: step {off.step}: the {what} has left its expected band, {'above' if value > 0 else 'below'} it "
+            f"({off.test} {value:+.1f}, limit {limit:.1f}); loss {loss:.4f}, expected {off.expected:.4f} "
+            f"({off.off:+.1f} standard deviations). Likely: {'; '.join(reasons)}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-
-
-def _value(off: Off) -> float:
-    return off.drift if off.test == DRIFT else off.level
 
 
 def likely(off: Off, curve: ExpectedCurve, different: str = "") -> list[str]:
     """Return the likely kinds of reason: settings that the finished runs lacked, then by the test and the time."""
     named = [f"settings that the finished runs did not have: {different}"] if different else []
-    if off.test == DRIFT:
+    if off.test == NORM:
+        kinds = ["weight decay", "learning rate or warm-up"]
+    elif off.test == DRIFT:
         kinds = [
             "the data from about here on (mixture, order, a damaged source)",
             "a spike of the learning rate or loss",

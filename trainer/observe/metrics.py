@@ -50,6 +50,7 @@ METRICS = (
         "off", "standard deviations of the loss above its expected curve, see watching.md", format="+.1f",
         shows=EVERYWHERE,
     ),
+    Metric("norm_off", "standard deviations of the growth of the matrices' norm above the expected one"),
     Metric("lr", "learning rate of this step", format=".2e", shows=(CONSOLE,)),
     Metric("epoch", "passes over the training data; in a mixture, over the source that was read most often"),
     Metric(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.contract.leaving import NORM
 from trainer.observe.observers import Row
 
 INFO, WARN, ERROR = "INFO", "WARN", "ERROR"
@@ -31,7 +32,11 @@ def _spike(row: Row) -> str:
 
 def _left_band(row: Row) -> str:
     reasons = "; ".join(map(str, row.get("reasons") or ()))
-    return f"step {row['step']}: loss {row['loss']:.4f}, expected {row['expected']:.4f}. Likely: {reasons or 'unknown'}"
+    norm = f", norm of its matrices {row['norm_off']:+.1f} standard deviations off" if row.get("test") == NORM else ""
+    return (
+        f"step {row['step']}: loss {row['loss']:.4f}, expected {row['expected']:.4f}{norm}. Likely: "
+        f"{reasons or 'unknown'}"
+    )
 
 
 _EVENTS: dict[str, tuple[str, str, Callable[[Row], str]]] = {

@@ -14,8 +14,13 @@ FALSE_ALARMS = 0.01  # of undisturbed runs, by either test
 SIMULATED, MOST_STEPS = 2000, 1000
 
 
+def share_of_each(tests: int) -> float:
+    """Return the share of undisturbed runs that each of so many tests may report."""
+    return FALSE_ALARMS / tests
+
+
 def limits_of(curve: ExpectedCurve, freedom: float, logged_every: int) -> Limits:
-    """Simulate undisturbed runs and return what half of the false alarms exceed by each test.
+    """Simulate undisturbed runs and return what a test's share of the false alarms exceeds by each of the two.
 
     A run's deviation is drawn with the tails of so many degrees of freedom. Deterministic.
     """
@@ -31,7 +36,7 @@ def limits_of(curve: ExpectedCurve, freedom: float, logged_every: int) -> Limits
         mean, modes, noise = follower.at(step)
         _, level, drift = follower.take(step, mean + draws @ modes + noise * random.standard_normal(SIMULATED))
         most_level, most_drift = np.maximum(most_level, np.abs(level)), np.maximum(most_drift, np.abs(drift))
-    quantile = 1 - FALSE_ALARMS / 2
+    quantile = 1 - share_of_each(2 if curve.growth is None else 3)
     # A CUSUM passes h in about n exp(-2 SLACK h) of the runs of n steps: what longer runs add.
     longer = np.log(logged / len(steps)) / (2 * SLACK)
     return Limits(

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from launch.scaling.arrays import Array
 from launch.scaling.live.batches import shared_batches
+from launch.scaling.live.growth import expected_growth
 from launch.scaling.live.limits import limits_of
 from launch.scaling.live.regression import Foretold, foretell, with_final
 from launch.scaling.live.runs import Finished, Kind, matching, why_not
@@ -72,6 +73,7 @@ def expected_curve(
         made_for=wanted.like,
         cells=[run.kind.name for run in used],
         eval_set=eval_set,
+        growth=expected_growth(used, wanted),
     )
     return dataclasses.replace(made, limits=limits_of(made, found.freedom, logged_every))
 

@@ -15,13 +15,14 @@ from launch.scaling.arrays import Array
 from trainer.config.load import load_written
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
+from trainer.contract.expected import norm_of
 from trainer.contract.plain_json import read_object, rows_of
 from trainer.contract.run_dir import RunDir
 from trainer.plan.counting import count_parameters
 from trainer.plan.length import total_steps
 from trainer.plan.likeness import RATE, likeness, unlikeness
 
-FEWEST_POINTS = 16  # of a curve
+FEWEST_POINTS, FEWEST_NORMS = 16, 8  # of a curve
 LATEST_FIRST = 0.1  # share of a run by which its record must have begun
 
 
@@ -52,7 +53,7 @@ class Kind:
 class Finished:
     """A finished run: its kind, the logged steps (n,), the log losses there (n,), and the last log loss held out.
 
-    After `until` steps it left data out.
+    After `until` steps it left data out. `norms`: steps (m,) and the log of the norm of its matrices, where recorded.
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Finished:
     log_loss: Array
     final: float
     until: float = math.inf
+    norms: tuple[Array, Array] | None = None
 
 
 def kind_of(config: RunConfig, name: str) -> Kind:
@@ -90,7 +92,16 @@ def read_finished(run_dir: RunDir, eval_set: str = "held_out") -> Finished:
     kind = kind_of(config, run_dir.root.name)
     if steps[0] > LATEST_FIRST * kind.steps:
         raise UserError(f"the record of {run_dir.root} begins at step {steps[0]:.0f} of {kind.steps} only")
-    return Finished(kind, steps, log_loss, float(np.log(losses[eval_set])), steps_before_skipped(run_dir, config))
+    until, norms = steps_before_skipped(run_dir, config), _norms_of(run_dir, kind)
+    return Finished(kind, steps, log_loss, float(np.log(losses[eval_set])), until, norms)
+
+
+def _norms_of(run_dir: RunDir, kind: Kind) -> tuple[Array, Array] | None:
+    """Return the steps and the log norms of the matrices; None where they were recorded seldom or from late on."""
+    rows = [row for row in rows_of(run_dir.metrics, "step", "param_norms") if (norm_of(row["param_norms"]) or 0) > 0]
+    if len(rows) < FEWEST_NORMS or rows[0]["step"] > LATEST_FIRST * kind.steps:
+        return None
+    return np.array([float(row["step"]) for row in rows]), np.log([norm_of(row["param_norms"]) for row in rows])
 
 
 def curve_of(run_dir: RunDir, config: RunConfig) -> tuple[Array, Array]:
