@@ -25,7 +25,7 @@ from trainer.models.initial import (
     Xavier,
 )
 from trainer.models.interface import LanguageModel
-from trainer.models.mixers.attention.module import causal_attention
+from trainer.models.mixers.attention.attend import causal_attention
 from trainer.models.transformer.config import TransformerConfig
 from trainer.plan.counting import count_flops, count_parameters
 

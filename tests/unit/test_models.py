@@ -10,7 +10,7 @@ from trainer.models.build import build_model
 from trainer.models.common import head
 from trainer.models.common.rotary import rotary_angles, rotate
 from trainer.models.common.sight import Sight
-from trainer.models.mixers.attention.module import causal_attention
+from trainer.models.mixers.attention.attend import causal_attention
 from trainer.models.transformer.config import TransformerConfig
 
 SMALL = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "context_length": 24}

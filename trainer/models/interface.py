@@ -52,10 +52,10 @@ class Context:
     positions: Tensor  # (T), places of the tokens in the sequence
     angles: tuple[Tensor, Tensor] | None = None  # of rotary positions, where the model has them
     # (B, T), or the whole sequence on sequence ranks: the document of each token, which reads its own only. Numbers of
-    # neighbouring documents differ.
+    # neighbouring documents differ, and none comes again.
     documents: Tensor | None = None
     memory: int | None = None  # see State
-    made: dict[Any, Tensor] = field(default_factory=dict)  # what one layer made and others need too, such as masks
+    made: dict[Any, Any] = field(default_factory=dict)  # what one layer made and others need too, such as masks
 
 
 class LanguageModel(nn.Module):

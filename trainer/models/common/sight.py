@@ -18,7 +18,7 @@ class Sight(NamedTuple):
     documents: Tensor | None = None  # (B, S + T): tokens see only their own document
     window: int | None = None  # the last keys that a token sees, its own among them; None: all
     slopes: tuple[float, ...] = ()  # ALiBi's, one a query head; none without it
-    made: dict[Any, Tensor] | None = None  # masks of this pass, which all layers share
+    made: dict[Any, Any] | None = None  # masks and the like of this pass, which all layers share
 
     def share(self, place: int, ranks: int) -> Sight:
         """Return what the heads of one of so many ranks see."""
@@ -40,7 +40,43 @@ class Sight(NamedTuple):
             if self.made is None:
                 return mask
             self.made[key] = mask
-        return self.made[key]
+        shared: Tensor = self.made[key]
+        return shared
+
+    def bias_by_distance(self, query: Tensor, total: int) -> Tensor:
+        """Return what is added to scores of queries (B, H, T, K) in reverse order: (1, 1 or H, T, S) for S keys in all.
+
+        The last T of them are the queries' own. All T x S are views of T + S - 1 values, for window and ALiBi depend on
+        the distance alone; in reverse since torch has no negative strides. Documents are left out.
+        """
+        T = query.shape[2]
+        distance = torch.arange(total - 1, -T, -1, device=query.device)  # from the last query to the first key on
+        outside = (distance < 0) | (distance >= (self.window or total))
+        slopes = torch.tensor(self.slopes or (0.0,), device=query.device)
+        bias = (-slopes[:, None] * distance).masked_fill(outside, -math.inf).to(query.dtype)
+        pairs = bias.as_strided((1, len(bias), T, total), (0, bias.shape[1], 1, 1))
+        return pairs.contiguous() if query.is_cuda else pairs  # kernels of GPUs want aligned rows
+
+    def runs(self) -> Tensor | None:
+        """Return documents (B, T) numbered in their order, from 0 on in each sequence."""
+        if self.documents is None:
+            return None
+        begins = self.documents[:, 1:] != self.documents[:, :-1]
+        return torch.nn.functional.pad(begins.cumsum(1, dtype=torch.int32), (1, 0))
+
+    def lengths(self) -> list[int]:
+        """Return the tokens of each document of the batch, row by row. Waits for the device that documents are on."""
+        if self.made is not None and "lengths" in self.made:
+            lengths: list[int] = self.made["lengths"]
+            return lengths
+        assert self.documents is not None
+        first = torch.ones_like(self.documents, dtype=torch.bool)
+        first[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
+        starts = first.flatten().nonzero().flatten().tolist()
+        lengths = [end - start for start, end in zip(starts, [*starts[1:], first.numel()], strict=True)]
+        if self.made is not None:
+            self.made["lengths"] = lengths
+        return lengths
 
     def _mask(self, query: Tensor, total: int) -> Tensor:
         T = query.shape[2]

@@ -7,13 +7,13 @@ Head counts are read off the projections, so the same module works where tensor 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.models.common.norm import make_norm
 from trainer.models.common.rotary import rotate
 from trainer.models.common.sight import Sight, alibi_slopes
 from trainer.models.interface import Context, LayerState
+from trainer.models.mixers.attention.attend import causal_attention, masked_attention
 from trainer.models.mixers.attention.cache import append
 from trainer.models.mixers.attention.cost import AttentionOptions
 from trainer.models.mixers.attention.relative import RelativePositions
@@ -36,54 +36,6 @@ def remember(state: LayerState, sight: Sight, key: Tensor, value: Tensor) -> tup
     if documents is not None:
         state["documents"] = documents[:, first:]
     return key, value, sight._replace(documents=documents)
-
-
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
-    """Attend from (B, H, T, K) to (B, G, S + T, K) through torch's fused kernels; returns (B, H, T, K)."""
-    T, total = query.shape[2], key.shape[2]
-    grouped = query.shape[1] != key.shape[1]
-    if not sight.limited(total) and total in (T, 1):
-        return F.scaled_dot_product_attention(query, key, value, is_causal=T > 1, dropout_p=dropout, enable_gqa=grouped)
-    if not sight.limited(total) and T == 1:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, enable_gqa=grouped)
-    if sight.window is not None and total == T and 2 * sight.window < T and sight.documents is None:
-        return banded_attention(query, key, value, sight, dropout)
-    mask = sight.mask(query, total)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
-
-
-def banded_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
-    """Attend within the window in blocks of its width, each to itself and to the one before: T w scores, not T T."""
-    (B, _, T, _), w = query.shape, sight.window
-    assert w is not None
-    blocks = -(-T // w)
-
-    def cut(x: Tensor, before: int) -> Tensor:
-        """(B, H, T, K) to (B n, H, before + w, K), zeros outside."""
-        padded = F.pad(x, (0, 0, before, blocks * w - T))
-        return padded.unfold(2, before + w, w).permute(0, 2, 1, 4, 3).flatten(0, 1)
-
-    parts = cut(query, 0), cut(key, w), cut(value, w)
-    mask = _band(sight, parts[0], blocks)
-    grouped = query.shape[1] != key.shape[1]
-    mask = mask.repeat(B, 1, 1, 1)
-    mixed = F.scaled_dot_product_attention(*parts, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
-    by_block: Tensor = mixed.unflatten(0, (B, blocks))
-    return by_block.transpose(1, 2).flatten(2, 3)[:, :, :T]
-
-
-def _band(sight: Sight, queries: Tensor, blocks: int) -> Tensor:
-    """Return the masks (n, 1 or H, w, 2 w) of n blocks; the first has no block before it."""
-    w = queries.shape[2]
-    mask = sight.mask(queries, 2 * w).repeat(blocks, 1, 1, 1)
-    mask[0, :, :, :w] = False if mask.dtype == torch.bool else -torch.inf
-    return mask
-
-
-def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attend from (B, H, T, K) to (B, G, S, K) where a mask (B, 1, T, S) is True, or with it added to the scores."""
-    grouped = query.shape[1] != key.shape[1]
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
 
 
 class Attention(nn.Module):
