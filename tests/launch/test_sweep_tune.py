@@ -12,7 +12,8 @@ import yaml
 from rich.console import Console
 
 from launch.sweep.cells.config import SweepConfig
-from launch.sweep.cells.tuning import FACTOR, cells_at, sizes_of, tried, untuned, with_factor
+from launch.sweep.cells.knobs import BATCH, DECAY, FACTOR, Start
+from launch.sweep.cells.tuning import cells_at, sizes_of, tried, untuned
 from launch.sweep.execute import opened, report, tune
 from launch.sweep.execute.decide import Decision, Limits, Then
 from launch.sweep.execute.story import recipe_lines
@@ -41,8 +42,17 @@ def test_sizes_are_those_of_the_base_without_seeds_and_rates() -> None:
     assert swept.settings == tuple(RUNGS) and swept.others == ("mlp=gelu",)
 
 
+def start(settings: dict[str, Any] | None = None) -> Start:
+    own = {"lr": 1.0, "batch": 1024, "weight_decay": 0.1}
+    return Start(settings or RUNGS[0], own, batch_unit=64, rate_power=0.5, most_batch=2048)  # type: ignore[arg-type]
+
+
+def octaves_up(x: float) -> dict[str, Any]:
+    return start().settings_at({"lr": start().value("lr", x)})
+
+
 def test_cells_of_a_tuning_are_marked_and_are_the_runs_that_their_settings_say() -> None:
-    cell = cells_at(sweep(), [with_factor(RUNGS[0], 1.0, 1.5)], gpu=False)[0]
+    cell = cells_at(sweep(), [octaves_up(1.5)], gpu=False)[0]
     assert cell.purpose == "tuning" and cell.id.startswith("tune-size=12k-tokens=10240-lr_factor=2.828-")
     assert cell.config.name == cell.id and cell.config.optim.lr_factor == 2.828
 
@@ -53,14 +63,26 @@ def ended(cell: Any, **columns: Any) -> dict[str, Any]:
 
 
 def test_only_rows_of_the_very_runs_count() -> None:
-    settings = [with_factor(RUNGS[0], 1.0, x) for x in (-1.5, 0.0, 1.5)]
+    settings = [octaves_up(x) for x in (-1.5, 0.0, 1.5)]
     low, middle, high = cells_at(sweep(), settings, gpu=False)
     rows = [ended(low), ended(middle, status="failed", loss=None), ended(high, status="diverged", loss=None)]
-    found = [trial for trial, _ in tried(sweep(), RUNGS[0], 1.0, rows, gpu=False)]
+    found = [trial for trial, _ in tried(sweep(), start(), "lr", {}, rows, gpu=False)]
     assert [t.x for t in found] == pytest.approx([-1.5, 1.5], abs=1e-3), "one that failed tells nothing of its rate"
     assert math.isinf(found[1].log_loss)
     longer = sweep(run={**RUN, "batch": {"tokens_per_step": 2048}})
-    assert tried(longer, RUNGS[0], 1.0, rows, gpu=False) == []
+    assert tried(longer, start(), "lr", {}, rows, gpu=False) == []
+
+
+def test_a_batch_is_one_that_ranks_share_and_takes_the_rate_of_its_size() -> None:
+    at = start()
+    assert [at.value("batch", x) for x in (-6, -4, -1, 0, 1)] == [64, 64, 512, 1024, 2048]
+    odd = Start(RUNGS[0], {"lr": 1.0, "batch": 11 * 64, "weight_decay": 0.1}, 64, 0.5, 2048)
+    assert [odd.value("batch", x) for x in (-3, -2, -1)] == [64, 3 * 64, 6 * 64]
+    assert at.settings_at({"lr": 2.0, "batch": 256}) == {**RUNGS[0], BATCH: 256, FACTOR: 1.0}
+    assert at.settings_at({"lr": 2.0, "batch": 256, "weight_decay": 0.2})[DECAY] == 0.2
+    bracket = at.bracket("batch")
+    assert bracket.is_possible(-4) and not bracket.is_possible(-5)
+    assert bracket.is_possible(1) and not bracket.is_possible(2), "fewer than 16 steps"
 
 
 @pytest.fixture
@@ -74,15 +96,20 @@ def wish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TuneWish:
     return TuneWish(tmp_path / "s.yaml", (), tmp_path / "runs", budget=3.0)
 
 
-def train(bench: Any, step: Any, wish: TuneWish, console: Console, most: int = 9) -> None:
-    settings = [with_factor(bench.settings[k], bench.factors[k], x) for k, x in step.runs[:most]]
-    for cell, (k, _) in zip(cells_at(bench.opened.sweep, settings, gpu=bench.opened.gpu), step.runs, strict=False):
-        off = math.log2(cell.settings[FACTOR]) - OCTAVES[cell.settings["model.size"]]
-        size = bench.sizes[k]
-        row = ended(cell, loss=3.0 * math.exp(0.01 * off**2), lr=size.own * cell.settings[FACTOR])
-        row.update(params_body=int(size.N), tokens=int(size.D), flops_exact=size.flops)
-        bench.ledger.parent.mkdir(parents=True, exist_ok=True)
-        with bench.ledger.open("a") as file:
+def train(bench: Any, step: Any, wish: TuneWish, cluster: Any, console: Console, most: int = 9) -> None:
+    """End the runs of a step with losses of a surface: rate, batch and weight decay each have a best value."""
+    for cell, (number, _) in zip(bench.cells(step)[:most], step.runs, strict=False):
+        place = step.stage.entries[number].place
+        own, size, settings = bench.starts[place].own, bench.sizes[place], cell.settings
+        batch, decay = settings.get(BATCH, own["batch"]), settings.get(DECAY, own["weight_decay"])
+        up = OCTAVES[settings["model.size"]] + 0.5 * math.log2(batch / own["batch"])
+        off = math.log2(settings[FACTOR]) - up, math.log2(batch / own["batch"]) + 0.8, math.log2(decay / 0.1) - 0.6
+        loss = 3.0 * math.exp(0.01 * off[0] ** 2 + 0.005 * off[1] ** 2 + 0.005 * off[2] ** 2)
+        row = ended(cell, loss=loss, lr=size.own * settings[FACTOR], knob=cell.knob)
+        row.update(params_body=int(size.N), tokens=int(size.D), flops_exact=size.flops, tokens_per_step=batch)
+        path = bench.opened.directory / "ledger.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
             file.write(to_json(row) + "\n")
 
 

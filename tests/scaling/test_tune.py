@@ -14,11 +14,11 @@ from benchmarks.tune import SURFACES, Surface, tune_one
 from launch.scaling.tune.decide import Size, Spending, next_runs, smallest_two_and_middle
 from launch.scaling.tune.law import fit_setting
 from launch.scaling.tune.parabola import Trial, fit_parabola
-from launch.scaling.tune.search import GRID, found, next_values
+from launch.scaling.tune.search import RATE, found, next_values
 from trainer.contract.errors import UserError
 
 losses = st.one_of(st.floats(0.0, 3.0), st.just(math.inf))
-trials = st.lists(st.builds(Trial, st.integers(-12, 12).map(lambda k: k * GRID), losses), max_size=7)
+trials = st.lists(st.builds(Trial, st.integers(-12, 12).map(lambda k: k * RATE.grid), losses), max_size=7)
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda s: s.name)
@@ -45,7 +45,7 @@ def test_any_trials_have_an_answer_that_is_new_and_within_the_runs(
     values = next_values(tried, centre, most)
     assert len(values) <= max(most - len(tried), 0)
     assert len(set(values)) == len(values) and not {t.x for t in tried} & set(values)
-    assert all(x == round(x / GRID) * GRID for x in values), "a question asked again has the same answer"
+    assert all(x == RATE.snapped(x) for x in values), "a question asked again has the same answer"
     best = found(tried)
     assert (best is None) == (not any(math.isfinite(t.log_loss) for t in tried))
 

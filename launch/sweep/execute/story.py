@@ -215,15 +215,21 @@ def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], 
 
 
 def recipe_lines(cells: Sequence[PlannedCell]) -> list[str]:
-    """Say the learning rate of each cell that follows a recipe, with the formula that gave it."""
+    """Say the settings of each cell that follows a recipe, each with the formula that gave it."""
     lines = []
     for one in cells:
         optim = one.cell.config.optim
-        if optim.recipe is not None:
-            factor = "" if optim.lr_factor == 1 else f"{optim.lr_factor:g} x "
-            sizes = f"N {one.plan.parameters['body']:.4g}, D {one.plan.tokens:.4g}"
-            by = f"recipe of {optim.recipe.sweep}; {sizes}"
-            lines.append(f"{one.id}: lr {one.plan.lr:.3g} = {factor}{optim.recipe.lr.formula}   ({by})")
+        if optim.recipe is None:
+            continue
+        factor = "" if optim.lr_factor == 1 else f"{optim.lr_factor:g} x "
+        given = {"lr": f"{one.plan.lr:.3g}", "batch": str(one.plan.tokens_per_step),
+                 "weight_decay": f"{optim.weight_decay:.3g}"}  # fmt: skip
+        said = [
+            f"{knob} {given[knob]} = {factor if knob == 'lr' else ''}{law.formula}"
+            for knob, law in optim.recipe.laws.items()
+        ]
+        sizes = f"N {one.plan.parameters['body']:.4g}, D {one.plan.tokens:.4g}"
+        lines.append(f"{one.id}: {'; '.join(said)}   (recipe of {optim.recipe.sweep}; {sizes})")
     return lines
 
 

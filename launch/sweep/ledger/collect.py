@@ -18,7 +18,7 @@ from launch.sweep.ledger.ledger import LedgerRow
 from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
 from trainer.contract.run_dir import RunDir, Status, utc_now
 from trainer.observe.metrics import COSTS
-from trainer.plan.learning_rate import lr_source
+from trainer.plan.learning_rate import lr_source, recipe_source
 from trainer.plan.plan import Plan
 
 
@@ -178,7 +178,11 @@ def _row(one: PlannedCell, came: Came, **more: object) -> LedgerRow:
         flops_6nd_total=6.0 * counts["total"] * tokens,
         lr=plan.lr,
         lr_by=lr_source(config.optim),
+        batch_by=recipe_source(config.optim, "batch"),
+        weight_decay=config.optim.weight_decay,
+        weight_decay_by=recipe_source(config.optim, "weight_decay"),
         purpose=cell.purpose,
+        knob=cell.knob,
         schedule=config.schedule.kind,
         seed=config.seed,
         order_seed=config.order_seed,
