@@ -102,6 +102,34 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _batch_can_rise(self) -> RunConfig:
+        warmup, context = self.batch.warmup, self.model.context_length
+        if warmup is None:
+            return self
+        if self.data.order == "streams":
+            raise ValueError(
+                "batch.warmup changes how many lanes a step has, and data.order streams keeps them: drop one"
+            )
+        unit = context * 2**warmup.doublings
+        if self.batch.tokens_per_step % unit:
+            raise ValueError(
+                f"batch.tokens_per_step {self.batch.tokens_per_step} cannot begin with a 2^{warmup.doublings}th of it "
+                f"(batch.warmup.doublings {warmup.doublings}): take a multiple of {unit}, or fewer doublings"
+            )
+        if self.tokens is not None and warmup.tokens >= self.tokens:
+            raise ValueError(
+                f"batch.warmup.tokens {warmup.tokens} is not below the {self.tokens} tokens of the run: shorten it, or "
+                "lengthen the run"
+            )
+        for name in ("warmup", "decay"):
+            if getattr(self.schedule, name).unit == "tokens" and (name == "warmup" or self.schedule.kind == "wsd"):
+                raise ValueError(
+                    f"schedule.{name} in tokens counts whole batches, and batch.warmup makes the first ones smaller: "
+                    "give it in steps or %"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _carries_along_streams(self) -> RunConfig:
         if self.model.carries and self.data.order != "streams":
             raise ValueError(

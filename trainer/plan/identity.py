@@ -18,7 +18,7 @@ from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.plan.learning_rate import peak_lr
-from trainer.plan.length import total_steps
+from trainer.plan.length import total_steps, total_tokens
 from trainer.plan.sharding import resolve_precision
 
 # A run that goes on in its own directory may change these, and does so when it is in trouble.
@@ -38,7 +38,7 @@ def result_values(config: RunConfig, *, gpu: bool) -> dict[str, object]:
     for key in ("lr_factor", "lr_horizon", "recipe"):  # they are in the rate
         values["optim"].pop(key, None)
     batch = config.batch.tokens_per_step
-    lr = peak_lr(config.optim, config.body_parameters, total_steps(config) * batch, batch)
+    lr = peak_lr(config.optim, config.body_parameters, total_tokens(config), batch)
     values["optim"]["lr"] = float(f"{lr:.{LR_DIGITS}g}")
     values["precision"] = came_to(config, gpu=gpu)
     if config.checkpoint.load == "warm_start" and config.checkpoint.source is not None:

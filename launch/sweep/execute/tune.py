@@ -25,11 +25,10 @@ from launch.sweep.execute.begun_by import BegunBy
 from launch.sweep.execute.bench import Bench, Stage, Step
 from launch.sweep.execute.decide import Decision, Limits, Then, stand
 from launch.sweep.execute.opened import Opened, has_gpus, locked, plan_cells
-from launch.sweep.execute.place import expected_seconds, place_of
+from launch.sweep.execute.place import check_shape, expected_seconds, place_of
 from launch.sweep.execute.progress import Watcher
 from launch.sweep.execute.reconcile import drive, reconcile
 from launch.sweep.execute.report import ending, tell
-from launch.sweep.execute.story import check_shape
 from launch.sweep.execute.underway import Underway
 from trainer.config.recipe import Recipe, RecipeLaw
 from trainer.contract.errors import EndedBadlyError, UserError

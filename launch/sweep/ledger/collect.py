@@ -131,7 +131,7 @@ def _badly(one: PlannedCell, status: Status) -> LedgerRow:
     except ValidationError:  # a damaged event
         came = Came()
     step = max(came.step, newest["step"])
-    came = came.model_copy(update={"step": step, "tokens": step * one.plan.tokens_per_step})
+    came = came.model_copy(update={"step": step, "tokens": one.plan.tokens_before(step)})
     reason = BADLY[status](one.run_dir)
     return _row(one, came, status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
 
