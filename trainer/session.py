@@ -210,6 +210,7 @@ def _open_batches(
         state=state,
         skip_steps=skip,
         pin_memory=device.type == "cuda",
+        ramp=plan.ramp,
     )
 
 

@@ -138,7 +138,7 @@ def result(session: Session) -> dict[str, object]:
     left_out = run.batches.left_out()
     return {
         "step": run.step,
-        "tokens": run.step * run.plan.tokens_per_step,
+        "tokens": run.plan.tokens_before(run.step),
         "train_loss": run.train_loss,
         "tokens_per_second": run.throughput.overall,
         "seconds": time.monotonic() - session.began,

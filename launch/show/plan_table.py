@@ -78,6 +78,9 @@ def run_table(plan: Plan, seconds: float | None) -> Table:
         "learning rate": f"{plan.lr:.3g}, warm-up {plan.warmup_steps} steps",
         "memory of a rank": _parts(plan.memory_bytes, size),
     }
+    if plan.rising_batch:
+        stages = ", ".join(f"{batch} for {steps} steps" for batch, steps in plan.rising_batch)
+        rows["batch warm-up"] = f"sequences: {stages}, then {plan.sequences_per_step}"
     if plan.epochs is not None:
         rows["epochs"] = f"{plan.epochs:.2f} passes over the training set"
     if seconds is not None:

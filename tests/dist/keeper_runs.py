@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.dist.runs import global_batch, micro_batches
+from tests.dist.runs import SEQUENCES, global_batch, micro_batches, size_of
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir
@@ -22,19 +22,21 @@ def run_steps(
     break_step: int | None = None,
     skip: tuple[tuple[int, int], ...] = (),
     settings: dict[str, Any] | None = None,
+    sizes: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Restore by the configuration's policy, train to `stop`, save; return what happened on this rank."""
     import torch
 
     from trainer.checkpoint.keeper import Keeper
+    from trainer.engine.build import build_engine
     from trainer.guard.fence import Fence
     from trainer.models.build import build_model
-    from trainer.engine.build import build_engine
     from trainer.parallel.start import start
 
     device = torch.device("cpu")
     mesh = start(config.parallel, device)
-    engine = build_engine(config, build_model(config.model, 0), mesh, lr=1.0, accumulation=1, device=device)
+    most = 2 if sizes else 1
+    engine = build_engine(config, build_model(config.model, 0), mesh, lr=1.0, accumulation=most, device=device)
     events: list[dict[str, Any]] = []
     run_dir = RunDir(Path(root))
     keeper = Keeper(
@@ -49,7 +51,10 @@ def run_steps(
     while step < stop:
         if step == 2 and mesh.rank == stop_on_rank:
             engine.agreement.ask("stop")
-        losses.append(engine.train_step(micro_batches(global_batch(step), mesh.dp_rank, mesh.dp_size, 1), 3e-3).loss)
+        size = size_of(step, sizes)
+        parts = 2 if sizes and size == SEQUENCES else 1
+        batches = micro_batches(global_batch(step), mesh.dp_rank, mesh.dp_size, parts, size)
+        losses.append(engine.train_step(batches, 3e-3).loss)
         step += 1
         if break_step == step and mesh.rank == 1:
             blocker = Path(root) / "checkpoints" / f".step_{step:09d}.attempt_0" / "rank_00001.safetensors"

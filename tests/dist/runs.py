@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,15 +67,22 @@ def part(batch: MicroBatch, rows: slice) -> MicroBatch:
     return MicroBatch(*(None if field is None else field[rows] for field in fields))
 
 
-def micro_batches(batch: MicroBatch, dp_rank: int, dp_size: int, accumulation: int) -> list[MicroBatch]:
-    """Return one data rank's micro-batches."""
-    rows = SEQUENCES // dp_size // accumulation
+def micro_batches(
+    batch: MicroBatch, dp_rank: int, dp_size: int, accumulation: int, sequences: int = SEQUENCES
+) -> list[MicroBatch]:
+    """Return one data rank's micro-batches of the first `sequences`."""
+    rows = sequences // dp_size // accumulation
     first = dp_rank * rows * accumulation
     return [part(batch, slice(first + i * rows, first + (i + 1) * rows)) for i in range(accumulation)]
 
 
-def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> list[tuple[float, float]]:
-    """Train in one process in plain torch; return (loss, gradient norm before clipping) of each step."""
+def reference(
+    config: RunConfig, steps: int = STEPS, masked: bool = False, sizes: Sequence[int] = ()
+) -> list[tuple[float, float]]:
+    """Train in one process in plain torch; return (loss, gradient norm before clipping) of each step.
+
+    `sizes`: sequences of the first steps, where the batch rises.
+    """
     from trainer.models.build import build_model
     from trainer.models.common.head import LossTerms
     from trainer.optim.groups import parameter_groups, set_rates
@@ -89,7 +97,7 @@ def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> li
     set_rates(optimizer.param_groups, lr)
     curve = []
     for step in range(steps):
-        batch = global_batch(step, masked=masked)
+        batch = part(global_batch(step, masked=masked), slice(0, size_of(step, sizes)))
         losses = model(batch.inputs, batch.targets, documents=batch.documents)
         weights = torch.ones_like(losses) if batch.weights is None else batch.weights
         loss = (losses * weights).sum() / weights.sum()
@@ -101,12 +109,25 @@ def reference(config: RunConfig, steps: int = STEPS, masked: bool = False) -> li
     return curve
 
 
+def size_of(step: int, sizes: Sequence[int]) -> int:
+    """Return the sequences of a step, of which the first steps may have fewer."""
+    return sizes[step] if step < len(sizes) else SEQUENCES
+
+
 def spread(
-    config: RunConfig, accumulation: int = 1, masked: bool = False, meta: bool = False, steps: int = STEPS
+    config: RunConfig,
+    accumulation: int = 1,
+    masked: bool = False,
+    meta: bool = False,
+    steps: int = STEPS,
+    sizes: Sequence[int] = (),
 ) -> list[Any]:
-    """Train on this world; return (loss, gradient norm) of each step. Runs on a rank of the pool."""
-    from trainer.models.build import build_model, make_model
+    """Train on this world; return (loss, gradient norm) of each step. Runs on a rank of the pool.
+
+    `sizes`: sequences of the first steps, in micro-batches as large as those of the whole batch, or smaller.
+    """
     from trainer.engine.build import build_engine
+    from trainer.models.build import build_model, make_model
     from trainer.parallel.start import start
 
     device = torch.device("cpu")
@@ -119,7 +140,9 @@ def spread(
     engine = build_engine(config, model, mesh, lr=1.0, accumulation=accumulation, device=device)
     curve = []
     for step in range(steps):
-        batches = micro_batches(global_batch(step, masked=masked), mesh.dp_rank, mesh.dp_size, accumulation)
+        size = size_of(step, sizes)
+        parts = max(accumulation * size // SEQUENCES, 1)
+        batches = micro_batches(global_batch(step, masked=masked), mesh.dp_rank, mesh.dp_size, parts, size)
         outcome = engine.train_step(batches, float(config.optim.lr))
         curve.append((outcome.loss, outcome.grad_norm))
     engine.close()

@@ -18,6 +18,16 @@ from tests.dist.runs import tiny
 from trainer.checkpoint.manifest import hash_file, read_manifest
 
 
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_a_run_whose_batch_rises_goes_on_bit_by_bit(ranks: RankPool, tmp_path: Path, zero_stage: int) -> None:
+    config, rise = tiny(parallel={"zero_stage": zero_stage}), {"sizes": (2, 2, 4, 4), "save_every": 20}
+    whole = ranks.run(2, with_keywords, config, str(tmp_path / "whole"), 7, {**rise})[0]
+    root = str(tmp_path / "cut")
+    cut = [ranks.run(2, with_keywords, config, root, stop, {**rise, "save_every": 3})[0] for stop in (3, 7)]
+    assert [one["first"] for one in cut] == [0, 3]
+    assert cut[0]["losses"] + cut[1]["losses"] == whole["losses"]
+
+
 def test_retention_keeps_the_newest_and_every_fourth(ranks: RankPool, tmp_path: Path) -> None:
     result = ranks.run(2, run_steps, tiny(checkpoint={"keep_last": 2}), str(tmp_path), 7)[0]
     assert names(tmp_path) == ["step_000000004", "step_000000006", "step_000000007"]

@@ -72,6 +72,30 @@ def test_sequence_parallel(
     assert_same_curves(ranks.run(world, spread, config, 1 + masked, masked), plain(name, masked), LOSS, NORM)
 
 
+RISE = (2, 2, 2, 4, 4, 4)  # sequences of the first steps, and then 8
+
+
+@functools.cache
+def risen(masked: bool) -> list[tuple[float, float]]:
+    return reference(tiny(), masked=masked, sizes=RISE)
+
+
+@pytest.mark.parametrize(
+    ("world", "parallel", "accumulation"),
+    [
+        (1, {"zero_stage": 0}, 4), (2, {"zero_stage": 0}, 4), (2, {"zero_stage": 1}, 2), (2, {"zero_stage": 2}, 4),
+        (2, {"zero_stage": 3}, 4), (4, {"tensor": 2, "zero_stage": 1}, 2), (4, {"sequence": 2, "zero_stage": 2}, 4),
+        (2, {"zero_stage": 1, "offload": "optimizer"}, 2), (2, {"zero_stage": 2, "engine": "fsdp"}, 4),
+    ],
+)  # fmt: skip
+def test_a_batch_that_rises_equals_one_process(
+    ranks: RankPool, world: int, parallel: dict[str, Any], accumulation: int
+) -> None:
+    masked = world == 4
+    curves = ranks.run(world, spread, tiny(parallel=parallel), accumulation, masked, False, 20, RISE)
+    assert_same_curves(curves, risen(masked), LOSS, NORM)
+
+
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 @pytest.mark.parametrize(("tensor", "zero_stage"), [(2, 1), (1, 3)])
 def test_recomputation_changes_nothing(ranks: RankPool, recompute: str, tensor: int, zero_stage: int) -> None:

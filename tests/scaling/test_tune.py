@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.tune import SURFACES, Surface, tune_one
+from benchmarks.tune import SURFACES, TOGETHER, WIDE_SURFACES, Surface, tune_one, tune_together
 from launch.scaling.tune.decide import Size, Spending, next_runs, smallest_two_and_middle
 from launch.scaling.tune.law import fit_setting
 from launch.scaling.tune.parabola import Trial, fit_parabola
-from launch.scaling.tune.search import GRID, found, next_values
+from launch.scaling.tune.search import RATE, Bracket, found, next_values
 from trainer.contract.errors import UserError
 
 losses = st.one_of(st.floats(0.0, 3.0), st.just(math.inf))
-trials = st.lists(st.builds(Trial, st.integers(-12, 12).map(lambda k: k * GRID), losses), max_size=7)
+trials = st.lists(st.builds(Trial, st.integers(-12, 12).map(lambda k: k * RATE.grid), losses), max_size=7)
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda s: s.name)
@@ -27,6 +27,20 @@ def test_the_chosen_rate_costs_less_than_a_thousandth_of_the_loss(surface: Surfa
     believed = [one.regret for one in each if not one.warned]
     assert np.mean(believed) < 1e-3 and max(one.runs for one in each) <= 5
     assert len(believed) > 0.6 * len(each)
+
+
+@pytest.mark.parametrize("surface", WIDE_SURFACES, ids=lambda s: s.name)
+def test_a_batch_or_weight_decay_costs_little_more(surface: Surface) -> None:
+    each = [tune_one(surface, seed, 5) for seed in range(40)]
+    believed = [one.regret for one in each if not one.warned]
+    assert np.mean(believed) < 1.5e-3 and max(one.runs for one in each) <= 5
+    assert len(believed) > 0.5 * len(each)
+
+
+def test_knobs_that_are_tuned_one_after_the_other_come_to_the_optimum() -> None:
+    each = [tune_together(TOGETHER[0], seed, 5) for seed in range(30)]
+    believed = [one.regret for one in each if not one.warned]
+    assert np.mean(believed) < 1e-3 and len(believed) > 20 and max(one.runs for one in each) <= 15
 
 
 def test_what_is_not_tuned_is_said() -> None:
@@ -38,6 +52,25 @@ def test_what_is_not_tuned_is_said() -> None:
 
 
 @settings(deadline=None)
+@given(
+    st.floats(-4, 0),
+    st.floats(0, 3),
+    st.lists(st.one_of(st.floats(0.0, 3.0), st.just(math.inf)), min_size=9, max_size=9),
+    st.integers(3, 8),
+)
+def test_no_value_lies_beyond_a_bound_and_every_search_ends(
+    low: float, high: float, answers: list[float], most: int
+) -> None:
+    bracket, tried = Bracket(1.0, 2.0, low, high), list[Trial]()
+    while values := next_values(tried, 0.0, most, bracket):
+        for x in values:
+            assert low - 0.5 < x < high + 0.5 and x == bracket.snapped(x)
+            assert not bracket.is_tried(x, tried)
+            tried.append(Trial(min(max(x, low), high), answers[len(tried)]))
+    assert len(tried) <= most
+
+
+@settings(deadline=None)
 @given(trials, st.floats(-3, 3), st.integers(3, 8))
 def test_any_trials_have_an_answer_that_is_new_and_within_the_runs(
     tried: list[Trial], centre: float, most: int
@@ -45,7 +78,7 @@ def test_any_trials_have_an_answer_that_is_new_and_within_the_runs(
     values = next_values(tried, centre, most)
     assert len(values) <= max(most - len(tried), 0)
     assert len(set(values)) == len(values) and not {t.x for t in tried} & set(values)
-    assert all(x == round(x / GRID) * GRID for x in values), "a question asked again has the same answer"
+    assert all(x == RATE.snapped(x) for x in values), "a question asked again has the same answer"
     best = found(tried)
     assert (best is None) == (not any(math.isfinite(t.log_loss) for t in tried))
 

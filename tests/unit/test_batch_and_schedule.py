@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.launch.test_sweep_cells import RUN
+from trainer.config.load import run_from_values
 from trainer.config.optim import OptimConfig, ScheduleConfig
+from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
+from trainer.data.order.ramp import Ramp
 from trainer.plan.batch import plan_batch
 from trainer.plan.learning_rate import decay_share, lr_share, peak_lr
+from trainer.plan.plan import Plan, make_plan
 
 
 @given(st.integers(1, 64), st.integers(1, 2048), st.integers(1, 64))
@@ -95,3 +101,67 @@ def test_weight_decay_follows_the_rate_or_stays(share: float, follows: bool) -> 
     optim = OptimConfig(decay_follows_lr=follows)
     taken = share * decay_share(optim, share)
     assert taken == pytest.approx(share if follows or share < 1e-9 else 1.0)
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 20_000), st.integers(0, 3000), st.integers(1, 200_000))
+def test_a_batch_that_rises_is_a_pure_function_of_the_step(
+    doublings: int, unit: int, over: int, step: int, sequences: int
+):
+    ramp = Ramp.doubling(unit * 2**doublings, doublings, over)
+    sizes = [ramp.at(k) for k in range(ramp.steps + 2)]
+    assert sizes[0] == unit and sizes[-1] == unit * 2**doublings and sizes == sorted(sizes)
+    assert len(ramp.stages) == doublings
+    assert ramp.before(step + 1) - ramp.before(step) == ramp.at(step)
+    assert ramp.before(min(step, len(sizes))) == sum(sizes[:step])
+    assert over <= ramp.before(ramp.steps) < over + sum(batch for batch, _ in ramp.stages) + doublings * sizes[-1]
+    steps = ramp.steps_for(sequences)
+    assert ramp.before(steps - 1) < sequences <= ramp.before(steps)
+
+
+def rising(**changes: Any) -> RunConfig:
+    batch = {"tokens_per_step": 1024, "warmup": {"doublings": 2, "tokens": 8192}, **changes.pop("batch", {})}
+    values = {**RUN, "tokens": 40_960, **changes, "batch": batch}
+    return run_from_values({key: value for key, value in values.items() if value is not None}, "t")
+
+
+def test_the_plan_counts_the_steps_of_a_batch_that_rises():
+    config = rising()
+    plan = make_plan(with_vocabulary(config), world=2)
+    # 8192 tokens are 128 sequences: 64 of 4 a step, the next 64 of 8, then 16
+    assert plan.rising_batch == ((4, 16), (8, 8)) and plan.sequences_per_step == 16
+    assert plan.steps == 16 + 8 + 32 and plan.tokens == 40_960
+    assert plan.flops == plan.flops_per_token["total"] * 40_960
+    assert (plan.tokens_before(16), plan.tokens_before(25), plan.tokens_at(20)) == (4096, 8192 + 1024, 512)
+    assert Plan.from_json(plan.to_json()) == plan
+    flat = make_plan(with_vocabulary(rising(batch={"warmup": None})), world=2)
+    assert "rising_batch" not in flat.to_json() and flat.steps == 40
+    assert plan.config_hash != flat.config_hash and plan.lr == flat.lr
+    by_steps = make_plan(with_vocabulary(rising(tokens=None, steps=30)), world=2)
+    assert by_steps.tokens == 8192 + 6 * 1024
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": {"tokens_per_step": 1024 + 64}}, "take a multiple of 256, or fewer doublings"),
+        ({"tokens": 8192}, "batch.warmup.tokens 8192 is not below the 8192 tokens of the run"),
+        ({"data": {"order": "streams"}}, "changes how many lanes a step has"),
+        ({"schedule": {"warmup": "2k tokens"}}, "schedule.warmup in tokens counts whole batches"),
+        ({"schedule": {"kind": "wsd", "decay": "2k tokens"}}, "schedule.decay in tokens counts whole batches"),
+    ],
+)
+def test_what_does_not_go_with_a_batch_that_rises_is_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        rising(**changes)
+
+
+def test_ranks_and_skipped_steps_that_a_batch_that_rises_cannot_have_are_refused():
+    with pytest.raises(UserError, match="steps of 4 sequences, which cannot be shared by 8 data-parallel ranks"):
+        make_plan(with_vocabulary(rising()), world=8)
+    with pytest.raises(UserError, match="steps of other sizes before step 24"):
+        make_plan(with_vocabulary(rising(skip_steps=("20:22",))), world=2)
+    assert make_plan(with_vocabulary(rising(skip_steps=("24:26",))), world=2)
+
+
+def with_vocabulary(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": 512})})

@@ -1,4 +1,4 @@
-"""A recipe: the law of the best learning rate in parameters, tokens and batch that `escala sweep tune` fitted.
+"""A recipe: the laws of the best settings in parameters, tokens and batch that `escala sweep tune` fitted.
 
 A run names its file as `optim.recipe`; the resolved configuration holds what the file says, so that it is complete on
 any machine.
@@ -15,7 +15,9 @@ from trainer.config.base import Section
 from trainer.config.identity import Result
 from trainer.contract.errors import UserError
 
+SizeName = Literal["N", "D", "batch"]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+DIGITS = 6  # of a setting that a recipe gives: the last ones of a power differ between machines
 UNITS = {"N": "parameters of the body", "D": "tokens", "batch": "tokens a step"}
 
 
@@ -39,8 +41,8 @@ class RecipeLaw(Section):
     N_at: Result[float] = Field(gt=0, description="parameters of the body")
     D_at: Result[float] = Field(gt=0, description="tokens")
     batch_at: Result[float] = Field(gt=0, description="tokens a step")
-    powers: Result[dict[Literal["N", "D", "batch"], float]] = Field(description="of what varied in the tuned sizes")
-    intervals: Result[dict[Literal["N", "D", "batch"], tuple[float, float]]] = Field(description="95 %, of powers")
+    powers: Result[dict[SizeName, float]] = Field(description="of what varied in the tuned sizes, or a rule says")
+    intervals: Result[dict[SizeName, tuple[float, float]]] = Field(description="95 %, of powers that were fitted")
     curvature: Result[str] = Field("", description="whether the optimum is log-linear over these sizes")
     sizes: Result[tuple[TunedSize, ...]] = Field(min_length=2, description="that were tuned")
 
@@ -49,17 +51,18 @@ class RecipeLaw(Section):
         values = [getattr(size, name) for size in self.sizes if not size.problem]
         return min(values), max(values)
 
-    def at(self, sizes: dict[str, float], reach: float) -> float:
+    def at(self, sizes: dict[str, float], reach: float, of: str = "lr") -> float:
         """Return the value at these N, D and batch.
 
-        Raises UserError where one of them is outside the range of the fit by more than a factor of `reach`.
+        Raises UserError where one of them is outside the range of the fit by more than a factor of `reach`; `of` is
+        what the law is of.
         """
         for name, value in sizes.items():
             low, high = self.fitted(name)
             beyond = max(value / high, low / value)
             if beyond > reach * (1 + 1e-9):
                 raise UserError(
-                    f"optim.recipe was fitted to {low:.4g} to {high:.4g} {UNITS[name]}, and {value:.4g} is "
+                    f"{of} of optim.recipe was fitted to {low:.4g} to {high:.4g} {UNITS[name]}, and {value:.4g} is "
                     f"{beyond:.3g} times outside, more than optim.recipe_reach {reach:g}: tune a size nearer to it "
                     f"with 'escala sweep tune', or set optim.recipe_reach={math.ceil(beyond)} to extrapolate"
                 )
@@ -83,3 +86,28 @@ class Recipe(Section):
     flops: Result[float] = Field(0.0, ge=0, description="that tuning cost")
     share: Result[float] = Field(0.0, ge=0, description="of the sweep's FLOPs")
     lr: RecipeLaw
+    batch: RecipeLaw | None = Field(None, exclude_if=lambda value: value is None)
+    weight_decay: RecipeLaw | None = Field(None, exclude_if=lambda value: value is None)
+
+    @property
+    def laws(self) -> dict[str, RecipeLaw]:
+        """Return the laws that the recipe has, by what they are of."""
+        each = {"lr": self.lr, "batch": self.batch, "weight_decay": self.weight_decay}
+        return {name: law for name, law in each.items() if law is not None}
+
+    def batch_at(self, sizes: dict[str, float], reach: float, context_length: int) -> int | None:
+        """Return the tokens of a step at these N and D: whole sequences, of which three binary digits count.
+
+        So many ranks can share them, and the batch is within 7 % of the law. None where the recipe has no law of it.
+        """
+        if self.batch is None:
+            return None
+        sequences = max(self.batch.at(sizes, reach, "batch") / context_length, 1.0)
+        unit = max(2 ** (math.floor(math.log2(sequences)) - 2), 1)
+        return max(round(sequences / unit), 1) * unit * context_length
+
+    def weight_decay_at(self, sizes: dict[str, float], reach: float) -> float | None:
+        """Return the weight decay at these N, D and batch; None where the recipe has no law of it."""
+        if self.weight_decay is None:
+            return None
+        return float(f"{self.weight_decay.at(sizes, reach, 'weight_decay'):.{DIGITS}g}")

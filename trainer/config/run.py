@@ -21,6 +21,7 @@ from trainer.config.sections import (
     TrackingConfig,
 )
 from trainer.config.span import Count
+from trainer.models.registry import cost_of
 
 
 class RunConfig(Section):
@@ -53,10 +54,38 @@ class RunConfig(Section):
         """The seed of the data order."""
         return self.seed if self.data.seed is None else self.data.seed
 
+    @property
+    def body_parameters(self) -> int:
+        """The parameters of the body. No vocabulary changes them, so one that is not known yet is no matter."""
+        model = self.model
+        known = model if model.vocab_size is not None else model.model_copy(update={"vocab_size": 1})
+        counted: int = cost_of(model.family).count_parameters(known).body
+        return counted
+
     @model_validator(mode="after")
     def _one_length(self) -> RunConfig:
         if (self.tokens is None) == (self.steps is None):
             raise ValueError("give the length of the run either as 'tokens' or as 'steps'")
+        return self
+
+    @model_validator(mode="after")
+    def _follows_recipe(self) -> RunConfig:
+        """Take batch and weight decay from the recipe, where it has their laws. Reading it again comes to the same."""
+        recipe, reach = self.optim.recipe, self.optim.recipe_reach
+        if recipe is None or (recipe.batch is None and recipe.weight_decay is None):
+            return self
+        if recipe.batch is not None and self.tokens is None:
+            raise ValueError(
+                "the batch of optim.recipe depends on the tokens of the run, and 'steps' makes these depend on the "
+                "batch: give 'tokens', or take 'batch' out of the recipe"
+            )
+        sizes: dict[str, float] = {"N": self.body_parameters, "D": self.tokens or 0}
+        if (batch := recipe.batch_at(sizes, reach, self.model.context_length)) is not None:
+            self.__dict__["batch"] = self.batch.model_copy(update={"tokens_per_step": batch})  # as in _transferred
+        sizes["batch"] = self.batch.tokens_per_step
+        sizes["D"] = self.tokens or (self.steps or 0) * self.batch.tokens_per_step
+        if (decay := recipe.weight_decay_at(sizes, reach)) is not None:
+            self.__dict__["optim"] = self.optim.model_copy(update={"weight_decay": decay})
         return self
 
     @model_validator(mode="after")
@@ -70,6 +99,34 @@ class RunConfig(Section):
             model = model.model_copy(update={"transfer": wanted})
             model.check_transfer()
             self.__dict__["model"] = model  # a section is frozen once it was read; this is part of reading it
+        return self
+
+    @model_validator(mode="after")
+    def _batch_can_rise(self) -> RunConfig:
+        warmup, context = self.batch.warmup, self.model.context_length
+        if warmup is None:
+            return self
+        if self.data.order == "streams":
+            raise ValueError(
+                "batch.warmup changes how many lanes a step has, and data.order streams keeps them: drop one"
+            )
+        unit = context * 2**warmup.doublings
+        if self.batch.tokens_per_step % unit:
+            raise ValueError(
+                f"batch.tokens_per_step {self.batch.tokens_per_step} cannot begin with a 2^{warmup.doublings}th of it "
+                f"(batch.warmup.doublings {warmup.doublings}): take a multiple of {unit}, or fewer doublings"
+            )
+        if self.tokens is not None and warmup.tokens >= self.tokens:
+            raise ValueError(
+                f"batch.warmup.tokens {warmup.tokens} is not below the {self.tokens} tokens of the run: shorten it, or "
+                "lengthen the run"
+            )
+        for name in ("warmup", "decay"):
+            if getattr(self.schedule, name).unit == "tokens" and (name == "warmup" or self.schedule.kind == "wsd"):
+                raise ValueError(
+                    f"schedule.{name} in tokens counts whole batches, and batch.warmup makes the first ones smaller: "
+                    "give it in steps or %"
+                )
         return self
 
     @model_validator(mode="after")

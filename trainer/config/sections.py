@@ -12,12 +12,24 @@ from trainer.config.identity import Execution, Result
 from trainer.config.span import Count, Span, SpanField
 
 
+class BatchWarmup(Section):
+    """A global batch that begins small and doubles, at equal parts of the tokens over which it rises."""
+
+    doublings: Result[int] = Field(gt=0, le=20, description="the run begins with tokens_per_step / 2^doublings")
+    tokens: Result[Count] = Field(gt=0, description="from the beginning of the run to the whole batch")
+
+
 class BatchConfig(Section):
     """The global batch is given in tokens; micro-batch and accumulation follow from the world."""
 
     tokens_per_step: Result[Count] = Field(gt=0, description="of one optimizer step, over all ranks")
     micro_batch: Execution[int | None] = Field(
         None, gt=0, description="sequences of one forward pass on one rank; default: derived"
+    )
+    warmup: Result[BatchWarmup | None] = Field(
+        None,
+        description="a batch that rises; the learning rate does not follow it. Default: it is the same in every step",
+        exclude_if=lambda value: value is None,  # so that runs without it keep their identity
     )
 
 

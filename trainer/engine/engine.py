@@ -89,11 +89,15 @@ class Engine:
 
         Weight decay is multiplied by the rate and by `decay_share`.
 
+        There are as many as the engine accumulates, or fewer where the batch still rises.
+
         The objective is the sum of weighted token losses over the global sum of weights, whatever the number of
         ranks and micro-batches. Where loss or gradient is not finite, or above its limit, all ranks skip the update
         together.
         """
-        assert len(micro_batches) == self.accumulation, f"{len(micro_batches)} micro-batches, not {self.accumulation}"
+        assert 0 < len(micro_batches) <= self.accumulation, (
+            f"{len(micro_batches)} micro-batches, not {self.accumulation}"
+        )
         self.progress()
         for batch in micro_batches:
             check_ids(batch, self._vocab_size)
@@ -108,7 +112,7 @@ class Engine:
         for index, batch in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             self._seed_dropout(index)
-            total = self._accumulate(index, batch, weight, total)
+            total = self._accumulate(index, batch, weight, total, last=last)
             limit: float | None = None
             if last and limits is not None:  # all ranks know the loss before they update
                 mean = self.agreement.exchange(total / weight, self.mesh)
@@ -121,9 +125,8 @@ class Engine:
             self.carried.put_back(before)
         return outcome
 
-    def _accumulate(self, index: int, batch: Batch, weight: float | Tensor, total: Tensor) -> Tensor:
+    def _accumulate(self, index: int, batch: Batch, weight: float | Tensor, total: Tensor, *, last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the sum of weighted losses so far."""
-        last = index == self.accumulation - 1
         state = self.carried.enter(index, batch.begins) if self.carried else None
         part = local_part(batch, self.mesh, self.device, state)
         with self.rank_times.forward() if index == 0 else nullcontext():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.checkpoint.rollback import decide, go_back
+from trainer.contract.errors import UserError
 from trainer.data.order.skipping import steps_before
 from trainer.data.read.opening import refuse_repeats
 from trainer.engine.engine import StepOutcome
@@ -40,6 +41,8 @@ def roll_back(run: Run) -> bool:
     at, first = run.step, max(0, run.step - 1 - run.health.in_a_row - guard.margin)
 
     def may_read(more: int) -> None:
+        if first < run.batches.ramp.steps:
+            raise UserError(f"the batch rises until step {run.batches.ramp.steps}, so no step can take another's place")
         if not run.config.data.repeat:
             refuse_repeats(run.batches, run.plan.steps + more)
 

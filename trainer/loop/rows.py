@@ -18,7 +18,7 @@ def record_step(run: Run, outcome: StepOutcome) -> None:
     ranks, asked = run.engine.rank_times.row(times["data_seconds"] or 0.0, run.plan.degrees.world, asked)
     run.profile.begin(run.step + 1, asked)
     values: dict[str, Any] = {
-        "tokens": run.step * run.plan.tokens_per_step,
+        "tokens": run.plan.tokens_before(run.step),
         "loss": outcome.loss,
         "grad_norm": outcome.grad_norm,
         "lr": lr_at(run.config, run.plan, run.step - 1),
@@ -44,7 +44,7 @@ def record_evaluation(run: Run) -> None:
     with run.wall_time.part("evaluation_seconds"):
         evaluations = run.evaluator()
     for evaluation in evaluations:
-        tokens = run.step * run.plan.tokens_per_step
+        tokens = run.plan.tokens_before(run.step)
         run.observers.row("evaluation", run.step, tokens=tokens, **evaluation.row(), **_course(run))
 
 

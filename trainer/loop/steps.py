@@ -54,7 +54,7 @@ def train(run: Run) -> bool:
 
 def one_step(run: Run) -> StepOutcome:
     """Take the next step, and count it."""
-    with run.wall_time.part(TRAIN), run.throughput.step(), run.profile.step(run.step + 1):
+    with run.wall_time.part(TRAIN), run.throughput.step(run.plan.tokens_at(run.step)), run.profile.step(run.step + 1):
         with run.throughput.wait():
             micro_batches = run.batches.step(run.step)
         lr, limits = lr_at(run.config, run.plan, run.step), run.health.limits()

@@ -13,16 +13,18 @@ class Throughput:
     def __init__(self, tokens_per_step: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.tokens_per_step, self._clock = tokens_per_step, clock
         self._times: list[float] = []  # of the steps since the last report
-        self._total_steps = 0
+        self._tokens = self._total_tokens = self._total_steps = 0
         self._waited = self.waited_seconds = self.training_seconds = self._first = 0.0
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Time one training step, its wait for data included."""
+    def step(self, tokens: int | None = None) -> Iterator[None]:
+        """Time one training step, its wait for data included. `tokens`: of one with another batch."""
         began = self._clock()
         yield
         elapsed = self._clock() - began
         self._times.append(elapsed)
+        tokens = self.tokens_per_step if tokens is None else tokens
+        self._tokens, self._total_tokens = self._tokens + tokens, self._total_tokens + tokens
         self._total_steps += 1
         if self._total_steps == 1:
             self._first = elapsed
@@ -40,9 +42,9 @@ class Throughput:
     def report(self) -> dict[str, float | None]:
         """Return `tokens_per_second` and the times of a step since the last report, and start the next interval."""
         steps, seconds = sorted(self._times), sum(self._times)
-        rate = len(steps) * self.tokens_per_step / seconds if seconds else None
+        rate = self._tokens / seconds if seconds else None
         waited = self._waited / len(steps) if steps else None
-        self._times, self._waited = [], 0.0
+        self._times, self._tokens, self._waited = [], 0, 0.0
         return {
             "tokens_per_second": rate,
             "step_seconds": _quantile(steps, 0.5),
@@ -61,7 +63,7 @@ class Throughput:
         """Tokens per second of all steps of this process."""
         if self.training_seconds == 0:
             return None
-        return self._total_steps * self.tokens_per_step / self.training_seconds
+        return self._total_tokens / self.training_seconds
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:

@@ -17,9 +17,8 @@ from trainer.config.identity import Determines, determining, hash_of
 from trainer.config.model import ModelConfig
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
-from trainer.plan.counting import count_parameters
 from trainer.plan.learning_rate import peak_lr
-from trainer.plan.length import total_steps
+from trainer.plan.length import total_steps, total_tokens
 from trainer.plan.sharding import resolve_precision
 
 # A run that goes on in its own directory may change these, and does so when it is in trouble.
@@ -39,7 +38,7 @@ def result_values(config: RunConfig, *, gpu: bool) -> dict[str, object]:
     for key in ("lr_factor", "lr_horizon", "recipe"):  # they are in the rate
         values["optim"].pop(key, None)
     batch = config.batch.tokens_per_step
-    lr = peak_lr(config.optim, _counted(config.model), total_steps(config) * batch, batch)
+    lr = peak_lr(config.optim, config.body_parameters, total_tokens(config), batch)
     values["optim"]["lr"] = float(f"{lr:.{LR_DIGITS}g}")
     values["precision"] = came_to(config, gpu=gpu)
     if config.checkpoint.load == "warm_start" and config.checkpoint.source is not None:
@@ -82,12 +81,6 @@ def warm_start_of(source: str) -> tuple[Path, str] | None:
         return found.checkpoint, hashlib.sha256((found.checkpoint / MANIFEST).read_bytes()).hexdigest()
     except (UserError, OSError):  # the directory cannot be listed
         return None
-
-
-def _counted(model: ModelConfig) -> int:
-    """Return the parameters of the body. No vocabulary changes them, so one that is not known yet is no matter."""
-    known = model if model.vocab_size is not None else model.model_copy(update={"vocab_size": 1})
-    return count_parameters(known).body
 
 
 def _model_values(model: ModelConfig, stated: dict[str, Any]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from trainer.config.optim import OptimConfig, ScheduleConfig
 
@@ -37,6 +38,11 @@ def lr_source(optim: OptimConfig) -> str:
     if optim.recipe is not None and optim.lr_factor == 1:
         return "recipe"
     return "rule" if optim.lr == "auto" and optim.lr_factor == 1 and optim.lr_horizon is None else "by hand"
+
+
+def recipe_source(optim: OptimConfig, knob: Literal["batch", "weight_decay"]) -> Literal["recipe", "by hand"]:
+    """Return how batch or weight decay came about."""
+    return "recipe" if optim.recipe is not None and getattr(optim.recipe, knob) is not None else "by hand"
 
 
 def decay_share(optim: OptimConfig, share: float) -> float:

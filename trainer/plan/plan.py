@@ -10,6 +10,8 @@ from trainer.config.parallel import Degrees, check_model_splits, resolve_degrees
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import to_json
+from trainer.data.order.ramp import Ramp
+from trainer.data.order.skipping import parse_ranges, steps_before
 from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan, plan_batch
 from trainer.plan.counting import count_flops, count_parameters
@@ -17,7 +19,7 @@ from trainer.plan.deepspeed import deepspeed_config
 from trainer.plan.fp8 import check_fp8
 from trainer.plan.identity import result_hash
 from trainer.plan.learning_rate import peak_lr
-from trainer.plan.length import total_steps
+from trainer.plan.length import ramp_of, total_steps, total_tokens
 from trainer.plan.memory import Memory, rank_memory
 from trainer.plan.sharding import check_optimizer, effective_stage, resolve_precision
 
@@ -45,10 +47,29 @@ class Plan:
     precision: str
     memory_bytes: dict[str, int]
     deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given; empty where another engine shards
+    rising_batch: tuple[tuple[int, int], ...] = ()  # sequences of a step, and steps, of each stage of batch.warmup
 
     def to_json(self) -> str:
         """Return the plan as indented JSON."""
-        return to_json({**asdict(self), "world": self.degrees.world}, indent=2) + "\n"
+        values = {**asdict(self), "world": self.degrees.world}
+        if not self.rising_batch:
+            values.pop("rising_batch")
+        return to_json(values, indent=2) + "\n"
+
+    @property
+    def ramp(self) -> Ramp:
+        """The sequences of each step."""
+        return Ramp(self.sequences_per_step, self.rising_batch)
+
+    def tokens_before(self, step: int) -> int:
+        """Return the tokens of the first `step` steps."""
+        if not self.rising_batch:
+            return step * self.tokens_per_step
+        return self.ramp.before(step) * (self.tokens_per_step // self.sequences_per_step)
+
+    def tokens_at(self, step: int) -> int:
+        """Return the tokens of step `step` (0-based)."""
+        return self.tokens_before(step + 1) - self.tokens_before(step)
 
     @property
     def layout(self) -> str:
@@ -61,7 +82,8 @@ class Plan:
         """Read what `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
         values.pop("world")
-        return cls(**{**values, "degrees": Degrees(**values["degrees"])})
+        rising = tuple((int(batch), int(steps)) for batch, steps in values.pop("rising_batch", ()))
+        return cls(**{**values, "degrees": Degrees(**values["degrees"]), "rising_batch": rising})
 
 
 def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens: int | None = None) -> Plan:
@@ -71,11 +93,11 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
     where the configuration and the world do not fit.
     """
     degrees, batch = share_out(config, world, gpu=gpu)
-    steps, warmup = total_steps(config), warmup_steps(config)
+    steps, warmup, ramp = total_steps(config), warmup_steps(config), ramp_of(config)
     precision = resolve_precision(config.precision, gpu=gpu)
     stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
     flops = count_flops(config.model)
-    tokens = steps * config.batch.tokens_per_step
+    tokens = total_tokens(config)
     memory = run_memory(config, degrees, batch, gpu=gpu)
     return Plan(
         name=config.name,
@@ -99,6 +121,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision)
         if config.parallel.engine == "deepspeed"
         else {},
+        rising_batch=ramp.stages,
     )
 
 
@@ -130,9 +153,29 @@ def share_out(config: RunConfig, world: int, *, gpu: bool = False) -> tuple[Degr
     warmup_steps(config)
     context_length, micro_batch = config.model.context_length, config.batch.micro_batch
     batch = plan_batch(config.batch.tokens_per_step, context_length, degrees.data, micro_batch)
+    check_rise(config, degrees.data, batch.micro_batch)
     if config.precision == "fp8":
         check_fp8(config.model, degrees, micro_batch=batch.micro_batch, gpu=gpu)
     return degrees, batch
+
+
+def check_rise(config: RunConfig, data_parallel: int, micro_batch: int) -> None:
+    """Raise UserError where the steps of a batch that rises cannot be divided as the whole batch is."""
+    ramp = ramp_of(config)
+    for sequences, _ in ramp.stages:
+        shared = f"batch.warmup has steps of {sequences} sequences, which {{}} {data_parallel} data-parallel ranks"
+        if sequences % data_parallel:
+            raise UserError(f"{shared.format('cannot be shared by')}: take fewer doublings")
+        if config.precision == "fp8" and sequences // data_parallel % micro_batch:
+            raise UserError(
+                f"{shared.format(f'are no whole micro-batches of {micro_batch} on')}, and precision fp8 needs these: "
+                "take fewer doublings, or set batch.micro_batch"
+            )
+    if ramp.stages and steps_before(parse_ranges(config.skip_steps)) < ramp.steps:
+        raise UserError(
+            f"skip_steps begins at {config.skip_steps[0]}, and batch.warmup has steps of other sizes before step "
+            f"{ramp.steps}: leave out later ones, or take batch.warmup out"
+        )
 
 
 def warmup_steps(config: RunConfig) -> int:

@@ -127,8 +127,11 @@ def from_ledger(
 def _of_purpose(
     numbered: list[tuple[int, Row]], source: str, *, trials: bool
 ) -> tuple[list[tuple[int, Row]], list[str]]:
-    """Leave out the runs of a tuning, unless trials are wanted: their settings are wrong on purpose."""
-    kept = [(number, row) for number, row in numbered if trials or row.get("purpose") != TUNING]
+    """Leave out the runs of a tuning, unless trials are wanted: their settings are wrong on purpose.
+
+    Trials of weight decay always: a law of rate and batch would take what it did for noise.
+    """
+    kept = [(n, r) for n, r in numbered if r.get("purpose") != TUNING or (trials and r.get("knob") != "weight_decay")]
     if not kept:
         raise UserError(f"{source} has runs of a tuning alone: run the sweep itself, with the recipe that tuning wrote")
     left = len({row["cell"] for _, row in numbered}) - len({row["cell"] for _, row in kept})

@@ -9,33 +9,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.scaling.tune.parabola import Trial
-from launch.scaling.tune.search import found, next_values
+from launch.scaling.tune.search import RATE, Bracket, Found, found, next_values
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size to be tuned. `own`: the sweep's setting there. `flops`: of one run. `tried`: of its runs that ended."""
+    """A size at which one setting is tuned. `own`: the sweep's value there. `tried`: those of its runs that ended."""
 
     name: str
     N: float
     D: float
     batch: float
-    flops: float
+    flops: float  # of one run, at most
     own: float
     tried: tuple[Trial, ...] = ()
+    bracket: Bracket = RATE
 
     @property
     def spent(self) -> float:
         """Return the most that its runs can have cost: one that diverged may have ended before its last step."""
         return self.flops * len(self.tried)
 
+    def next_values(self, centre: float, most: int) -> tuple[float, ...]:
+        """Return the values to be tried now, in octaves; none where it is done or `most` runs are spent."""
+        return next_values(self.tried, centre, most, self.bracket)
+
+    def found(self) -> Found | None:
+        """Return the best value by what was tried; None where no run came to an end."""
+        return found(self.tried, self.bracket)
+
 
 @dataclass(frozen=True)
 class Spending:
-    """`budget`: FLOPs that all runs may cost. `most`: runs of one size."""
+    """`budget`: FLOPs that all runs may cost. `most`: runs of one size. `elsewhere`: FLOPs spent on other settings."""
 
     budget: float
     most: int
+    elsewhere: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,16 +58,16 @@ class Next:
 
 def next_runs(sizes: Sequence[Size], spending: Spending) -> Next:
     """Return the runs to be made now; none where every size is done or the budget is spent."""
-    left = spending.budget - sum(size.spent for size in sizes)
+    left = spending.budget - spending.elsewhere - sum(size.spent for size in sizes)
     centre = 0.0
     for k in sorted(range(len(sizes)), key=lambda k: sizes[k].flops):
         size = sizes[k]
-        values = next_values(size.tried, centre, spending.most)
+        values = size.next_values(centre, spending.most)
         if values and len(values) * size.flops > left:
             return Next((), _stopped(size, len(values), left, spending.budget))
         if values:
             return Next(tuple((k, x) for x in values))
-        result = found(size.tried)
+        result = size.found()
         centre = result.x if result is not None and not result.problem else centre
     return Next(())
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from launch.scaling.arrays import Array
 from launch.scaling.tune.decide import Size
-from launch.scaling.tune.search import Found, found
-from trainer.config.recipe import RecipeLaw, TunedSize
+from launch.scaling.tune.search import Found
+from trainer.config.recipe import RecipeLaw, SizeName, TunedSize
 from trainer.contract.errors import UserError
 
 VARIES = 1.1  # factor from which a size varies
@@ -20,32 +20,45 @@ OPEN = 0.05  # p-value below which the optimum is not log-linear
 Z = 1.96  # standard errors of a 95 % interval
 
 
-def fit_setting(sizes: Sequence[Size], sweep: str) -> RecipeLaw:
-    """Fit the law of the best value to the sizes that are tuned.
+def fit_setting(
+    sizes: Sequence[Size],
+    sweep: str,
+    features: Sequence[SizeName] = ("N", "D", "batch"),
+    ruled: Mapping[SizeName, float] | None = None,
+) -> RecipeLaw:
+    """Fit the law of the best value to the sizes that are tuned, as powers of `features` where those vary.
 
-    Raises UserError where fewer than two are, with what each lacks.
+    `ruled`: powers that a rule says; they are taken, not fitted. Raises UserError where fewer than two sizes are tuned,
+    with what each lacks.
     """
-    tuned = [(size, found(size.tried)) for size in sizes]
-    points = [_point(size, one) for size, one in tuned if one is not None]
+    if lacking := what_lacks(sizes):
+        raise UserError(f"sweep {sweep!r}: {lacking}. Raise --runs-per-size or --budget, or name other --sizes")
+    ruled = ruled or {}
+    points = [_point(size, one) for size in sizes if (one := size.found()) is not None]
     good = [point for point in points if not point.problem]
-    if len(good) < 2:
-        named = [f"{size.name}: {_lacks(size, one)}" for size, one in tuned if one is None or one.problem]
-        raise UserError(
-            f"sweep {sweep!r}: {len(good)} of {len(sizes)} sizes are tuned, and a law needs two. "
-            f"{'; '.join(named)}. Raise --runs-per-size or --budget, or name other --sizes"
-        )
     at = {name: float(np.exp(np.mean([math.log(getattr(p, name)) for p in good]))) for name in ("N", "D", "batch")}
-    names = _features(good)
+    names = _features(good, [name for name in features if name not in ruled])
     x = np.array([[1.0, *(math.log(getattr(p, n) / at[n]) for n in names)] for p in good])
-    y = np.log([p.best for p in good])
+    known = [sum(power * math.log(getattr(p, n) / at[n]) for n, power in ruled.items()) for p in good]
+    y = np.log([p.best for p in good]) - np.array(known)
     errors = np.array([math.log(p.interval[1] / p.interval[0]) / (2 * Z) for p in good])
     solved, spread = _solve(x, y, errors)
     intervals = {n: (float(b - Z * s), float(b + Z * s)) for n, b, s in zip(names, solved[1:], spread[1:], strict=True)}
     return RecipeLaw(
         value=float(np.exp(solved[0])), N_at=at["N"], D_at=at["D"], batch_at=at["batch"],
-        powers={n: float(b) for n, b in zip(names, solved[1:], strict=True)}, intervals=intervals,
+        powers={**{n: float(b) for n, b in zip(names, solved[1:], strict=True)}, **ruled}, intervals=intervals,
         curvature=_curvature(x, y, errors, names), sizes=tuple(points),
     )  # fmt: skip
+
+
+def what_lacks(sizes: Sequence[Size]) -> str:
+    """Say why the sizes make no law; empty where they do."""
+    tuned = [(size, size.found()) for size in sizes]
+    good = sum(one is not None and not one.problem for _, one in tuned)
+    if good >= 2:
+        return ""
+    named = [f"{size.name}: {_lacks(size, one)}" for size, one in tuned if one is None or one.problem]
+    return f"{good} of {len(sizes)} sizes are tuned, and a law needs two. {'; '.join(named)}"
 
 
 def _lacks(size: Size, one: Found | None) -> str:
@@ -63,10 +76,10 @@ def _point(size: Size, one: Found) -> TunedSize:
     )  # fmt: skip
 
 
-def _features(points: Sequence[TunedSize]) -> list[str]:
+def _features(points: Sequence[TunedSize], possible: Sequence[SizeName]) -> list[SizeName]:
     """Return what the best value can be a power of: what varies, and not along with what was taken before."""
-    taken: list[str] = []
-    for name in ("N", "D", "batch"):
+    taken: list[SizeName] = []
+    for name in possible:
         values = np.log([getattr(p, name) for p in points])
         others = [np.log([getattr(p, n) for p in points]) for n in taken]
         alike = any(abs(np.corrcoef(values, other)[0, 1]) > ALIKE for other in others if np.ptp(values) > 0)

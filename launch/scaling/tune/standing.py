@@ -95,11 +95,12 @@ def loss_if_tuned(table: Table) -> Array | None:
 
 
 def _by_size(rows: Sequence[Row]) -> list[list[Row]]:
-    """Group the rows of tunings by size, each cell with its last row on the first set."""
+    """Group the rows of tunings of the rate by size, each cell with its last row on the first set."""
     last: dict[str, Row] = {}
     sets = [row["eval_set"] for row in rows if row.get("status", "done") == "done"]
     for row in rows:
-        if row.get("purpose") == TUNING and (row.get("status") != "done" or row["eval_set"] == sets[0]):
+        of_rate = row.get("purpose") == TUNING and row.get("knob", "") in ("", "lr")
+        if of_rate and (row.get("status") != "done" or row["eval_set"] == sets[0]):
             last[row["cell"]] = row
     found: dict[str, list[Row]] = {}
     for row in last.values():

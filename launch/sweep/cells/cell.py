@@ -33,4 +33,5 @@ class Cell:
     tolerance: float | None = None
     branch: Branch | None = None
     purpose: Literal["law", "tuning"] = "law"
+    knob: str = ""  # that a run of a tuning is for
     former: str = ""  # its id before names were hashes of the resolved plan: `former.py`

@@ -36,5 +36,6 @@ class PlannedCell:
 
     @property
     def share(self) -> float:
-        """Return the share of the run's steps that the cell trains itself: a branch only those after it parts."""
-        return 1 - self.cell.branch.step / self.plan.steps if self.cell.branch else 1.0
+        """Return the share of the run's tokens that the cell trains itself: a branch only those after it parts."""
+        branch = self.cell.branch
+        return 1 - self.plan.tokens_before(branch.step) / self.plan.tokens if branch else 1.0

@@ -1,4 +1,4 @@
-"""The runs of a tuning: the sizes of a sweep, and a cell for each value of the learning rate that is tried at one.
+"""The runs of a tuning: the sizes of a sweep, and a cell for each value of a knob that is tried at one.
 
 What has been tried is read from the ledger: a row counts where a cell made from the same settings has its name, so runs
 of another length, model or data never pass for one.
@@ -18,12 +18,11 @@ from launch.scaling.tune.parabola import Trial
 from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig
+from launch.sweep.cells.knobs import FACTOR, SETTINGS, Knob, Start
 from launch.sweep.cells.settings import settings_of
 from trainer.config.load import set_values
 
-FACTOR = "optim.lr_factor"
-KNOB = (FACTOR, "optim.lr")
-DIGITS = 4  # of a factor, so that names stay short
+RATES = (FACTOR, "optim.lr")
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,15 @@ def untuned(sweep: SweepConfig) -> SweepConfig:
     return sweep.model_copy(update={"run": set_values(shared, ["optim.recipe=null"])})
 
 
-def sizes_of(sweep: SweepConfig) -> Sizes:
-    """Return the sizes of a sweep: the settings of its base, or of its first change, without seeds and rates."""
+def sizes_of(sweep: SweepConfig, knobs: Sequence[Knob] = ("lr",)) -> Sizes:
+    """Return the sizes of a sweep: the settings of its base, or of its first change, without seeds and rates.
+
+    Other knobs that the sweep varies are left out too. What a rung says of them is where the tuning of it starts.
+    """
+    left_out = {*SEEDS, *RATES, *(SETTINGS[knob] for knob in knobs if SETTINGS[knob] in sweep.vary)}
     found: dict[str, list[dict[str, Any]]] = {}
     for settings in settings_of(sweep):
-        own = {key: value for key, value in settings.items() if key not in (*SEEDS, *KNOB)}
+        own = {key: value for key, value in settings.items() if key not in left_out}
         of_change = found.setdefault(change_name({"settings": own}, LADDER), [])
         if own not in of_change:
             of_change.append(own)
@@ -52,48 +55,52 @@ def sizes_of(sweep: SweepConfig) -> Sizes:
     return Sizes(tuple(found[name]), tuple(other for other in found if other != name))
 
 
-def cells_at(sweep: SweepConfig, settings: Sequence[Mapping[str, Any]], *, gpu: bool) -> list[Cell]:
-    """Return a cell of the tuning for each of these settings."""
+def cells_at(sweep: SweepConfig, settings: Sequence[Mapping[str, Any]], *, knob: Knob = "lr", gpu: bool) -> list[Cell]:
+    """Return a cell of the tuning of a knob for each of these settings."""
     alone = {"vary": {}, "rungs": (), "seeds": 1, "changes": (), "gate": None, "layout_checks": (), "trunks": False}
     cells = cells_of(sweep.model_copy(update={**alone, "cells": tuple(map(dict, settings))}), gpu=gpu)
-    return [_named(cell) for cell in cells]
-
-
-def with_factor(settings: Mapping[str, Any], own: float, x: float) -> dict[str, Any]:
-    """Return the settings of a trial x octaves above the size's own factor."""
-    return {**settings, FACTOR: float(f"{own * 2**x:.{DIGITS}g}")}
+    return [_named(cell, knob) for cell in cells]
 
 
 def tried(
-    sweep: SweepConfig, size: Mapping[str, Any], own: float, rows: Sequence[Mapping[str, Any]], *, gpu: bool
+    sweep: SweepConfig,
+    start: Start,
+    knob: Knob,
+    fixed: Mapping[Knob, float],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    gpu: bool,
 ) -> list[tuple[Trial, Mapping[str, Any]]]:
-    """Return the trials of one size that have ended, each with its last row on the sweep's evaluation set.
+    """Return the trials of a knob at one size that have ended, each with its last row on the sweep's evaluation set.
 
-    `own`: its factor without tuning. Runs that failed are none: they tell nothing of their rate.
+    `fixed`: the values of the knobs tuned before. Runs that failed are none: they tell nothing of their value.
     """
-    last = {row["cell"]: row for row in rows if row.get("purpose") == TUNING and _of_size(row, size)}
-    wanted = {row["settings"][FACTOR]: {**size, FACTOR: row["settings"][FACTOR]} for row in last.values()}
-    names = {cell.id for cell in cells_at(sweep, list(wanted.values()), gpu=gpu)} if wanted else set()
+    values: dict[str, float] = {}
+    for row in rows:
+        settings = row.get("settings") or {}
+        value = settings.get(SETTINGS[knob])
+        if row.get("purpose") != TUNING or not isinstance(value, int | float) or value <= 0:
+            continue
+        if start.settings_at({**fixed, knob: value}) == settings:
+            values[row["cell"]] = value
+    wanted = {value: start.settings_at({**fixed, knob: value}) for value in values.values()}
+    names = {cell.id for cell in cells_at(sweep, list(wanted.values()), knob=knob, gpu=gpu)} if wanted else set()
     ends = {}
     for row in rows:
         if row["cell"] in names and (row.get("status") != "done" or row["eval_set"] == sweep.fit.eval_set):
             ends[row["cell"]] = row
     return [
-        (Trial(math.log2(row["settings"][FACTOR] / own), _log_loss(row)), row)
+        (Trial(start.octaves(knob, values[row["cell"]]), _log_loss(row)), row)
         for row in ends.values()
         if row.get("status") != "failed"
     ]
-
-
-def _of_size(row: Mapping[str, Any], size: Mapping[str, Any]) -> bool:
-    settings = row.get("settings") or {}
-    return FACTOR in settings and {key: value for key, value in settings.items() if key != FACTOR} == dict(size)
 
 
 def _log_loss(row: Mapping[str, Any]) -> float:
     return math.log(row["loss"]) if row.get("status") == "done" and row["loss"] is not None else math.inf
 
 
-def _named(cell: Cell) -> Cell:
+def _named(cell: Cell, knob: Knob) -> Cell:
     name = f"tune-{cell.id}"
-    return replace(cell, id=name, config=cell.config.model_copy(update={"name": name}), purpose="tuning", former="")
+    config = cell.config.model_copy(update={"name": name})
+    return replace(cell, id=name, config=config, purpose="tuning", knob=knob, former="")

@@ -10,8 +10,10 @@ from launch.cluster.backends import find_backend, is_driven
 from launch.cluster.config import LOCAL, ClusterConfig, open_driver, open_scheduler
 from launch.cluster.job import JobSpec
 from launch.planner.expected import matrix_rate, seconds_on_cpu
+from launch.sweep.cells.config import SweepConfig
 from launch.sweep.execute.opened import Opened
 from launch.sweep.execute.underway import Place
+from trainer.contract.errors import UserError
 
 
 def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: int | None) -> Place:
@@ -26,6 +28,18 @@ def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: 
         return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
 
     return Place(where, job if find_backend(where.backend).side_by_side else where.job, driver=driver, name=name)
+
+
+def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
+    """Raise UserError where a cell's ranks are not those that the cluster gives to a job."""
+    world = cluster.nodes * cluster.ranks_per_node
+    if find_backend(cluster.backend).side_by_side and sweep.ranks <= world:
+        return
+    if world != sweep.ranks:
+        raise UserError(
+            f"a cell of sweep {sweep.name!r} has {sweep.ranks} ranks, a job on {name} has {cluster.nodes} nodes x "
+            f"{cluster.ranks_per_node} = {world}: set `ranks: {world}` in the sweep, or nodes and ranks_per_node there"
+        )
 
 
 def expected_seconds(opened: Opened, at_a_time: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launch.cluster.backends import find_backend, is_driven
+from launch.cluster.backends import is_driven
 from launch.cluster.config import ClusterConfig, load_cluster, open_backend
 from launch.cluster.warnings import warn
 from launch.run.data_preparation import is_prepared
@@ -29,7 +29,7 @@ from launch.sweep.execute.begun_by import RECORD
 from launch.sweep.execute.decide import Decision, Limits, Then, decide, stand
 from launch.sweep.execute.observe import observe
 from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
-from launch.sweep.execute.place import expected_seconds, place_of
+from launch.sweep.execute.place import check_shape, expected_seconds, place_of
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.reconcile import drive, reconcile
 from launch.sweep.execute.report import ending, report, tell
@@ -109,18 +109,6 @@ def resume_sweep(wish: Wish, console: Console) -> Result:
         )
     name = recorded_cluster(directory)
     return run_sweep(wish, console) if name is None else submit_sweep(wish, name, console)
-
-
-def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
-    """Raise UserError where a cell's ranks are not those that the cluster gives to a job."""
-    world = cluster.nodes * cluster.ranks_per_node
-    if find_backend(cluster.backend).side_by_side and sweep.ranks <= world:
-        return
-    if world != sweep.ranks:
-        raise UserError(
-            f"a cell of sweep {sweep.name!r} has {sweep.ranks} ranks, a job on {name} has {cluster.nodes} nodes x "
-            f"{cluster.ranks_per_node} = {world}: set `ranks: {world}` in the sweep, or nodes and ranks_per_node there"
-        )
 
 
 def rehearse(sweep: SweepConfig, directory: Path, cluster: ClusterConfig, at_most: int | None) -> None:
@@ -215,15 +203,21 @@ def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], 
 
 
 def recipe_lines(cells: Sequence[PlannedCell]) -> list[str]:
-    """Say the learning rate of each cell that follows a recipe, with the formula that gave it."""
+    """Say the settings of each cell that follows a recipe, each with the formula that gave it."""
     lines = []
     for one in cells:
         optim = one.cell.config.optim
-        if optim.recipe is not None:
-            factor = "" if optim.lr_factor == 1 else f"{optim.lr_factor:g} x "
-            sizes = f"N {one.plan.parameters['body']:.4g}, D {one.plan.tokens:.4g}"
-            by = f"recipe of {optim.recipe.sweep}; {sizes}"
-            lines.append(f"{one.id}: lr {one.plan.lr:.3g} = {factor}{optim.recipe.lr.formula}   ({by})")
+        if optim.recipe is None:
+            continue
+        factor = "" if optim.lr_factor == 1 else f"{optim.lr_factor:g} x "
+        given = {"lr": f"{one.plan.lr:.3g}", "batch": str(one.plan.tokens_per_step),
+                 "weight_decay": f"{optim.weight_decay:.3g}"}  # fmt: skip
+        said = [
+            f"{knob} {given[knob]} = {factor if knob == 'lr' else ''}{law.formula}"
+            for knob, law in optim.recipe.laws.items()
+        ]
+        sizes = f"N {one.plan.parameters['body']:.4g}, D {one.plan.tokens:.4g}"
+        lines.append(f"{one.id}: {'; '.join(said)}   (recipe of {optim.recipe.sweep}; {sizes})")
     return lines
 
 

@@ -1,40 +1,41 @@
-"""Tune the sizes of a sweep: look at the ledger, decide the next runs, train them, and again; then write the recipe.
-
-The ledger is all that is remembered, so a tuning that was interrupted goes on with the same runs.
-"""
+"""Tune the sizes of a sweep: look at the ledger, decide the next runs, train them, and again; then write the recipe."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
 
+from launch.cluster.config import ClusterConfig, load_cluster
+from launch.cluster.warnings import warn
 from launch.run.rank_packages import need_rank_packages
-from launch.scaling.tune.decide import Next, Size, Spending, next_runs, smallest_two_and_middle
-from launch.scaling.tune.law import fit_setting
+from launch.scaling.tune.decide import Size, Spending, smallest_two_and_middle
+from launch.scaling.tune.law import fit_setting, what_lacks
 from launch.show.text import count, flops_text
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
+from launch.sweep.cells.knobs import WORDS, Knob, Start, check_knobs
 from launch.sweep.cells.planned import PlannedCell
-from launch.sweep.cells.tuning import cells_at, sizes_of, tried, untuned, with_factor
+from launch.sweep.cells.tuning import cells_at, sizes_of, untuned
 from launch.sweep.execute.begun_by import BegunBy
-from launch.sweep.execute.decide import Limits, Then, stand
+from launch.sweep.execute.bench import Bench, Stage, Step
+from launch.sweep.execute.decide import Decision, Limits, Then, stand
 from launch.sweep.execute.opened import Opened, has_gpus, locked, plan_cells
-from launch.sweep.execute.place import expected_seconds, place_of
+from launch.sweep.execute.place import check_shape, expected_seconds, place_of
 from launch.sweep.execute.progress import Watcher
-from launch.sweep.execute.reconcile import drive
-from launch.sweep.execute.report import ending
+from launch.sweep.execute.reconcile import drive, reconcile
+from launch.sweep.execute.report import ending, tell
 from launch.sweep.execute.underway import Underway
-from launch.sweep.ledger import ledger
-from trainer.config.recipe import Recipe
+from trainer.config.recipe import Recipe, RecipeLaw
 from trainer.contract.errors import EndedBadlyError, UserError
 from trainer.contract.run_dir import write_atomically
 
 RECIPE = "recipe.yaml"  # in the sweep's directory
+ASK_EVERY = 30.0  # seconds between two looks at a queue
 
 
 @dataclass(frozen=True)
@@ -46,86 +47,70 @@ class TuneWish:
     runs: Path
     sizes: tuple[int, ...] = ()
     budget: float = 0.25  # of the sweep's FLOPs
-    most: int = 5  # runs of a size
+    most: int = 5  # runs of a size, for each knob
     failed: bool = False  # start runs again that failed
     dry_run: bool = False
+    knobs: tuple[Knob, ...] = ("lr",)
+    cluster: str | None = None  # None: this machine
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came out. `stopped`: what the budget left undone."""
+    """What came out. `stopped`: what the budget left undone; `no_law`: knobs of which too few sizes are tuned."""
 
     recipe: Recipe
     path: Path
     runs: int
     others: tuple[str, ...]
-    stopped: str = ""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A sweep that is being tuned: its chosen sizes with the settings of each, and what all its cells cost."""
-
-    opened: Opened
-    sizes: tuple[Size, ...]
-    settings: tuple[dict[str, Any], ...]
-    factors: tuple[float, ...]  # of the learning rate at each size without tuning
-    others: tuple[str, ...]
-    flops: float
-
-    @property
-    def ledger(self) -> Path:
-        """The ledger of the sweep, which tuning runs join."""
-        return self.opened.directory / "ledger.jsonl"
-
-    def trials(self) -> list[list[tuple[Any, Mapping[str, Any]]]]:
-        """Return the trials of each size that the ledger has, with their rows."""
-        rows, opened = list(ledger.read(self.ledger)), self.opened
-        each = zip(self.settings, self.factors, strict=True)
-        return [tried(opened.sweep, settings, own, rows, gpu=opened.gpu) for settings, own in each]
-
-    def tried(self) -> list[Size]:
-        """Return the sizes with what has been tried by now."""
-        each = zip(self.sizes, self.trials(), strict=True)
-        return [replace(size, tried=tuple(trial for trial, _ in trials)) for size, trials in each]
+    stopped: tuple[str, ...] = ()
+    no_law: tuple[str, ...] = ()
 
 
 def tune_sweep(wish: TuneWish, console: Console) -> Tuned | None:
-    """Tune the learning rate of a sweep on this machine and write its recipe; None for a dry run.
+    """Tune the knobs of a sweep, here or on a cluster, and write its recipe; None for a dry run.
 
     Raises UserError, and EndedBadlyError where runs failed; what has ended is in the ledger.
     """
-    bench = _bench(wish)
-    spending = Spending(wish.budget * bench.flops, wish.most)
-    _introduce(bench, spending, console)
+    cluster = None if wish.cluster is None else load_cluster(wish.cluster)
+    bench = _bench(wish, cluster)
+    if cluster is not None:
+        check_shape(bench.opened.sweep, cluster, wish.cluster or "")
+        warn(cluster.job(bench.opened.sweep.name, (), bench.opened.directory), cluster.backend)
+    _introduce(bench, console)
     if wish.dry_run:
-        for line in _next_lines(bench, next_runs(bench.tried(), spending)):
+        for line in bench.lines(bench.next_step()):
             console.print(line, highlight=False)
         return None
-    need_rank_packages()
+    if cluster is None:
+        need_rank_packages()
     with locked(bench.opened):
-        while (step := next_runs(bench.tried(), spending)).runs:
-            for line in _next_lines(bench, step):
+        while (step := bench.next_step()).runs:
+            for line in bench.lines(step):
                 console.print(line, highlight=False)
-            _train(bench, step, wish, console)
-    return _finish(bench, step, console)
+            _train(bench, step, wish, cluster, console)
+    return _finish(bench, step)
 
 
-def _bench(wish: TuneWish) -> Bench:
-    sweep, gpu = untuned(load_sweep(wish.config, wish.assignments)), has_gpus(None)
-    directory, found = wish.runs / sweep.name, sizes_of(sweep)
+def _bench(wish: TuneWish, cluster: ClusterConfig | None) -> Bench:
+    sweep, gpu = untuned(load_sweep(wish.config, wish.assignments)), has_gpus(cluster)
+    runs = wish.runs if cluster is None else wish.runs.resolve()
+    directory, found = runs / sweep.name, sizes_of(sweep, wish.knobs)
     begun = BegunBy(str(wish.config.resolve() if wish.config.exists() else wish.config), wish.assignments)
     whole = plan_cells(cells_of(sweep, gpu=gpu), sweep, directory, gpu=gpu)
     alone = plan_cells(cells_at(sweep, found.settings, gpu=gpu), sweep, directory, gpu=gpu)
+    for one in alone:
+        check_knobs(wish.knobs, one)
     order = sorted(alone, key=lambda one: one.plan.flops)
     chosen = [order[k] for k in _chosen(wish, order, sweep.name)]
+    flops = sum(one.share * one.plan.flops for one in whole if one.cell.check_of is None)
     return Bench(
         Opened(sweep, directory, whole, gpu, begun=begun),
+        tuple(Start.of(one) for one in chosen),
         tuple(_size(one) for one in chosen),
-        tuple(one.cell.settings for one in chosen),
-        tuple(one.cell.config.optim.lr_factor for one in chosen),
         found.others,
-        sum(one.share * one.plan.flops for one in whole if one.cell.check_of is None),
+        flops,
+        wish.knobs,
+        Spending(wish.budget * flops, wish.most),
     )
 
 
@@ -154,32 +139,32 @@ def _size(one: PlannedCell) -> Size:
     )
 
 
-def _introduce(bench: Bench, spending: Spending, console: Console) -> None:
-    sizes = "; ".join(size.name for size in bench.sizes)
+def _introduce(bench: Bench, console: Console) -> None:
+    sizes, budget = "; ".join(size.name for size in bench.sizes), bench.spending.budget
+    knobs = ", then ".join(WORDS[stage.knob] for stage in bench.stages())
     console.print(
-        f"tuning the learning rate at {sizes}\nbudget {flops_text(spending.budget)}, "
-        f"{spending.budget / bench.flops:.0%} of the sweep's {flops_text(bench.flops)}",
+        f"tuning {'the learning rate' if bench.knobs == ('lr',) else knobs} at {sizes}\nbudget {flops_text(budget)}, "
+        f"{budget / bench.flops:.0%} of the sweep's {flops_text(bench.flops)}",
         highlight=False,
     )
     if bench.others:
         console.print(f"not tuned by itself, shares the recipe: {', '.join(bench.others)}", highlight=False)
 
 
-def _next_lines(bench: Bench, step: Next) -> list[str]:
-    named = [f"{bench.sizes[k].name}: learning rate {bench.sizes[k].own * 2**x:.3g}" for k, x in step.runs]
-    return [f"next: {line}" for line in named] + ([step.stopped] if step.stopped else [])
-
-
-def _train(bench: Bench, step: Next, wish: TuneWish, console: Console) -> None:
+def _train(bench: Bench, step: Step, wish: TuneWish, cluster: ClusterConfig | None, console: Console) -> None:
     """Train the runs of one decision. Raises EndedBadlyError where one failed, for it would be decided again."""
     opened = bench.opened
-    settings = [with_factor(bench.settings[k], bench.factors[k], x) for k, x in step.runs]
-    cells = plan_cells(cells_at(opened.sweep, settings, gpu=opened.gpu), opened.sweep, opened.directory, gpu=opened.gpu)
+    cells = plan_cells(bench.cells(step), opened.sweep, opened.directory, gpu=opened.gpu)
     now = replace(opened, cells=cells)
-    limits = Limits(queued=False, retry=wish.failed)
-    at_a_time = max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
-    underway = Underway(opened.directory, cells, place_of(now, None, "", None), opened.sweep.fit.eval_set)
-    decision = drive(underway, limits, Watcher(console, cells, expected_seconds(now, at_a_time), at_a_time), console)
+    place = place_of(now, cluster, wish.cluster or "", None)
+    limits = Limits(queued=place.scheduler is not None, retry=wish.failed)
+    underway = Underway(opened.directory, cells, place, opened.sweep.fit.eval_set)
+    if limits.queued:
+        decision = _queue(underway, limits, now, console)
+    else:
+        at_a_time = max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
+        expected = expected_seconds(now, at_a_time) if cluster is None else {}
+        decision = drive(underway, limits, Watcher(console, cells, expected, at_a_time), console)
     if decision.then is Then.REFUSE:
         raise UserError(
             f"runs of this tuning are already going on under {opened.directory}: wait for them, or end them"
@@ -188,16 +173,75 @@ def _train(bench: Bench, step: Next, wish: TuneWish, console: Console) -> None:
         raise EndedBadlyError(*ending(decision, limits, now, wish.config, again="tune"))
 
 
-def _finish(bench: Bench, step: Next, console: Console) -> Tuned:
-    """Fit the law, write the recipe and say what it cost."""
-    trials, sweep = bench.trials(), bench.opened.sweep
-    rows = [row for of_size in trials for _, row in of_size]
-    spent = sum(float(row["flops_exact"]) for row in rows)
-    law = fit_setting(bench.tried(), sweep.name)
+def _queue(underway: Underway, limits: Limits, now: Opened, console: Console) -> Decision:
+    """Send the runs of one decision to a queue, and look until all have ended: the next decision depends on them."""
+    told: list[int] = []
+
+    def show(decision: Decision) -> None:
+        stands = stand(decision.cells, limits)
+        if told != (standing := [len(stands.done), len(stands.busy), len(stands.failed), len(stands.diverged)]):
+            told[:] = standing
+            tell(decision, now, console)
+
+    while (decision := reconcile(underway, limits, show)).then is Then.LEAVE:
+        if decision.start:
+            console.print("waiting for the queue; after an interrupt the jobs go on, and the same command does too")
+        limits = replace(limits, retry=False)
+        time.sleep(ASK_EVERY)
+        underway.jobs = None  # jobs of an earlier process are asked about too
+    return decision
+
+
+def _finish(bench: Bench, step: Step) -> Tuned:
+    """Fit the laws, write the recipe and say what it cost."""
+    stages, sweep = bench.stages(), bench.opened.sweep
+    rows = {row["cell"]: row for stage in stages for entry in stage.entries for row in entry.rows}
+    spent = sum(float(row["flops_exact"]) for row in rows.values())
+    laws, no_law = _laws(bench, stages)
+    first = next(iter(rows.values()))
     recipe = Recipe(
-        sweep=sweep.name, kind=str(rows[0].get("kind") or rows[0]["family"]), flops=spent, share=spent / bench.flops,
-        parametrization=bench.opened.cells[0].cell.config.optim.parametrization, lr=law,
+        sweep=sweep.name, kind=str(first.get("kind") or first["family"]), flops=spent, share=spent / bench.flops,
+        parametrization=bench.opened.cells[0].cell.config.optim.parametrization, lr=laws["lr"],
+        batch=laws.get("batch"), weight_decay=laws.get("weight_decay"),
     )  # fmt: skip
     path = bench.opened.directory / RECIPE
     write_atomically(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    return Tuned(recipe, path, len(rows), bench.others, step.stopped)
+    return Tuned(recipe, path, len(rows), bench.others, step.stopped, tuple(no_law))
+
+
+def _laws(bench: Bench, stages: Sequence[Stage]) -> tuple[dict[Knob, RecipeLaw], list[str]]:
+    """Return the law of each knob, and why others have none. Raises UserError where the learning rate has none."""
+    name, sizes = bench.opened.sweep.name, {stage.knob: stage.sizes for stage in stages}
+    later = [(knob, what_lacks(of)) for knob, of in sizes.items() if knob != "lr"]
+    no_law = [f"no law of {WORDS[knob]}: {why}" for knob, why in later if why]
+    laws: dict[Knob, RecipeLaw] = {}
+    if "batch" in sizes and not what_lacks(sizes["batch"]):
+        laws["batch"] = fit_setting(sizes["batch"], name, ("N", "D"))
+        batches = _best_batches(bench, next(stage for stage in stages if stage.knob == "batch"))
+        moved = [_at_batch(bench, k, size, batches) for k, size in enumerate(sizes["lr"])]
+        laws["lr"] = fit_setting(moved, name, ("N", "D"), {"batch": bench.starts[0].rate_power})
+    else:
+        laws["lr"] = fit_setting(sizes["lr"], name)
+    if "weight_decay" in sizes and not what_lacks(sizes["weight_decay"]):
+        laws["weight_decay"] = fit_setting(
+            sizes["weight_decay"], name, ("N", "D") if "batch" in laws else ("N", "D", "batch")
+        )
+    return laws, no_law
+
+
+def _best_batches(bench: Bench, stage: Stage) -> dict[int, float]:
+    """Return the best batch of each size, by its place, where it is tuned."""
+    found = {}
+    for entry in stage.entries:
+        best = entry.size.found()
+        if best is not None and not best.problem:
+            found[entry.place] = bench.starts[entry.place].own["batch"] * 2**best.x
+    return found
+
+
+def _at_batch(bench: Bench, place: int, size: Size, batches: Mapping[int, float]) -> Size:
+    """Return a size with its learning rates as they are at its best batch, by the rule."""
+    if place not in batches:
+        return size
+    batch = batches[place]
+    return replace(size, own=size.own * bench.starts[place].rate_ratio(batch), batch=batch)

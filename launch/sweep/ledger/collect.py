@@ -18,7 +18,7 @@ from launch.sweep.ledger.ledger import LedgerRow
 from trainer.contract.plain_json import DamagedFileError, read_object, rows_of
 from trainer.contract.run_dir import RunDir, Status, utc_now
 from trainer.observe.metrics import COSTS
-from trainer.plan.learning_rate import lr_source
+from trainer.plan.learning_rate import lr_source, recipe_source
 from trainer.plan.plan import Plan
 
 
@@ -131,7 +131,7 @@ def _badly(one: PlannedCell, status: Status) -> LedgerRow:
     except ValidationError:  # a damaged event
         came = Came()
     step = max(came.step, newest["step"])
-    came = came.model_copy(update={"step": step, "tokens": step * one.plan.tokens_per_step})
+    came = came.model_copy(update={"step": step, "tokens": one.plan.tokens_before(step)})
     reason = BADLY[status](one.run_dir)
     return _row(one, came, status=status.value, reason=reason, eval_set=ledger.NO_SET, loss=None)
 
@@ -178,7 +178,11 @@ def _row(one: PlannedCell, came: Came, **more: object) -> LedgerRow:
         flops_6nd_total=6.0 * counts["total"] * tokens,
         lr=plan.lr,
         lr_by=lr_source(config.optim),
+        batch_by=recipe_source(config.optim, "batch"),
+        weight_decay=config.optim.weight_decay,
+        weight_decay_by=recipe_source(config.optim, "weight_decay"),
         purpose=cell.purpose,
+        knob=cell.knob,
         schedule=config.schedule.kind,
         seed=config.seed,
         order_seed=config.order_seed,

@@ -35,7 +35,11 @@ class LedgerRow(BaseModel):
     settings: dict[str, Any] = {}  # what the sweep's file says of this cell; rows of old have none
     status: Literal["done", "diverged", "failed"] = "done"
     purpose: Literal["law", "tuning"] = "law"  # runs of a tuning are left out of laws and comparisons
+    knob: str = ""  # that a run of a tuning is for: lr, batch or weight_decay; in rows of old it is lr
     lr_by: Literal["recipe", "rule", "by hand", ""] = ""  # how the learning rate came about; rows of old do not say
+    batch_by: Literal["recipe", "by hand", ""] = ""  # the same of the batch
+    weight_decay: float | None = None  # rows of old have none
+    weight_decay_by: Literal["recipe", "by hand", ""] = ""
     reason: str = ""  # why it ended badly, or what is wrong with its result
     config_hash: str
     git_revision: str | None = None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.data.builders import EOS, open_train, random_docs, write_set
 from trainer.config.data import DataConfig, SourceConfig
 from trainer.contract.errors import UserError
+from trainer.data.order.ramp import Ramp
 from trainer.data.read.batches import Batches, MicroBatch, held_out
 from trainer.data.read.opening import evaluation_sets, open_batches
 from trainer.data.store.manifest import Manifest
@@ -67,6 +68,7 @@ def read(config: DataConfig, steps: range, *, dp: int = 1, state: Any = None, **
             dp_rank=rank,
             dp_size=dp,
             state=state,
+            ramp=options.get("ramp"),
         )
         for rank in range(dp)
     ]
@@ -108,6 +110,37 @@ def test_any_step_for_any_ranks(root: Path, step: int, seed: int, dp: int) -> No
     alone = tokens_of(Batches(tokens, micro_batch=S, **options).step(step))
     shared = [Batches(tokens, micro_batch=2, dp_rank=r, dp_size=dp, **options).step(step) for r in range(dp)]
     assert (np.concatenate([tokens_of(batches) for batches in shared]) == alone).all()
+
+
+RISE = Ramp(S, ((3, 5), (6, 4)))
+
+
+@pytest.mark.parametrize("kind", ["plain", "mixture", "packed"])
+def test_a_batch_that_rises_reads_the_same_samples_in_the_same_order(root: Path, kind: str) -> None:
+    config = CONFIGS[kind](root)
+    flat = read(config, range(12))
+    risen = read(config, range(12), ramp=RISE)
+    assert len(risen) == 5 * 3 + 4 * 6 + 3 * S
+    assert np.array_equal(risen, flat[: len(risen)]), "only cut at other places"
+    later = [read(config, range(step, 12), ramp=RISE, dp=3, state=rising_state(config, step)) for step in (4, 7, 10)]
+    for step, tail in zip((4, 7, 10), later, strict=True):
+        whole = [read(config, range(k, k + 1), ramp=RISE, dp=3) for k in range(step, 12)]
+        assert np.array_equal(tail, np.concatenate(whole)), "a pure function of the step, for any number of ranks"
+        assert np.array_equal(np.concatenate(whole), risen[RISE.before(step) :])
+
+
+def rising_state(config: DataConfig, step: int, ramp: Ramp | None = RISE) -> dict[str, Any]:
+    batches = open_batches(config, context_length=T, sequences_per_step=S, micro_batch=5, seed=7, ramp=ramp)
+    return batches.state(step)
+
+
+def test_the_position_of_a_batch_that_rises_is_its_samples(root: Path) -> None:
+    state = rising_state(data(root), 7)
+    assert state["samples"] == 5 * 3 + 2 * 6
+    with pytest.raises(UserError, match=r"trained with a batch.warmup of .*\[\[3, 5\], \[6, 4\]\], this run has \[\]"):
+        read(data(root), range(7, 8), state=state)
+    with pytest.raises(UserError, match="the order of data would not go on"):
+        read(data(root), range(7, 8), state=rising_state(data(root), 7, None), ramp=RISE)
 
 
 def test_reading_ahead_changes_nothing_even_when_the_reader_jumps(root: Path) -> None:

@@ -26,15 +26,23 @@ def step_indices(step: int, dp_rank: int, dp_size: int, sequences_per_step: int)
     The ranks of a step hold consecutive stretches: put together in rank order they are the step's stretch of the
     global order, whatever `dp_size` is. Raises UserError where the ranks cannot share the step equally.
     """
-    if sequences_per_step % dp_size:
+    assert step >= 0
+    return rank_indices(step * sequences_per_step, sequences_per_step, dp_rank, dp_size)
+
+
+def rank_indices(begin: int, sequences: int, dp_rank: int, dp_size: int) -> Ids:
+    """Return what one data rank reads of a step that has so many sequences from `begin` on in the global order.
+
+    Raises UserError where the ranks cannot share the step equally.
+    """
+    if sequences % dp_size:
         raise UserError(
-            f"{sequences_per_step} sequences per step cannot be shared equally by {dp_size} data ranks; "
+            f"{sequences} sequences per step cannot be shared equally by {dp_size} data ranks; "
             f"change batch.tokens_per_step or the data-parallel degree"
         )
-    assert 0 <= dp_rank < dp_size and step >= 0
-    share = sequences_per_step // dp_size
-    first = step * sequences_per_step + dp_rank * share
-    return np.arange(first, first + share, dtype=np.int64)
+    assert 0 <= dp_rank < dp_size
+    share = sequences // dp_size
+    return np.arange(begin + dp_rank * share, begin + (dp_rank + 1) * share, dtype=np.int64)
 
 
 def sample_ids(step: int, dp_rank: int, dp_size: int, *, sequences_per_step: int, num_samples: int, seed: int) -> Ids:

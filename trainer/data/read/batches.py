@@ -15,7 +15,8 @@ import torch
 from trainer.contract.errors import UserError
 from trainer.data.order.continuing import ORDER_VERSION, check_order
 from trainer.data.order.mixture import Mixture
-from trainer.data.order.order import Ids, shuffled, step_indices
+from trainer.data.order.order import Ids, rank_indices, shuffled
+from trainer.data.order.ramp import Ramp
 from trainer.data.order.skipping import Ranges, data_step
 from trainer.data.order.streams import Streams
 from trainer.data.read.packed_targets import PackedTargets
@@ -65,6 +66,7 @@ class Batches:
 
     The rank's share of a step is given in micro-batches of `micro_batch` sequences (the last may be smaller).
     `order` maps positions of the run to samples; by default the whole split is shuffled anew in each epoch.
+    `ramp` says how many sequences each step has; by default all have `sequences_per_step`.
     `prefetch` coming steps are read in a background thread. `shuffle_window` is noted in checkpoints.
     """
 
@@ -85,14 +87,16 @@ class Batches:
         pin_memory: bool = False,
         ahead_steps: int = 0,
         shuffle_window: int | None = None,
+        ramp: Ramp | None = None,
     ) -> None:
         self.samples, self.context_length, self.seed = samples, context_length, seed
         self.sequences_per_step, self.micro_batch = sequences_per_step, micro_batch
+        self.ramp = ramp or Ramp(sequences_per_step)
         self.dp_rank, self.dp_size = dp_rank, dp_size
         self.documents, self.prefetch, self.pin_memory = documents, prefetch, pin_memory
         self.num_samples = require_samples(samples, context_length)
         self.order: Order = order or (lambda indices: shuffled(indices, self.num_samples, seed))
-        step_indices(0, dp_rank, dp_size, sequences_per_step)  # refuses a step that the ranks cannot share
+        rank_indices(0, sequences_per_step, dp_rank, dp_size)  # refuses a step that the ranks cannot share
         self.skipped, self.ahead_steps, self.shuffle_window = skipped, ahead_steps, shuffle_window
         self.changes: list[str] = []  # in what determines the order, since the checkpoint that the run goes on from
         self._ahead: dict[int, Future[list[MicroBatch]]] = {}
@@ -101,9 +105,9 @@ class Batches:
         self._fetched = 0  # steps before this one were handed to the cache
 
     def sample_ids(self, step: int) -> Ids:
-        """Return the samples of this rank in step `step`. Shape (sequences_per_step / dp_size,)."""
+        """Return the samples of this rank in step `step`. Shape (sequences of the step / dp_size,)."""
         step = data_step(step, self.skipped)
-        return self.order(step_indices(step, self.dp_rank, self.dp_size, self.sequences_per_step))
+        return self.order(rank_indices(self.ramp.before(step), self.ramp.at(step), self.dp_rank, self.dp_size))
 
     def step(self, step: int) -> list[MicroBatch]:
         """Return this rank's micro-batches of optimizer step `step` (0-based)."""
@@ -135,7 +139,7 @@ class Batches:
 
     def epochs(self, step: int) -> dict[str, float]:
         """Return how many times each source (or the whole split) was read before step `step`."""
-        samples = data_step(step, self.skipped) * self.sequences_per_step
+        samples = self.ramp.before(data_step(step, self.skipped))
         if isinstance(self.order, Mixture):
             mixture, counts = self.order, self.order.counts(samples)
             return {n: float(c / p) for n, c, p in zip(mixture.names, counts, mixture.pool_samples, strict=True)}
@@ -154,7 +158,7 @@ class Batches:
         packed = isinstance(self.samples, PackedSet)
         return {
             "step": step,
-            "samples": data_step(step, self.skipped) * self.sequences_per_step,
+            "samples": self.ramp.before(data_step(step, self.skipped)),
             "epochs": self.epochs(step),
             "skipped": [list(pair) for pair in self.skipped],
             "data_hash": self.samples.manifest.data_hash,
@@ -168,6 +172,7 @@ class Batches:
                 "shuffle_window": self.shuffle_window,
                 "mixture": mixture.shares() if mixture else None,
                 **({"streams": True} if isinstance(self.order, Streams) else {}),
+                **({"rising": [list(stage) for stage in self.ramp.stages]} if self.ramp.stages else {}),
             },
             "document_mask": self.documents,
             "shards": {name: len(shards) for name, shards in self.samples.manifest.splits.items()},
@@ -188,7 +193,7 @@ class Batches:
             if self.ahead_steps:
                 self._fetch_ahead(step)
             arrays = self._arrays(step)
-        share = self.sequences_per_step // self.dp_size
+        share = self.ramp.at(data_step(step, self.skipped)) // self.dp_size
         parts = (slice(begin, begin + self.micro_batch) for begin in range(0, share, self.micro_batch))
         batches = [to_micro_batch(arrays, rows) for rows in parts]
         return [pinned(batch) for batch in batches] if self.pin_memory else batches

@@ -10,6 +10,7 @@ from trainer.config.data import TRAIN, DataConfig
 from trainer.contract.errors import UserError
 from trainer.data.order.mixture import Mixture, Stage
 from trainer.data.order.order import Ids, shuffled, shuffled_in_windows
+from trainer.data.order.ramp import Ramp
 from trainer.data.order.skipping import Ranges, join_ranges
 from trainer.data.order.streams import Streams
 from trainer.data.read.batches import Batches, Order, Samples, require_samples
@@ -88,6 +89,7 @@ def open_batches(
     state: dict[str, Any] | None = None,
     skip_steps: Ranges = (),
     pin_memory: bool = False,
+    ramp: Ramp | None = None,
 ) -> Batches:
     """Open the training batches of one data rank as the configuration says.
 
@@ -119,6 +121,7 @@ def open_batches(
         pin_memory=pin_memory,
         ahead_steps=data.cache.ahead_steps if is_remote(data.root) else 0,
         shuffle_window=data.shuffle_window,
+        ramp=ramp,
     )
     if state is not None:
         batches.check_state(state)

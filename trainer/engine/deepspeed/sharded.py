@@ -56,6 +56,7 @@ class DeepSpeedSharded:
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
         """Add a gradient; sum over replicas after the last."""
+        self.ds.set_gradient_accumulation_boundary(last)  # a batch that rises has fewer micro-batches at first
         if last and self._sum is not None:
             self._sum.begin()
         self.ds.backward(objective, scale_wrt_gas=False)
