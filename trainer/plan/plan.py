@@ -12,6 +12,7 @@ from trainer.contract.errors import UserError
 from trainer.contract.plain_json import to_json
 from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan, plan_batch
+from trainer.plan.compiling import compiles
 from trainer.plan.counting import count_flops, count_parameters
 from trainer.plan.deepspeed import deepspeed_config
 from trainer.plan.fp8 import check_fp8
@@ -45,6 +46,7 @@ class Plan:
     precision: str
     memory_bytes: dict[str, int]
     deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given; empty where another engine shards
+    compiled: bool = False  # blocks are
 
     def to_json(self) -> str:
         """Return the plan as indented JSON."""
@@ -99,6 +101,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision)
         if config.parallel.engine == "deepspeed"
         else {},
+        compiled=compiles(config, gpu=gpu),
     )
 
 
