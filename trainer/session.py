@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,8 +29,10 @@ from trainer.contract.run_dir import RunDir, Status, write_atomically
 from trainer.data.order.skipping import Ranges, parse_ranges, steps_before
 from trainer.data.read.batches import Batches
 from trainer.data.read.opening import evaluation_sets, open_batches, open_manifest
+from trainer.data.read.transfer import Transfer
 from trainer.data.store.manifest import Manifest
 from trainer.data.store.pinned import pin
+from trainer.engine.batch import check_ids
 from trainer.engine.build import build_engine
 from trainer.engine.cost import open_costs
 from trainer.engine.engine import Engine
@@ -42,7 +45,7 @@ from trainer.guard.health import Health
 from trainer.guard.position import write_position
 from trainer.guard.signals import on_stop_signal
 from trainer.guard.watchdog import Watchdog, end_process
-from trainer.loop.run import Run
+from trainer.loop.run import Run, reads_late
 from trainer.models.build import make_model
 from trainer.observe.console import ConsoleObserver
 from trainer.observe.identity import sign
@@ -170,6 +173,7 @@ def open_session(
         peak_flops=peak_flops(device) if mesh.is_first else None,
         live_law=_live_law(config, plan, run_dir, batches, observers) if mesh.is_first else None,
         step=step,
+        reads_late=reads_late(config, engine),
     )
     return Session(run, run_dir, manifest, closers=[profile.close, batches.close, keeper.close, *guards, engine.close])
 
@@ -197,6 +201,8 @@ def _open_batches(
     state: dict[str, Any] | None,
     skip: Ranges,
 ) -> Batches:
+    vocab_size = config.model.vocab_size
+    assert vocab_size is not None
     return open_batches(
         config.data,
         context_length=config.model.context_length,
@@ -209,8 +215,8 @@ def _open_batches(
         manifest=manifest,
         state=state,
         skip_steps=skip,
-        pin_memory=device.type == "cuda",
         ramp=plan.ramp,
+        transfer=Transfer(device, partial(check_ids, vocab_size=vocab_size)) if device.type == "cuda" else None,
     )
 
 

@@ -11,6 +11,7 @@ from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan
+from trainer.plan.compiling import compiles
 from trainer.plan.logits import MOST_LOGITS
 from trainer.plan.shape import Shape
 
@@ -87,7 +88,7 @@ def way_of(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, zero: int, 
         accumulation=batch.accumulation,
         recompute=parallel.recompute,
         precision="bf16" if config.precision == "auto" else config.precision,
-        compiled=parallel.compile,
+        compiled=compiles(config, gpu=True),
         chunked_head=degrees.tensor == 1 and tokens * model.vocab_rows > MOST_LOGITS,
         overlap=zero in (0, 3),
         tensor_overlap=2 / all_reduces if parallel.overlap else 0.0,  # of the two column-parallel layers, backward

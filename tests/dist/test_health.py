@@ -26,8 +26,11 @@ class KilledError(Exception):
     """The run ends here, as a machine does that is lost."""
 
 
-def train(root: str, killed_at: int | None = None) -> str:
-    """Train the run of a directory on this world with bad data in it; return how it ended."""
+def train(root: str, killed_at: int | None = None, late: bool = False, broken: range = range(0)) -> str:
+    """Train the run of a directory on this world with bad data in it; return how it ended.
+
+    `late` reads outcomes a step late, as on a GPU. The weights of the `broken` steps of the data order are not finite.
+    """
     import torch
 
     from trainer.loop.run import DivergedError
@@ -49,11 +52,16 @@ def train(root: str, killed_at: int | None = None) -> str:
     plan = make_plan(config, world=mesh.world, gpu=False, train_tokens=manifest.tokens("train"))
     session = open_session(config, plan, manifest, mesh, device, run_dir, Fence(run_dir))
     run, read = session.run, session.run.batches.step
+    run.reads_late = late
 
     def poisoned(step: int) -> Any:
         if run.rollbacks and step == killed_at:
             raise KilledError
-        bad = data_step(step, run.batches.skipped) in BAD
+        at = data_step(step, run.batches.skipped)
+        if broken:
+            weights = [torch.full(b.targets.shape, torch.nan if at in broken else 1.0) for b in read(step)]
+            return [dataclasses.replace(b, weights=w) for b, w in zip(read(step), weights, strict=True)]
+        bad = at in BAD
         return [dataclasses.replace(b, targets=(b.targets * 7 + 3) % 509) if bad else b for b in read(step)]
 
     run.batches.step = poisoned  # type: ignore[method-assign]
@@ -146,3 +154,38 @@ def test_a_run_without_a_checkpoint_before_the_spikes_goes_on(ranks: RankPool, t
     assert ranks.run(1, train, str(run_dir.root)) == ["done"]
     (row,) = events(run_dir, "rollback_impossible")
     assert "no checkpoint of at most 28 steps" in row["reason"] and not (run_dir.root / "rollbacks.json").exists()
+
+
+def history(run_dir: RunDir) -> list[dict[str, Any]]:
+    """Return the rows and events of a run, in order, without times and what is measured in them."""
+    timed = {"time", "seconds", "mfu", "memory_peak", "energy", "cost", "rank", "ranks", "tokens_per_second", "goodput"}
+
+    def lasting(row: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in row.items() if not any(part in k for part in (*timed, "hours", "memory", "from"))}
+
+    rows = [lasting(row) for row in rows_of(run_dir.metrics)]
+    kept = ("spike", "step_skipped", "non_finite_traced", "saving", "pass_ended")
+    return rows + [lasting(row) for row in rows_of(run_dir.events) if row["event"] in kept]
+
+
+@pytest.mark.parametrize(
+    ("guard", "broken", "parallel", "ended"),
+    [
+        ({"spike": "continue"}, range(0), {}, "done"),
+        ({}, range(12, 13), {"engine": "fsdp"}, "DivergedError: loss nan and gradient norm nan after step 13"),
+        ({"non_finite": "skip", "max_skips": 2}, range(7, 9), {}, "done"),
+        ({"non_finite": "skip", "max_skips": 2}, range(7, 12), {"zero_stage": 2}, "DivergedError: loss nan"),
+    ],
+)
+def test_reading_a_step_late_changes_nothing(
+    ranks: RankPool, tmp_path: Path, prepared: Path, guard: Any, broken: range, parallel: Any, ended: str
+) -> None:
+    """Rows keep their steps and every digit, a run ends at the step that ends it, and no later step is applied."""
+    tracking = {"norms_every": "10 steps"}
+    sections = {"guard": {"window": 20, "sigma": 5.0, **guard}, "parallel": parallel, "tracking": tracking}
+    runs = [run_of(tmp_path, prepared, name, **sections) for name in ("now", "late")]
+    for run_dir, late in zip(runs, (False, True), strict=True):
+        said = ranks.run(2, train, str(run_dir.root), None, late, broken)
+        assert said[0].startswith(ended) and said[0] == said[1]
+    assert history(runs[0]) == history(runs[1])
+    assert len(history(runs[0])) > 10

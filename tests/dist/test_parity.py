@@ -124,8 +124,14 @@ def test_label_smoothing_under_vocabulary_parallelism(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "parallel",
-    [{"tensor": 2, "zero_stage": 0}, {"sequence": 2, "zero_stage": 1}],
-    ids=["tensor", "sequence with ZeRO 1"],
+    [
+        {"tensor": 2, "zero_stage": 0},
+        {"sequence": 2, "zero_stage": 1},
+        {"zero_stage": 2},
+        {"engine": "fsdp", "zero_stage": 1},
+        {"engine": "fsdp", "zero_stage": 2, "tensor": 2},
+    ],
+    ids=["tensor", "sequence with ZeRO 1", "ZeRO 2", "FSDP", "FSDP with tensor"],
 )
 def test_compiled_blocks_change_nothing(ranks: RankPool, parallel: dict[str, Any]) -> None:
     config = tiny(parallel={**parallel, "compile": True})

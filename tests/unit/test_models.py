@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from trainer.models.build import build_model
 from trainer.models.common import head
-from trainer.models.common.rotary import rotary_angles, rotate
+from trainer.models.common.rotary import RotaryTable, rotary_angles, rotate
 from trainer.models.common.sight import Sight
 from trainer.models.mixers.attention.attend import causal_attention
 from trainer.models.transformer.config import TransformerConfig
@@ -183,3 +183,17 @@ def plain(hidden, weight, targets, terms: head.LossTerms, softcap: float | None)
         logits = softcap * torch.tanh(logits / softcap)
     losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=terms.smoothing)
     return losses + terms.z_loss * torch.log(logits.exp().sum(1)) ** 2
+
+
+def test_the_table_of_angles_is_made_once_and_holds_those_of_any_length() -> None:
+    table, like = RotaryTable(16, 10_000.0), torch.zeros(1)
+    with torch.inference_mode():
+        kept = table.first(40, like)[0]
+    for count in (7, 40, 33):
+        for made, expected in zip(
+            table.first(count, like), rotary_angles(torch.arange(count), 16, 10_000.0), strict=True
+        ):
+            assert torch.equal(made, expected) and not made.is_inference()
+            assert made.untyped_storage().data_ptr() in {t.untyped_storage().data_ptr() for t in table.first(40, like)}
+    assert table.first(1, like)[0].data_ptr() == kept.data_ptr()
+    assert table.first(41, like)[0].shape == (41, 8) and table.first(2, like[:0].to("meta"))[0].is_meta

@@ -136,7 +136,7 @@ class RunConfig(Section):
                 "model.carry takes what a lane has read into its next step, and with data.order "
                 f"{self.data.order} that is another text: set data.order to streams"
             )
-        if self.model.carries and self.parallel.compile:
+        if self.model.carries and self.parallel.compile is True:
             raise ValueError(
                 "model.carry hands states from block to block, which is not compiled: set parallel.compile to false"
             )
@@ -144,7 +144,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _hears_blocks(self) -> RunConfig:
-        if self.tracking.activations and self.parallel.compile:
+        if self.tracking.activations and self.parallel.compile is True:
             raise ValueError(
                 "tracking.activations listens to blocks, and compiled ones cannot be listened to: set one to false"
             )
@@ -152,7 +152,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fp8_fits(self) -> RunConfig:
-        if self.precision == "fp8" and (self.parallel.overlap or self.parallel.compile):
+        if self.precision == "fp8" and (self.parallel.overlap or self.parallel.compile is True):
             raise ValueError(
                 "precision fp8 has products of its own: set parallel.overlap and parallel.compile to false"
             )

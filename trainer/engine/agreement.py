@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,18 +28,26 @@ class Agreement:
         self._asked.add(what)
 
     def agreed(self, what: str) -> bool:
-        """Return whether any rank had asked for it before the last step ended; the same on every rank."""
+        """Return whether any rank had asked for it before the step ended that was read last; the same on every rank."""
         return what in self._agreed
 
-    def exchange(self, loss: Tensor, mesh: Mesh) -> float:
-        """Return the loss summed over replicas, and learn what any rank asks for, in one small collective."""
+    def exchange(self, loss: Tensor, mesh: Mesh) -> Tensor:
+        """Return the loss summed over replicas, and how many ranks ask for each of REQUESTS, in one small collective.
+
+        The vector (1 + REQUESTS) stays on the device of the loss; `learn` takes its second part once it was read.
+        """
         asked = set(self._asked)
-        numbers = torch.tensor([0.0, *(float(what in asked) for what in REQUESTS)]).to(loss.device)
+        numbers = torch.zeros(1 + len(REQUESTS), device=loss.device)
         if mesh.tp_rank == 0:  # tensor ranks have the same loss: one of them counts
             numbers[0] = loss
+        for place, what in enumerate(REQUESTS, start=1):
+            if what in asked:
+                numbers[place].fill_(1.0)
         if mesh.world > 1:
             dist.all_reduce(numbers)
-        total, *wishes = numbers.tolist()
-        self._agreed = frozenset(what for what, wish in zip(REQUESTS, wishes, strict=True) if wish)
         self._asked -= ONCE & asked
-        return float(total)
+        return numbers
+
+    def learn(self, wishes: Sequence[float]) -> None:
+        """Take what all ranks ask for."""
+        self._agreed = frozenset(what for what, wish in zip(REQUESTS, wishes, strict=True) if wish)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -94,11 +95,11 @@ def global_weight(batches: Sequence[Batch], mesh: Mesh, device: torch.device) ->
     """Return the sum of token weights of one step over all data ranks. Without weights no rank is asked."""
     if all(batch.weights is None for batch in batches):
         return float(sum(batch.targets.numel() for batch in batches) * mesh.dp_size)
-    total = torch.zeros((), dtype=torch.float64)
+    sums = []
     for batch in batches:
         assert batch.weights is not None, "weights are given for all micro-batches or for none"
-        total += batch.weights.sum(dtype=torch.float64)
-    total = total.to(device)
+        sums.append(batch.weights.sum(dtype=torch.float64))
+    total = reduce(torch.add, sums).to(device, non_blocking=True)
     if mesh.data_group is not None:
         dist.all_reduce(total, group=mesh.data_group)
     return total.clamp_min(1e-9).float()

@@ -6,6 +6,7 @@ import torch
 
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
+from trainer.engine.compiled import can_compile
 from trainer.engine.engine import Engine
 from trainer.engine.protocol import Library
 from trainer.engine.recompute import recompute_blocks
@@ -15,6 +16,7 @@ from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor.shard import cut_parameters, materialise, splits_of
+from trainer.plan.compiling import compiles
 from trainer.plan.sharding import check_optimizer
 
 
@@ -42,7 +44,7 @@ def build_engine(
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
     model.loss_terms = LossTerms(config.optim.label_smoothing, config.optim.z_loss)
-    if config.parallel.compile:
+    if compiles(config, gpu=device.type == "cuda") and (config.parallel.compile is True or can_compile()):
         for block in model.blocks:
             block.compile()
     sharded = library.spread(model, config, mesh, splits, lr=lr, accumulation=accumulation, device=device)

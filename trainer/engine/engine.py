@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -20,6 +21,7 @@ from trainer.config.run import RunConfig
 from trainer.engine.agreement import Agreement
 from trainer.engine.batch import Batch, check_distribution, check_ids, global_weight, local_part
 from trainer.engine.carried import CarriedStates
+from trainer.engine.host_copy import HostCopy
 from trainer.engine.protocol import Sharded
 from trainer.engine.rank_times import RankTimes
 from trainer.guard.spikes import Limits
@@ -27,6 +29,7 @@ from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor.split import Split
 
 if TYPE_CHECKING:
+    from trainer.engine.carried import Kept
     from trainer.models.interface import LanguageModel
 
 NOTHING = -1.0  # a limit that every gradient norm is above
@@ -44,6 +47,18 @@ class StepOutcome:
     def finite(self) -> bool:
         """Whether loss and gradient norm are numbers."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step whose work is with the device. Steps are read in the order in which they were launched."""
+
+    _numbers: HostCopy
+    _read: Callable[[list[float]], StepOutcome]
+
+    def read(self) -> StepOutcome:
+        """Wait for the step and return what it came to; the agreements of its boundary hold from now on."""
+        return self._read(self._numbers.read())
 
 
 class Engine:
@@ -85,15 +100,21 @@ class Engine:
     def train_step(
         self, micro_batches: Sequence[Batch], lr: float, limits: Limits | None = None, *, decay_share: float = 1.0
     ) -> StepOutcome:
-        """Take one optimizer step on the global batch of which these are this data rank's micro-batches.
+        """Take one optimizer step, see `launch_step`, and wait for what it comes to."""
+        return self.launch_step(micro_batches, lr, limits, decay_share=decay_share).read()
 
-        Weight decay is multiplied by the rate and by `decay_share`.
+    def launch_step(
+        self, micro_batches: Sequence[Batch], lr: float, limits: Limits | None = None, *, decay_share: float = 1.0
+    ) -> Launched:
+        """Begin one optimizer step on the global batch of which these are this data rank's micro-batches.
 
-        There are as many as the engine accumulates, or fewer where the batch still rises.
+        Nothing in it makes the host wait for the device, see `docs/benchmarks/gpu.md` for what may all the same. The
+        next step may begin before this one is read, unless states are carried or its limits depend on this one.
 
-        The objective is the sum of weighted token losses over the global sum of weights, whatever the number of
-        ranks and micro-batches. Where loss or gradient is not finite, or above its limit, all ranks skip the update
-        together.
+        There are as many micro-batches as the engine accumulates, or fewer where the batch still rises.
+        Weight decay is multiplied by the rate and by `decay_share`. The objective is the sum of weighted token losses
+        over the global sum of weights, whatever the number of ranks and micro-batches. Where loss or gradient is not
+        finite, or above its limit, all ranks skip the update together.
         """
         assert 0 < len(micro_batches) <= self.accumulation, (
             f"{len(micro_batches)} micro-batches, not {self.accumulation}"
@@ -108,22 +129,35 @@ class Engine:
         weight = global_weight(micro_batches, self.mesh, self.device)
         total = torch.zeros((), device=self.device)
         before = self.carried.kept() if self.carried else None
-        mean: float | None = None
+        agreed: Tensor | None = None  # the loss, and what ranks ask for
         for index, batch in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             self._seed_dropout(index)
             total = self._accumulate(index, batch, weight, total, last=last)
-            limit: float | None = None
+            limit: Tensor | None = None
             if last and limits is not None:  # all ranks know the loss before they update
-                mean = self.agreement.exchange(total / weight, self.mesh)
-                limit = limits.grad_norm if mean <= limits.loss else NOTHING
+                agreed = self.agreement.exchange(total / weight, self.mesh)
+                within = agreed[0] <= limits.loss
+                limit = torch.where(within, limits.grad_norm, NOTHING)
             self.sharded.update(last=last, limit=limit)
         self.step += 1
         self.progress()
-        outcome = self._outcome(self.agreement.exchange(total / weight, self.mesh) if mean is None else mean)
-        if outcome.skipped and self.carried and before is not None:  # what was read may be no finite numbers
+        if agreed is None:
+            agreed = self.agreement.exchange(total / weight, self.mesh)
+        numbers = HostCopy(torch.cat([torch.stack(self.sharded.outcome()), agreed]))
+        return Launched(numbers, partial(self._outcome, before))
+
+    def _outcome(self, before: Kept | None, numbers: list[float]) -> StepOutcome:
+        grad_norm, refused, mean, *wishes = numbers
+        self.agreement.learn(wishes)
+        skipped = bool(refused)
+        if skipped and self.carried and before is not None:  # what was read may be no finite numbers
             self.carried.put_back(before)
-        return outcome
+        return StepOutcome(mean, grad_norm if math.isfinite(grad_norm) else math.nan, skipped)
+
+    def drop(self) -> None:
+        """Forget the step that was launched last and not read. It was refused: see `Verdict.most`."""
+        self.step -= 1
 
     def _accumulate(self, index: int, batch: Batch, weight: float | Tensor, total: Tensor, *, last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the sum of weighted losses so far."""
@@ -146,11 +180,6 @@ class Engine:
         if self.config.model.drops:
             place = (self.config.seed, self.step, index, self.mesh.replica_rank)
             torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "little"))
-
-    def _outcome(self, mean: float) -> StepOutcome:
-        grad_norm, applied = self.sharded.outcome()
-        finite = math.isfinite(grad_norm)
-        return StepOutcome(mean, grad_norm if finite else math.nan, not (applied and finite))
 
     @torch.no_grad()
     def token_losses(self, batch: Batch, carried: CarriedStates | None = None) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from trainer.config.run import RunConfig
     from trainer.engine.batch import LocalBatch
+    from trainer.engine.verdict import Verdict
     from trainer.models.interface import LanguageModel
     from trainer.parallel.mesh import Mesh
     from trainer.parallel.tensor.split import Split
@@ -74,17 +75,28 @@ class Sharded(Protocol):
         """Add the gradient of a scalar. After the `last` micro-batch of a step, gradients are summed over replicas."""
         ...
 
-    def update(self, *, last: bool, limit: float | None = None) -> None:
-        """End a micro-batch. After the last: clip and update, on all ranks alike or on none.
+    def update(self, *, last: bool, limit: Tensor | None = None) -> None:
+        """End a micro-batch. After the last: clip and update, on all ranks alike or on none, as `verdict` says.
 
         There is no update where a gradient is not finite, nor where the norm of any rank is above `limit`.
         """
         ...
 
-    def outcome(self) -> tuple[float, bool]:
-        """Return the global gradient norm of the last step before clipping, and whether parameters were updated.
+    @property
+    def verdict(self) -> Verdict:
+        """Judges the steps."""
+        ...
 
-        A norm that is not finite may be any such number; one above the limit is returned as it is.
+    @property
+    def waits(self) -> bool:
+        """Whether each update has the host wait for the verdict, since the optimizer cannot apply it by itself."""
+        ...
+
+    def outcome(self) -> tuple[Tensor, Tensor]:
+        """Return the global gradient norm of the last step before clipping, and 1.0 where it was not applied, else 0.0.
+
+        Both are float32 of no dimension, on the device. A norm that is not finite may be any such number; one above the
+        limit is returned as it is.
         """
         ...
 

@@ -44,11 +44,12 @@ class RankTimes:
     def row(self, waited: float, world: int, asked: int = 0) -> tuple[dict[str, float | int], int]:
         """Return what the record says of the ranks, nothing with one rank, and begin anew. A collective call.
 
-        `waited` is this rank's mean wait for the data of a step, in seconds. Call it where steps are complete. What is
+        `waited` is this rank's mean wait for the data of a step, in seconds. What is
         `asked` of the first rank, such as steps to profile, travels along: the second value is its number on all ranks.
         """
-        seconds = [*self._seconds, *(a.elapsed_time(b) / 1e3 for a, b in self._events)]
-        self._seconds, self._events = [], []
+        over = [(a, b) for a, b in self._events if b.query()]  # a step that is ahead may be under way
+        seconds = [*self._seconds, *(a.elapsed_time(b) / 1e3 for a, b in over)]
+        self._seconds, self._events = [], [pair for pair in self._events if pair not in over]
         if world == 1:
             return {}, asked
         own = (statistics.fmean(seconds) if seconds else 0.0) + waited

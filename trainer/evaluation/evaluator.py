@@ -9,6 +9,7 @@ from trainer.config.run import RunConfig
 from trainer.data.read.batches import MicroBatch, held_out
 from trainer.data.read.held_out_lanes import held_out_lanes
 from trainer.data.read.opening import masks_documents, open_split
+from trainer.data.read.transfer import pinned
 from trainer.data.store.manifest import Manifest
 from trainer.engine.engine import Engine
 from trainer.evaluation.perplexity import Evaluation, evaluate
@@ -55,7 +56,7 @@ class Evaluator:
         read: Callable[..., Iterator[MicroBatch]] = partial(held_out, packed=config.data.packing == "best_fit")
         if config.model.carries:
             read = partial(held_out_lanes, lanes=config.batch.tokens_per_step // config.model.context_length)
-        return read(
+        batches = read(
             open_split(config.data, name, self.manifest),
             config.model.context_length,
             config.evaluation.tokens,
@@ -64,3 +65,4 @@ class Evaluator:
             mesh.dp_size,
             documents=masks_documents(config.data),
         )
+        return map(pinned, batches) if self.engine.device.type == "cuda" else batches

@@ -51,28 +51,32 @@ def evaluate(
     them: independent of the tokenizer, unlike perplexity. With `carried`, sequences follow those of the batch before.
     """
     losses_of = engine.token_losses if carried is None else partial(engine.token_losses, carried=carried)
-    sums = torch.zeros(0)
+    sums, counted = torch.zeros(()), 0.0
     for batch in batches:
-        losses = losses_of(batch).double().cpu()
-        weights = torch.ones_like(losses) if batch.weights is None else batch.weights.double().cpu()
-        counted = text_bytes(batch) if text_bytes else 0.0
-        part = torch.cat([_sums(losses, weights, position_buckets), torch.tensor([counted], dtype=torch.float64)])
-        sums = part if sums.numel() == 0 else sums + part
+        losses = losses_of(batch).double()
+        weights = torch.ones_like(losses)
+        if batch.weights is not None:
+            weights = batch.weights.to(losses.device, non_blocking=True).double()
+        part = _sums(losses, weights, position_buckets)
+        sums = part if sums.dim() == 0 else sums + part
+        counted += text_bytes(batch) if text_bytes else 0.0
+    everything = torch.cat([sums, torch.full_like(sums[:1], counted)])
     if mesh.data_group is not None:
-        dist.all_reduce(sums, group=mesh.data_group)
-    return _finish(sums[:-1], name, position_buckets, round(sums[-1].item()) if text_bytes else None)
+        dist.all_reduce(everything, group=mesh.data_group)
+    found = everything.cpu()  # the one time that the host waits for the device
+    return _finish(found[:-1], name, position_buckets, round(found[-1].item()) if text_bytes else None)
 
 
 def _sums(losses: Tensor, weights: Tensor, buckets: int) -> Tensor:
     """Return (2 buckets + 3) sums: loss and weight by position, then sequences, their means and squared means."""
     T = losses.shape[1]
-    bucket = torch.arange(T) * min(buckets, T) // T
-    by_position = torch.zeros(2, buckets, dtype=torch.float64)
+    bucket = torch.arange(T, device=losses.device) * min(buckets, T) // T
+    by_position = losses.new_zeros(2, buckets)
     by_position[0].index_add_(0, bucket, (losses * weights).sum(0))
     by_position[1].index_add_(0, bucket, weights.sum(0))
     weight = weights.sum(1)
-    real = weight > 0
-    mean = (losses * weights).sum(1)[real] / weight[real]
+    real = weight > 0  # not selected by: how many there are, the host does not know
+    mean = torch.where(real, (losses * weights).sum(1) / weight, 0.0)
     sequences = torch.stack([real.sum().double(), mean.sum(), mean.square().sum()])
     return torch.cat([by_position.flatten(), sequences])
 

@@ -27,6 +27,9 @@ def judge(run: Run, outcome: StepOutcome, skipped: int) -> int:
     if not outcome.finite:
         run.observers.event("step_skipped", step=run.step, loss=outcome.loss, grad_norm=outcome.grad_norm)
     if (guard.non_finite == "stop" and not outcome.finite) or skipped > guard.max_skips:
+        if run.ahead is not None:
+            run.engine.drop()
+            run.ahead = None
         if not outcome.finite:
             run.observers.event("non_finite_traced", step=run.step, **_trace(run))
         raise DivergedError(numbers)

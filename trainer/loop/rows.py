@@ -16,7 +16,7 @@ def record_step(run: Run, outcome: StepOutcome) -> None:
     times = run.throughput.report()
     asked = run.profile.asked() if run.engine.mesh.is_first else 0
     ranks, asked = run.engine.rank_times.row(times["data_seconds"] or 0.0, run.plan.degrees.world, asked)
-    run.profile.begin(run.step + 1, asked)
+    run.profile.begin(run.step + (1 if run.ahead is None else 2), asked)  # the next that is not launched yet
     values: dict[str, Any] = {
         "tokens": run.plan.tokens_before(run.step),
         "loss": outcome.loss,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trainer.config.run import RunConfig
     from trainer.config.span import Span
     from trainer.data.read.batches import Batches
-    from trainer.engine.engine import Engine
+    from trainer.engine.engine import Engine, Launched
     from trainer.engine.norms import Measured, Norms
     from trainer.evaluation.evaluator import Evaluator
     from trainer.guard.health import Health
@@ -48,6 +48,9 @@ class Run:
     live_law: LiveLaw | None = None  # on the first rank, of a run with an expected curve
     step: int = 0
     skipped: int = 0  # steps of this attempt
+    reads_late: bool = False  # the next step is launched before the outcome of this one is read: see `reads_late`
+    ahead: Launched | None = None  # the step after this one, where it is launched already
+    wishes: set[str] = field(default_factory=set)  # what ranks agreed on while a step was ahead: waits for that step
     measured: bool = False  # what memory is used for is recorded
     train_loss: float | None = None
     newest_norms: Measured = field(default_factory=dict)  # norms of the last step, where they were due
@@ -60,6 +63,16 @@ class DivergedError(Exception):
 def lr_at(config: RunConfig, plan: Plan, step: int) -> float:
     """Return the learning rate of optimizer step `step` (0-based)."""
     return plan.lr * lr_share(config.schedule, step, total_steps=plan.steps, tokens_per_step=plan.tokens_per_step)
+
+
+def reads_late(config: RunConfig, engine: Engine) -> bool:
+    """Return whether a run reads what a step came to when the next one is launched, so that no device waits for it.
+
+    On a CPU there is nothing to wait for. `guard.spike: skip`, `rollback` and `stop` act before the next update,
+    carried states go back after a skipped step, and an optimizer that takes no verdict waits for it anyway.
+    """
+    acts_at_once = config.guard.spike not in ("off", "continue")
+    return engine.device.type != "cpu" and not (acts_at_once or config.model.carries or engine.sharded.waits)
 
 
 def due(run: Run, every: Span | None) -> bool:

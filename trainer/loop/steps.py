@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from trainer.engine.engine import StepOutcome
+from trainer.engine.engine import Launched, StepOutcome
 from trainer.engine.memory_parts import memory_by_part
-from trainer.engine.norms import Measured
 from trainer.guard.fence import ReplacedError
 from trainer.guard.health import ROLL_BACK
 from trainer.loop.judge import judge, roll_back
@@ -23,11 +20,14 @@ def train(run: Run) -> bool:
     the last checkpoint could not be written: a run that lost its end must not look done.
     """
     skipped = 0
+    guard = run.config.guard
+    if run.reads_late:
+        run.engine.sharded.verdict.most = 0 if guard.non_finite == "stop" else guard.max_skips
     while run.step < run.plan.steps:
         outcome = one_step(run)
-        if run.engine.agreement.agreed("leave"):
+        if agreed(run, "leave"):
             raise ReplacedError("a newer attempt of this run has started")
-        if run.engine.agreement.agreed(ROLL_BACK) and roll_back(run):
+        if agreed(run, ROLL_BACK) and roll_back(run):
             skipped = 0
             continue
         skipped = judge(run, outcome, skipped)
@@ -39,12 +39,12 @@ def train(run: Run) -> bool:
         if run.step < run.plan.steps:
             if due(run, run.config.evaluation.every):
                 record_evaluation(run)
-            if run.engine.agreement.agreed("stop"):
+            if agreed(run, "stop"):
                 _save(run)
                 run.keeper.settle()
                 return False
             wanted = due(run, run.config.checkpoint.every) or run.step in run.config.checkpoint.keep_at
-            if wanted or run.engine.agreement.agreed("save"):
+            if wanted or agreed(run, "save"):
                 _save(run)
     _save(run)
     record_evaluation(run)
@@ -52,16 +52,23 @@ def train(run: Run) -> bool:
     return True
 
 
+def agreed(run: Run, what: str) -> bool:
+    """Return whether ranks agreed on it by the step that was read last, and no step is ahead that it must wait for."""
+    if what != "leave" and run.ahead is not None:
+        if run.engine.agreement.agreed(what):
+            run.wishes.add(what)
+        return False
+    waited = what in run.wishes
+    run.wishes.discard(what)
+    return waited or run.engine.agreement.agreed(what)
+
+
 def one_step(run: Run) -> StepOutcome:
-    """Take the next step, and count it."""
-    with run.wall_time.part(TRAIN), run.throughput.step(run.plan.tokens_at(run.step)), run.profile.step(run.step + 1):
-        with run.throughput.wait():
-            micro_batches = run.batches.step(run.step)
-        lr, limits = lr_at(run.config, run.plan, run.step), run.health.limits()
-        decay = decay_share(run.config.optim, lr / run.plan.lr)
-        outcome, run.newest_norms = _with_norms(
-            run, lambda: run.engine.train_step(micro_batches, lr, limits, decay_share=decay)
-        )
+    """Take the next step, count it, and return what it came to."""
+    with run.wall_time.part(TRAIN), run.throughput.step(run.plan.tokens_at(run.step)):
+        launched = run.ahead or _launch(run, run.step)
+        run.ahead = _launch(run, run.step + 1) if _goes_ahead(run) else None
+        outcome = launched.read()
     run.step += 1
     run.skipped += outcome.skipped
     if not outcome.skipped:
@@ -71,12 +78,38 @@ def one_step(run: Run) -> StepOutcome:
     return outcome
 
 
-def _with_norms(run: Run, step: Callable[[], StepOutcome]) -> tuple[StepOutcome, Measured]:
-    """Take a step, with its norms where they are due."""
-    every = run.config.tracking.norms_every
-    if run.norms is None or not falls_on(run, every, run.step + 1):
-        return step(), {}
-    return run.norms.around(step)
+def _goes_ahead(run: Run) -> bool:
+    """Return whether the step after the next may be launched before the next is read: nothing comes between them."""
+    step = run.step + 1
+    if not run.reads_late or run.wishes or step >= run.plan.steps or step in run.config.checkpoint.keep_at:
+        return False
+    norms = run.config.tracking.norms_every if run.norms is not None else None
+    between = (run.config.evaluation.every, run.config.checkpoint.every, norms)
+    return not any(falls_on(run, every, step) for every in between) and not falls_on(run, norms, step + 1)
+
+
+def _launch(run: Run, step: int) -> Launched:
+    """Launch the step after `step` steps."""
+    with run.profile.step(step + 1):
+        with run.throughput.wait():
+            micro_batches = run.batches.step(step)
+        lr, limits = lr_at(run.config, run.plan, step), run.health.limits()
+        decay = decay_share(run.config.optim, lr / run.plan.lr)
+
+        def launch() -> Launched:
+            return run.engine.launch_step(micro_batches, lr, limits, decay_share=decay)
+
+        run.newest_norms = {}
+        if run.norms is None or not falls_on(run, run.config.tracking.norms_every, step + 1):
+            return launch()
+        launched: list[Launched] = []
+
+        def take() -> StepOutcome:
+            launched.append(launch())
+            return launched[0].read()
+
+        _, run.newest_norms = run.norms.around(take)
+        return launched[0]
 
 
 def _save(run: Run) -> None:

@@ -28,6 +28,8 @@ def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precis
         # At stage 0 the engine takes the norm and clips itself: DeepSpeed would not report it.
         "gradient_clipping": config.optim.clip_norm if stage else 0.0,
         "steps_per_print": 10**9,
+        # Its throughput timer waits for the device twice a step, and nobody reads it.
+        "timers": {"throughput": {"enabled": False}},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": _zero(config, stage),

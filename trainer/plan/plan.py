@@ -14,6 +14,7 @@ from trainer.data.order.ramp import Ramp
 from trainer.data.order.skipping import parse_ranges, steps_before
 from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan, plan_batch
+from trainer.plan.compiling import compiles
 from trainer.plan.counting import count_flops, count_parameters
 from trainer.plan.deepspeed import deepspeed_config
 from trainer.plan.fp8 import check_fp8
@@ -48,6 +49,7 @@ class Plan:
     memory_bytes: dict[str, int]
     deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given; empty where another engine shards
     rising_batch: tuple[tuple[int, int], ...] = ()  # sequences of a step, and steps, of each stage of batch.warmup
+    compiled: bool = False  # blocks are
 
     def to_json(self) -> str:
         """Return the plan as indented JSON."""
@@ -122,6 +124,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         if config.parallel.engine == "deepspeed"
         else {},
         rising_batch=ramp.stages,
+        compiled=compiles(config, gpu=gpu),
     )
 
 

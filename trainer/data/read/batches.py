@@ -22,6 +22,7 @@ from trainer.data.order.streams import Streams
 from trainer.data.read.packed_targets import PackedTargets
 from trainer.data.read.packing import VERSION as PACKING_VERSION
 from trainer.data.read.packing import PackedSet
+from trainer.data.read.transfer import Moving, Transfer
 from trainer.data.store.manifest import Manifest
 from trainer.data.store.token_set import Arrays, TokenSet
 
@@ -67,7 +68,8 @@ class Batches:
     The rank's share of a step is given in micro-batches of `micro_batch` sequences (the last may be smaller).
     `order` maps positions of the run to samples; by default the whole split is shuffled anew in each epoch.
     `ramp` says how many sequences each step has; by default all have `sequences_per_step`.
-    `prefetch` coming steps are read in a background thread. `shuffle_window` is noted in checkpoints.
+    `prefetch` coming steps are read in a background thread, and copied to a device from there with a `transfer`.
+    `shuffle_window` is noted in checkpoints.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Batches:
         skipped: Ranges = (),
         documents: bool = False,
         prefetch: int = 2,
-        pin_memory: bool = False,
+        transfer: Transfer | None = None,
         ahead_steps: int = 0,
         shuffle_window: int | None = None,
         ramp: Ramp | None = None,
@@ -93,13 +95,13 @@ class Batches:
         self.sequences_per_step, self.micro_batch = sequences_per_step, micro_batch
         self.ramp = ramp or Ramp(sequences_per_step)
         self.dp_rank, self.dp_size = dp_rank, dp_size
-        self.documents, self.prefetch, self.pin_memory = documents, prefetch, pin_memory
+        self.documents, self.prefetch, self.transfer = documents, prefetch, transfer
         self.num_samples = require_samples(samples, context_length)
         self.order: Order = order or (lambda indices: shuffled(indices, self.num_samples, seed))
         rank_indices(0, sequences_per_step, dp_rank, dp_size)  # refuses a step that the ranks cannot share
         self.skipped, self.ahead_steps, self.shuffle_window = skipped, ahead_steps, shuffle_window
         self.changes: list[str] = []  # in what determines the order, since the checkpoint that the run goes on from
-        self._ahead: dict[int, Future[list[MicroBatch]]] = {}
+        self._ahead: dict[int, Future[list[MicroBatch] | Moving]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches") if prefetch else None
         self._lock = threading.Lock()
         self._fetched = 0  # steps before this one were handed to the cache
@@ -112,7 +114,7 @@ class Batches:
     def step(self, step: int) -> list[MicroBatch]:
         """Return this rank's micro-batches of optimizer step `step` (0-based)."""
         if self._pool is None:
-            return self._read(step)
+            return self._arrived(self._read(step))
         future = self._ahead.pop(step, None)
         if future is None:  # a seek: what was read ahead for another place is of no use, and this step comes first
             for other in self._ahead.values():
@@ -122,7 +124,13 @@ class Batches:
         for coming in range(step + 1, step + 1 + self.prefetch):
             if coming not in self._ahead:
                 self._ahead[coming] = self._pool.submit(self._read, coming)
-        return future.result() if future else batches
+        return self._arrived(future.result() if future else batches)
+
+    def _arrived(self, batches: list[MicroBatch] | Moving) -> list[MicroBatch]:
+        if isinstance(batches, Moving):
+            assert self.transfer is not None
+            return self.transfer.arrived(batches)
+        return batches
 
     def skip(self, skipped: Ranges) -> None:
         """Leave these steps of the order out from now on, in place of those that were left out so far."""
@@ -188,7 +196,7 @@ class Batches:
         counts = zip(self.samples.sources, self.samples.pool_samples(self.context_length), strict=True)
         return {name: manifest.tokens(f"{split}:{name}") for name, count in counts if count == 0}
 
-    def _read(self, step: int) -> list[MicroBatch]:
+    def _read(self, step: int) -> list[MicroBatch] | Moving:
         with self._lock:
             if self.ahead_steps:
                 self._fetch_ahead(step)
@@ -196,7 +204,7 @@ class Batches:
         share = self.ramp.at(data_step(step, self.skipped)) // self.dp_size
         parts = (slice(begin, begin + self.micro_batch) for begin in range(0, share, self.micro_batch))
         batches = [to_micro_batch(arrays, rows) for rows in parts]
-        return [pinned(batch) for batch in batches] if self.pin_memory else batches
+        return batches if self.transfer is None else self.transfer.begin(batches)
 
     def _arrays(self, step: int) -> Arrays:
         ids = self.sample_ids(step)
@@ -282,15 +290,4 @@ def to_micro_batch(arrays: Arrays, rows: slice = slice(None)) -> MicroBatch:
         weights=None if weights is None else tensor(weights, np.float32),
         documents=None if documents is None else tensor(documents, np.int32),
         begins=None if begins is None else tensor(begins, np.bool_),
-    )
-
-
-def pinned(batch: MicroBatch) -> MicroBatch:
-    """Return the batch in page-locked memory, from which a GPU copies while it computes."""
-    return MicroBatch(
-        batch.inputs.contiguous().pin_memory(),
-        batch.targets.contiguous().pin_memory(),
-        None if batch.weights is None else batch.weights.pin_memory(),
-        None if batch.documents is None else batch.documents.pin_memory(),
-        batch.begins,
     )

@@ -15,6 +15,7 @@ from trainer.data.order.skipping import Ranges, join_ranges
 from trainer.data.order.streams import Streams
 from trainer.data.read.batches import Batches, Order, Samples, require_samples
 from trainer.data.read.packing import PackedSet
+from trainer.data.read.transfer import Transfer
 from trainer.data.store.cache import ShardCache, is_remote, read_manifest
 from trainer.data.store.manifest import Manifest
 from trainer.data.store.token_set import MOST_OPEN, TokenSet
@@ -88,7 +89,7 @@ def open_batches(
     manifest: Manifest | None = None,
     state: dict[str, Any] | None = None,
     skip_steps: Ranges = (),
-    pin_memory: bool = False,
+    transfer: Transfer | None = None,
     ramp: Ramp | None = None,
 ) -> Batches:
     """Open the training batches of one data rank as the configuration says.
@@ -118,7 +119,7 @@ def open_batches(
         order=order,
         skipped=skip_steps,
         documents=masks_documents(data),
-        pin_memory=pin_memory,
+        transfer=transfer,
         ahead_steps=data.cache.ahead_steps if is_remote(data.root) else 0,
         shuffle_window=data.shuffle_window,
         ramp=ramp,

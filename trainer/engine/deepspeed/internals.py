@@ -6,7 +6,9 @@ second replaces what costs time or memory without need.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -18,6 +20,7 @@ from trainer.engine.protocol import Fragment
 from trainer.parallel.mesh import Mesh
 
 READ_IN = "0.19.8"
+JUDGES = ("deepspeed.runtime.zero.stage_1_and_2", "deepspeed.runtime.zero.stage3")  # ask whether a norm is valid
 
 
 def fragments(ds: Any, mesh: Mesh, zero_stage: int) -> Iterator[Fragment]:
@@ -170,28 +173,44 @@ def step_on_gradients_in_place(optimizer: Any) -> None:
     optimizer._use_compact_grad_partition_buffer = lambda group: False
 
 
-def judge_norm(optimizer: Any, zero_stage: int, refuses: Callable[[Tensor], bool]) -> None:
-    """Have ZeRO leave out the update where `refuses` the global norm, as it does where that is not finite.
+def judge_norm(optimizer: Any, zero_stage: int, judged: Callable[[Tensor], Tensor]) -> None:
+    """Have ZeRO go on with what `judged` makes of the global norm: it skips an update whose norm is infinite.
 
-    `refuses` is called once a step, with the norm that clipping takes, and must answer alike on all ranks. It is not
-    called where a gradient is known not to be finite.
+    `judged` is called once a step, with the norm that clipping takes, and must answer alike on all ranks. With offload
+    it is not called where a gradient is known not to be finite.
     """
     if zero_stage == 3:
         group_norms = optimizer._get_norm_groups
-        optimizer._get_norm_groups = lambda: _refuse_groups(group_norms(), refuses)
+        optimizer._get_norm_groups = lambda: [judged(combine_grad_norm_groups(group_norms()))]
         return
     whole_norm = optimizer.scaled_global_norm
-
-    def judged(*arguments: Any, **named: Any) -> Tensor:
-        norm: Tensor = whole_norm(*arguments, **named)
-        return torch.full_like(norm, torch.inf) if refuses(norm) else norm
-
-    optimizer.scaled_global_norm = judged
+    optimizer.scaled_global_norm = lambda *arguments, **named: judged(whole_norm(*arguments, **named))
 
 
-def _refuse_groups(norms: list[Any], refuses: Callable[[Tensor], bool]) -> list[Any]:
-    norm: Tensor = combine_grad_norm_groups(norms)
-    return [torch.full_like(norm, torch.inf)] if refuses(norm) else norms
+def check_no_gradients(optimizer: Any) -> None:
+    """Have ZeRO look at no gradient by itself: one that is not finite makes the norm so, which `judge_norm` judges."""
+    optimizer.check_grad_overflow = False
+
+
+@contextmanager
+def trust_norms() -> Iterator[None]:
+    """Have ZeRO not read the norm back while it steps: the optimizer was told the verdict on it.
+
+    ZeRO asks in two places whether a norm is valid, each of which waits for the device.
+    """
+    modules = [sys.modules[name] for name in JUDGES if name in sys.modules]  # importing both would take seconds
+    known = [module.is_invalid_grad_norm for module in modules]
+    for module in modules:
+        setattr(module, "is_invalid_grad_norm", _valid)  # noqa: B010 - not an attribute that modules are known to have
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, known, strict=True):
+            setattr(module, "is_invalid_grad_norm", function)  # noqa: B010
+
+
+def _valid(norm: object) -> bool:
+    return False
 
 
 def reduce_by(finish: Callable[[], None], optimizer: Any) -> None:

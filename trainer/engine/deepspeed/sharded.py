@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trainer.engine.batch import LocalBatch
-from trainer.engine.clip import above_on_any, clip_gradients
+from trainer.engine.clip import clip, gradient_norm
 from trainer.engine.deepspeed import internals
 from trainer.engine.protocol import Fragment
 from trainer.engine.reduction import GradientSum
+from trainer.engine.verdict import Verdict, takes_verdicts
 from trainer.optim.groups import set_rates
 from trainer.parallel.mesh import Mesh
 
@@ -19,16 +22,18 @@ from trainer.parallel.mesh import Mesh
 class DeepSpeedSharded:
     """A model and its optimizer inside `deepspeed.initialize`'s engine. See `trainer/engine/protocol.py`."""
 
-    def __init__(self, ds: Any, mesh: Mesh, zero_stage: int, clip_norm: float) -> None:
+    def __init__(self, ds: Any, mesh: Mesh, zero_stage: int, clip_norm: float, *, offloads: bool = False) -> None:
         self.ds, self.mesh, self.zero_stage, self.clip_norm = ds, mesh, zero_stage, clip_norm
         self._sum = (
             GradientSum(self.module, mesh.replica_group) if internals.sums_in_place(ds, mesh, zero_stage) else None
         )
-        self._norm: Tensor | None = None  # of the last step, where DeepSpeed reports none
-        self._limit: float | None = None  # of the norm in this step
-        self._refused: float | None = None  # the norm of the last step, where it was above the limit
+        self.verdict, self._limit = Verdict(mesh), None
+        # With offload DeepSpeed takes the norm on the host, and its Adam there takes no verdict.
+        self.waits = offloads or not takes_verdicts(ds.basic_optimizer)
         if zero_stage:
-            internals.judge_norm(ds.optimizer, zero_stage, self._refuses)
+            internals.judge_norm(ds.optimizer, zero_stage, self._judged)
+            if not self.waits:
+                internals.check_no_gradients(ds.optimizer)
         if self._sum is not None and zero_stage == 1:
             internals.reduce_by(self._sum.finish, ds.optimizer)
 
@@ -63,26 +68,39 @@ class DeepSpeedSharded:
         if last and self._sum is not None:
             self._sum.finish()
 
-    def update(self, *, last: bool, limit: float | None = None) -> None:
+    @torch.no_grad()
+    def update(self, *, last: bool, limit: Tensor | None = None) -> None:
         """End a micro-batch; clip and update after the last, unless the norm is above the limit."""
-        self._limit, self._refused = limit, None
+        self._limit = limit
+        if last:
+            self.verdict.norm = self.verdict.refused = None
         if last and self.zero_stage == 0:
-            self._norm = clip_gradients(self.module, self.clip_norm, self.mesh, self._refuses)
-        self.ds.step()
+            self._clip()
+        with nullcontext() if self.waits else internals.trust_norms():
+            self.ds.step()
 
-    def _refuses(self, norm: Tensor) -> bool:
-        """Return on all ranks whether the norm is above the limit on any, and remember it then."""
-        if not above_on_any(norm, self._limit, self.mesh):
-            return False
-        self._refused = float(norm)
-        return True
+    def _clip(self) -> None:
+        """Clip where DeepSpeed has no part in it. Without gradients the optimizer leaves every parameter as it is."""
+        norm = gradient_norm(self.module, self.mesh)
+        self._judged(norm)
+        clip([p.grad for p in self.module.parameters() if p.grad is not None], norm, self.clip_norm)
+        assert self.verdict.refused is not None
+        if self.waits and bool(self.verdict.refused):
+            for parameter in self.module.parameters():
+                parameter.grad = None
 
-    def outcome(self) -> tuple[float, bool]:
-        """Return the norm before clipping, and whether parameters were updated."""
-        if self._refused is not None:
-            return self._refused, False
-        norm = self._norm if self._norm is not None else self.ds.get_global_grad_norm()
-        return float(norm), bool(self.ds.was_step_applied())
+    def _judged(self, norm: Tensor) -> Tensor:
+        """Return the norm, or infinity where the update is refused; an optimizer that can is told so."""
+        refused = self.verdict.judge(norm, self._limit)
+        if not self.waits:
+            self.ds.basic_optimizer.found_inf = refused
+        return torch.where(refused > 0, torch.inf, norm)
+
+    def outcome(self) -> tuple[Tensor, Tensor]:
+        """Return the norm before clipping, and whether the update was refused."""
+        if self.verdict.norm is None or self.verdict.refused is None:  # DeepSpeed found that a gradient is not finite
+            return torch.tensor(torch.nan), torch.tensor(1.0)
+        return self.verdict.norm, self.verdict.refused
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield what this rank holds."""

@@ -78,7 +78,8 @@ def spread(
         change = internals.step_on_gradients_in_place if stage == 1 else internals.keep_owned_gradients_only
         change(ds.optimizer)
     ds.enable_backward_allreduce = stage > 0
-    sharded = DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm)
+    offloads = config.parallel.offload != "none"
+    sharded = DeepSpeedSharded(ds, mesh, stage, config.optim.clip_norm, offloads=offloads)
     if stage:
         hold_spread(optimizer, internals.homes(ds, stage), sharded.fragments())
     return sharded

@@ -12,8 +12,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from trainer.engine.batch import LocalBatch
-from trainer.engine.clip import above_on_any
+from trainer.engine.clip import clip
 from trainer.engine.protocol import Fragment
+from trainer.engine.verdict import Verdict, takes_verdicts
 from trainer.models.interface import LanguageModel, LayerState
 from trainer.models.roles import role_of
 from trainer.optim.groups import set_rates
@@ -42,7 +43,7 @@ class FsdpSharded:
         self.zero_stage, self.clip_norm = zero_stage, clip_norm
         self._shards = dict(model.named_parameters())
         self._tensor_sums = [n for n in self._shards if role_of(model.roles, n).split == "shared heads"]
-        self._outcome = (0.0, False)
+        self.verdict, self.waits = Verdict(mesh), not takes_verdicts(optimizer)
 
     @property
     def module(self) -> nn.Module:
@@ -76,7 +77,7 @@ class FsdpSharded:
         objective.backward()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def update(self, *, last: bool, limit: float | None = None) -> None:
+    def update(self, *, last: bool, limit: Tensor | None = None) -> None:
         """Clip and update after the last micro-batch, unless a gradient is not finite or the norm above the limit."""
         if not last:
             return
@@ -85,13 +86,14 @@ class FsdpSharded:
             for name in self._tensor_sums:
                 dist.all_reduce(gradients[name], group=self.mesh.tensor_group)
         norm = self._norm(gradients)
-        applied = bool(torch.isfinite(norm)) and not above_on_any(norm, limit, self.mesh)
-        if applied:
-            if self.clip_norm > 0:
-                torch._foreach_mul_(list(gradients.values()), (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        refused = self.verdict.judge(norm, limit)
+        clip(list(gradients.values()), norm, self.clip_norm)
+        if not self.waits:
+            self.optimizer.found_inf = refused  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif not bool(refused):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._outcome = (float(norm), applied)
 
     def _gradients(self) -> dict[str, Tensor]:
         """Return what this rank holds of each gradient."""
@@ -106,9 +108,10 @@ class FsdpSharded:
                 dist.all_reduce(squares, group=group)
         return squares.sqrt()
 
-    def outcome(self) -> tuple[float, bool]:
-        """Return the norm before clipping, and whether parameters were updated."""
-        return self._outcome
+    def outcome(self) -> tuple[Tensor, Tensor]:
+        """Return the norm before clipping, and whether the update was refused."""
+        assert self.verdict.norm is not None and self.verdict.refused is not None
+        return self.verdict.norm, self.verdict.refused
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield the rows that this rank owns."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.models.common.ends import make_embedding, make_head
 from trainer.models.common.mlp import GatedMLP, PlainMLP
 from trainer.models.common.norm import make_norm
-from trainer.models.common.rotary import rotary_angles
+from trainer.models.common.rotary import RotaryTable, rotary_angles
 from trainer.models.common.sinusoidal import sinusoids
 from trainer.models.interface import Context, LanguageModel, LayerState, State, places, tie_head
 from trainer.models.mixers.base import kinds_of
@@ -90,6 +90,7 @@ class Transformer(LanguageModel):
         self.position = nn.Embedding(config.context_length, config.d_model) if config.position == "learned" else None
         self.embed_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self._rotary = RotaryTable(config.head_dim, config.rotary_base) if config.position == "rotary" else None
         self.norm = make_norm(config, config.d_model) if config.last_norm else nn.Identity()
         self.head = make_head(config)
         tie_head(self)
@@ -102,6 +103,7 @@ class Transformer(LanguageModel):
 
     def hidden(self, inputs: Tensor, documents: Tensor | None, positions: Tensor | None, state: State | None) -> Tensor:
         """Return the output of the last block, normed, (B, T, D)."""
+        from_zero = positions is None and state is None
         positions = places(inputs, positions, state)
         x = self.embed(inputs)
         if self.position is not None:
@@ -112,7 +114,9 @@ class Transformer(LanguageModel):
             )
         x = self.embed_dropout(x)
         angles = None
-        if self.config.position == "rotary":
+        if self._rotary is not None and from_zero:
+            angles = self._rotary.first(inputs.shape[1], inputs)
+        elif self._rotary is not None:
             angles = rotary_angles(self._seen(positions, state), self.config.head_dim, self.config.rotary_base)
         context = Context(positions, angles, documents, None if state is None else state.memory)
         for number, block in enumerate(self.blocks):
