@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "MASTER_ADDR": "localhost",
     "DS_SKIP_CUDA_CHECK": "1",
     "DEEPSPEED_LOG_LEVEL": "warning",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else each rank starts compiling processes, which import torch
     "TORCH_EXTENSIONS_DIR": tempfile.mkdtemp(prefix="escala-extensions-"),
 }
 

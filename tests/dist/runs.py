@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.config.base import parse_section
 from trainer.config.run import RunConfig
 
-STEPS, SEQUENCES, VOCAB, TOKENS = 20, 8, 64, 16
+STEPS, SEQUENCES, VOCAB, TOKENS = 12, 8, 64, 16
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class MicroBatch:
 
 
 def tiny(**sections: Any) -> RunConfig:
-    """Return a run of 20 steps of a two-layer model; sections are merged over the defaults."""
+    """Return a run of 12 steps of a two-layer model; sections are merged over the defaults."""
     values: dict[str, Any] = {
         "model": {
             "d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": VOCAB, "context_length": TOKENS, "d_ff": 48,

@@ -100,7 +100,7 @@ def test_resume_on_other_layouts_twice_in_a_row(
     second: Layout,
     third: Layout,
 ) -> None:
-    """Some steps, then 20 on another layout, then 20 on a third: the curve of one process that never stopped."""
+    """Some steps, then 12 on another layout, then 12 on a third: the curve of one process that never stopped."""
     source, curve = None, []
     for (world, tensor, zero_stage, sequence), start, stop in (
         (first, 0, HEAD), (second, HEAD, HEAD + STEPS), (third, HEAD + STEPS, HEAD + 2 * STEPS),

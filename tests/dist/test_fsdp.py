@@ -98,7 +98,7 @@ def plain_engines() -> list[tuple[float, float]]:
     ids=["there and back", "back and there"],
 )
 def test_a_run_changes_its_engine_on_resume(ranks: RankPool, tmp_path: Path, order: list[tuple[int, int, int, str]]) -> None:
-    """Some steps on one engine, then 20 on another, then 20 on the first: the curve of one process that never stopped."""
+    """Some steps on one engine, then 12 on another, then 12 on the first: the curve of one process that never stopped."""
     source, curve, start = None, [], 0
     for stop, (world, tensor, zero_stage, engine) in zip((HEAD, HEAD + STEPS, HEAD + 2 * STEPS), order, strict=True):
         config = engines(tensor, zero_stage, engine)

@@ -19,6 +19,7 @@ from tests.dist.pool import RankPool
 from tests.dist.runs import reference, spread, tiny
 from tests.dist.test_parity import LOSS, NORM, assert_same_curves, differences
 
+STEPS = 20
 # (tensor, data, sequence); one replica runs every ZeRO stage as stage 0, so it is taken once
 LAYOUTS = [(1, 1, 1), (1, 2, 1), (1, 4, 1), (2, 1, 1), (2, 2, 1), (4, 1, 1), (1, 1, 2), (1, 2, 2), (1, 1, 4), (2, 1, 2)]
 OPTIM = {"eps": 1e-6}
@@ -36,7 +37,7 @@ def model(tied: bool, fused: bool, grouped: bool) -> dict[str, Any]:
 
 @functools.cache
 def plain(tied: bool, fused: bool, grouped: bool) -> list[tuple[float, float]]:
-    return reference(tiny(model=model(tied, fused, grouped), optim=OPTIM))
+    return reference(tiny(model=model(tied, fused, grouped), optim=OPTIM), STEPS)
 
 
 def name(cell: tuple[Any, ...]) -> str:
@@ -54,7 +55,7 @@ def test_cell(ranks: RankPool, cell: tuple[Any, ...], record_property: Any) -> N
         optim=OPTIM,
         parallel={"tensor": tensor, "sequence": sequence, "zero_stage": zero_stage},
     )
-    curves = ranks.run(tensor * data * sequence, spread, config, accumulation)
+    curves = ranks.run(tensor * data * sequence, spread, config, accumulation, False, False, STEPS)
     expected = plain(tied, fused, grouped)
     record_property("parity", differences(curves, expected))
     assert_same_curves(curves, expected, LOSS, NORM)

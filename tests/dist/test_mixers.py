@@ -114,8 +114,9 @@ def test_muon_on_ranks_equals_muon_in_one_process(ranks: RankPool, name: str) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_compiled_blocks_change_nothing(ranks: RankPool, name: str) -> None:
-    config = run_of(name, zero_stage=1, compile=True)
-    assert_equal(ranks.run(2, train, config, 1, False, False, STEPS, timeout=500.0), name)
+    """A rank compiles what every rank compiles, so most mixers take one; `test_parity.py` splits attention on two."""
+    config, world = run_of(name, zero_stage=1, compile=True), 2 if name in PATTERNS else 1
+    assert_equal(ranks.run(world, train, config, 1, False, False, STEPS, timeout=500.0), name)
 
 
 def test_what_cannot_be_shared_is_refused_by_name() -> None:

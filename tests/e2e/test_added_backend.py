@@ -33,7 +33,7 @@ def escala(tmp_path: Path) -> Escala:
     (tmp_path / "site" / "through.py").write_text(CODE)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: through\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[escala.backends]\nthrough = through:THROUGH\n")
-    (tmp_path / "c.yaml").write_text("backend: through\nranks_per_node: 2\noptions: {command: [nice, -n, '5']}\n")
+    (tmp_path / "c.yaml").write_text("backend: through\nranks_per_node: 2\noptions: {command: [nice, -n, '0']}\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}"}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -98,6 +98,6 @@ def test_a_sweep_is_as_many_jobs_as_it_has_cells(escala: Escala, tmp_path: Path,
     words = (str(tmp_path / "sweep.yaml"), "--runs", str(tmp_path / "runs"))
     shown = escala("sweep", "submit", *words, "--cluster", str(tmp_path / "c.yaml"), "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert sum(line.startswith("nice -n 5 ") for line in shown.stdout.splitlines()) == 2
+    assert sum(line.startswith("nice -n 0 ") for line in shown.stdout.splitlines()) == 2
     capped = escala("sweep", "submit", *words, "--cluster", str(tmp_path / "c.yaml"), "--dry-run", "--at-most", "1")
     assert capped.returncode == 2 and "nothing holds its runs to 1 at a time" in capped.stderr

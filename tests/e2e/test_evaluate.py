@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.e2e.asked import asked
 from tests.e2e.test_sample import escala
 from trainer.contract.run_dir import RunDir
 
@@ -41,7 +42,7 @@ def test_every_token_of_the_test_set_is_scored(run: RunDir) -> None:
     found = {}
     for stride in (16, 4):
         words = ["--split", "test", "--stride", str(stride), "--out", "scored.json", "--json"]
-        done = escala(place, "evaluate", "runs/words", *words)
+        done = asked(place, "evaluate", "runs/words", *words)
         assert done.returncode == 0, done.stderr
         found[stride] = json.loads(done.stdout)
         assert json.loads((place / "scored.json").read_text()) == found[stride]
@@ -49,7 +50,7 @@ def test_every_token_of_the_test_set_is_scored(run: RunDir) -> None:
         assert found[stride]["word_perplexity"] == pytest.approx(math.exp(found[stride]["loss"]))
         assert sum(bucket["tokens"] for bucket in found[stride]["by_position"]) == 121
     assert found[16]["by_position"][0]["tokens"] == 8 and found[4]["by_position"][0]["tokens"] == 1
-    cached = json.loads(escala(place, "evaluate", "runs/words", "--split", "test", "--cache", "50", "--json").stdout)
+    cached = json.loads(asked(place, "evaluate", "runs/words", "--split", "test", "--cache", "50", "--json").stdout)
     assert cached["loss"] < found[16]["loss"], "the lines repeat, and the model has hardly learned"
 
 
@@ -70,11 +71,11 @@ def test_a_table_is_printed(run: RunDir) -> None:
     ],
 )
 def test_what_cannot_be_done_is_refused(run: RunDir, words: list[str], message: str) -> None:
-    done = escala(run.root.parents[1], "evaluate", "runs/words", *words)
+    done = asked(run.root.parents[1], "evaluate", "runs/words", *words)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_words_are_sampled_over_line_ends(run: RunDir, tmp_path: Path) -> None:
-    done = escala(tmp_path, "sample", str(run.root), "--prompt", "the word", "--tokens", "40", "--json")
+    done = asked(tmp_path, "sample", str(run.root), "--prompt", "the word", "--tokens", "40", "--json")
     (found,) = map(json.loads, done.stdout.splitlines())
     assert found["continuations"][0]["tokens"] == 40 and found["texts"][0].startswith("the word")

@@ -33,12 +33,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep["vary"]["model.size"] = ["12k", "40k"]
     sweep["cells"] = sweep["cells"][:1]
     (place / "small.yaml").write_text(yaml.safe_dump(sweep))
+    fewer = {**sweep, "vary": {**sweep["vary"], "model.mixer": ["attention", "lstm"]}, "cells": []}
+    (place / "fewer.yaml").write_text(yaml.safe_dump(fewer))  # cells of the same names
     return place
 
 
-def start(place: Path, *arguments: str, runs: str = "runs", stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+def start(
+    place: Path, *arguments: str, sweep: str = "small.yaml", runs: str = "runs", stderr: int = subprocess.STDOUT
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "launch", "sweep", "run", "small.yaml", "--runs", runs, *arguments],
+        [sys.executable, "-m", "launch", "sweep", "run", sweep, "--runs", runs, *arguments],
         cwd=place, stdout=subprocess.PIPE, stderr=stderr, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "ESCALA_CONFIGS": str(ROOT / "configs"), "WANDB_MODE": "offline"},
     )  # fmt: skip
@@ -105,7 +109,7 @@ def test_again_it_does_nothing_but_reprint(place: Path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_interrupted_it_continues_to_the_same_losses(place: Path, number: signal.Signals):
     runs = f"interrupted-{number}"
-    process = start(place, runs=runs)
+    process = start(place, sweep="fewer.yaml", runs=runs)
     checkpoints = place / runs / "small" / "cells"
     wait_for(lambda: len(ledger_rows(place, runs)) >= 1 and len(list(checkpoints.glob("*40k*/latest"))) >= 1)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -115,7 +119,8 @@ def test_interrupted_it_continues_to_the_same_losses(place: Path, number: signal
     assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     done_before = {row["cell"] for row in ledger_rows(place, runs)}
     stamps = {c: (checkpoints / c / "result.json").stat().st_mtime_ns for c in done_before}
-    finish(start(place, runs=runs))
+    finish(start(place, sweep="fewer.yaml", runs=runs))
     assert {c: (checkpoints / c / "result.json").stat().st_mtime_ns for c in done_before} == stamps
-    assert losses(place, runs) == losses(place, "runs")
+    found, undisturbed = losses(place, runs), losses(place, "runs")
+    assert len(found) == 5 and found == {cell: undisturbed[cell] for cell in found}
     assert any('"resumed"' in p.read_text() for p in checkpoints.glob("*/events.jsonl"))

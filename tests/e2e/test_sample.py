@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.e2e.asked import asked
 from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir
 from trainer.observe.samples import Samples
@@ -73,7 +74,7 @@ def test_a_run_carries_its_tokenizer(run: RunDir, tmp_path: Path) -> None:
 def test_each_prompt_is_a_line_of_json(run: RunDir) -> None:
     (run.root / "prompts.txt").write_text("line\nof a text é\n", encoding="utf-8")
     words = ["--prompts", "prompts.txt", "--decoder", "beam", "--count", "2", "--tokens", "5", "--json"]
-    done = escala(run.root, "sample", ".", *words)
+    done = asked(run.root, "sample", ".", *words)
     assert done.returncode == 0, done.stderr
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first["prompt"], second["prompt"]) == ("line", "of a text é")
@@ -84,19 +85,17 @@ def test_each_prompt_is_a_line_of_json(run: RunDir) -> None:
 
 def test_text_comes_as_it_is_and_a_long_prompt_is_told(run: RunDir) -> None:
     prompt = "é" * 70
-    done = escala(run.root, "sample", ".", "--prompt", prompt, "--tokens", "4", "--stop", "never")
+    done = asked(run.root, "sample", ".", "--prompt", prompt, "--tokens", "4", "--stop", "never")
     assert done.returncode == 0 and done.stdout.startswith(prompt)
     assert "tokens and the model's context 64: its first" in done.stderr
     assert "[4 tokens, log-probability -" in done.stderr
 
 
 def test_a_comparison_names_the_most_probable(run: RunDir) -> None:
-    done = escala(run.root, "sample", ".", "--prompt", "line", "--tokens", "2", "--compare")
+    done = asked(run.root, "sample", ".", "--prompt", "line", "--tokens", "2", "--compare")
     assert done.returncode == 0, done.stderr
     assert "exhaustive" in done.stdout and "most probable: " in done.stdout
-    (row,) = map(
-        json.loads, escala(run.root, "sample", ".", "--tokens", "2", "--compare", "--json").stdout.splitlines()
-    )
+    (row,) = map(json.loads, asked(run.root, "sample", ".", "--tokens", "2", "--compare", "--json").stdout.splitlines())
     best = max(one["logprob"] for one in row["decoders"])
     assert next(one for one in row["decoders"] if one["name"] == "exhaustive")["logprob"] == pytest.approx(
         best, abs=1e-4
@@ -106,14 +105,14 @@ def test_a_comparison_names_the_most_probable(run: RunDir) -> None:
 def test_runs_of_earlier_versions_take_that_of_their_set(run: RunDir, tmp_path: Path) -> None:
     bare = shutil.copytree(run.root, tmp_path / "above" / "runs" / "bare")
     shutil.rmtree(bare / "tokenizer")
-    assert escala(tmp_path, "sample", str(bare), "--tokens", "3").returncode == 0, "the URL in its configuration"
+    assert asked(tmp_path, "sample", str(bare), "--tokens", "3").returncode == 0, "the URL in its configuration"
     values = yaml.safe_load((bare / "config.yaml").read_text())
     values["data"]["root"] = "data"
     (bare / "config.yaml").write_text(yaml.safe_dump(values))
-    refused = escala(tmp_path, "sample", str(bare), "--tokens", "3")
+    refused = asked(tmp_path, "sample", str(bare), "--tokens", "3")
     assert refused.returncode == 2 and "there is no tokenizer in" in refused.stderr
     shutil.copytree(run.root.parents[1] / "data", tmp_path / "above" / "data")
-    assert escala(tmp_path, "sample", str(bare), "--tokens", "3").returncode == 0, "data beside runs"
+    assert asked(tmp_path, "sample", str(bare), "--tokens", "3").returncode == 0, "data beside runs"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,8 @@ def test_runs_of_earlier_versions_take_that_of_their_set(run: RunDir, tmp_path: 
     ],
 )
 def test_what_cannot_be_used_is_refused(run: RunDir, words: list[str | bytes], message: str) -> None:
-    done = escala(run.root, "sample", ".", *words)
+    """Words that are no text go to a process of their own, as from a shell."""
+    done = (asked if all(isinstance(word, str) for word in words) else escala)(run.root, "sample", ".", *words)  # type: ignore[operator]
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_continues_fixed_prompts(run: RunDir, monkeypatch: pytest.M
     samples = Samples(run, ["line 1", "a text"])
     samples.after([{"event": "saved", "step": 4}])
     rows = samples.rows(wait=True)
-    said = escala(run.root, "sample", ".", "--prompt", "line 1", "--prompt", "a text", "--decoder", "greedy", "--json")
+    said = asked(run.root, "sample", ".", "--prompt", "line 1", "--prompt", "a text", "--decoder", "greedy", "--json")
     assert [row["text"] for row in rows] == [json.loads(line)["texts"][0] for line in said.stdout.splitlines()]
     assert [(row["step"], row["prompt"]) for row in rows] == [(4, "line 1"), (4, "a text")]
     assert rows == list(rows_of(run.root / "samples.jsonl")) and samples.rows(wait=True) == []

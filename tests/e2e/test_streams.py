@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -41,17 +42,14 @@ def test_killed_and_resumed_the_losses_are_those_of_an_undisturbed_run(
     ranks.until_rows(6)
     rank_pool.signal(f"{ranks.attempt}/1", signal.SIGKILL)
     ranks.end(time.monotonic() + 45)
+    shutil.copytree(ranks.run_dir.root, tmp_path / "alone")
     newest, *_ = list_checkpoints(ranks.run_dir.checkpoints)
     assert read_manifest(newest).state["carried"] == {"lanes": 16, "data": 2, "tensor": 1}
     assert ranks.finish() == expected
     assert ranks.events("resumed"), "it began anew"
 
-    alone = Ranks(rank_pool, config, tmp_path / "alone", 2)
-    alone.start()
-    alone.until_rows(6)
-    rank_pool.signal(f"{alone.attempt}/0", signal.SIGKILL)
-    alone.end(time.monotonic() + 45)
-    alone.world = 1
+    alone = Ranks(rank_pool, config, tmp_path / "alone", 1)
+    alone.attempt = 1  # the copy holds that of the killed one
     rows = alone.finish()
     assert alone.events("resumed") and [row[:2] for row in rows] == [row[:2] for row in expected]
     assert max(abs(a[2] - b[2]) for a, b in zip(rows, expected, strict=True)) < 1e-5
