@@ -1,7 +1,7 @@
 """A W&B server on loopback: as much of its protocol as the client needs to bring a run online, and what arrives.
 
-It speaks GraphQL and `file_stream` as wandb 0.31 does. `fault` makes it refuse or delay every request; `stop` ends it,
-and `start` opens the same port again with the same runs.
+It speaks GraphQL and `file_stream` as wandb 0.31 does. `fault` makes it refuse or delay every request; `hold` keeps
+every answer back until `release`; `stop` ends it, and `start` opens the same port again with the same runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class WandbServer:
         self.uploads: dict[str, bytes] = {}
         self.status, self.delay, self.port = 0, 0.0, 0
         self.before_answer: Callable[[], None] = lambda: None  # called once a request is among the payloads
-        self.lock = threading.Lock()
+        self.answers = 0  # without an error
+        self.lock, self.open = threading.Lock(), threading.Event()
+        self.open.set()
         self._http: ThreadingHTTPServer | None = None
 
     @property
@@ -54,6 +56,7 @@ class WandbServer:
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
+        self.release()
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
@@ -62,6 +65,14 @@ class WandbServer:
     def fault(self, status: int = 0, delay: float = 0.0) -> None:
         """Answer every request with this status, after so many seconds; heal with neither."""
         self.status, self.delay = status, delay
+
+    def hold(self) -> None:
+        """Take requests in, and answer none of them."""
+        self.open.clear()
+
+    def release(self) -> None:
+        """Answer what was held back, and what comes."""
+        self.open.set()
 
     def run(self, name: str) -> dict[str, Any]:
         fresh: dict[str, Any] = {
@@ -117,8 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wandb.payloads.append(data)
         self.wandb.before_answer()
         time.sleep(self.wandb.delay)
+        self.wandb.open.wait()
         if self.wandb.status:
             return self._send({"error": "planted"}, self.wandb.status)
+        with self.wandb.lock:
+            self.wandb.answers += 1
         if self.path == "/graphql":
             return self._graphql(json.loads(data))
         if found := re.match(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,19 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def senders(run_dir: RunDir) -> list[int]:
+    """Return the processes that send this run, by their command lines."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if b"trainer.observe.wandb_sender" in words and str(run_dir.root).encode() in words:
+            found.append(int(place.name))
+    return found
+
+
 def ended(mirror: WandbMirror) -> None:
     assert mirror._sender is not None
     mirror._sender.wait(60)
@@ -105,7 +119,6 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     train(run_dir, 1, 9)
     assert "sent 11 rows, W&B has all 11" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
-    assert "sent 0 rows, W&B has all 11" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
     assert server.runs[RUN]["exitcode"] is None, "the run is not over"
     train(run_dir, 7, 12)  # restarted from a checkpoint
@@ -249,23 +262,79 @@ def test_a_sync_ends_at_the_first_refusal(server: WandbServer, run_dir: RunDir, 
     assert said.output.count("\n") == 1
 
 
+# A rank as W&B sees it: it opens the mirror, records steps as they come, ends. It is told when to take the next ones.
+RANK = """
+import sys
+from pathlib import Path
+from tests.unit.test_wandb_mirror import train
+from trainer.contract.run_dir import RunDir, Status
+from trainer.observe.wandb_mirror import WandbMirror
+run_dir = RunDir(Path(sys.argv[1]))
+mirror = WandbMirror(run_dir)
+for line in sys.stdin:
+    train(run_dir, *map(int, line.split()))
+    print("taken", flush=True)
+mirror.finish(0)
+run_dir.write_status(Status.DONE)
+"""
+
+
+class Rank:
+    """A training process that mirrors its run."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        command = [sys.executable, "-c", RANK, str(run_dir.root)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def take(self, first: int, last: int) -> None:
+        """Take these steps, and return once they are recorded."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(first, last, file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "taken\n"
+
+    def end(self) -> int:
+        """Say that there are no more steps, and wait until the process has ended."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return self.process.wait()
+
+
+FAULTS: dict[str, Callable[[WandbServer], None]] = {
+    "answers nothing": WandbServer.hold,
+    "dies": WandbServer.stop,
+    **{str(status): lambda server, status=status: server.fault(status) for status in (401, 429, 500)},
+}
+
+
 @pytest.mark.parametrize(
-    "status", [500, pytest.param(401, marks=pytest.mark.slow), pytest.param(429, marks=pytest.mark.slow)]
-)
-def test_a_server_that_refuses_in_mid_run_loses_nothing_after_the_sync(
-    server: WandbServer, run_dir: RunDir, status: int
+    ("fault", "from_the_beginning"),
+    [
+        ("answers nothing", True), ("dies", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in product(("401", "429", "500"), (True, False))),
+        pytest.param("answers nothing", False, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_no_step_and_no_end_of_a_run_waits_for_a_bad_server_and_the_sync_sends_all(
+    server: WandbServer, run_dir: RunDir, fault: str, from_the_beginning: bool
 ) -> None:
-    mirror = WandbMirror(run_dir)
-    train(run_dir, 1, 4)
-    until(lambda: RUN in server.runs and len(server.runs[RUN]["history"]) == 5)
-    server.fault(status)
-    train(run_dir, 5, 10)
-    assert mirror._sender is not None
-    os.kill(mirror._sender.pid, signal.SIGKILL)
-    mirror._sender.wait()
+    """Everything that the run does comes to its end while the server gives no good answer: so it waits for none."""
+    rank = Rank(run_dir)
+    if not from_the_beginning:
+        rank.take(1, 4)
+        until(lambda: RUN in server.runs and len(server.runs[RUN]["history"]) == 5)
+    FAULTS[fault](server)
+    rank.take(1 if from_the_beginning else 5, 9)
+    assert rank.end() == 0
+    assert server.answers == 0 if from_the_beginning else len(server.runs[RUN]["history"]) == 5, "none came since"
+    for pid in senders(run_dir):
+        os.kill(pid, signal.SIGKILL)  # it would try again for minutes
+    server.stop()
     server.fault()
-    assert "W&B has all" in sync(run_dir)
+    server.start()
+    assert "W&B has all 11" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
+    assert "sent 0 rows, W&B has all 11" in sync(run_dir)
 
 
 def test_a_server_that_is_away_is_named_and_nothing_is_lost(server: WandbServer, run_dir: RunDir) -> None:
