@@ -19,6 +19,7 @@ BACKENDS = {
     "slurm": "launch.cluster.slurm.descriptor:SLURM",
     "ssh": "launch.cluster.ssh.descriptor:SSH",
     "kubernetes": "launch.cluster.kubernetes.descriptor:KUBERNETES",
+    "accelerate": "launch.cluster.accelerate.descriptor:ACCELERATE",
 }
 
 

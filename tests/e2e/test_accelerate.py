@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.cluster.accelerate.backend import AccelerateBackend
+from launch.cluster.job import JobSpec, JobState
 from launch.cluster.local.warm import RankPool, rank_environment
 from tests.e2e.ranks import PATIENCE, ROOT, Ranks, configuration, free_port
 from trainer.config.load import dump
@@ -17,7 +20,6 @@ from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir, Status
 
 pytestmark = pytest.mark.e2e
-OFF = ("--mixed_precision", "no", "--dynamo_backend", "no")
 
 
 def losses(run: RunDir) -> list[float]:
@@ -30,19 +32,15 @@ def test_a_run_is_started_by_accelerate(prepared: Path, rank_pool: RankPool, tmp
     run = RunDir(tmp_path / "accelerated")
     run.root.mkdir()
     run.config.write_text(dump(other))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    command += [
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        str(free_port()),
-        *OFF,
-        "-m",
-        "trainer.train",
-        "--run-dir",
-        str(run.root),
-    ]
-    subprocess.run(command, cwd=ROOT, env=rank_environment(os.environ, threads=1), check=True, timeout=300)
+    words = ("-m", "trainer.train", "--run-dir", str(run.root))
+    spec = JobSpec("accelerated", words, run.root, ranks_per_node=2, extras={"main_process_port": free_port()})
+    backend = AccelerateBackend(python=sys.executable)
+    job = backend.submit(spec)
+    assert backend.status([job])[job].state is JobState.PENDING
+    command = backend.render(spec).splitlines()[1].removeprefix("#")
+    environment = rank_environment(os.environ, threads=1)
+    subprocess.run(shlex.split(command), cwd=ROOT, env=environment, check=True, timeout=300)
+    assert backend.status([job])[job].state is JobState.DONE
     assert run.read_status() is Status.DONE
 
     (tmp_path / "ours").mkdir()

@@ -25,6 +25,7 @@ def test_each_is_found_under_its_own_name() -> None:
         "ssh": ("ssh", Driven),
         "slurm": ("slurm", Queued),
         "kubernetes": ("kubernetes", Queued),
+        "accelerate": ("accelerate", Queued),
     }
     with pytest.raises(UserError, match=r"there is no backend 'slrum' \(did you mean 'slurm'\?\)"):
         find_backend("slrum")

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launch.cluster.accelerate.backend import AccelerateBackend
 from launch.cluster.job import JobSpec, Mount, Requeue, Task
 from launch.cluster.kubernetes.backend import KubernetesBackend
 from launch.cluster.kubernetes.jobset import literal
@@ -261,7 +262,7 @@ def test_local_rendering_runs_as_rendered(batch: int, tmp_path: Path) -> None:
         assert not list(tmp_path.rglob(CANARY))
 
 
-RENDERERS = [slurm, lambda s: kubernetes(s), ssh, LocalBackend(1).render]
+RENDERERS = [slurm, lambda s: kubernetes(s), ssh, LocalBackend(1).render, AccelerateBackend(python="python").render]
 
 
 @pytest.mark.parametrize("render", RENDERERS)
@@ -311,3 +312,33 @@ def test_labels_are_what_schedulers_accept(text: str) -> None:
 
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,60}", label(text))
     assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", dns_label(text)) and len(dns_label(text)) <= 44
+
+
+def test_accelerate_reads_its_configuration(tmp_path: Path) -> None:
+    """Accelerate itself reads it: two machines of four ranks, and nothing that the run's own settings decide."""
+    config_args = pytest.importorskip("accelerate.commands.config.config_args")
+    spec = JobSpec("x", TRAIN, tmp_path / "a'b", nodes=2, ranks_per_node=4, extras={"main_process_ip": "10.0.0.1"})
+    text = AccelerateBackend(python="python").render(spec)
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(text)
+    found = config_args.load_config_from_file(str(file))
+    assert (found.num_machines, found.num_processes, found.main_process_ip) == (2, 8, "10.0.0.1")
+    assert (found.distributed_type.value, found.mixed_precision, found.dynamo_config) == ("MULTI_GPU", "no", {})
+    assert "--machine_rank N -m trainer.train --run-dir /shared/runs/tiny\n" in text
+    alone = yaml.safe_load(AccelerateBackend(python="python").render(JobSpec("x", TRAIN, tmp_path)))
+    assert (alone["distributed_type"], alone["num_processes"]) == ("NO", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nodes": 2}, "2 nodes, which must find the first: set options.main_process_ip"),
+        ({"environment": {"NCCL_DEBUG": "WARN"}}, "environment, interface and gpu_price cannot be written"),
+        ({"time_limit": 60, "requeue": Requeue(on_failure=1)}, "time_limit, requeue cannot be written"),
+        ({"array": (Task("a", TRAIN, Path("/r/a")),)}, "a sweep's array cannot be written"),
+        ({"extras": {"main_ip": "h"}}, "unknown key 'main_ip'"),
+    ],
+)
+def test_what_accelerate_cannot_hold_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        AccelerateBackend(python="python").render(JobSpec("x", TRAIN, Path("/r/x"), **changes))

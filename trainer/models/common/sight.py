@@ -54,8 +54,7 @@ class Sight(NamedTuple):
         outside = (distance < 0) | (distance >= (self.window or total))
         slopes = torch.tensor(self.slopes or (0.0,), device=query.device)
         bias = (-slopes[:, None] * distance).masked_fill(outside, -math.inf).to(query.dtype)
-        pairs = bias.as_strided((1, len(bias), T, total), (0, bias.shape[1], 1, 1))
-        return pairs.contiguous() if query.is_cuda else pairs  # kernels of GPUs want aligned rows
+        return bias.as_strided((1, len(bias), T, total), (0, bias.shape[1], 1, 1))
 
     def runs(self) -> Tensor | None:
         """Return documents (B, T) numbered in their order, from 0 on in each sequence."""

@@ -31,16 +31,18 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dr
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=causal, dropout_p=dropout, enable_gqa=grouped
         )
-    if total == T > FEW and dropout == 0 and _has_flex(query):
+    if total != T or T <= FEW:
+        return masked_attention(query, key, value, sight.mask(query, total), dropout)
+    if dropout == 0 and _has_flex(query):
         from trainer.models.mixers.attention.flex import flexible_attention  # what it imports needs triton
 
         return flexible_attention(query, key, value, sight)
-    if total == T > FEW and _can_be_read(sight.documents):
+    if _can_be_read(sight.documents):
         return by_document(query, key, value, sight, dropout)
-    if sight.window is not None and total == T and 2 * sight.window < T and sight.documents is None:
+    if sight.documents is None and sight.window is not None and 2 * sight.window < T:
         return banded_attention(query, key, value, sight, dropout)
-    if total == T > FEW and sight.documents is None and dropout == 0 and not query.is_cuda:
-        return distant_attention(query, key, value, sight, dropout)
+    if sight.documents is None and dropout == 0 and not query.is_cuda:
+        return distant_attention(query, key, value, sight)
     return masked_attention(query, key, value, sight.mask(query, total), dropout)
 
 
@@ -86,11 +88,15 @@ def banded_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dr
         return F.pad(x, (0, 0, 0, blocks * w - T)).unfold(2, size, w).permute(0, 2, 1, 4, 3).flatten(0, 1)
 
     parts = cut(query[:, :, w:], w), cut(key, 2 * w), cut(value, 2 * w)
-    rest = distant_attention(*parts, sight, dropout).unflatten(0, (B, blocks - 1))
-    return torch.cat([first, rest.transpose(1, 2).flatten(2, 3)], dim=2)[:, :, :T]
+    if w <= FEW or dropout or query.is_cuda:
+        rest = masked_attention(*parts, sight.mask(parts[0], 2 * w), dropout)
+    else:
+        rest = distant_attention(*parts, sight)
+    by_block = rest.unflatten(0, (B, blocks - 1)).transpose(1, 2)
+    return torch.cat([first, by_block.flatten(2, 3)], dim=2)[:, :, :T]
 
 
-def distant_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
-    """Attend by distance alone, which is window and ALiBi; the last T keys are the queries' own."""
+def distant_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
+    """Attend by distance alone, which is window and ALiBi; the last T keys are the queries' own. On a processor."""
     bias = sight.bias_by_distance(query, key.shape[2])
-    return masked_attention(query.flip(2), key, value, bias, dropout).flip(2)
+    return masked_attention(query.flip(2), key, value, bias, 0.0).flip(2)

@@ -1,0 +1,46 @@
+"""Accelerate: Escala writes the configuration of `accelerate launch`, and a person or another system starts it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from launch.cluster.backend import Queued, Scheduler
+from launch.cluster.job import JobSpec
+from trainer.config.base import Section
+
+if TYPE_CHECKING:
+    from launch.cluster.config import ClusterConfig
+
+
+class AccelerateOptions(Section):
+    """What machines need to find one another."""
+
+    main_process_ip: str | None = Field(None, description="address of the first machine; needed for several nodes")
+    main_process_port: int = Field(29500, gt=0, lt=65536, description="port there")
+
+
+def _open(cluster: ClusterConfig) -> Scheduler:
+    from launch.cluster.accelerate.backend import AccelerateBackend
+
+    return AccelerateBackend(python=cluster.interpreter)
+
+
+def _reach(_: ClusterConfig) -> str:
+    return "nobody is asked: runs are started with `accelerate launch`"
+
+
+def _warnings(spec: JobSpec) -> list[str]:
+    return [f"nothing starts {spec.name} by itself: the first lines of accelerate.yaml say with which command you do"]
+
+
+ACCELERATE = Queued(
+    name="accelerate",
+    summary="runs that you start with `accelerate launch`",
+    options=AccelerateOptions,
+    open=_open,
+    reach=_reach,
+    warnings=_warnings,
+    packages=("accelerate",),
+)
