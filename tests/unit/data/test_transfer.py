@@ -42,12 +42,12 @@ class FakeSide:
 
 
 def batches_of(tmp_path: Any, side: FakeSide, check: Any = lambda batch: None) -> tuple[Batches, list[bool]]:
-    """Return batches that are copied to a device without memory, and whether each page-locked copy was made outside."""
+    """Return batches that are copied to a device without memory, and whether each was page-locked on its side."""
     write_set(tmp_path / "made", {"a": random_docs(1, 60)}, shard_tokens=500)
     locked: list[bool] = []
 
     def pin(batch: MicroBatch) -> MicroBatch:
-        locked.append(not getattr(side.within, "now", False))
+        locked.append(getattr(side.within, "now", False))
         return mapped(batch, torch.clone)
 
     transfer = Transfer(torch.device("meta"), check, side=side, pin=pin)

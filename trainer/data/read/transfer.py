@@ -88,8 +88,8 @@ class Transfer:
         """Begin to copy. `begins` stays where it is: the host reads it."""
         for batch in batches:
             self._check(batch)
-        sources = [self._pin(batch) for batch in batches]
-        with self._side.inside():
+        with self._side.inside():  # which names the device too: another thread's is the first of the machine
+            sources = [self._pin(batch) for batch in batches]
             moved = [mapped(batch, lambda t: t.to(self.device, non_blocking=True)) for batch in sources]
         return Moving(moved, self._side.mark(), sources)
 

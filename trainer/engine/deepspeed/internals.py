@@ -133,12 +133,18 @@ def sums_in_place(ds: Any, mesh: Mesh, zero_stage: int) -> bool:
 def skip_slow_checks() -> None:
     """Skip checks and copies that cost seconds while DeepSpeed builds its engine and takes steps."""
     deepspeed.runtime.zero.stage_1_and_2.get_norm_dtype = _norm_dtype
+    deepspeed.runtime.zero.stage_1_and_2.mask_nan_or_inf_with_val_inplace = _mark_invalid
     deepspeed.runtime.engine.DeepSpeedEngine._do_optimizer_sanity_check = _one_zero_optimizer
 
 
 def _norm_dtype() -> torch.dtype:
     """DeepSpeed would copy every gradient to float64 to take its norm; float32 agrees with one process as well."""
     return torch.float32
+
+
+def _mark_invalid(norm: Tensor, device: object = None, val: float = -1.0) -> None:
+    """DeepSpeed would make the mark on the host and wait until it is on the device, for each group of parameters."""
+    norm.masked_fill_(~torch.isfinite(norm), val)
 
 
 def _one_zero_optimizer(engine: Any, optimizer: Any) -> str | None:

@@ -27,7 +27,8 @@ class DeepSpeedSharded:
         self._sum = (
             GradientSum(self.module, mesh.replica_group) if internals.sums_in_place(ds, mesh, zero_stage) else None
         )
-        self.verdict, self._limit = Verdict(mesh), None
+        self.verdict = Verdict(mesh)
+        self._limit: Tensor | None = None  # of the norm in this step
         # With offload DeepSpeed takes the norm on the host, and its Adam there takes no verdict.
         self.waits = offloads or not takes_verdicts(ds.basic_optimizer)
         if zero_stage:
@@ -90,16 +91,19 @@ class DeepSpeedSharded:
                 parameter.grad = None
 
     def _judged(self, norm: Tensor) -> Tensor:
-        """Return the norm, or infinity where the update is refused; an optimizer that can is told so."""
-        refused = self.verdict.judge(norm, self._limit)
+        """Return the norm, or infinity where the update is refused; an optimizer that can is told so.
+
+        With offload DeepSpeed holds the norm on the host; ranks agree on the device.
+        """
+        refused = self.verdict.judge(norm.to(self.ds.device), self._limit)
         if not self.waits:
             self.ds.basic_optimizer.found_inf = refused
-        return torch.where(refused > 0, torch.inf, norm)
+        return torch.where(refused.to(norm.device) > 0, torch.inf, norm)
 
     def outcome(self) -> tuple[Tensor, Tensor]:
         """Return the norm before clipping, and whether the update was refused."""
         if self.verdict.norm is None or self.verdict.refused is None:  # DeepSpeed found that a gradient is not finite
-            return torch.tensor(torch.nan), torch.tensor(1.0)
+            return torch.tensor(torch.nan, device=self.ds.device), torch.tensor(1.0, device=self.ds.device)
         return self.verdict.norm, self.verdict.refused
 
     def fragments(self) -> Iterator[Fragment]:
