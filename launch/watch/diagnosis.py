@@ -15,7 +15,8 @@ from launch.run.run_state import DEAD, WAITING, state_of
 from launch.watch.causes import NOT_A_NUMBER, cause_of
 from launch.watch.evidence import Evidence, newest_logs_of
 from launch.watch.go_on import go_on
-from launch.watch.pace import pace
+from launch.watch.off_course import HELPS, left_band
+from launch.watch.pace import Slow, pace
 from launch.watch.traces import traceback_of
 from trainer.contract.run_dir import RunDir, Status
 
@@ -48,10 +49,12 @@ def diagnose(run: Path) -> Diagnosis:
         return _died(run_dir, word, reason, failure)
     slow = pace(run_dir) if word in ("running", "done", "preempted") else []
     cause, says = {
-        "done": ("done", "it is done"),
+        "done": ("done", "all its steps are done"),
         "running": ("running", "it runs"),
         "preempted": ("preempted", "it was asked to stop, saved, and can go on"),
     }.get(word, (word, "nothing was started yet"))
+    if left := left_band(run_dir):
+        slow.insert(0, Slow("left its band", left, HELPS))
     if slow:
         cause = slow[0].kind
     helps = slow[0].helps if slow else ""

@@ -12,6 +12,7 @@ from launch.run.newest_step import newest_step
 from launch.run.run_state import state_of
 from launch.watch.curve import Curve, Point
 from launch.watch.find_runs import sweep_of
+from launch.watch.off_course import left_band
 from trainer.contract.errors import os_error_text
 from trainer.contract.plain_json import DamagedFileError, read_object
 from trainer.contract.run_dir import RunDir
@@ -114,7 +115,7 @@ class Reader:
             sweep_of(run),
             str(run),
             state.word,
-            state.reason,
+            state.reason if state.word in ENDED_BADLY else left_band(run_dir) or state.reason,
             steps=planned.steps,
             silent_seconds=_age(run_dir.metrics) if state.word in LIVE else None,
             points=self._curve(run_dir.metrics).read() if points is None else points,
@@ -135,6 +136,7 @@ class Reader:
         return self._plans[plan][1]
 
 
+ENDED_BADLY = ("failed", "dead", "diverged")  # why is then graver than a band that was left
 _ROW_KEYS = (
     "step", "tokens", "loss", "off", "tokens_per_second", "mfu", "seconds_left", "gpu_seconds", "core_seconds",
     "cost", "energy_joules", "goodput",

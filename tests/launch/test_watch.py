@@ -20,6 +20,7 @@ from launch.cli import escala
 from launch.show.console import PlainConsole
 from launch.watch import run_view
 from launch.watch.curve import Curve
+from launch.watch.diagnosis import diagnose
 from launch.watch.find_runs import find_runs
 from launch.watch.keys import keys_of
 from launch.watch.live import Screen, answer, page
@@ -121,6 +122,26 @@ def test_each_command_takes_the_names_that_watch_shows(
     assert asked == [str(cell)] * 2
     refused = CliRunner().invoke(escala, [*words, "s", "--runs", str(root)], standalone_mode=False)
     assert isinstance(refused.exception, UserError) and "'s' means 4 runs" in str(refused.exception)
+
+
+def test_a_name_near_nothing_lists_some_that_are_known(tmp_path: Path) -> None:
+    for number in range(60):
+        plant(tmp_path, f"run-{number:02d}", None)
+    with pytest.raises(UserError, match=r"no run 'zzzz'.*known: run-00, .*, run-23 and 36 more\)$"):
+        find_runs(tmp_path, ["zzzz"])
+
+
+def test_a_run_that_left_its_band_says_so_wherever_it_is_looked_at(root: Path) -> None:
+    run = RunDir(root / "s/cells/fast")
+    run.record_event("left_band", step=16, test="norm", reasons=["weight decay", "learning rate or warm-up"])
+    assert told(root, "fast")[0]["reason"] == "on elsewhere", "without an expected curve the event is another run's"
+    run.expected.write_text("{}")
+    says = "left its expected band at step 16; likely: weight decay; learning rate or warm-up"
+    assert told(root, "fast")[0]["reason"] == says
+    found = diagnose(run.root)
+    assert (found.cause, found.details[0]) == ("left its band", says) and "settings" in found.helps
+    run.record_event("rolled_back", step=10)
+    assert told(root, "fast")[0]["reason"] == "on elsewhere" and diagnose(run.root).cause != "left its band"
 
 
 def test_a_curve_is_sampled_over_the_whole_record_and_little_of_it_is_read(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from trainer.contract.exit_codes import EXIT_USER_ERROR
 
+MOST_KNOWN = 24  # words that an error lists
+
 
 class UserError(Exception):
     """Something the user can mend.
@@ -50,9 +52,10 @@ def os_error_text(error: OSError) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the nearest known word, or all known words where none is near."""
+    """Return `` (did you mean 'x'?)`` for the nearest known word; where none is near, the first known words."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if near:
         return f" (did you mean {near[0]!r}?)"
-    return f" (known: {', '.join(names)})" if names else ""
+    more = f" and {len(names) - MOST_KNOWN} more" if len(names) > MOST_KNOWN else ""
+    return f" (known: {', '.join(names[:MOST_KNOWN])}{more})" if names else ""
