@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.cluster.backend import Sharing
-from launch.cluster.backends import find_backend, is_driven
+from launch.cluster.backends import THIS_MACHINE, find_backend, is_driven
 from launch.cluster.config import LOCAL, ClusterConfig, open_driver, open_scheduler
 from launch.cluster.job import JobSpec
+from launch.cluster.local.descriptor import slots_per_gpu
 from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.sweep.execute.opened import Opened
 from launch.sweep.execute.underway import Place
+from trainer.contract.errors import UserError
+from trainer.plan.gpus import GIB, find_gpu, slot_bytes
 
 
 def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: int | None) -> Place:
@@ -20,12 +23,31 @@ def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: 
     where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
     if not is_driven(where.backend):
         return Place(where, where.job, scheduler=open_scheduler(where), name=name, at_most=at_most)
+    refuse_crowded_gpus(opened, where)
     driver = open_driver(where, Sharing(threads=1, log=opened.directory / "ranks.log"))
 
     def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
         return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
 
     return Place(where, job if find_backend(where.backend).side_by_side else where.job, driver=driver, name=name)
+
+
+def refuse_crowded_gpus(opened: Opened, where: ClusterConfig) -> None:
+    """Raise UserError where a cell's planned memory is more than its share of a GPU of this machine."""
+    slots = slots_per_gpu(where) if where.backend == THIS_MACHINE else 1
+    if slots == 1 or where.gpu is None:
+        return
+    gpu = find_gpu(where.gpu)
+    most = max(opened.cells, key=lambda one: one.plan.memory_bytes["total"])
+    needed = most.plan.memory_bytes["total"]
+    if needed > slot_bytes(gpu.memory, slots):
+        fit = max((n for n in range(1, slots) if needed <= slot_bytes(gpu.memory, n)), default=0)
+        way_out = f"set options.slots_per_gpu to {fit}" if fit else "no GPU of that kind holds even one of them"
+        raise UserError(
+            f"cell {most.id} is planned to take {needed / GIB:.1f} GiB, and {slots} slots of a {gpu.name} with "
+            f"{gpu.memory / GIB:.0f} GiB have {max(0, slot_bytes(gpu.memory, slots)) / GIB:.1f} GiB each "
+            f"(options.slots_per_gpu): {way_out}"
+        )
 
 
 def expected_seconds(opened: Opened, at_a_time: int) -> dict[str, float]:
