@@ -25,7 +25,7 @@ class LocalOptions(Section):
 def _open(cluster: ClusterConfig, sharing: Sharing) -> Driver:
     from launch.cluster.local.local import LocalBackend
 
-    per_gpu = slots_per_gpu(cluster)
+    per_gpu = _slots_per_gpu(cluster)
     if per_gpu > 1 and cluster.gpu is None:
         raise UserError(f"options.slots_per_gpu is {per_gpu}: say in `gpu` which GPU it is, whose memory they share")
     return LocalBackend(
@@ -37,7 +37,7 @@ def _open(cluster: ClusterConfig, sharing: Sharing) -> Driver:
     )
 
 
-def slots_per_gpu(cluster: ClusterConfig) -> int:
+def _slots_per_gpu(cluster: ClusterConfig) -> int:
     """Return how many ranks share a GPU of this machine."""
     return parse_section(LocalOptions, dict(cluster.options), "local").slots_per_gpu
 
@@ -58,6 +58,7 @@ LOCAL = Driven(
     summary="this machine",
     options=LocalOptions,
     open=_open,
+    slots_per_gpu=_slots_per_gpu,
     reach=_reach,
     ask_nodes=_ask_nodes,
     side_by_side=True,

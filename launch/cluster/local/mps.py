@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.node.rank import die_with
+from launch.cluster.local.cold import prepare_child
 
 PROGRAM = "nvidia-cuda-mps-control"
 SOCKET = "control"  # in the daemon's directory, once it listens
@@ -52,7 +52,7 @@ class Mps:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=lambda: die_with(me),
+                preexec_fn=lambda: prepare_child(me),
             )
         deadline = time.monotonic() + START_SECONDS
         while self.daemon.poll() is None and time.monotonic() < deadline:

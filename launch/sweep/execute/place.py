@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from launch.cluster.backend import Sharing
-from launch.cluster.backends import THIS_MACHINE, find_backend, is_driven
+from launch.cluster.backend import Driven, Sharing
+from launch.cluster.backends import find_backend, is_driven
 from launch.cluster.config import LOCAL, ClusterConfig, open_driver, open_scheduler
 from launch.cluster.job import JobSpec
-from launch.cluster.local.descriptor import slots_per_gpu
 from launch.planner.expected import matrix_rate, seconds_on_cpu
 from launch.sweep.execute.opened import Opened
 from launch.sweep.execute.underway import Place
@@ -33,8 +32,9 @@ def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: 
 
 
 def refuse_crowded_gpus(opened: Opened, where: ClusterConfig) -> None:
-    """Raise UserError where a cell's planned memory is more than its share of a GPU of this machine."""
-    slots = slots_per_gpu(where) if where.backend == THIS_MACHINE else 1
+    """Raise UserError where a cell's planned memory is more than its share of a GPU that ranks share."""
+    kind = find_backend(where.backend)
+    slots = kind.slots_per_gpu(where) if isinstance(kind, Driven) else 1
     if slots == 1 or where.gpu is None:
         return
     gpu = find_gpu(where.gpu)
