@@ -132,11 +132,17 @@ class Descriptor:
     ask_nodes: Callable[[ClusterConfig, JobSpec, tuple[str, ...]], Answers] | None = None
 
 
+def one_a_gpu(_: ClusterConfig) -> int:
+    """Return 1: each rank has a GPU of its own."""
+    return 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Driven(Descriptor):
     """A backend whose jobs end with the process that submitted them."""
 
     open: Callable[[ClusterConfig, Sharing], Driver]
+    slots_per_gpu: Callable[[ClusterConfig], int] = one_a_gpu  # ranks of different jobs that share one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ def describe() -> dict[str, dict[str, Any]]:
 
     shown = {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES) and not looks_secret(k)}
     kinds = known_backends()
-    packages = (*PACKAGES, "accelerate", "click", "rich", "scipy", *(p for kind in kinds for p in kind.packages))
+    packages = (*PACKAGES, "click", "rich", "scipy", *(p for kind in kinds for p in kind.packages))
     tools = (*TOOLS, *(program for kind in kinds for program in kind.programs))
     return {
         "escala": {"version": installed("escala"), "revision": _revision(), "python": platform.python_version()},

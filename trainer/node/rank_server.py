@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import importlib
@@ -33,6 +34,7 @@ from typing import Any
 from trainer.node.rank import die_with, redirect, run_and_catch
 from trainer.node.stacks import ASK, dump_on_signal
 
+CUDA_NOT_INITIALISED = 3  # CUDA_ERROR_NOT_INITIALIZED of cuda.h
 GRACE_SECONDS = 10.0  # between TERM and KILL when the owner is gone
 
 
@@ -51,9 +53,10 @@ def main() -> None:
     gc.freeze()  # shared pages stay shared: the collector never touches them
     server = RankServer(socket.socket(fileno=arguments.socket_fd))
     server.send({"ready": time.monotonic() - began, "threads": count_threads()})
+    cold = touches_cuda()
     request = server.serve()
     if request is not None:
-        run_rank(request)
+        run_cold(request) if cold else run_rank(request)
 
 
 def _preload(module: str) -> None:
@@ -68,6 +71,18 @@ def count_threads() -> int:
     """Return the number of threads of this process (0 where the system cannot tell)."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.is_dir() else 0
+
+
+def touches_cuda() -> bool:
+    """Whether something here has initialised CUDA, which no fork of this process can use then.
+
+    The driver says so: cuDeviceGetCount needs cuInit. Where no driver is loaded, nothing has.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.is_file() or "libcuda.so" not in maps.read_text():
+        return False
+    count = ctypes.c_int()
+    return bool(ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count)) != CUDA_NOT_INITIALISED)
 
 
 class RankServer:
@@ -189,6 +204,13 @@ def run_rank(request: dict[str, Any]) -> None:
     dump_on_signal(Path(request["log"]))
     _set_threads(request["env"])
     sys.exit(run_and_catch(request["argv"], Path(request["cwd"]))[0])
+
+
+def run_cold(request: dict[str, Any]) -> None:
+    """Turn this fork into a new process that imports everything itself: slower, and right whatever was preloaded."""
+    os.chdir(request["cwd"])
+    words = [sys.executable, "-m", "trainer.node.logged", request["log"], *request["argv"]]
+    os.execve(sys.executable, words, request["env"])  # noqa: S606  (a list of words, no shell)
 
 
 def _set_threads(environment: dict[str, str]) -> None:

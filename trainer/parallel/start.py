@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import HashStore
 from trainer.config.parallel import ParallelConfig, resolve_degrees
 from trainer.contract.errors import UserError
 from trainer.parallel.mesh import Mesh, build_mesh
+from trainer.plan.gpus import SLOTS_VARIABLE, slot_bytes
 
 
 def world_from_environment() -> tuple[int, int, int]:
@@ -36,12 +37,21 @@ def join_world(timeout_seconds: float, device: torch.device) -> None:
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        keep_to_slot(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         if "RANK" in os.environ:
             dist.init_process_group(backend, timeout=timeout)
         else:
             dist.init_process_group(backend, store=HashStore(), rank=rank, world_size=world, timeout=timeout)
+
+
+def keep_to_slot(device: torch.device) -> None:
+    """Have the allocator of a rank that shares its GPU take no more than its share: others get theirs."""
+    slots = int(os.environ.get(SLOTS_VARIABLE, "1"))
+    if slots > 1:
+        memory = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0, slot_bytes(memory, slots)) / memory, device)
 
 
 def start(config: ParallelConfig, device: torch.device) -> Mesh:

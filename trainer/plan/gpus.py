@@ -16,6 +16,13 @@ GIB = 2**30
 # What tensors cannot have: the driver's part, the CUDA context and NCCL's buffers, then the allocator's unused pieces.
 RESERVED, FRAGMENTED = 2 * GIB, 0.02
 
+SLOTS_VARIABLE = "ESCALA_SLOTS_PER_GPU"  # tells a rank how many processes share its GPU
+
+
+def slot_bytes(memory: int, slots: int) -> int:
+    """Return the bytes that tensors of one of `slots` processes on a GPU can have. Each has a context of its own."""
+    return int(memory * (1 - FRAGMENTED)) // slots - RESERVED
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -34,7 +41,7 @@ class Gpu:
     @property
     def usable(self) -> int:
         """Bytes that a run's tensors can have."""
-        return int(self.memory * (1 - FRAGMENTED)) - RESERVED
+        return slot_bytes(self.memory, 1)
 
     @property
     def power_limited(self) -> bool:

@@ -39,7 +39,7 @@ class ProcessPool:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=lambda: _prepare(me),
+                preexec_fn=lambda: prepare_child(me),
             )
 
     def signal(self, identity: str, number: int) -> None:
@@ -77,8 +77,8 @@ class ProcessPool:
         self.ranks.clear()
 
 
-def _prepare(parent: int) -> None:
-    """A rank that still starts must not die of the signal that asks ranks where they are."""
+def prepare_child(parent: int) -> None:
+    """Have a new process end with its parent, and not die of the signal that asks ranks where they are."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     die_with(parent)
 

@@ -1,8 +1,8 @@
 """This machine as a cluster: a queue that packs jobs into the slots (rank processes) that exist.
 
 Ranks are forked from one warm process (`trainer.node.rank_server`), so that forty tiny runs do not pay forty imports of
-torch. With GPUs each rank is a process of its own instead, since one that has touched CUDA cannot fork, and each job
-gets its own devices.
+torch. On whole GPUs each rank is a process of its own instead, since one that has touched CUDA cannot fork. On shares
+of GPUs, where ranks are small and many, they are forked by a server that leaves CUDA alone.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from launch.cluster.attached import job_id
 from launch.cluster.driven import tell
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.cluster.local.cold import ProcessPool
+from launch.cluster.local.gpus import LocalGpus
 from launch.cluster.local.warm import PRELOAD, RankPool, rank_environment, rank_variables
 from launch.cluster.logs import attempt_logs, follow_logs, rank_failure
 from launch.cluster.quoting import check_spec, sh
-from launch.cluster.this_machine import available_cores, local_gpus
+from launch.cluster.this_machine import available_cores, free_port
 from trainer.contract.attempts import Claim, claim_attempt, standstill
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PREEMPTED
@@ -77,14 +78,13 @@ class LocalBackend:
         preload: Sequence[str] = PRELOAD,
         python: str = sys.executable,
         log: Path | None = None,
+        slots_per_gpu: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if slots < 1:
             raise UserError(f"slots ({slots}) must be at least 1")
         base = dict(os.environ if environment is None else environment)
-        self.gpus = local_gpus(base)
-        if self.gpus and slots > len(self.gpus):
-            raise UserError(f"{slots} ranks at a time, but this machine has {len(self.gpus)} GPUs: one rank needs one")
+        self.gpus = LocalGpus(base, slots, slots_per_gpu)
         self.slots = slots
         self.environment = rank_environment(base, threads=threads or max(1, available_cores() // slots))
         self.clock = clock
@@ -117,6 +117,7 @@ class LocalBackend:
                 f"job {spec.name!r} needs {spec.world_size} ranks ({spec.nodes} nodes x {spec.ranks_per_node}), "
                 f"but there are {self.slots} slots; ask for fewer ranks or give more slots"
             )
+        self.gpus.check(spec.name, spec.world_size)
         self.rehearse(spec)
         unknown = [other for other in spec.after if other not in self.jobs]
         if unknown:
@@ -194,6 +195,7 @@ class LocalBackend:
         if self.pool is not None:
             self.pool.close()
             self.pool = None
+        self.gpus.close()
 
     def __enter__(self) -> LocalBackend:
         if threading.current_thread() is threading.main_thread():
@@ -221,9 +223,12 @@ class LocalBackend:
                 self.queue.remove(identity)
                 job.status = JobStatus(JobState.FAILED, reason=f"{failed[0]}, which it waits for, is not done")
             elif job.spec.world_size <= free and all(s is JobState.DONE for s in before):
-                self.queue.remove(identity)
-                free -= job.spec.world_size
-                self._start(job)
+                taken = [device for other in self.jobs.values() if other.running for device in other.devices]
+                devices = self.gpus.choose(taken, job.spec.world_size)
+                if devices is not None:
+                    self.queue.remove(identity)
+                    free, job.devices = free - job.spec.world_size, devices
+                    self._start(job)
 
     def _start(self, job: _Job) -> None:
         spec = job.spec
@@ -235,8 +240,6 @@ class LocalBackend:
         if self.pool is None:
             log = self.log or spec.run_dir / "rank_server.log"
             self.pool = self._open_pool(log)
-        taken = {device for other in self.jobs.values() if other.running for device in other.devices}
-        job.devices = tuple(device for device in self.gpus if device not in taken)[: spec.world_size]
         job.running = set(range(spec.world_size))
         port = str(free_port())
         for rank in range(spec.world_size):
@@ -247,9 +250,8 @@ class LocalBackend:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
                 "ESCALA_ATTEMPT": str(job.claim.attempt),
+                **self.gpus.environment(job.devices),
             }
-            if job.devices:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
             log = job.log_dir / f"rank_{rank}.log"
             self.pool.fork(f"{job.identity}/{rank}", spec.command, environment, spec.directory or Path.cwd(), log)
 
@@ -266,7 +268,10 @@ class LocalBackend:
             raise
 
     def _open_pool(self, log: Path) -> RankPool | ProcessPool:
-        return ProcessPool(self.python) if self.gpus else RankPool(self.environment, log, self.preload, self.python)
+        self.gpus.start(log)
+        if self.gpus and self.gpus.per_gpu == 1:
+            return ProcessPool(self.python)
+        return RankPool(self.environment, log, self.preload, self.python)
 
     def _rank_ended(self, job: _Job, rank: int, code: int) -> None:
         job.running.discard(rank)
@@ -339,11 +344,3 @@ class LocalBackend:
         assert self.pool is not None, "a job that runs was started through the pool"
         for rank in job.running:
             self.pool.signal(f"{job.identity}/{rank}", number)
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on now. Another process may take it first: callers retry."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -22,6 +22,8 @@ from trainer.node.failure import last_error_line
 # compiler behind it, whatever the optimizer: two seconds of each rank otherwise.
 PRELOAD = ("torch", "deepspeed", "trainer.session", "torch._dynamo", "deepspeed.runtime.zero.muon.original_muon")
 # While the server imports, no library may start a thread: a fork would copy its locks but not the thread.
+# Asked through NVML, CUDA stays untouched: a fork of a process that has touched it cannot use it.
+UNTOUCHED = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -53,7 +55,7 @@ class RankPool:
         with theirs, self.log.open("ab") as log:
             self.server = subprocess.Popen(
                 command,
-                env={**self.environment, **SINGLE_THREADED},
+                env={**self.environment, **SINGLE_THREADED, **UNTOUCHED},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from launch.cluster.backend import Sharing
+from launch.cluster.backend import Driven, Sharing
 from launch.cluster.backends import find_backend, is_driven
 from launch.cluster.config import LOCAL, ClusterConfig, open_driver, open_scheduler
 from launch.cluster.job import JobSpec
@@ -14,6 +14,7 @@ from launch.sweep.cells.config import SweepConfig
 from launch.sweep.execute.opened import Opened
 from launch.sweep.execute.underway import Place
 from trainer.contract.errors import UserError
+from trainer.plan.gpus import GIB, find_gpu, slot_bytes
 
 
 def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: int | None) -> Place:
@@ -22,6 +23,7 @@ def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: 
     where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
     if not is_driven(where.backend):
         return Place(where, where.job, scheduler=open_scheduler(where), name=name, at_most=at_most)
+    refuse_crowded_gpus(opened, where)
     driver = open_driver(where, Sharing(threads=1, log=opened.directory / "ranks.log"))
 
     def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
@@ -39,6 +41,25 @@ def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
         raise UserError(
             f"a cell of sweep {sweep.name!r} has {sweep.ranks} ranks, a job on {name} has {cluster.nodes} nodes x "
             f"{cluster.ranks_per_node} = {world}: set `ranks: {world}` in the sweep, or nodes and ranks_per_node there"
+        )
+
+
+def refuse_crowded_gpus(opened: Opened, where: ClusterConfig) -> None:
+    """Raise UserError where a cell's planned memory is more than its share of a GPU that ranks share."""
+    kind = find_backend(where.backend)
+    slots = kind.slots_per_gpu(where) if isinstance(kind, Driven) else 1
+    if slots == 1 or where.gpu is None:
+        return
+    gpu = find_gpu(where.gpu)
+    most = max(opened.cells, key=lambda one: one.plan.memory_bytes["total"])
+    needed = most.plan.memory_bytes["total"]
+    if needed > slot_bytes(gpu.memory, slots):
+        fit = max((n for n in range(1, slots) if needed <= slot_bytes(gpu.memory, n)), default=0)
+        way_out = f"set options.slots_per_gpu to {fit}" if fit else "no GPU of that kind holds even one of them"
+        raise UserError(
+            f"cell {most.id} is planned to take {needed / GIB:.1f} GiB, and {slots} slots of a {gpu.name} with "
+            f"{gpu.memory / GIB:.0f} GiB have {max(0, slot_bytes(gpu.memory, slots)) / GIB:.1f} GiB each "
+            f"(options.slots_per_gpu): {way_out}"
         )
 
 
