@@ -103,7 +103,7 @@ class Recipe(Section):
         if self.batch is None:
             return None
         sequences = max(self.batch.at(sizes, reach, "batch") / context_length, 1.0)
-        unit = max(2 ** (math.floor(math.log2(sequences)) - 2), 1)
+        unit = 1 << max(math.floor(math.log2(sequences)) - 2, 0)
         return max(round(sequences / unit), 1) * unit * context_length
 
     def weight_decay_at(self, sizes: dict[str, float], reach: float) -> float | None:

@@ -29,7 +29,15 @@ from launch.show.text import flops_text
 from trainer.contract.errors import UserError
 
 SAME_RUNG = 0.4  # of the ladder's narrowest step, by which the rungs of two ladders may lie apart
-ORDER = ("data", "batch.tokens_per_step", "skip_steps", "tokens", "steps", "model.context_length")  # of samples
+ORDER = (
+    "data",
+    "batch.tokens_per_step",
+    "batch.warmup",
+    "skip_steps",
+    "tokens",
+    "steps",
+    "model.context_length",
+)  # of samples
 
 
 @dataclass(frozen=True)
