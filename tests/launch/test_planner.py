@@ -158,8 +158,10 @@ def test_other_parallel_settings_are_kept() -> None:
     assert {estimate.layout.zero_stage for estimate in found.ranked} == {0, 1, 2}, "compile is refused at stage 3"
     assert any("compile gains nothing with zero_stage 3" in refused.reason for refused in found.impossible)
     assert with_parallel(run, found.best.layout).parallel.compile
-    eager = layouts(config(), world=8, gpu="H100")
-    same = next(e for e in eager.ranked if e.layout == found.best.layout)
+    plain = run_from_values(set_values(config().model_dump(mode="json"), ["parallel.compile=false"]), "test")
+    eager, chosen = layouts(plain, world=8, gpu="H100"), layouts(config(), world=8, gpu="H100")
+    same, auto = (next(e for e in all_.ranked if e.layout == found.best.layout) for all_ in (eager, chosen))
+    assert auto.time == (found.best.time if found.best.layout.zero_stage < 2 else same.time), "compile: auto"
     assert same.time.elementwise > found.best.time.elementwise and same.time.matrices == found.best.time.matrices
 
 
