@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,32 @@ DAMAGES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def whole(ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Return the losses of six steps that nothing disturbs."""
+    place = str(tmp_path_factory.mktemp("whole"))
+    losses: list[float] = ranks.run(2, run_steps, tiny(parallel={"tensor": 2}), place, 6)[0]["losses"]
+    return losses
+
+
+@pytest.fixture(scope="module")
+def four_steps(ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run that was stopped after four steps; to be copied, not to be changed."""
+    place = tmp_path_factory.mktemp("four")
+    ranks.run(2, run_steps, tiny(parallel={"tensor": 2}), str(place), 4)
+    return place
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_newest_is_passed_over_and_the_run_ends_the_same(ranks: RankPool, tmp_path: Path, damage: Any) -> None:
+def test_damaged_newest_is_passed_over_and_the_run_ends_the_same(
+    ranks: RankPool, tmp_path: Path, whole: list[float], four_steps: Path, damage: Any
+) -> None:
     config = tiny(parallel={"tensor": 2})
-    whole = ranks.run(2, run_steps, config, str(tmp_path / "whole"), 6)[0]
-    ranks.run(2, run_steps, config, str(tmp_path / "run"), 4)
+    shutil.copytree(four_steps, tmp_path / "run")
     damage(tmp_path / "run" / "checkpoints" / "step_000000004")
     resumed = ranks.run(2, run_steps, config, str(tmp_path / "run"), 6)[0]
     assert resumed["first"] == 3
-    assert resumed["losses"] == whole["losses"][3:]
+    assert resumed["losses"] == whole[3:]
     said = event(resumed, "resumed")
     (passed,) = said["passed_over"]
     assert passed["checkpoint"] == "step_000000004" and passed["problem"]
@@ -90,13 +108,12 @@ def with_a_stale_listing(config: RunConfig, root: str, stop: int) -> dict[str, A
         search.list_checkpoints = listing
 
 
-def test_a_stale_listing_on_one_rank_changes_nothing(ranks: RankPool, tmp_path: Path) -> None:
+def test_a_stale_listing_on_one_rank_changes_nothing(ranks: RankPool, tmp_path: Path, whole: list[float]) -> None:
     config = tiny(parallel={"tensor": 2})
-    whole = ranks.run(2, run_steps, config, str(tmp_path / "whole"), 5)[0]
     ranks.run(2, run_steps, config, str(tmp_path / "run"), 3)
     results = ranks.run(2, with_a_stale_listing, config, str(tmp_path / "run"), 5)
     assert [result["first"] for result in results] == [3, 3]
-    assert results[0]["losses"] == results[1]["losses"] == whole["losses"][3:]
+    assert results[0]["losses"] == results[1]["losses"] == whole[3:5]
 
 
 def with_stale_files(config: RunConfig, root: str, stop: int) -> dict[str, Any]:
