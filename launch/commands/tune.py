@@ -76,7 +76,8 @@ def tune(
     if tuned is None:
         return
     if as_json:
-        click.echo(to_json({"path": str(tuned.path), **tuned.recipe.model_dump(mode="json")}, indent=2))
+        left_out = {"no_law": tuned.no_law, "stopped": tuned.stopped}
+        click.echo(to_json({"path": str(tuned.path), **left_out, **tuned.recipe.model_dump(mode="json")}, indent=2))
     else:
         _show(tuned, config)
 
@@ -95,7 +96,7 @@ def _show_law(knob: str, law: RecipeLaw) -> None:
     for size in law.sizes:
         low, high = size.interval
         said = f"NOT TUNED: {size.problem}" if size.problem else f"95 % {low:.3g} to {high:.3g}"
-        at = "" if knob == "batch" else f"  batch {size.batch:,.0f}"
+        at = f"  batch {size.batch:,.0f}" if "batch" in law.powers else ""
         best = f"{size.best:,.0f}" if knob == "batch" else f"{size.best:.3g}"
         click.echo(f"N {size.N:>10,.0f}  D {size.D:>13,.0f}{at}  best {knob} {best}  ({said}; {size.runs} runs)")
     click.echo(f"{knob} = {law.formula}")

@@ -86,8 +86,12 @@ class Recipe(Section):
     flops: Result[float] = Field(0.0, ge=0, description="that tuning cost")
     share: Result[float] = Field(0.0, ge=0, description="of the sweep's FLOPs")
     lr: RecipeLaw
-    batch: RecipeLaw | None = Field(None, exclude_if=lambda value: value is None)
-    weight_decay: RecipeLaw | None = Field(None, exclude_if=lambda value: value is None)
+    batch: RecipeLaw | None = Field(
+        None, description="law of the batch in N and D, in tokens a step", exclude_if=lambda value: value is None
+    )
+    weight_decay: RecipeLaw | None = Field(
+        None, description="law of weight decay", exclude_if=lambda value: value is None
+    )
 
     @property
     def laws(self) -> dict[str, RecipeLaw]:

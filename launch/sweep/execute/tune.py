@@ -141,7 +141,7 @@ def _size(one: PlannedCell) -> Size:
 
 def _introduce(bench: Bench, console: Console) -> None:
     sizes, budget = "; ".join(size.name for size in bench.sizes), bench.spending.budget
-    knobs = ", then ".join(WORDS[stage.knob] for stage in bench.stages())
+    knobs = ", then ".join(WORDS[knob] for knob in bench.knobs)
     console.print(
         f"tuning {'the learning rate' if bench.knobs == ('lr',) else knobs} at {sizes}\nbudget {flops_text(budget)}, "
         f"{budget / bench.flops:.0%} of the sweep's {flops_text(bench.flops)}",
