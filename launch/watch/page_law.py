@@ -56,7 +56,7 @@ def _fitted(table: Any) -> tuple[list[Law], list[str]]:
             curve, said = None, [str(error)]
         curves += [] if curve is None else [curve]
         lines += said if len(families) == 1 else [f"{family}: {line}" for line in said]
-    return curves, lines
+    return curves, list(dict.fromkeys(lines))  # held-out cells of one size have forecasts in common
 
 
 def _ladder(table: Any, family: str) -> tuple[Law | None, list[str]]:

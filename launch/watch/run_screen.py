@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -103,10 +104,18 @@ def last_events(run_dir: RunDir, most: int) -> list[str]:
     except OSError:
         return []
     return [
-        " ".join(str(row.get(key, "")) for key in NAMED)
+        f"{_clock(row.get('time'))} {row.get('event', '')}"
         + "".join(f"  {key} {_short(value)}" for key, value in row.items() if key not in NAMED and value is not None)
         for row in reversed(rows)
     ]
+
+
+def _clock(time: object) -> str:
+    """Return month, day and time of day of a time of the record, UTC: the year and the offset fill a narrow line."""
+    try:
+        return datetime.fromisoformat(str(time)).strftime("%m-%d %H:%M:%S")
+    except ValueError:
+        return str(time or "")
 
 
 def last_lines(run_dir: RunDir, rank: int, most: int) -> list[str]:

@@ -25,6 +25,7 @@ from launch.watch.find_runs import find_runs
 from launch.watch.keys import keys_of
 from launch.watch.live import Screen, answer, page
 from launch.watch.plot import plot
+from launch.watch.run_screen import last_events
 from launch.watch.run_table import headline, run_table, short, sparkline
 from launch.watch.run_view import Reader, RunView
 from launch.watch.selection import SORTS, STATES, Selection
@@ -122,6 +123,12 @@ def test_each_command_takes_the_names_that_watch_shows(
     assert asked == [str(cell)] * 2
     refused = CliRunner().invoke(escala, [*words, "s", "--runs", str(root)], standalone_mode=False)
     assert isinstance(refused.exception, UserError) and "'s' means 4 runs" in str(refused.exception)
+
+
+def test_an_event_of_an_open_run_begins_with_a_short_time(root: Path) -> None:
+    run = RunDir(root / "s/cells/fast")
+    append_json(run.events, {"time": "2026-11-28T20:45:53+00:00", "event": "saved", "step": 3}, {"event": "odd"})
+    assert last_events(run, 2) == ["11-28 20:45:53 saved  step 3", " odd"]
 
 
 def test_a_name_near_nothing_lists_some_that_are_known(tmp_path: Path) -> None:

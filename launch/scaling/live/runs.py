@@ -98,10 +98,13 @@ def read_finished(run_dir: RunDir, eval_set: str = "held_out") -> Finished:
 
 def _norms_of(run_dir: RunDir, kind: Kind) -> tuple[Array, Array] | None:
     """Return the steps and the log norms of the matrices; None where they were recorded seldom or from late on."""
-    rows = [row for row in rows_of(run_dir.metrics, "step", "param_norms") if (norm_of(row["param_norms"]) or 0) > 0]
-    if len(rows) < FEWEST_NORMS or rows[0]["step"] > LATEST_FIRST * kind.steps:
+    rows = rows_of(run_dir.metrics, "step", "param_norms")
+    norms = [
+        (float(row["step"]), norm) for row in rows if (norm := norm_of(row["param_norms"])) is not None and norm > 0
+    ]
+    if len(norms) < FEWEST_NORMS or norms[0][0] > LATEST_FIRST * kind.steps:
         return None
-    return np.array([float(row["step"]) for row in rows]), np.log([norm_of(row["param_norms"]) for row in rows])
+    return np.array([step for step, _ in norms]), np.log([norm for _, norm in norms])
 
 
 def curve_of(run_dir: RunDir, config: RunConfig) -> tuple[Array, Array]:
