@@ -21,7 +21,7 @@ from trainer.config.parallel import Degrees
 from trainer.config.run import RunConfig
 from trainer.models.registry import cost_of
 from trainer.plan.activations import activations
-from trainer.plan.batch import BatchPlan
+from trainer.plan.batch import BatchPlan, plan_batch
 from trainer.plan.counting import count_parameters
 from trainer.plan.gpus import Gpu
 from trainer.plan.plan import Plan
@@ -43,6 +43,17 @@ def step_on_gpus(config: RunConfig, degrees: Degrees, batch: BatchPlan, gpu: Gpu
     stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
     way = way_of(config, degrees, batch, zero=stage, ranks_per_node=ranks_per_node)
     return step_time(shape_of(config.model), way, gpu, count_parameters(config.model).total)
+
+
+def seconds_on_gpus(config: RunConfig, plan: Plan, gpu: Gpu, *, ranks: int, sharing: int) -> float:
+    """Estimate the wall-clock seconds of a run on GPUs of this machine, each shared by so many ranks that are busy too.
+
+    Kernels of all take turns; what is no kernel of its own goes on beside those of the others.
+    """
+    batch = plan_batch(plan.tokens_per_step, config.model.context_length, plan.degrees.data, plan.micro_batch)
+    step = step_on_gpus(config, plan.degrees, batch, gpu, ranks_per_node=ranks)
+    busy = step.total - step.other
+    return START_SECONDS + plan.steps * max(step.total, sharing * busy)
 
 
 @cache

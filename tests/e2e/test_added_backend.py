@@ -46,7 +46,7 @@ def escala(tmp_path: Path) -> Escala:
 def test_its_options_are_printed_and_checked(escala: Escala, tmp_path: Path) -> None:
     said = json.loads(escala("keys", "--of", "cluster", "--json").stdout)
     rows = {row["key"]: row for row in said}
-    assert rows["backend"]["values"] == "local | slurm | ssh | kubernetes | through"
+    assert rows["backend"]["values"] == "local | slurm | ssh | kubernetes | accelerate | through"
     assert rows["options.command"]["meaning"] == "through: the words before `python`"
     (tmp_path / "typo.yaml").write_text("backend: through\noptions: {comand: [nice]}\n")
     refused = escala("render", "configs/run/tiny.yaml", "--cluster", str(tmp_path / "typo.yaml"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +19,17 @@ from launch.cluster.job import JobSpec, JobState
 from launch.cluster.local.gpus import LocalGpus
 from launch.cluster.local.local import LocalBackend
 from launch.cluster.local.mps import PROGRAM
+from launch.planner import device_rate
+from launch.planner.device_rate import gpu_of_this_machine, rates_file
+from launch.planner.expected import seconds_on_gpus
+from launch.planner.rates import RATES
 from launch.sweep.execute.place import refuse_crowded_gpus
+from trainer.config.load import run_from_values
 from trainer.contract.errors import UserError
+from trainer.parallel import matrix_rate
 from trainer.parallel.start import keep_to_slot
 from trainer.plan.gpus import GIB, SLOTS_VARIABLE, find_gpu, slot_bytes
+from trainer.plan.plan import make_plan
 
 TWO = {**os.environ, "CUDA_VISIBLE_DEVICES": "4,5"}
 SHOW = """
@@ -162,3 +171,45 @@ def test_cells_that_do_not_fit_into_a_share_are_refused_with_the_numbers() -> No
         refuse_crowded_gpus(opened, cluster)
     refuse_crowded_gpus(opened, ClusterConfig(gpu="H100-SXM", options={"slots_per_gpu": 2}))
     refuse_crowded_gpus(opened, ClusterConfig(gpu="H100-SXM"))
+
+
+SMI = """#!/bin/sh
+echo "NVIDIA H100 80GB HBM3"
+"""
+
+
+def test_the_rate_of_a_gpu_is_measured_once_and_kept_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path)}
+    counted = tmp_path / "counted"
+    program = f"open({str(counted)!r}, 'a').write('x'); print('{{\"name\": \"it\", \"flops\": 5e14}}')"
+    monkeypatch.setattr(device_rate, "MEASURE", ("-c", program))
+    for _ in range(2):
+        found = gpu_of_this_machine(None, environment)
+        assert found is not None and found.name == "H100-SXM" and found.flops == pytest.approx(5e14 / RATES.hopper)
+    assert counted.read_text() == "x"
+    assert json.loads(rates_file(environment).read_text()) == {"NVIDIA H100 80GB HBM3": 5e14}
+    assert gpu_of_this_machine("L40S", {"PATH": "/none", "XDG_CACHE_HOME": "/none"}) == find_gpu("L40S")
+    assert gpu_of_this_machine(None, {"PATH": "/none"}) is None
+
+
+def test_the_program_that_measures_says_a_name_and_a_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(matrix_rate, "SMALL_SIDE", 64)
+    matrix_rate.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["name"] == "cpu" and found["flops"] > 1e6
+
+
+def test_cells_that_share_a_gpu_take_turns_with_their_kernels() -> None:
+    values = {"model": {"size": "10M", "vocab_size": 1024, "context_length": 512}, "data": {}, "steps": 100,
+              "batch": {"tokens_per_step": 16384}}  # fmt: skip
+    config = run_from_values(values, "a test")
+    plan, gpu = make_plan(config, world=1, gpu=True), find_gpu("H100-SXM")
+    alone, shared = (seconds_on_gpus(config, plan, gpu, ranks=1, sharing=n) for n in (1, 4))
+    fast = seconds_on_gpus(config, plan, replace(gpu, flops=2 * gpu.flops), ranks=1, sharing=4)
+    assert alone <= shared <= 4 * alone and fast < shared

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 from trainer.models.build import build_model
 from trainer.models.common.sight import Sight, alibi_slopes
@@ -93,6 +94,39 @@ def test_blocks_are_those_that_torch_finds_by_evaluating_all_pairs(drawn: tuple[
         assert torch.equal(numbers, getattr(theirs, counts))
         listed = torch.arange(numbers.shape[-1]) < numbers[..., None]
         assert torch.equal(getattr(ours, places)[listed], getattr(theirs, places)[listed])
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_heads_of_tensor_and_sequence_ranks_are_those_of_one_process(window: int | None) -> None:
+    """Ranks attend from their heads over whole sequences (`trainer/parallel/sequence.py`)."""
+    sight = Sight(DOCUMENTS, window, alibi_slopes(4))
+    given = parts(sight, 4, 70, grad=False)
+    whole = attend.causal_attention(*given, sight, 0.0)
+    shares = [attend.causal_attention(*(x.chunk(2, 1)[r] for x in given), sight.share(r, 2), 0.0) for r in range(2)]
+    torch.testing.assert_close(torch.cat(shares, dim=1), whole)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_recomputation_sees_the_same(window: int | None) -> None:
+    sight = Sight(DOCUMENTS, window, (), {})
+    given = parts(sight, 4, 70, grad=True)
+    plain = attend.causal_attention(*given, sight, 0.0)
+    again = checkpoint(attend.causal_attention, *given, sight, 0.0, use_reentrant=False)
+    got, wanted = (torch.autograd.grad(x.square().sum(), given) for x in (again, plain))
+    torch.testing.assert_close((again, got), (plain, wanted))
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixer": {"attention": {"window": 5}}}, {"position": "alibi"}], ids=str)
+def test_reading_in_parts_with_a_state_is_reading_at_once(changes: dict[str, Any]) -> None:
+    shape = {"d_model": 32, "n_layers": 2, "n_heads": 2, "vocab_size": 61, "context_length": 70}
+    model = build_model(TransformerConfig.model_validate({**shape, **changes}), 0).eval()
+    text, state = torch.randint(0, 61, (2, 70), generator=torch.Generator().manual_seed(0)), model.initial_state()
+    cuts = [31, 1, 38]
+    with torch.no_grad():
+        pairs = zip(text.split(cuts, 1), DOCUMENTS.split(cuts, 1), strict=True)
+        read = [model(part, documents=numbers, state=state) for part, numbers in pairs]
+        whole = model(text, documents=DOCUMENTS)
+    torch.testing.assert_close(torch.cat(read, dim=1), whole, atol=2e-5, rtol=1e-4)
 
 
 class _Largest(TorchDispatchMode):

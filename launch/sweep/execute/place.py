@@ -9,7 +9,8 @@ from launch.cluster.backend import Driven, Sharing
 from launch.cluster.backends import find_backend, is_driven
 from launch.cluster.config import LOCAL, ClusterConfig, open_driver, open_scheduler
 from launch.cluster.job import JobSpec
-from launch.planner.expected import matrix_rate, seconds_on_cpu
+from launch.planner.device_rate import gpu_of_this_machine
+from launch.planner.expected import matrix_rate, seconds_on_cpu, seconds_on_gpus
 from launch.sweep.cells.config import SweepConfig
 from launch.sweep.execute.opened import Opened
 from launch.sweep.execute.underway import Place
@@ -63,7 +64,17 @@ def refuse_crowded_gpus(opened: Opened, where: ClusterConfig) -> None:
         )
 
 
-def expected_seconds(opened: Opened, at_a_time: int) -> dict[str, float]:
-    """Return how many seconds each cell takes on this machine, as far as can be said before."""
-    rate, ranks = matrix_rate(), at_a_time * opened.sweep.ranks
-    return {one.id: one.share * seconds_on_cpu(one.cell.config, one.plan, rate, ranks=ranks) for one in opened.cells}
+def expected_seconds(opened: Opened, at_a_time: int, cluster: ClusterConfig | None = None) -> dict[str, float]:
+    """Return how many seconds each cell takes on this machine, as far as can be said before; nothing elsewhere."""
+    where = cluster or LOCAL
+    kind, ranks = find_backend(where.backend), at_a_time * opened.sweep.ranks
+    if not (isinstance(kind, Driven) and kind.side_by_side):
+        return {}
+    if not opened.gpu:
+        rate = matrix_rate()
+        return {o.id: o.share * seconds_on_cpu(o.cell.config, o.plan, rate, ranks=ranks) for o in opened.cells}
+    gpu = gpu_of_this_machine(where.gpu)
+    if gpu is None:
+        return {}
+    options = {"ranks": opened.sweep.ranks, "sharing": kind.slots_per_gpu(where)}
+    return {o.id: o.share * seconds_on_gpus(o.cell.config, o.plan, gpu, **options) for o in opened.cells}

@@ -145,8 +145,9 @@ def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str,
     place = place_of(opened, cluster, name, wish.at_most)
     queued = place.scheduler is not None
     limits = Limits(queued, wish.failed)
-    at_a_time = max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
-    expected = expected_seconds(opened, at_a_time) if cluster is None else {}
+    slots = (opened.sweep.slots or 0) if cluster is None else cluster.nodes * cluster.ranks_per_node
+    at_a_time = max(1, slots // opened.sweep.ranks)
+    expected = expected_seconds(opened, at_a_time, cluster)
     if wish.dry_run or not queued:
         plan = decide(observe(Underway(opened.directory, opened.cells, place)), limits)
         console.print(sweep_table(opened.plans, expected, console.width))
