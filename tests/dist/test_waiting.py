@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,6 +73,10 @@ def marked(batch: MicroBatch) -> MicroBatch:
     return batch
 
 
+def take(engine: Any, batches: list[MicroBatch], limits: Any, launched: list[Any]) -> None:
+    launched.append(engine.launch_step(batches, 1e-3, limits))
+
+
 def waits(config: RunConfig) -> dict[str, Any]:
     """Return what waits in a step, in one with limits, in reading its outcome, in evaluating, and in the accelerator."""
     from trainer.guard.spikes import Limits
@@ -84,16 +89,17 @@ def waits(config: RunConfig) -> dict[str, Any]:
         accelerator = get_accelerator()
         accelerator.synchronize = lambda device=None: synchronised.update(["synchronize"])
     try:
-        launched = []
+        found: list[dict[str, int]] = []
         for step in range(4):  # the first ones check the ranks' tokens, and start timers
             batches = [marked(batch) for batch in batch_of(engine, step)]
             limits = Limits() if step == 3 else None
             if step == 2:
                 synchronised.clear()
-            found = counted(lambda b=batches, l=limits: launched.append(engine.launch_step(b, 1e-3, l)))
-            launched[-1].read()
-            plain, limited = (found, {}) if step == 2 else (plain if step == 3 else {}, found)
-        reading = counted(lambda: launched[-1].read())
+            launched: list[Any] = []
+            found.append(counted(partial(take, engine, batches, limits, launched)))
+            launched[0].read()
+        plain, limited = found[2:]
+        reading = counted(launched[0].read)
         losses = counted(lambda: engine.token_losses(marked(global_batch(0))))
         return {"step": plain, "limited": limited, "reading": reading, "losses": losses, "device": dict(synchronised)}
     finally:
@@ -134,7 +140,7 @@ def evaluation_waits(config: RunConfig) -> dict[str, int]:
     from trainer.evaluation.perplexity import evaluate
 
     engine = open_engine(config)
-    batches = [marked(batch_of(engine, step)[0]) for step in range(3)]
+    batches: Any = [marked(batch_of(engine, step)[0]) for step in range(3)]
     found = counted(
         lambda: evaluate(engine, engine.mesh, batches, name="held_out", position_buckets=4, text_bytes=None)
     )

@@ -81,7 +81,8 @@ def test_what_is_copied_is_what_would_be_read(tmp_path: Any) -> None:
         moved, expected = copied.step(step), plain.step(step)
         assert [m.inputs.shape for m in moved] == [e.inputs.shape for e in expected]
         assert any(torch.equal(k.inputs, expected[0].inputs) for k in kept)
-    copied.close(), plain.close()
+    copied.close()
+    plain.close()
 
 
 def test_a_token_without_a_row_is_refused_before_it_is_copied(tmp_path: Any) -> None:
