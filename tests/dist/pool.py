@@ -125,7 +125,7 @@ def in_world(rank: int, world: int, store: str, job: Callable[..., Any], argumen
 
 
 def _forget_former_engines() -> None:
-    """Undo what DeepSpeed leaves in a process: groups of a former world, and of ZeRO 3 numbers and a linear function."""
+    """Undo what DeepSpeed leaves in a process: a former world's groups, and ZeRO 3's numbers and linear function."""
     import torch
     from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
     from deepspeed.runtime.zero.partition_parameters import Init, InsertPostInitMethodToModuleSubClasses

@@ -36,7 +36,7 @@ def tiny(**sections: Any) -> RunConfig:
         "data": {},
         "batch": {"tokens_per_step": SEQUENCES * TOKENS},
         "steps": STEPS,
-        # With an eps of 1e-8, AdamW turns the rounding of the smallest gradients into steps of full size: one process in
+        # With an eps of 1e-8, AdamW makes the rounding of the smallest gradients steps of full size: one process in
         # float32 is then up to 1e-5 from float64, and processors differ by more than the tolerance of these tests.
         "optim": {"lr": 3e-3, "clip_norm": 0.5, "eps": 1e-6},
         "precision": "fp32",

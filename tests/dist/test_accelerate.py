@@ -18,9 +18,9 @@ def train_with_accelerate(zero_stage: int) -> list[float]:
     from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs
 
     from tests.dist.runs import global_batch, micro_batches
+    from trainer.engine.deepspeed.spread import without_compiled_collectives
     from trainer.models.build import build_model
     from trainer.optim.groups import parameter_groups
-    from trainer.engine.deepspeed.spread import without_compiled_collectives
 
     without_compiled_collectives()
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
@@ -37,7 +37,9 @@ def train_with_accelerate(zero_stage: int) -> list[float]:
     # On a CPU each rank believes to be alone unless the backend is named.
     accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
     model = build_model(config.model, config.seed)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.optim), lr=3e-3, betas=(0.9, 0.95), eps=config.optim.eps)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.optim), lr=3e-3, betas=(0.9, 0.95), eps=config.optim.eps
+    )
     model, optimizer = accelerator.prepare(model, optimizer)
     losses = []
     for step in range(STEPS):

@@ -22,8 +22,8 @@ def train_from(
     from trainer.checkpoint.load import load
     from trainer.checkpoint.manifest import read_manifest
     from trainer.checkpoint.save import save
-    from trainer.models.build import build_model
     from trainer.engine.build import build_engine
+    from trainer.models.build import build_model
     from trainer.parallel.start import start
 
     device = torch.device("cpu")

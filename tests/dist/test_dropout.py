@@ -18,8 +18,8 @@ def gradients(config: RunConfig) -> dict[str, Any]:
     import torch
     import torch.nn.functional as F
 
-    from trainer.models.build import build_model
     from trainer.engine.build import build_engine
+    from trainer.models.build import build_model
     from trainer.parallel.start import start
 
     masks: list[float] = []

@@ -15,8 +15,8 @@ from trainer.contract.errors import UserError
 
 
 def open_engine(config: RunConfig) -> Any:
-    from trainer.models.build import build_model
     from trainer.engine.build import build_engine
+    from trainer.models.build import build_model
     from trainer.parallel.start import start
 
     device = torch.device("cpu")
@@ -88,12 +88,16 @@ def look_up(config: RunConfig, token: int, where: str, training: bool) -> str:
 
 
 @pytest.mark.parametrize("tensor", [1, 2])
-@pytest.mark.parametrize(("token", "where", "training"), [(64, "inputs", True), (1797, "targets", False), (-1, "inputs", True)])
+@pytest.mark.parametrize(
+    ("token", "where", "training"), [(64, "inputs", True), (1797, "targets", False), (-1, "inputs", True)]
+)
 def test_a_token_without_a_row_is_refused_on_any_layout(
     ranks: RankPool, tensor: int, token: int, where: str, training: bool
 ) -> None:
     """Tensor ranks mask the ids that others hold, so an id that nobody holds would be trained on as zeros."""
-    config = tiny(parallel={"tensor": tensor}, model={"vocab_multiple_of": 48})  # rows beyond the vocabulary are no help
+    config = tiny(
+        parallel={"tensor": tensor}, model={"vocab_multiple_of": 48}
+    )  # rows beyond the vocabulary are no help
     answers = ranks.run(tensor, look_up, config, token, where, training)
     assert all(f"holds token {token}, outside the model's vocabulary of 64" in answer for answer in answers)
 

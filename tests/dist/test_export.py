@@ -76,7 +76,10 @@ def test_one_file_and_the_commands(ranks: RankPool, tmp_path: Path) -> None:
 def test_what_no_layout_holds_is_refused(ranks: RankPool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ranks.run(1, train_from, tiny(model={"norm": "layernorm"}), str(tmp_path), 0, 1, None)
     assert main([str(tmp_path), str(tmp_path / "out"), "--to", "huggingface"]) == 2
-    assert "no Hugging Face layout holds this model, so export safetensors: the model has norm layernorm" in capsys.readouterr().err
+    assert (
+        "no Hugging Face layout holds this model, so export safetensors: the model has norm layernorm"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_family_that_is_not_installed_is_said(

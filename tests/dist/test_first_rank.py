@@ -11,8 +11,8 @@ import torch.distributed as dist
 from tests.dist.pool import RankError, RankPool
 from tests.dist.runs import tiny
 from trainer.contract.errors import UserError
-from trainer.parallel.first_rank import agreed, from_first_rank, to_first_rank
 from trainer.contract.run_dir import RunDir
+from trainer.parallel.first_rank import agreed, from_first_rank, to_first_rank
 
 
 def config_read_at_another_time(root: str) -> float:

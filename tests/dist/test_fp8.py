@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from tests.dist.pool import RankPool
 from tests.dist.runs import TOKENS, reference, tiny
-from trainer.plan.plan import make_plan
 from trainer.contract.errors import UserError
 from trainer.parallel import fp8
 from trainer.parallel.fp8 import FORWARD, GRADIENT, check_gpu, linear, multiply_in_fp8, to_fp8
+from trainer.plan.plan import make_plan
 
 
 @settings(max_examples=50, deadline=None)
@@ -64,14 +64,16 @@ def test_only_the_blocks_multiply_in_fp8() -> None:
     model = build_model(tiny().model, 0)
     multiply_in_fp8(model.blocks)
     changed = {name for name, module in model.named_modules() if "forward" in vars(module)}
-    assert changed == {f"blocks.{i}.{part}" for i in (0, 1) for part in ("attn.qkv", "attn.out", "mlp.gate_up", "mlp.down")}
+    assert changed == {
+        f"blocks.{i}.{part}" for i in (0, 1) for part in ("attn.qkv", "attn.out", "mlp.gate_up", "mlp.down")
+    }
 
 
 def train(tensor: int, zero_stage: int) -> tuple[list[float], list[int]]:
     """Train in fp8 on this world as if it had the GPUs; return the losses and how many products each step took."""
     from tests.dist.runs import global_batch, micro_batches
-    from trainer.models.build import build_model
     from trainer.engine import build as module
+    from trainer.models.build import build_model
     from trainer.parallel.start import start
 
     module.check_gpu = lambda device: None  # type: ignore[attr-defined]
@@ -135,5 +137,5 @@ def test_widths_that_the_tensor_cores_do_not_take_are_refused_with_the_numbers()
 
 
 def test_what_multiplies_in_its_own_way_is_refused() -> None:
-    with pytest.raises(UserError, match="set parallel.overlap and parallel.compile to false"):
+    with pytest.raises(UserError, match=r"set parallel\.overlap and parallel.compile to false"):
         tiny(precision="fp8", device="auto", parallel={"tensor": 2, "overlap": True})

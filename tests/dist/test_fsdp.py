@@ -56,7 +56,11 @@ def test_block_options_equal_one_process(ranks: RankPool, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "parallel"),
-    [("lstm", {"zero_stage": 1}), ("gated_delta", {"zero_stage": 3, "recompute": "full"}), ("transformer-xl", {"tensor": 2})],
+    [
+        ("lstm", {"zero_stage": 1}),
+        ("gated_delta", {"zero_stage": 3, "recompute": "full"}),
+        ("transformer-xl", {"tensor": 2}),
+    ],
 )
 def test_states_are_carried(ranks: RankPool, name: str, parallel: dict[str, Any]) -> None:
     """FSDP's hooks copy what is handed to a unit, and a unit writes its new state there."""
@@ -97,8 +101,10 @@ def plain_engines() -> list[tuple[float, float]]:
     ],
     ids=["there and back", "back and there"],
 )
-def test_a_run_changes_its_engine_on_resume(ranks: RankPool, tmp_path: Path, order: list[tuple[int, int, int, str]]) -> None:
-    """Some steps on one engine, then 12 on another, then 12 on the first: the curve of one process that never stopped."""
+def test_a_run_changes_its_engine_on_resume(
+    ranks: RankPool, tmp_path: Path, order: list[tuple[int, int, int, str]]
+) -> None:
+    """Some steps on one engine, then 12 on another, then 12 on the first: one process's curve that never stopped."""
     source, curve, start = None, [], 0
     for stop, (world, tensor, zero_stage, engine) in zip((HEAD, HEAD + STEPS, HEAD + 2 * STEPS), order, strict=True):
         config = engines(tensor, zero_stage, engine)
@@ -112,7 +118,9 @@ def test_resume_on_the_same_layout_is_bit_equal(ranks: RankPool, tmp_path: Path)
     config = engines(2, 2, "fsdp")
     (whole, _), *_ = ranks.run(4, train_from, config, str(tmp_path / "a"), 0, STEPS, None)
     (head, _), *_ = ranks.run(4, train_from, config, str(tmp_path / "b"), 0, 8, None)
-    (tail, _), *_ = ranks.run(4, train_from, config, str(tmp_path / "b"), 8, STEPS, str(tmp_path / "b" / "step_000000008"))
+    (tail, _), *_ = ranks.run(
+        4, train_from, config, str(tmp_path / "b"), 8, STEPS, str(tmp_path / "b" / "step_000000008")
+    )
     assert head + tail == whole
     same = [(tmp_path / run / f"step_{STEPS:09d}" / "rank_00000.safetensors").read_bytes() for run in "ab"]
     assert same[0] == same[1]

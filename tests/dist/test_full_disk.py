@@ -76,9 +76,9 @@ def save_with_each_write_refused(config: RunConfig, root: str, full_rank: int) -
     import torch
 
     from trainer.checkpoint.keeper import Keeper
+    from trainer.engine.build import build_engine
     from trainer.guard.fence import Fence
     from trainer.models.build import build_model
-    from trainer.engine.build import build_engine
     from trainer.parallel.start import start
 
     device = torch.device("cpu")

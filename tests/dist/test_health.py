@@ -33,16 +33,15 @@ def train(root: str, killed_at: int | None = None, late: bool = False, broken: r
     """
     import torch
 
-    from trainer.loop.run import DivergedError
-    from trainer.loop.steps import train
     from trainer.config.load import load_written
     from trainer.data.order.skipping import data_step
     from trainer.guard.fence import Fence
+    from trainer.loop.run import DivergedError
+    from trainer.loop.steps import train
     from trainer.parallel.start import start
     from trainer.plan.plan import make_plan
     from trainer.plan.resolve import with_data
-    from trainer.session import open_session
-    from trainer.session import agreed_manifest
+    from trainer.session import agreed_manifest, open_session
 
     run_dir, device = RunDir(Path(root)), torch.device("cpu")
     config = load_written(run_dir.config)

@@ -26,7 +26,13 @@ STEPS = 6
 SENSITIVE = ("gated_delta", "mlstm")
 PATTERNS: dict[str, dict[str, Any]] = {  # beside the mixers alone
     "hybrid": {"pattern": ["gated_delta", "gated_delta", "gated_delta", "attention"], "n_layers": 4, "n_heads": 4},
-    "convolutions": {"pattern": ["gated_conv", "temporal_conv"], "n_heads": None, "n_layers": 4, "mlp": "none", "d_ff": None},
+    "convolutions": {
+        "pattern": ["gated_conv", "temporal_conv"],
+        "n_heads": None,
+        "n_layers": 4,
+        "mlp": "none",
+        "d_ff": None,
+    },
 }
 
 
@@ -71,7 +77,8 @@ def assert_equal(curves: list[Any], name: str, masked: bool = False) -> None:
 @pytest.mark.parametrize("name", OTHERS)
 def test_two_data_ranks_equal_one(ranks: RankPool, name: str, zero_stage: int) -> None:
     masked = zero_stage == 2 and all(
-        MIXERS[choice.name].cost_class.respects_documents for choice in run_of(name).model.mixers  # type: ignore[attr-defined]
+        MIXERS[choice.name].cost_class.respects_documents
+        for choice in run_of(name).model.mixers  # type: ignore[attr-defined]
     )
     curves = ranks.run(2, train, run_of(name, zero_stage=zero_stage), 2, masked, zero_stage == 1, STEPS)
     assert_equal(curves, name, masked)
@@ -121,7 +128,9 @@ def test_compiled_blocks_change_nothing(ranks: RankPool, name: str) -> None:
 
 def test_what_cannot_be_shared_is_refused_by_name() -> None:
     """Before any rank starts: launching and planning ask the same."""
-    with pytest.raises(UserError, match="the mixer lstm cannot be split over 2 tensor ranks: set parallel.tensor to 1"):
+    with pytest.raises(
+        UserError, match=r"the mixer lstm cannot be split over 2 tensor ranks: set parallel\.tensor to 1"
+    ):
         cost_of("transformer").check_splits(run_of("lstm").model, Degrees(1, 1, 2))
     for name in OTHERS:
         with pytest.raises(UserError, match=r"the mixer \w+ reads a sequence in order, .* parallel.sequence to 1"):

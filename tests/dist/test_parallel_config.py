@@ -15,16 +15,16 @@ from tests.dist.runs import tiny
 from trainer.checkpoint.compatible import check_architecture
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.retention import steps_to_delete
-from trainer.plan.deepspeed import deepspeed_config
-from trainer.plan.sharding import check_optimizer, effective_stage
 from trainer.config.load import run_from_values
 from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits, node_warning, resolve_degrees
 from trainer.contract.errors import UserError
 from trainer.guard.watchdog import Watchdog
 from trainer.models.roles import Constant, Role, SplitKind
 from trainer.parallel.mesh import axis_groups
-from trainer.parallel.tensor.split import split_parameter
 from trainer.parallel.tensor.shard import take_share
+from trainer.parallel.tensor.split import split_parameter
+from trainer.plan.deepspeed import deepspeed_config
+from trainer.plan.sharding import check_optimizer, effective_stage
 
 degrees = st.builds(Degrees, data=st.integers(1, 4), sequence=st.integers(1, 4), tensor=st.integers(1, 4))
 
@@ -90,7 +90,11 @@ def test_what_is_advised_for_an_odd_vocabulary_works(rows: int, tensor: int, fit
 
 @pytest.mark.parametrize(
     ("change", "refused"),
-    [({"vocab_size": 128}, ""), ({"vocab_size": 100, "vocab_multiple_of": 64}, ""), ({"vocab_size": 100}, "vocab_size is 128")],
+    [
+        ({"vocab_size": 128}, ""),
+        ({"vocab_size": 100, "vocab_multiple_of": 64}, ""),
+        ({"vocab_size": 100}, "vocab_size is 128"),
+    ],
 )
 def test_a_warm_start_may_state_the_same_rows_in_other_words(change: dict[str, int], refused: str) -> None:
     """An imported model says how many rows its embedding has, not how many of them are padding."""
@@ -156,7 +160,6 @@ def test_buckets_are_even_as_deepspeed_asks(width: int) -> None:
     values = {"model": model, "data": {}, "steps": 1, "batch": {"tokens_per_step": 2048}}
     zero = deepspeed_config(run_from_values(values, "even"), stage=1, accumulation=1, precision="fp32")
     assert zero["zero_optimization"]["allgather_bucket_size"] % 2 == 0  # type: ignore[index]
-
 
 
 def test_the_watchdog_bites_on_silence_only() -> None:

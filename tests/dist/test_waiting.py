@@ -1,4 +1,4 @@
-"""No step has the host wait for the device: nothing in it reads a tensor back, on any engine, nor asks a device to end."""
+"""No step has the host wait for the device: on any engine, nothing in it reads a tensor back or synchronises."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPERATORS = {"_local_scalar_dense", "is_nonzero", "nonzero", "_unique2", "masked
 
 
 class Calls(TorchFunctionMode):
-    """Counts what reads a tensor back by a method. Under `torch.compile` and in C++ the operators below are what counts."""
+    """Counts what reads a tensor back by a method. Where compiled and in C++ the operators below are what counts."""
 
     def __init__(self, found: Counter[str]) -> None:
         super().__init__()
@@ -53,9 +53,9 @@ class Operators(TorchDispatchMode):
         if name in OPERATORS or (name == "index" and boolean):
             self.found[name] += 1
         out = func(*args, **(kwargs or {}))
-        if name in ("_to_copy", "copy_") and not (kwargs or {}).get("non_blocking", len(args) > 2 and args[2]):
-            if len({t.device for t in tree_leaves((args, out)) if isinstance(t, torch.Tensor)}) > 1:
-                self.found["copy"] += 1
+        copies = name in ("_to_copy", "copy_") and not (kwargs or {}).get("non_blocking", len(args) > 2 and args[2])
+        if copies and len({t.device for t in tree_leaves((args, out)) if isinstance(t, torch.Tensor)}) > 1:
+            self.found["copy"] += 1
         return out
 
 
@@ -78,7 +78,7 @@ def take(engine: Any, batches: list[MicroBatch], limits: Any, launched: list[Any
 
 
 def waits(config: RunConfig) -> dict[str, Any]:
-    """Return what waits in a step, in one with limits, in reading its outcome, in evaluating, and in the accelerator."""
+    """Return what waits in a step, in one with limits, in reading its outcome, in evaluating, in the accelerator."""
     from trainer.guard.spikes import Limits
 
     engine = open_engine(config)
@@ -127,9 +127,13 @@ def test_a_step_reads_nothing_back(ranks: RankPool, engine: str, zero_stage: int
 def test_the_counters_see_what_waits() -> None:
     x = torch.ones(3)
     cases = {
-        "item": lambda: x[0].item(), "tolist": lambda: x.tolist(), "cpu": lambda: x.cpu(), "__bool__": lambda: bool(x[0]),
-        "__float__": lambda: float(x[0]), "index": lambda: x[x > 0],
-    }  # fmt: skip
+        "item": lambda: x[0].item(),
+        "tolist": lambda: x.tolist(),
+        "cpu": lambda: x.cpu(),
+        "__bool__": lambda: bool(x[0]),
+        "__float__": lambda: float(x[0]),
+        "index": lambda: x[x > 0],
+    }
     for name, case in cases.items():
         assert counted(case).get(name) == 1, name
     assert counted(lambda: torch.ones(()).isfinite().item())["_local_scalar_dense"] == 1
