@@ -69,10 +69,12 @@ def by_document(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout
     if len(lengths) == B:
         return causal_attention(query, key, value, apart, dropout)
     # One row of B T tokens is cut by one node of the graph, whose gradient is one concatenation.
-    rows = (x.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None] for x in (query, key, value))
-    parts = zip(*(row.split(lengths, dim=2) for row in rows), strict=True)
-    mixed = [causal_attention(*part, apart, dropout).transpose(1, 2) for part in parts]
-    return torch.cat(mixed, dim=1)[0].unflatten(0, (B, T)).transpose(1, 2)
+    queries, keys, values = (
+        x.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None].split(lengths, dim=2) for x in (query, key, value)
+    )
+    mixed = [causal_attention(*part, apart, dropout) for part in zip(queries, keys, values, strict=True)]
+    found: Tensor = torch.cat([x.transpose(1, 2) for x in mixed], dim=1)[0].unflatten(0, (B, T))
+    return found.transpose(1, 2)
 
 
 def banded_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dropout: float) -> Tensor:
@@ -81,7 +83,7 @@ def banded_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight, dr
     assert w is not None
     blocks = -(-T // w)
     alone = sight._replace(window=None, made=None)
-    first = causal_attention(*(x[:, :, :w] for x in (query, key, value)), alone, dropout)
+    first = causal_attention(query[:, :, :w], key[:, :, :w], value[:, :, :w], alone, dropout)
 
     def cut(x: Tensor, size: int) -> Tensor:
         """(B, H, n w, K) to (B n, H, size, K), `w` further each, zeros at the end."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ def flexible_attention(query: Tensor, key: Tensor, value: Tensor, sight: Sight) 
     if place not in made:
         made[place] = block_mask(sight, T, query.device)
     # A compiled model compiles it as a part of itself. On a processor, which tests use, all pairs are evaluated.
-    attend = _compiled() if query.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    apart = query.is_cuda and not torch.compiler.is_compiling()
+    attend = _compiled() if apart else cast(Callable[..., Any], flex_attention)
     grouped = query.shape[1] != key.shape[1]
     score = _alibi(sight.slopes, query.device) if sight.slopes else None
     mixed: Tensor = attend(query, key, value, score_mod=score, block_mask=made[place], enable_gqa=grouped)
