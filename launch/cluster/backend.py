@@ -151,6 +151,7 @@ class Queued(Descriptor):
 
     open: Callable[[ClusterConfig], Scheduler]
     arrays: bool = False  # takes several runs as one job; else they are submitted one after the other
+    start: Callable[[ClusterConfig, JobSpec], str] | None = None  # what a person types, where nothing starts by itself
     dependencies: bool = False  # a job can wait for others: `escala submit --after`
     task_ids: Callable[[JobSpec, str], list[str]] = one_id_each  # from an array and its id
     array_of: Callable[[str], str] = no_array  # the id of a task's array, by which `submit` named it

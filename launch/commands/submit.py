@@ -115,6 +115,8 @@ def _lay_out(wanted: Submission, spec: JobSpec, backend: Backend, cluster: str) 
 
 def _queue(scheduler: Scheduler, spec: JobSpec, wanted: Submission, cluster: str, runs: Path, as_json: bool) -> None:
     """Hand a job to a scheduler, record it, and say how to ask for it."""
+    from launch.cluster.backend import Queued
+    from launch.cluster.backends import find_backend
     from launch.cluster.config import lasting_name
     from launch.run.run_state import begun_again
     from launch.run.runs_root import runs_flag
@@ -128,8 +130,14 @@ def _queue(scheduler: Scheduler, spec: JobSpec, wanted: Submission, cluster: str
     if as_json:
         click.echo(json.dumps(row.to_json()))
         return
+    place, kind = runs_flag(runs), find_backend(wanted.cluster.backend)
+    if isinstance(kind, Queued) and kind.start is not None:
+        click.echo(
+            f"laid out {spec.name} as job {job}: {spec.run_dir}\nstart it with\n  {kind.start(wanted.cluster, spec)}"
+        )
+        click.echo(f"  escala logs -f {job}{place}\n  escala jobs{place}")
+        return
     click.echo(f"submitted {spec.name} as {wanted.cluster.backend} job {job}: {spec.run_dir}")
-    place = runs_flag(runs)
     click.echo(f"  escala logs -f {job}{place}\n  escala jobs{place}\n  escala cancel {job}{place}")
 
 

@@ -37,7 +37,7 @@ def test_a_run_is_started_by_accelerate(prepared: Path, rank_pool: RankPool, tmp
     backend = AccelerateBackend(python=sys.executable)
     job = backend.submit(spec)
     assert backend.status([job])[job].state is JobState.PENDING
-    command = backend.render(spec).splitlines()[1].removeprefix("#")
+    command = backend.start(spec)
     environment = rank_environment(os.environ, threads=1)
     subprocess.run(shlex.split(command), cwd=ROOT, env=environment, check=True, timeout=300)
     assert backend.status([job])[job].state is JobState.DONE

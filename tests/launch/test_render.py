@@ -325,6 +325,7 @@ def test_accelerate_reads_its_configuration(tmp_path: Path) -> None:
     assert (found.num_machines, found.num_processes, found.main_process_ip) == (2, 8, "10.0.0.1")
     assert (found.distributed_type.value, found.mixed_precision, found.dynamo_config) == ("MULTI_GPU", "no", {})
     assert "--machine_rank N -m trainer.train --run-dir /shared/runs/tiny\n" in text
+    assert f"#   {AccelerateBackend(python='python').start(spec)}\n" in text
     alone = yaml.safe_load(AccelerateBackend(python="python").render(JobSpec("x", TRAIN, tmp_path)))
     assert (alone["distributed_type"], alone["num_processes"]) == ("NO", 1)
 

@@ -42,9 +42,6 @@ class AccelerateBackend:
             raise UserError(
                 f"job {spec.name!r} has {spec.nodes} nodes, which must find the first: set options.main_process_ip"
             )
-        words = "".join(f" {sh(word)}" for word in spec.command)
-        start = f"{sh(self.python)} -m accelerate.commands.launch --config_file {sh(spec.run_dir / FILE)}"
-        number = " --machine_rank N" if spec.nodes > 1 else ""
         where = f"on each of {spec.nodes} machines, N from 0 on" if spec.nodes > 1 else "on this machine"
         values = {
             "compute_environment": "LOCAL_MACHINE",
@@ -59,8 +56,14 @@ class AccelerateBackend:
             "use_cpu": False,
         }
         kept = {key: value for key, value in values.items() if value is not None}
-        head = f"# {where}, in {spec.directory or Path.cwd()}:\n#   {start}{number}{words}\n"
+        head = f"# {where}, in {spec.directory or Path.cwd()}:\n#   {self.start(spec)}\n"
         return head + yaml.safe_dump(kept, sort_keys=False)
+
+    def start(self, spec: JobSpec) -> str:
+        """Return the command that starts the run."""
+        words = "".join(f" {sh(word)}" for word in spec.command)
+        number = " --machine_rank N" if spec.nodes > 1 else ""
+        return f"{sh(self.python)} -m accelerate.commands.launch --config_file {sh(spec.run_dir / FILE)}{number}{words}"
 
     def rehearse(self, spec: JobSpec) -> None:
         """Raise UserError where the file could not be written."""

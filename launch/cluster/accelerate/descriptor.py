@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from launch.cluster.backend import Queued, Scheduler
+from launch.cluster.backend import Queued
 from launch.cluster.job import JobSpec
 from trainer.config.base import Section
 
 if TYPE_CHECKING:
+    from launch.cluster.accelerate.backend import AccelerateBackend
     from launch.cluster.config import ClusterConfig
 
 
@@ -21,18 +22,18 @@ class AccelerateOptions(Section):
     main_process_port: int = Field(29500, gt=0, lt=65536, description="port there")
 
 
-def _open(cluster: ClusterConfig) -> Scheduler:
+def _open(cluster: ClusterConfig) -> AccelerateBackend:
     from launch.cluster.accelerate.backend import AccelerateBackend
 
     return AccelerateBackend(python=cluster.interpreter)
 
 
+def _start(cluster: ClusterConfig, spec: JobSpec) -> str:
+    return _open(cluster).start(spec)
+
+
 def _reach(_: ClusterConfig) -> str:
     return "nobody is asked: runs are started with `accelerate launch`"
-
-
-def _warnings(spec: JobSpec) -> list[str]:
-    return [f"nothing starts {spec.name} by itself: the first lines of accelerate.yaml say with which command you do"]
 
 
 ACCELERATE = Queued(
@@ -41,6 +42,6 @@ ACCELERATE = Queued(
     options=AccelerateOptions,
     open=_open,
     reach=_reach,
-    warnings=_warnings,
+    start=_start,
     packages=("accelerate",),
 )

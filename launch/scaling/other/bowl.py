@@ -175,8 +175,10 @@ def _solve(trials: Trials, bowl: Bowl) -> tuple[Bowl, Array]:
         for _ in range(12):
             step = np.linalg.lstsq(gram + damping * np.diag(np.diag(gram) + 1e-300), slope, rcond=None)[0]
             moved = _moved(bowl, step)
-            after = _residuals(trials, moved, weights)
-            if float(weights @ after**2) <= before:
+            with np.errstate(over="ignore", invalid="ignore"):  # a step so far that it overflows is not taken
+                after = _residuals(trials, moved, weights)
+                total = float(weights @ after**2)
+            if total <= before:
                 bowl, off, damping = moved, after, max(damping / 10, 1e-12)
                 break
             damping *= 10
