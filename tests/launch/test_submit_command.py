@@ -127,3 +127,14 @@ def test_earlier_attempts_and_the_batch_output_are_shown(place: Path) -> None:
     assert show("--batch").stdout == "module: cuda is loaded\n"
     assert "has no attempt 3 (there are: 1, 2)" in str(show("--attempt", "3").exception)
     assert "leave out --attempt and --batch" in str(show("-f", "--batch").exception)
+
+
+def test_a_run_that_nothing_starts_is_laid_out_with_the_command_that_does(place: Path) -> None:
+    tiny = str(ROOT / "configs" / "run" / "tiny.yaml")
+    words = [tiny, "--cluster", "accelerate", "--runs", str(place / "runs"), "--set", "model.vocab_size=512"]
+    done = CliRunner().invoke(submit, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    file = place / "runs" / "tiny" / "accelerate.yaml"
+    assert f"laid out tiny as job accelerate-tiny: {file.parent}\nstart it with\n" in done.output
+    assert f"-m accelerate.commands.launch --config_file {file} -m trainer.train" in done.output
+    assert "submitted" not in done.output and "cancel" not in done.output and file.exists()
