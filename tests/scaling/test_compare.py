@@ -149,6 +149,15 @@ def test_a_single_difference_is_the_change_and_a_moved_sweep_is_still_read(tmp_p
     assert [(one["key"], one["kind"]) for one in found["found"]] == [("model.qk_norm", "change")]
 
 
+def test_a_section_that_one_side_lacks_is_one_difference(tmp_path: Path):
+    base = write_ledger(tmp_path / "a", written(ladder_rows(), tmp_path / "runs" / "a"))
+    optim = {"parametrization": "mup", "base": {"d_model": 8}, "lr": 0.01}
+    variant = write_ledger(tmp_path / "b", written(ladder_rows(1.2), tmp_path / "runs" / "b", optim=optim))
+    keys = {one["key"]: one["kind"] for one in answer(base, variant, "--change", "optim")["differences"]["found"]}
+    assert keys["optim.base"] == keys["optim.parametrization"] == "change"
+    assert not [key for key in keys if key.startswith("optim.base.")]
+
+
 def tried(rows: Rows, worse: tuple[float, float]) -> Rows:
     """Add trials at a lower and a higher learning rate, so much worse in log loss than the middle one."""
     found = list(rows)

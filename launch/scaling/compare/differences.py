@@ -72,8 +72,9 @@ def differences(
         values = [
             _values(row, settings if all(both) else {}) for row, settings in zip((base, variant), both, strict=True)
         ]
-        for key in dict.fromkeys([*values[0], *values[1]]):
-            one, other = values[0].get(key), values[1].get(key)
+        sides = _flat(values[0], values[1]), _flat(values[1], values[0])
+        for key in dict.fromkeys([*sides[0], *sides[1]]):
+            one, other = sides[0].get(key), sides[1].get(key)
             if key not in compared and not _equal(one, other):
                 seen.setdefault(key, []).append((_shown(one), _shown(other)))
     beside = [key for key in seen if key not in FOLLOW and key not in COLUMNS]
@@ -83,14 +84,14 @@ def differences(
 
 
 def settings_of(row: Row, ledger: Path) -> dict[str, object]:
-    """Return what determines the result of a run, by dotted key, as its directory says; empty where that is gone."""
+    """Return what determines the result of a run, by section, as its directory says; empty where that is gone."""
     folder = ledger if ledger.is_dir() else ledger.parent
     for root in (Path(str(row.get("run_dir", ""))), folder / "cells" / str(row["cell"])):
         run_dir = RunDir(root)
         if not run_dir.config.is_file():
             continue
         try:
-            found = dict(_flat(determining(load_run(run_dir.config), Determines.RESULT)))
+            found = determining(load_run(run_dir.config), Determines.RESULT)
         except UserError:  # of another version of the schema
             return {}
         return {**found, **_precision(run_dir)}
@@ -105,18 +106,23 @@ def _precision(run_dir: RunDir) -> dict[str, object]:
         return {}
 
 
-def _flat(values: Mapping[str, object], above: str = "") -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
+def _flat(values: Mapping[str, object], others: Mapping[str, object], above: str = "") -> dict[str, object]:
+    """Return values by dotted key; a section that the other side has not is one value."""
+    found: dict[str, object] = {}
     for key, value in values.items():
-        name = f"{above}{key}"
-        found += _flat(value, f"{name}.") if isinstance(value, dict) and value else [(name, value)]
+        name, other = f"{above}{key}", others.get(key)
+        if name not in NO_MEANING:
+            if isinstance(value, dict) and isinstance(other, dict):
+                found |= _flat(value, other, f"{name}.")
+            else:
+                found[name] = value
     return found
 
 
 def _values(row: Row, settings: Mapping[str, object]) -> dict[str, object]:
     columns = {key: row.get(key) for key in (*COLUMNS, *FOLLOW)}
     stated = settings or (row.get("settings") or {})
-    return {**columns, **{key: value for key, value in stated.items() if key not in NO_MEANING and key not in columns}}
+    return {**columns, **{key: value for key, value in stated.items() if key not in columns}}
 
 
 def _equal(one: object, other: object) -> bool:
