@@ -135,6 +135,7 @@ def _forget_former_engines() -> None:
     for name, value in list(vars(groups).items()):  # of a world that is gone
         if isinstance(value, ProcessGroup):
             setattr(groups, name, None)
+    torch._dynamo.reset()  # compiled code of a former model
     groups.mpu = None  # the groups of a former engine with tensor ranks, which one without would ask
     Init.param_id = 0
     DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0

@@ -44,6 +44,8 @@ def tiny(**sections: Any) -> RunConfig:
     }  # fmt: skip
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    if values["optim"].get("name") == "sgd":  # which has no eps
+        del values["optim"]["eps"]
     return parse_section(RunConfig, values, "tiny")
 
 

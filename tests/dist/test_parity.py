@@ -77,7 +77,7 @@ RISE = (2, 2, 2, 4, 4, 4)  # sequences of the first steps, and then 8
 
 @functools.cache
 def risen(masked: bool) -> list[tuple[float, float]]:
-    return reference(tiny(), masked=masked, sizes=RISE)
+    return reference(tiny(), 20, masked=masked, sizes=RISE)
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,8 @@ def test_the_order_of_the_data_has_the_seed_that_is_its_own(monkeypatch: pytest.
     from trainer import session
 
     monkeypatch.setattr(session, "open_batches", lambda _data, **asked: asked["seed"])
-    plan, mesh = SimpleNamespace(sequences_per_step=1, micro_batch=1, steps=1), SimpleNamespace(dp_rank=0, dp_size=1)
+    plan = SimpleNamespace(sequences_per_step=1, micro_batch=1, steps=1, ramp=None)
+    mesh = SimpleNamespace(dp_rank=0, dp_size=1)
     for data, wanted in (({}, 3), ({"seed": 5}, 5)):
         run = run_from_values({**RUN, "seed": 3, "data": {"name": "x", **data}}, "t")
         assert session._open_batches(run, plan, None, mesh, torch.device("cpu"), None, ()) == wanted

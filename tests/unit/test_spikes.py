@@ -80,7 +80,7 @@ def test_a_window_goes_on_after_a_restart(values: list[tuple[float, float]], dat
 def rule(**settings: Any) -> tuple[Health, list[str], list[dict[str, Any]]]:
     asked: list[str] = []
     events: list[dict[str, Any]] = []
-    guard = GuardConfig(window=10, **settings)
+    guard = GuardConfig.model_validate({**({} if settings.get("spike") == "off" else {"window": 10}), **settings})
     return (
         Health(guard, ask=asked.append, event=lambda name, **row: events.append({"event": name, **row})),
         asked,
@@ -92,7 +92,7 @@ def rule(**settings: Any) -> tuple[Health, list[str], list[dict[str, Any]]]:
     ("spike", "asked"), [("continue", []), ("skip", []), ("rollback", [ROLL_BACK] * 2), ("stop", [HALT] * 2)]
 )
 def test_rules_ask_after_so_many_spikes_in_a_row(spike: str, asked: list[str]) -> None:
-    health, found, events = rule(spike=spike, patience=2)
+    health, found, events = rule(spike=spike, **({"patience": 2} if asked else {}))
     steps = [3.0] * 10 + [9.0, 3.0, 9.0, 9.0, 9.0]
     for step, loss in enumerate(steps, 1):
         assert (health.limits() is None) == (spike != "skip")
