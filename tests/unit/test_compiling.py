@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from tests.dist.runs import tiny
+from trainer.engine.compiled import GRAPHS, compile_blocks
 from trainer.plan.compiling import compiles, why_not_compiled
 from trainer.plan.plan import make_plan
 
@@ -39,3 +42,32 @@ def test_what_is_asked_for_is_done(asked: bool, gpu: bool) -> None:
 def test_auto_leaves_alone_what_was_never_compared(sections: Any, reason: str) -> None:
     config = tiny(**sections)
     assert reason in str(why_not_compiled(config)) and not compiles(config, gpu=True)
+
+
+class Traced(nn.Module):
+    """Compiled as far as torch._dynamo goes, whose limits are asked here."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+    def compile(self, *_: object, **__: object) -> None:
+        super().compile(backend="eager", dynamic=False)
+
+
+def test_a_block_that_is_compiled_too_often_ends_the_run_and_is_not_run_otherwise() -> None:
+    """One rank that ran a block uncompiled beside a compiled peer had gradients summed in another order, and wrong."""
+    from torch._dynamo import config, reset
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    reset()
+    with config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
+        block = Traced()
+        compile_blocks([block])
+        assert config.recompile_limit == GRAPHS
+        for rows in range(1, 12):  # more than torch's own limit
+            assert block(torch.ones(rows, 2)).shape == (rows, 2)
+        config.recompile_limit = 12
+        with pytest.raises(FailOnRecompileLimitHit):
+            for rows in range(12, 15):
+                block(torch.ones(rows, 2))
+    reset()

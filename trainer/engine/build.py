@@ -6,7 +6,7 @@ import torch
 
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
-from trainer.engine.compiled import can_compile
+from trainer.engine.compiled import can_compile, compile_blocks
 from trainer.engine.engine import Engine
 from trainer.engine.protocol import Library
 from trainer.engine.recompute import recompute_blocks
@@ -45,8 +45,7 @@ def build_engine(
     recompute_blocks(model, config.parallel.recompute)
     model.loss_terms = LossTerms(config.optim.label_smoothing, config.optim.z_loss)
     if compiles(config, gpu=device.type == "cuda") and (config.parallel.compile is True or can_compile()):
-        for block in model.blocks:
-            block.compile()
+        compile_blocks(model.blocks)
     sharded = library.spread(model, config, mesh, splits, lr=lr, accumulation=accumulation, device=device)
     return Engine(sharded, config, mesh, splits, accumulation, device)
 

@@ -1,9 +1,14 @@
-"""Whether torch.compile can, and how often it did: a count that goes on growing is time that does not train."""
+"""Compiled blocks, and how often torch.compile made one: a count that goes on growing is time that does not train."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
+
+from torch import nn
+
+GRAPHS = 64  # of one block, for its kinds and shapes; torch's own limit is 8
 
 
 def can_compile() -> bool:
@@ -12,6 +17,20 @@ def can_compile() -> bool:
         return True
     print("warning: blocks are not compiled: parallel.compile is auto, and triton is not installed", file=sys.stderr)
     return False
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Compile each block, on this rank as on all.
+
+    Beyond its limit torch runs a block uncompiled, with a mere warning. Where one rank alone does, its gradients come
+    in another order than those of its peers, and DeepSpeed, which sums them in the order in which they come, trains on
+    wrong ones. So the limit is higher here, and meeting it raises.
+    """
+    from torch._dynamo import config  # only where something is compiled: it takes seconds to import
+
+    config.recompile_limit, config.fail_on_recompile_limit_hit = GRAPHS, True
+    for block in blocks:
+        block.compile()
 
 
 def compiled_graphs() -> dict[str, int]:
