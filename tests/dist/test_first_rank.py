@@ -73,3 +73,18 @@ def broken() -> str:
 def test_a_bug_in_the_first_does_not_leave_the_others_waiting(ranks: RankPool) -> None:
     with pytest.raises(RankError, match="ZeroDivisionError"):
         ranks.run(2, broken, timeout=90)
+
+
+def found_where(has_triton: tuple[bool, ...]) -> bool:
+    from unittest.mock import patch
+
+    from trainer.engine import compiled
+
+    with patch.object(compiled, "find_spec", lambda _: object() if has_triton[dist.get_rank()] else None):
+        return compiled.can_compile(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("has_triton", [(True, True), (True, False)])
+def test_all_ranks_compile_or_none(ranks: RankPool, has_triton: tuple[bool, ...]) -> None:
+    """Gradients of a compiled rank and one that is not come in different orders, and are summed as they come."""
+    assert ranks.run(2, found_where, has_triton) == [all(has_triton)] * 2

@@ -44,7 +44,7 @@ def build_engine(
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
     model.loss_terms = LossTerms(config.optim.label_smoothing, config.optim.z_loss)
-    if compiles(config, gpu=device.type == "cuda") and (config.parallel.compile is True or can_compile()):
+    if compiles(config, gpu=device.type == "cuda") and (config.parallel.compile is True or can_compile(device)):
         compile_blocks(model.blocks)
     sharded = library.spread(model, config, mesh, splits, lr=lr, accumulation=accumulation, device=device)
     return Engine(sharded, config, mesh, splits, accumulation, device)
