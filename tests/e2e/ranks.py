@@ -131,6 +131,16 @@ class Ranks:
         while self.rows() < rows and self.alive() and time.monotonic() < deadline:
             self.hear(pause)
 
+    def until_saved(self, step: int) -> None:
+        """Wait until a checkpoint of this step or a later one is complete: saving goes on while the run does."""
+        deadline = time.monotonic() + PATIENCE
+        while self._saved() < step and self.alive() and time.monotonic() < deadline:
+            self.hear(0.02)
+
+    def _saved(self) -> int:
+        latest = self.run_dir.latest
+        return int(latest.read_text().strip().removeprefix("step_")) if latest.exists() else 0
+
     def rows(self) -> int:
         """Return how many rows the run has recorded."""
         path = self.run_dir.metrics

@@ -77,7 +77,7 @@ def test_a_full_disk_ends_the_run_aloud_and_room_lets_it_go_on(
     expected = make(rank_pool, prepared, tmp_path / "whole", 30).finish()
     ranks = make(rank_pool, prepared, tmp_path / "run", 30)
     ranks.start()
-    ranks.until_rows(12)
+    ranks.until_saved(10)
     rank_pool.signal("1/1", signal.SIGKILL)
     ranks.end(time.monotonic() + PATIENCE)
     newest = ranks.run_dir.latest.read_text()

@@ -52,7 +52,7 @@ def test_all_ranks_and_restarts_keep_to_what_was_published_when_the_run_began(
     wait_until(lambda: bool(ranks.events("started")))
     os.killpg(preparation.pid, signal.SIGCONT)
     assert preparation.wait(timeout=120) == 0
-    ranks.until_rows(7)
+    ranks.until_saved(5)
     for name in ranks.alive():
         rank_pool.signal(name, signal.SIGKILL)
     ranks.end(time.monotonic() + PATIENCE)

@@ -39,7 +39,7 @@ def test_killed_and_resumed_the_losses_are_those_of_an_undisturbed_run(
     expected = Ranks(rank_pool, config, tmp_path / "whole", 2).finish()
     ranks = Ranks(rank_pool, config, tmp_path / "killed", 2)
     ranks.start()
-    ranks.until_rows(6)
+    ranks.until_saved(4)
     rank_pool.signal(f"{ranks.attempt}/1", signal.SIGKILL)
     ranks.end(time.monotonic() + 45)
     shutil.copytree(ranks.run_dir.root, tmp_path / "alone")
