@@ -37,14 +37,17 @@ from trainer.node.arguments import Node, node_of, parse
 from trainer.node.claiming import or_standstill
 from trainer.node.compile_cache import with_compile_cache
 from trainer.node.echo import Echo
-from trainer.node.error_files import endings
+from trainer.node.error_files import ENDS, endings
 from trainer.node.failure import last_error_line, oom_kills, port_was_taken, why_ended
 from trainer.node.first_failure import Ending, first_failure
 from trainer.node.gathering import Leave, gather, leaving_when_told
 from trainer.node.meeting import Meeting, Party
 from trainer.node.rank import die_with
 from trainer.node.stacks import ASK
-from trainer.node.watch import Watch
+from trainer.node.watch import ANSWER_SECONDS, LOOK_SECONDS, Watch
+
+# With the store of its rendezvous, so that other nodes look and ask before their own torchrun misses it.
+STAYS = LOOK_SECONDS + ANSWER_SECONDS + 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,7 +86,18 @@ def run_torchrun(node: Node, meeting: Meeting, errors: Path) -> int:
             preexec_fn=lambda: _prepare(me),
         )
     watch, echo = Watch(node, torchrun), Echo(errors)
-    code = watch.until_end(echo.go_on if node.echo else lambda: None)
+
+    blamed = False
+
+    def meanwhile() -> None:
+        nonlocal blamed
+        if node.echo:
+            echo.go_on()
+        if not (blamed or watch.asked_to_stop) and (errors / ENDS).exists():
+            blamed = True
+            _tell_other_nodes(node, watch, errors)
+
+    code = watch.until_end(meanwhile)
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, ASK):
         signal.signal(number, signal.SIG_IGN)  # the code that this agent leaves with must not be lost now
     if node.echo:
@@ -122,7 +136,13 @@ def torchrun_command(node: Node, meeting: Meeting, errors: Path) -> list[str]:
     port = node.rendezvous.rpartition(":")[2]
     address = f"[{meeting.address}]" if ":" in meeting.address else meeting.address
     return [
-        *(sys.executable, "-m", "trainer.node.torchrun", str(errors)),
+        *(
+            sys.executable,
+            "-m",
+            "trainer.node.torchrun",
+            str(errors),
+            str(STAYS if node.nodes > 1 and node.is_host else 0),
+        ),
         f"--nnodes={node.nodes}",
         f"--nproc-per-node={node.ranks}",
         "--rdzv-backend=c10d",
@@ -179,6 +199,13 @@ def _report(node: Node, watch: Watch, code: int, own_log: Path, errors: Path) ->
     if port_was_taken(log):
         return EXIT_PORT_TAKEN
     return first.code if first.code in AGREED_EXITS or 0 < first.code < EXIT_PREEMPTED else EXIT_FAILED
+
+
+def _tell_other_nodes(node: Node, watch: Watch, errors: Path) -> None:
+    """Record which rank failed while torchrun still stays, so that their agents ask where their ranks are."""
+    first = first_failure(_endings(node, watch, errors))
+    if first is not None and first.code not in AGREED_EXITS:
+        first.write(node.logs)
 
 
 def _endings(node: Node, watch: Watch, errors: Path) -> list[Ending]:

@@ -18,6 +18,7 @@ from trainer.node.stacks import ASK
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between looks at the run directory
+ANSWER_SECONDS = 0.5  # in which a rank writes its stacks; a signal that ends it may overtake the one that asks for them
 PEER_GRACE = 10.0  # for ranks whose peers on another node have failed
 
 
@@ -70,6 +71,7 @@ class Watch:
         elif self.kill_at is None and any(self.node.logs.glob("failure_*.json")):
             self.kill_at = now + PEER_GRACE
             self._ask_where()
+            time.sleep(ANSWER_SECONDS)
             self._send(signal.SIGTERM)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
