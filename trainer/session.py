@@ -121,7 +121,7 @@ def agreed_manifest(data: DataConfig, run_dir: RunDir, device: torch.device) -> 
 def agreed_config(mine: RunConfig, run_dir: RunDir, device: torch.device) -> RunConfig:
     """Return the configuration that the first rank read: another may have seen the file of an earlier attempt."""
     values = parse_yaml(from_first_rank(lambda: dump(mine), device))
-    return run_from_values(values, str(run_dir.config))
+    return run_from_values(values, str(run_dir.config), written=True)
 
 
 def open_session(

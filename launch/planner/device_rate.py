@@ -47,6 +47,8 @@ def kept_rate(driver: str, environment: Mapping[str, str]) -> float | None:
         found = json.loads(_said((sys.executable, *MEASURE), environment))
     except ValueError:
         return None
+    if found["name"] != driver:  # torch computes on another GPU than the driver names first
+        return None
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, to_json({**rates, driver: found["flops"]}, indent=1) + "\n")
     return float(found["flops"])

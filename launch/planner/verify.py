@@ -21,7 +21,7 @@ TIMEOUT_SECONDS = 900
 
 def with_layout(config: RunConfig, layout: Layout) -> RunConfig:
     """Return the run with a layout's settings."""
-    return run_from_values(set_values(config.model_dump(mode="json"), layout.settings()), "the layout")
+    return run_from_values(set_values(config.model_dump(mode="json"), layout.settings()), "the layout", written=True)
 
 
 def verify(config: RunConfig, layout: Layout, world: int) -> dict[str, object]:

@@ -79,8 +79,8 @@ def run_table(plan: Plan, seconds: float | None) -> Table:
         "learning rate": f"{plan.lr:.3g}, warm-up {plan.warmup_steps} steps",
         "memory of a rank": _parts(plan.memory_bytes, size),
     }
-    if plan.rising_batch:
-        stages = ", ".join(f"{batch} for {steps} steps" for batch, steps in plan.rising_batch)
+    if plan.batch_warmup:
+        stages = ", ".join(f"{batch} for {steps} steps" for batch, steps in plan.batch_warmup)
         rows["batch warm-up"] = f"sequences: {stages}, then {plan.sequences_per_step}"
     if plan.epochs is not None:
         rows["epochs"] = f"{plan.epochs:.2f} passes over the training set"

@@ -11,11 +11,11 @@ from launch.cluster.job import JobState, RankFailure
 from launch.cluster.logs import first_failure, rank_logs
 from launch.cluster.overview import statuses_of
 from launch.cluster.registry import read as read_job
+from launch.run.off_course import HELPS, left_band
 from launch.run.run_state import DEAD, WAITING, state_of
 from launch.watch.causes import NOT_A_NUMBER, cause_of
 from launch.watch.evidence import Evidence, newest_logs_of
 from launch.watch.go_on import go_on
-from launch.watch.off_course import HELPS, left_band
 from launch.watch.pace import Slow, pace
 from launch.watch.traces import traceback_of
 from trainer.contract.run_dir import RunDir, Status

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from launch.run.newest_step import newest_step
+from launch.run.off_course import left_band
 from launch.run.run_state import state_of
 from launch.watch.curve import Curve, Point
 from launch.watch.find_runs import sweep_of
-from launch.watch.off_course import left_band
 from trainer.contract.errors import os_error_text
 from trainer.contract.plain_json import DamagedFileError, read_object
 from trainer.contract.run_dir import RunDir

@@ -20,6 +20,8 @@ def config_read_at_another_time(root: str) -> float:
     from trainer.session import agreed_config
 
     mine = tiny(optim={"lr": 3e-3 if dist.get_rank() == 0 else 1e-3})
+    idle = mine.guard.model_copy(update={"patience": 7})  # of a run that began when this was not refused
+    mine = mine.model_copy(update={"guard": idle})
     return float(agreed_config(mine, RunDir(Path(root)), torch.device("cpu")).optim.lr)
 
 
@@ -80,7 +82,7 @@ def found_where(has_triton: tuple[bool, ...]) -> bool:
 
     from trainer.engine import compiled
 
-    with patch.object(compiled, "find_spec", lambda _: object() if has_triton[dist.get_rank()] else None):
+    with patch.object(compiled, "HAS_TRITON", has_triton[dist.get_rank()]):
         return compiled.can_compile(torch.device("cpu"))
 
 

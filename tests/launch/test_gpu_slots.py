@@ -185,7 +185,9 @@ def test_the_rate_of_a_gpu_is_measured_once_and_kept_with_its_name(
     (tmp_path / "nvidia-smi").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path)}
     counted = tmp_path / "counted"
-    program = f"open({str(counted)!r}, 'a').write('x'); print('{{\"name\": \"it\", \"flops\": 5e14}}')"
+    program = (
+        f"open({str(counted)!r}, 'a').write('x'); print('{{\"name\": \"NVIDIA H100 80GB HBM3\", \"flops\": 5e14}}')"
+    )
     monkeypatch.setattr(device_rate, "MEASURE", ("-c", program))
     for _ in range(2):
         found = gpu_of_this_machine(None, environment)
@@ -196,13 +198,18 @@ def test_the_rate_of_a_gpu_is_measured_once_and_kept_with_its_name(
     assert gpu_of_this_machine(None, {"PATH": "/none"}) is None
 
 
-def test_the_program_that_measures_says_a_name_and_a_rate(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(matrix_rate, "SMALL_SIDE", 64)
-    matrix_rate.main()
-    found = json.loads(capsys.readouterr().out)
-    assert found["name"] == "cpu" and found["flops"] > 1e6
+@pytest.mark.parametrize("program", ['print(\'{"name": "NVIDIA T4", "flops": 6e13}\')', "raise SystemExit(1)"])
+def test_a_rate_of_another_device_is_not_kept(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path)}
+    monkeypatch.setattr(device_rate, "MEASURE", ("-c", program))
+    assert gpu_of_this_machine(None, environment) == find_gpu("H100-SXM")
+    assert not rates_file(environment).exists()
+
+
+def test_without_a_gpu_no_rate_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert matrix_rate.main() == 1 and capsys.readouterr().out == ""
 
 
 def test_cells_that_share_a_gpu_take_turns_with_their_kernels() -> None:

@@ -334,9 +334,8 @@ def test_accelerate_reads_its_configuration(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"nodes": 2}, "2 nodes, which must find the first: set options.main_process_ip"),
-        ({"environment": {"NCCL_DEBUG": "WARN"}}, "environment, interface and gpu_price cannot be written"),
+        ({"environment": {"NCCL_DEBUG": "WARN"}}, "environment (NCCL_DEBUG) cannot be written"),
         ({"time_limit": 60, "requeue": Requeue(on_failure=1)}, "time_limit, requeue cannot be written"),
-        ({"array": (Task("a", TRAIN, Path("/r/a")),)}, "a sweep's array cannot be written"),
         ({"extras": {"main_ip": "h"}}, "unknown key 'main_ip'"),
     ],
 )

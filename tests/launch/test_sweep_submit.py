@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from launch.cluster.config import ClusterConfig
 from launch.cluster.job import JobSpec, JobState, JobStatus
 from launch.commands.cancel import cancel
 from launch.commands.sweep import sweep
@@ -19,11 +20,13 @@ from launch.show.console import make_console
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
 from launch.sweep.execute import opened, story
+from launch.sweep.execute.place import place_of
 from launch.sweep.execute.status import sweep_status
 from launch.sweep.execute.story import Wish, resume_sweep, run_sweep, submit_sweep
 from launch.sweep.ledger import ledger
 from tests.launch import test_sweep_run
 from tests.launch.test_sweep_cells import RUN
+from trainer.config.base import parse_section
 from trainer.contract.errors import UserError
 from trainer.contract.run_dir import RunDir, Status
 
@@ -304,3 +307,9 @@ def test_a_cell_that_is_trained_here_is_no_longer_that_of_an_earlier_job(stub: S
     test_sweep_run.drive(directory, test_sweep_run.cells(), outcome, retry=True)
     again, backend = test_sweep_run.run(directory, lambda spec, _: test_sweep_run.finish(spec))
     assert backend.submitted == [first.root.name] and not again.stands.failed
+
+
+def test_cells_that_nobody_would_start_are_refused() -> None:
+    asked = SimpleNamespace(sweep=SimpleNamespace(slots=None, ranks=1))
+    with pytest.raises(UserError, match="nothing starts the cells of a sweep on mine: accelerate only lays runs out"):
+        place_of(asked, parse_section(ClusterConfig, {"backend": "accelerate"}, "mine"), "mine", None)

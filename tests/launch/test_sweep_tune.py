@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from launch.sweep.cells.config import SweepConfig
@@ -22,7 +24,9 @@ from launch.sweep.execute.tune import TuneWish, tune_sweep
 from launch.sweep.ledger import ledger
 from tests.launch.test_sweep_cells import RUN
 from tests.scaling.runs import ledger_row
+from trainer.config.base import parse_section
 from trainer.config.load import dump, load_run, run_from_values
+from trainer.config.recipe import Recipe
 from trainer.contract.errors import EndedBadlyError, UserError
 from trainer.contract.exit_codes import EXIT_FAILED
 from trainer.contract.plain_json import to_json
@@ -267,6 +271,15 @@ def test_a_recipe_is_refused_far_outside_its_fit_unless_asked_for() -> None:
 
 def law(value: float, **powers: float) -> dict[str, Any]:
     return {**recipe()["lr"], "value": value, "powers": powers, "intervals": {}}
+
+
+@given(st.integers(8, 5000))
+def test_the_batch_of_a_recipe_is_near_its_law_and_can_be_shared(sequences: int) -> None:
+    found = parse_section(Recipe, recipe(batch=law(64 * sequences)), "a recipe").batch_at(
+        {"N": 20_000, "D": 4e5}, 10, 64
+    )
+    assert found is not None and abs(found / (64 * sequences) - 1) <= 1 / 16
+    assert found // 64 % 2 ** max(sequences.bit_length() - 4, 0) == 0
 
 
 def test_batch_and_weight_decay_of_a_recipe_are_the_run_by_hand(tmp_path: Path) -> None:

@@ -128,13 +128,13 @@ def test_the_plan_counts_the_steps_of_a_batch_that_rises():
     config = rising()
     plan = make_plan(with_vocabulary(config), world=2)
     # 8192 tokens are 128 sequences: 64 of 4 a step, the next 64 of 8, then 16
-    assert plan.rising_batch == ((4, 16), (8, 8)) and plan.sequences_per_step == 16
+    assert plan.batch_warmup == ((4, 16), (8, 8)) and plan.sequences_per_step == 16
     assert plan.steps == 16 + 8 + 32 and plan.tokens == 40_960
     assert plan.flops == plan.flops_per_token["total"] * 40_960
     assert (plan.tokens_before(16), plan.tokens_before(25), plan.tokens_at(20)) == (4096, 8192 + 1024, 512)
     assert Plan.from_json(plan.to_json()) == plan
     flat = make_plan(with_vocabulary(rising(batch={"warmup": None})), world=2)
-    assert "rising_batch" not in flat.to_json() and flat.steps == 40
+    assert "batch_warmup" not in flat.to_json() and flat.steps == 40
     assert plan.config_hash != flat.config_hash and plan.lr == flat.lr
     by_steps = make_plan(with_vocabulary(rising(tokens=None, steps=30)), world=2)
     assert by_steps.tokens == 8192 + 6 * 1024

@@ -31,8 +31,6 @@ def test_what_is_asked_for_is_done(asked: bool, gpu: bool) -> None:
     ("sections", "reason"),
     [
         ({"parallel": {"zero_stage": 3}}, "zero_stage 3"),
-        ({"parallel": {"zero_stage": 2}}, "zero_stage 2"),
-        ({"parallel": {"engine": "fsdp"}}, "engine fsdp"),
         ({"parallel": {"recompute": "full"}}, "recompute"),
         ({"model": {"dropout": 0.1}}, "dropout"),
         ({"tracking": {"norms_every": "5 steps", "activations": True}}, "tracking.activations"),

@@ -119,6 +119,7 @@ def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: Wand
     train(run_dir, 1, 9)
     assert "sent 11 rows, W&B has all 11" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
+    assert "sent 0 rows" in sync(run_dir)
     assert mirrored(server) == expected(run_dir)
     assert server.runs[RUN]["exitcode"] is None, "the run is not over"
     train(run_dir, 7, 12)  # restarted from a checkpoint

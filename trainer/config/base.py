@@ -13,6 +13,11 @@ from trainer.contract.errors import UserError, did_you_mean
 from trainer.contract.hiding import redact
 
 
+def is_none(value: object) -> bool:
+    """Tell whether a value is None: `exclude_if` of settings without which runs keep their identity."""
+    return value is None
+
+
 class Section(BaseModel):
     """A part of a configuration. It cannot change after it was read, and it refuses unknown keys."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
-from trainer.config.base import Section
+from trainer.config.base import Section, is_none
 from trainer.config.identity import Execution, Result
 from trainer.config.span import Count
 from trainer.contract.errors import UserError
@@ -94,7 +94,7 @@ class ModelConfig(Section):
     adaptive: Result[AdaptiveConfig | None] = Field(
         None,
         description="rare words have fewer values, in the head and, if so said, in the embedding; default all alike",
-        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+        exclude_if=is_none,  # so that models without it keep their identity
     )
     dropout: Result[float] = Field(
         0.0, ge=0, lt=1, description="of attention, embeddings and what each part adds; training only"
@@ -103,14 +103,14 @@ class ModelConfig(Section):
         None,
         gt=0,
         description="logits z become c tanh(z / c) for this c (Gemma 2); default none",
-        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+        exclude_if=is_none,  # so that models without it keep their identity
     )
     init_std: Result[float | None] = Field(None, gt=0, description="of matrices; default sqrt(2 / 5 d_model)")
 
     transfer: Result[Transfer | None] = Field(
         None,
         description="follows from optim.parametrization and optim.base: not to be given",
-        exclude_if=lambda value: value is None,  # so that models without it keep their identity
+        exclude_if=is_none,  # so that models without it keep their identity
     )
 
     @model_validator(mode="after")
@@ -127,6 +127,10 @@ class ModelConfig(Section):
         if misfit is not None:
             raise ValueError(f"adaptive: {misfit}")
         return self
+
+    def with_any_vocabulary(self) -> Self:
+        """Return the model with a vocabulary where none is known yet: no count of its body depends on it."""
+        return self if self.vocab_size is not None else self.model_copy(update={"vocab_size": 1})
 
     @classmethod
     def known_keys(cls) -> list[str]:

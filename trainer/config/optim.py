@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from trainer.config.base import Section
+from trainer.config.base import Section, is_none
 from trainer.config.heeded import ANY, Heeded
 from trainer.config.identity import Execution, Result
 from trainer.config.recipe import Recipe
@@ -14,11 +14,6 @@ from trainer.config.span import Count, Span, SpanField
 
 PeakRate = Annotated[float, Field(gt=0)] | Literal["auto"]
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _is_none(value: object) -> bool:
-    """Leave a default out of what is saved, so that runs without the field keep their identity."""
-    return value is None
 
 
 class Horizon(Section):
@@ -56,10 +51,10 @@ class OptimConfig(Section):
         exclude_if=lambda value: value == 1,  # so that runs without it keep their identity
     )
     lr_horizon: Result[Horizon | None] = Field(
-        None, description="lr falls with the tokens of the run; default: it does not", exclude_if=_is_none
+        None, description="lr falls with the tokens of the run; default: it does not", exclude_if=is_none
     )
     recipe: Result[Recipe | None] = Field(
-        None, description="file of 'escala sweep tune' whose law lr follows; leave lr out", exclude_if=_is_none
+        None, description="file of 'escala sweep tune' whose law lr follows; leave lr out", exclude_if=is_none
     )
     recipe_reach: Execution[float] = Field(
         10.0,
@@ -73,7 +68,7 @@ class OptimConfig(Section):
         exclude_if=lambda value: value == "standard",  # so that runs without it keep their identity
     )
     base: Result[BaseShape | None] = Field(
-        None, description="the shape at which the settings were tuned, for mup and completep", exclude_if=_is_none
+        None, description="the shape at which the settings were tuned, for mup and completep", exclude_if=is_none
     )
     betas: Result[tuple[Share, Share]] = Field(
         (0.9, 0.95), description="decay of AdamW's two moments; SGD's momentum is the first, Muon's the second"
@@ -89,7 +84,7 @@ class OptimConfig(Section):
         1.0, gt=0, description="times lr, for the matrices that Muon updates", exclude_if=lambda value: value == 1
     )
     muon_weight_decay: Result[float | None] = Field(
-        None, ge=0, description="of the matrices that Muon updates; default weight_decay", exclude_if=_is_none
+        None, ge=0, description="of the matrices that Muon updates; default weight_decay", exclude_if=is_none
     )
     label_smoothing: Result[float] = Field(
         0.0, ge=0, lt=1, description="share of a target's probability spread over the vocabulary; never in evaluation"

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainer.config.base import Section
+from trainer.config.base import Section, is_none
 from trainer.config.identity import Result
 from trainer.contract.errors import UserError
 
@@ -87,11 +87,9 @@ class Recipe(Section):
     share: Result[float] = Field(0.0, ge=0, description="of the sweep's FLOPs")
     lr: RecipeLaw
     batch: RecipeLaw | None = Field(
-        None, description="law of the batch in N and D, in tokens a step", exclude_if=lambda value: value is None
+        None, description="law of the batch in N and D, in tokens a step", exclude_if=is_none
     )
-    weight_decay: RecipeLaw | None = Field(
-        None, description="law of weight decay", exclude_if=lambda value: value is None
-    )
+    weight_decay: RecipeLaw | None = Field(None, description="law of weight decay", exclude_if=is_none)
 
     @property
     def laws(self) -> dict[str, RecipeLaw]:
@@ -100,14 +98,15 @@ class Recipe(Section):
         return {name: law for name, law in each.items() if law is not None}
 
     def batch_at(self, sizes: dict[str, float], reach: float, context_length: int) -> int | None:
-        """Return the tokens of a step at these N and D: whole sequences, of which three binary digits count.
+        """Return the tokens of a step at these N and D: whole sequences, of which four binary digits count.
 
-        So many ranks can share them, and the batch is within 7 % of the law. None where the recipe has no law of it.
+        So many ranks can share them, and from 8 sequences up the batch is within 6.3 % of the law. None where the
+        recipe has no law of it.
         """
         if self.batch is None:
             return None
         sequences = max(self.batch.at(sizes, reach, "batch") / context_length, 1.0)
-        unit = 1 << max(math.floor(math.log2(sequences)) - 2, 0)
+        unit = 1 << max(math.floor(math.log2(sequences)) - 3, 0)
         return max(round(sequences / unit), 1) * unit * context_length
 
     def weight_decay_at(self, sizes: dict[str, float], reach: float) -> float | None:

@@ -23,6 +23,13 @@ from trainer.config.sections import (
 from trainer.config.span import Count
 from trainer.models.registry import cost_of
 
+SPANS = {  # settings that count steps by the tokens of a whole batch
+    "schedule": ("warmup", "decay"),
+    "evaluation": ("every",),
+    "checkpoint": ("every", "keep_every"),
+    "tracking": ("log_every", "norms_every"),
+}
+
 
 class RunConfig(Section):
     """One run. Length is given in tokens or in steps, not both."""
@@ -58,8 +65,7 @@ class RunConfig(Section):
     def body_parameters(self) -> int:
         """The parameters of the body. No vocabulary changes them, so one that is not known yet is no matter."""
         model = self.model
-        known = model if model.vocab_size is not None else model.model_copy(update={"vocab_size": 1})
-        counted: int = cost_of(model.family).count_parameters(known).body
+        counted: int = cost_of(model.family).count_parameters(model.with_any_vocabulary()).body
         return counted
 
     @model_validator(mode="after")
@@ -71,6 +77,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _follows_recipe(self) -> RunConfig:
         """Take batch and weight decay from the recipe, where it has their laws. Reading it again comes to the same."""
+        from trainer.plan.length import total_tokens  # which reads runs
+
         recipe, reach = self.optim.recipe, self.optim.recipe_reach
         if recipe is None or (recipe.batch is None and recipe.weight_decay is None):
             return self
@@ -83,7 +91,7 @@ class RunConfig(Section):
         if (batch := recipe.batch_at(sizes, reach, self.model.context_length)) is not None:
             self.__dict__["batch"] = self.batch.model_copy(update={"tokens_per_step": batch})  # as in _transferred
         sizes["batch"] = self.batch.tokens_per_step
-        sizes["D"] = self.tokens or (self.steps or 0) * self.batch.tokens_per_step
+        sizes["D"] = total_tokens(self)
         if (decay := recipe.weight_decay_at(sizes, reach)) is not None:
             self.__dict__["optim"] = self.optim.model_copy(update={"weight_decay": decay})
         return self
@@ -121,12 +129,14 @@ class RunConfig(Section):
                 f"batch.warmup.tokens {warmup.tokens} is not below the {self.tokens} tokens of the run: shorten it, or "
                 "lengthen the run"
             )
-        for name in ("warmup", "decay"):
-            if getattr(self.schedule, name).unit == "tokens" and (name == "warmup" or self.schedule.kind == "wsd"):
-                raise ValueError(
-                    f"schedule.{name} in tokens counts whole batches, and batch.warmup makes the first ones smaller: "
-                    "give it in steps or %"
-                )
+        spans = {f"{name}.{key}": getattr(getattr(self, name), key) for name, keys in SPANS.items() for key in keys}
+        if self.schedule.kind != "wsd":
+            del spans["schedule.decay"]
+        if counted := [name for name, span in spans.items() if span is not None and span.unit == "tokens"]:
+            raise ValueError(
+                f"{' and '.join(counted)} in tokens would count whole batches, and batch.warmup makes the first ones "
+                "smaller: give steps or %"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from trainer.config.base import Section
+from trainer.config.base import Section, is_none
 from trainer.config.heeded import ANY, Heeded
 from trainer.config.identity import Execution, Result
 from trainer.config.span import Count, Span, SpanField
@@ -29,7 +29,7 @@ class BatchConfig(Section):
     warmup: Result[BatchWarmup | None] = Field(
         None,
         description="a batch that rises; the learning rate does not follow it. Default: it is the same in every step",
-        exclude_if=lambda value: value is None,  # so that runs without it keep their identity
+        exclude_if=is_none,  # so that runs without it keep their identity
     )
 
 

@@ -43,6 +43,9 @@ class ExpectedGrowth:
     limit: float
 
 
+PARAMETER_NORMS = "param_norms"  # the metric that growth is read from
+
+
 def norm_of(norms: Any) -> float | None:
     """Return the norm that is watched among norms by kind of parameter: weight decay acts on matrices alone."""
     value = norms.get("matrix") if isinstance(norms, dict) else None

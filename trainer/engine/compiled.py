@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from trainer.models.common.kernels import HAS_TRITON
 
 GRAPHS = 64  # of one block, for its kinds and shapes; torch's own limit is 8
 
 
 def can_compile(device: torch.device) -> bool:
     """Return whether torch.compile finds what it makes a GPU's kernels with, on every rank. A collective call."""
-    found = torch.tensor(int(find_spec("triton") is not None), device=device)
+    found = torch.tensor(int(HAS_TRITON), device=device)
     dist.all_reduce(found, op=dist.ReduceOp.MIN)
     if not int(found) and dist.get_rank() == 0:
         print("warning: blocks are not compiled: parallel.compile is auto, and a rank has no triton", file=sys.stderr)

@@ -17,12 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.contract.expected import PARAMETER_NORMS
 from trainer.engine.engine import Engine, StepOutcome
 from trainer.engine.protocol import Fragment
 from trainer.models.roles import role_of
 
 MOMENT = "exp_avg"
-GRADIENT, PARAMETER, UPDATE = "grad_norms", "param_norms", "update_norms"
+GRADIENT, PARAMETER, UPDATE = "grad_norms", PARAMETER_NORMS, "update_norms"
 ACTIVATION = "activation_rms"
 Measured = dict[str, dict[str, float]]
 

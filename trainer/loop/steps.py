@@ -83,9 +83,13 @@ def _goes_ahead(run: Run) -> bool:
     step = run.step + 1
     if not run.reads_late or run.wishes or step >= run.plan.steps or step in run.config.checkpoint.keep_at:
         return False
-    norms = run.config.tracking.norms_every if run.norms is not None else None
-    between = (run.config.evaluation.every, run.config.checkpoint.every, norms)
-    return not any(falls_on(run, every, step) for every in between) and not falls_on(run, norms, step + 1)
+    between = (run.config.evaluation.every, run.config.checkpoint.every)
+    measured = _norms_due(run, step) or _norms_due(run, step + 1)
+    return not measured and not any(falls_on(run, every, step) for every in between)
+
+
+def _norms_due(run: Run, step: int) -> bool:
+    return run.norms is not None and falls_on(run, run.config.tracking.norms_every, step)
 
 
 def _launch(run: Run, step: int) -> Launched:
@@ -100,7 +104,7 @@ def _launch(run: Run, step: int) -> Launched:
             return run.engine.launch_step(micro_batches, lr, limits, decay_share=decay)
 
         run.newest_norms = {}
-        if run.norms is None or not falls_on(run, run.config.tracking.norms_every, step + 1):
+        if run.norms is None or not _norms_due(run, step + 1):
             return launch()
         launched: list[Launched] = []
 

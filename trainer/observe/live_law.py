@@ -12,15 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from trainer.contract.errors import UserError
-from trainer.contract.expected import ExpectedCurve, norm_of
-from trainer.contract.leaving import DRIFT, LEVEL, NORM, Follower, GrowthFollower, Off
+from trainer.contract.expected import PARAMETER_NORMS, ExpectedCurve, norm_of
+from trainer.contract.leaving import DRIFT, LEFT_BAND, LEVEL, NORM, Follower, GrowthFollower, Off
 from trainer.contract.plain_json import read_lines
 from trainer.contract.run_dir import RunDir
 from trainer.observe.metrics import TRAIN
 from trainer.observe.observers import Row
 
 Kind = dict[str, Any]  # settings, as plain JSON values
-LEFT, PARAMETER_NORMS = "left_band", "param_norms"
 EARLY = 0.15  # of a run: what leaves by then was wrong from the beginning
 
 
@@ -82,7 +81,7 @@ class LiveLaw:
             NORM: (norm_off or 0.0, growth.limit if growth is not None else 0.0),
         }[off.test or LEVEL]
         self._event(
-            LEFT, step=off.step, loss=loss, expected=off.expected, off=off.off, level=off.level, drift=off.drift,
+            LEFT_BAND, step=off.step, loss=loss, expected=off.expected, off=off.off, level=off.level, drift=off.drift,
             norm_off=norm_off, test=off.test, limit=limit, reasons=reasons,
         )  # fmt: skip
         what = "norm of its matrices" if off.test == NORM else "loss"

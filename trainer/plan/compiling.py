@@ -6,7 +6,7 @@ from trainer.config.run import RunConfig
 
 
 def compiles(config: RunConfig, *, gpu: bool) -> bool:
-    """Return whether the blocks of a run are compiled on such a device."""
+    """Return whether the blocks of a run are compiled on such a device, unless a rank there has no triton."""
     asked = config.parallel.compile
     return asked if asked != "auto" else gpu and why_not_compiled(config) is None
 
@@ -19,8 +19,6 @@ def why_not_compiled(config: RunConfig) -> str | None:
     parallel = config.parallel
     reasons = {
         "its gathering interrupts every compiled layer (zero_stage 3)": parallel.zero_stage == 3,
-        "it was never compared there (zero_stage 2)": parallel.zero_stage == 2,
-        "it was never compared there (engine fsdp)": parallel.engine == "fsdp",
         "states are handed from block to block (model.carry)": config.model.carries,
         "compiled blocks cannot be listened to (tracking.activations)": config.tracking.activations,
         "fp8 has products of its own (precision fp8)": config.precision == "fp8",

@@ -85,6 +85,6 @@ def warm_start_of(source: str) -> tuple[Path, str] | None:
 
 def _model_values(model: ModelConfig, stated: dict[str, Any]) -> dict[str, object]:
     """Return the model's values with the defaults that follow from others spelt out, but for the vocabulary's."""
-    known = model if model.vocab_size is not None else model.model_copy(update={"vocab_size": 1})
+    known = model.with_any_vocabulary()
     spelt = {key: value for key, value in known.architecture().items() if key in stated and not key.startswith("vocab")}
     return {**stated, **spelt}

@@ -48,25 +48,23 @@ class Plan:
     precision: str
     memory_bytes: dict[str, int]
     deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given; empty where another engine shards
-    rising_batch: tuple[tuple[int, int], ...] = ()  # sequences of a step, and steps, of each stage of batch.warmup
+    batch_warmup: tuple[tuple[int, int], ...] = ()  # sequences of a step, and steps, of each stage of batch.warmup
     compiled: bool = False  # blocks are
 
     def to_json(self) -> str:
         """Return the plan as indented JSON."""
         values = {**asdict(self), "world": self.degrees.world}
-        if not self.rising_batch:
-            values.pop("rising_batch")
+        if not self.batch_warmup:
+            values.pop("batch_warmup")
         return to_json(values, indent=2) + "\n"
 
     @property
     def ramp(self) -> Ramp:
         """The sequences of each step."""
-        return Ramp(self.sequences_per_step, self.rising_batch)
+        return Ramp(self.sequences_per_step, self.batch_warmup)
 
     def tokens_before(self, step: int) -> int:
         """Return the tokens of the first `step` steps."""
-        if not self.rising_batch:
-            return step * self.tokens_per_step
         return self.ramp.before(step) * (self.tokens_per_step // self.sequences_per_step)
 
     def tokens_at(self, step: int) -> int:
@@ -84,8 +82,8 @@ class Plan:
         """Read what `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
         values.pop("world")
-        rising = tuple((int(batch), int(steps)) for batch, steps in values.pop("rising_batch", ()))
-        return cls(**{**values, "degrees": Degrees(**values["degrees"]), "rising_batch": rising})
+        rising = tuple((int(batch), int(steps)) for batch, steps in values.pop("batch_warmup", ()))
+        return cls(**{**values, "degrees": Degrees(**values["degrees"]), "batch_warmup": rising})
 
 
 def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens: int | None = None) -> Plan:
@@ -123,7 +121,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         deepspeed=deepspeed_config(config, stage=stage, accumulation=batch.accumulation, precision=precision)
         if config.parallel.engine == "deepspeed"
         else {},
-        rising_batch=ramp.stages,
+        batch_warmup=ramp.stages,
         compiled=compiles(config, gpu=gpu),
     )
 
@@ -156,27 +154,27 @@ def share_out(config: RunConfig, world: int, *, gpu: bool = False) -> tuple[Degr
     warmup_steps(config)
     context_length, micro_batch = config.model.context_length, config.batch.micro_batch
     batch = plan_batch(config.batch.tokens_per_step, context_length, degrees.data, micro_batch)
-    check_rise(config, degrees.data, batch.micro_batch)
+    _check_ramp(config, degrees.data, batch.micro_batch)
     if config.precision == "fp8":
         check_fp8(config.model, degrees, micro_batch=batch.micro_batch, gpu=gpu)
     return degrees, batch
 
 
-def check_rise(config: RunConfig, data_parallel: int, micro_batch: int) -> None:
+def _check_ramp(config: RunConfig, data_parallel: int, micro_batch: int) -> None:
     """Raise UserError where the steps of a batch that rises cannot be divided as the whole batch is."""
     ramp = ramp_of(config)
     for sequences, _ in ramp.stages:
-        shared = f"batch.warmup has steps of {sequences} sequences, which {{}} {data_parallel} data-parallel ranks"
+        steps = f"batch.warmup has steps of {sequences} sequences"
         if sequences % data_parallel:
-            raise UserError(f"{shared.format('cannot be shared by')}: take fewer doublings")
+            raise UserError(f"{steps}, which {data_parallel} data-parallel ranks cannot share: take fewer doublings")
         if config.precision == "fp8" and sequences // data_parallel % micro_batch:
             raise UserError(
-                f"{shared.format(f'are no whole micro-batches of {micro_batch} on')}, and precision fp8 needs these: "
-                "take fewer doublings, or set batch.micro_batch"
+                f"{steps}, no whole micro-batches of {micro_batch} on {data_parallel} data-parallel ranks, and "
+                "precision fp8 needs these: take fewer doublings, or set batch.micro_batch"
             )
-    if ramp.stages and steps_before(parse_ranges(config.skip_steps)) < ramp.steps:
+    if ramp.stages and (first := steps_before(parse_ranges(config.skip_steps))) < ramp.steps:
         raise UserError(
-            f"skip_steps begins at {config.skip_steps[0]}, and batch.warmup has steps of other sizes before step "
+            f"skip_steps begins at {first}, and batch.warmup has steps of other sizes before step "
             f"{ramp.steps}: leave out later ones, or take batch.warmup out"
         )
 

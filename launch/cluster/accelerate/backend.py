@@ -125,11 +125,10 @@ class AccelerateBackend:
 def _refuse(spec: JobSpec) -> None:
     """Raise UserError that names what Accelerate's file has no place for."""
     settings = {
-        "environment, interface and gpu_price": bool(spec.environment),
+        f"environment ({', '.join(spec.environment)})": bool(spec.environment),
         "time_limit": spec.time_limit is not None,
         "requeue": spec.requeue != Requeue(),
         "--after": bool(spec.after),
-        "a sweep's array": bool(spec.array),
     }
     if refused := [name for name, given in settings.items() if given]:
         raise UserError(

@@ -9,6 +9,7 @@ from pydantic import Field
 from launch.cluster.backend import Queued
 from launch.cluster.job import JobSpec
 from trainer.config.base import Section
+from trainer.contract.errors import UserError
 
 if TYPE_CHECKING:
     from launch.cluster.accelerate.backend import AccelerateBackend
@@ -25,6 +26,11 @@ class AccelerateOptions(Section):
 def _open(cluster: ClusterConfig) -> AccelerateBackend:
     from launch.cluster.accelerate.backend import AccelerateBackend
 
+    if cluster.secrets:
+        raise UserError(
+            f"secrets ({', '.join(cluster.secrets)}) cannot be handed on to `accelerate launch`: leave them out of the "
+            "cluster file, and export them where you start it"
+        )
     return AccelerateBackend(python=cluster.interpreter)
 
 

@@ -59,9 +59,11 @@ class Mps:
             if (self.directory / SOCKET).exists():
                 return
             time.sleep(0.05)
+        code = self.daemon.poll()
+        why = f"ended with code {code}" if code is not None else f"does not listen after {START_SECONDS:.0f} s"
         self.close()
         with log.open("a") as out:
-            print(f"{PROGRAM} does not listen after {START_SECONDS:.0f} s: ranks take turns on a GPU", file=out)
+            print(f"{PROGRAM} {why}: ranks take turns on a GPU", file=out)
 
     def close(self) -> None:
         """Ask the daemon to quit, and end it where it does not."""

@@ -21,9 +21,9 @@ from trainer.node.failure import last_error_line
 # All that a rank of `trainer.train` imports. The last is what ZeRO imports inside the first step, with all of torch's
 # compiler behind it, whatever the optimizer: two seconds of each rank otherwise.
 PRELOAD = ("torch", "deepspeed", "trainer.session", "torch._dynamo", "deepspeed.runtime.zero.muon.original_muon")
-# While the server imports, no library may start a thread: a fork would copy its locks but not the thread.
 # Asked through NVML, CUDA stays untouched: a fork of a process that has touched it cannot use it.
 UNTOUCHED = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+# While the server imports, no library may start a thread: a fork would copy its locks but not the thread.
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

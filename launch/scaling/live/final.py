@@ -6,12 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from launch.run.off_course import departure
 from launch.scaling.live.runs import curve_of, steps_before_skipped
 from trainer.config.load import load_written
 from trainer.contract.errors import UserError
 from trainer.contract.expected import BAND, ExpectedCurve
 from trainer.contract.leaving import Follower, Off
-from trainer.contract.plain_json import rows_of
 from trainer.contract.run_dir import RunDir
 
 
@@ -48,9 +48,8 @@ def final_forecast(run: Path, curve: ExpectedCurve) -> FinalForecast:
     for step, log_loss in zip(steps, log_losses, strict=True):
         off = follower.see(int(step), math.exp(log_loss))
         left = off.step if left is None and off.test is not None else left
-    told = [row for row in rows_of(run_dir.events, "event", "step") if row["event"] in ("left_band", "rolled_back")]
-    if left is None and told and told[-1]["event"] == "left_band":  # by its norm
-        left = int(told[-1]["step"])
+    if left is None and (told := departure(run_dir)) is not None:  # by its norm
+        left = int(told["step"])
     assert isinstance(off, Off)
     mean, sd = follower.final()
     return FinalForecast(

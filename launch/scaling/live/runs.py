@@ -15,7 +15,7 @@ from launch.scaling.arrays import Array
 from trainer.config.load import load_written
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
-from trainer.contract.expected import norm_of
+from trainer.contract.expected import PARAMETER_NORMS, norm_of
 from trainer.contract.plain_json import read_object, rows_of
 from trainer.contract.run_dir import RunDir
 from trainer.plan.counting import count_parameters
@@ -66,7 +66,7 @@ class Finished:
 
 def kind_of(config: RunConfig, name: str) -> Kind:
     """Return the kind of a run, from its configuration alone. A vocabulary that is not known yet is not compared."""
-    model = config.model if config.model.vocab_size is not None else config.model.model_copy(update={"vocab_size": 1})
+    model = config.model.with_any_vocabulary()
     body, steps = count_parameters(model).body, total_steps(config)
     return Kind(name, float(body), steps, config.batch.tokens_per_step, likeness(config), config.order_seed)
 
@@ -98,9 +98,9 @@ def read_finished(run_dir: RunDir, eval_set: str = "held_out") -> Finished:
 
 def _norms_of(run_dir: RunDir, kind: Kind) -> tuple[Array, Array] | None:
     """Return the steps and the log norms of the matrices; None where they were recorded seldom or from late on."""
-    rows = rows_of(run_dir.metrics, "step", "param_norms")
+    rows = rows_of(run_dir.metrics, "step", PARAMETER_NORMS)
     norms = [
-        (float(row["step"]), norm) for row in rows if (norm := norm_of(row["param_norms"])) is not None and norm > 0
+        (float(row["step"]), norm) for row in rows if (norm := norm_of(row[PARAMETER_NORMS])) is not None and norm > 0
     ]
     if len(norms) < FEWEST_NORMS or norms[0][0] > LATEST_FIRST * kind.steps:
         return None

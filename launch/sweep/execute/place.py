@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from launch.cluster.backend import Driven, Sharing
+from launch.cluster.backend import Driven, Queued, Sharing
 from launch.cluster.backends import find_backend, is_driven
 from launch.cluster.config import LOCAL, ClusterConfig, open_driver, open_scheduler
 from launch.cluster.job import JobSpec
@@ -22,6 +22,12 @@ def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: 
     """Return the backend of the cells, and how a cell becomes its job there."""
     sweep = opened.sweep
     where = cluster or LOCAL.model_copy(update={"ranks_per_node": sweep.slots or sweep.ranks})
+    kind = find_backend(where.backend)
+    if isinstance(kind, Queued) and kind.start is not None:
+        raise UserError(
+            f"nothing starts the cells of a sweep on {name}: {kind.name} only lays runs out. Use another cluster, or "
+            "`escala submit` for each run"
+        )
     if not is_driven(where.backend):
         return Place(where, where.job, scheduler=open_scheduler(where), name=name, at_most=at_most)
     refuse_crowded_gpus(opened, where)
@@ -30,7 +36,7 @@ def place_of(opened: Opened, cluster: ClusterConfig | None, name: str, at_most: 
     def job(name: str, command: tuple[str, ...], run_dir: Path) -> JobSpec:
         return replace(where.job(name, command, run_dir), nodes=1, ranks_per_node=sweep.ranks)
 
-    return Place(where, job if find_backend(where.backend).side_by_side else where.job, driver=driver, name=name)
+    return Place(where, job if kind.side_by_side else where.job, driver=driver, name=name)
 
 
 def check_shape(sweep: SweepConfig, cluster: ClusterConfig, name: str) -> None:
@@ -56,7 +62,9 @@ def refuse_crowded_gpus(opened: Opened, where: ClusterConfig) -> None:
     needed = most.plan.memory_bytes["total"]
     if needed > slot_bytes(gpu.memory, slots):
         fit = max((n for n in range(1, slots) if needed <= slot_bytes(gpu.memory, n)), default=0)
-        way_out = f"set options.slots_per_gpu to {fit}" if fit else "no GPU of that kind holds even one of them"
+        way_out = "no GPU of that kind holds even one of them"
+        if fit:
+            way_out = f"set options.slots_per_gpu to {fit}, and ranks_per_node to {fit} for each GPU"
         raise UserError(
             f"cell {most.id} is planned to take {needed / GIB:.1f} GiB, and {slots} slots of a {gpu.name} with "
             f"{gpu.memory / GIB:.0f} GiB have {max(0, slot_bytes(gpu.memory, slots)) / GIB:.1f} GiB each "
@@ -64,10 +72,16 @@ def refuse_crowded_gpus(opened: Opened, where: ClusterConfig) -> None:
         )
 
 
-def expected_seconds(opened: Opened, at_a_time: int, cluster: ClusterConfig | None = None) -> dict[str, float]:
+def at_a_time(opened: Opened, cluster: ClusterConfig | None) -> int:
+    """Return how many cells run side by side."""
+    slots = (opened.sweep.slots or 0) if cluster is None else cluster.nodes * cluster.ranks_per_node
+    return max(1, slots // opened.sweep.ranks)
+
+
+def expected_seconds(opened: Opened, cluster: ClusterConfig | None) -> dict[str, float]:
     """Return how many seconds each cell takes on this machine, as far as can be said before; nothing elsewhere."""
     where = cluster or LOCAL
-    kind, ranks = find_backend(where.backend), at_a_time * opened.sweep.ranks
+    kind, ranks = find_backend(where.backend), at_a_time(opened, cluster) * opened.sweep.ranks
     if not (isinstance(kind, Driven) and kind.side_by_side):
         return {}
     if not opened.gpu:

@@ -29,7 +29,7 @@ from launch.sweep.execute.begun_by import RECORD
 from launch.sweep.execute.decide import Decision, Limits, Then, decide, stand
 from launch.sweep.execute.observe import observe
 from launch.sweep.execute.opened import Opened, has_gpus, locked, open_sweep
-from launch.sweep.execute.place import check_shape, expected_seconds, place_of
+from launch.sweep.execute.place import at_a_time, check_shape, expected_seconds, place_of
 from launch.sweep.execute.progress import Watcher, spread_over
 from launch.sweep.execute.reconcile import drive, reconcile
 from launch.sweep.execute.report import ending, report, tell
@@ -145,13 +145,12 @@ def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str,
     place = place_of(opened, cluster, name, wish.at_most)
     queued = place.scheduler is not None
     limits = Limits(queued, wish.failed)
-    slots = (opened.sweep.slots or 0) if cluster is None else cluster.nodes * cluster.ranks_per_node
-    at_a_time = max(1, slots // opened.sweep.ranks)
-    expected = expected_seconds(opened, at_a_time, cluster)
+    side_by_side = at_a_time(opened, cluster)
+    expected = expected_seconds(opened, cluster)
     if wish.dry_run or not queued:
         plan = decide(observe(Underway(opened.directory, opened.cells, place)), limits)
         console.print(sweep_table(opened.plans, expected, console.width))
-        console.print(_total_text(opened, stand(plan.cells, limits).due, expected, at_a_time), highlight=False)
+        console.print(_total_text(opened, stand(plan.cells, limits).due, expected, side_by_side), highlight=False)
         if saved := branches_text(opened.cells):
             console.print(saved, highlight=False)
         for line in recipe_lines(opened.cells):
@@ -168,7 +167,7 @@ def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str,
             decision = reconcile(underway, limits, lambda now: tell(now, opened, console))
             _tell_sent(underway, decision, wish, console)
         else:
-            decision = drive(underway, limits, Watcher(console, opened.cells, expected, at_a_time), console)
+            decision = drive(underway, limits, Watcher(console, opened.cells, expected, side_by_side), console)
         if decision.then is Then.REFUSE:
             where = recorded_cluster(opened.directory) or "a cluster"
             raise UserError(
@@ -190,7 +189,7 @@ def _tell_sent(underway: Underway, decision: Decision, wish: Wish, console: Cons
         console.print(lines, soft_wrap=True)
 
 
-def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], at_a_time: int) -> str:
+def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], side_by_side: int) -> str:
     """Say how many runs there are, how many will be trained, and how long those will take."""
     ranks = opened.sweep.ranks
     text = f"{len(opened.cells)} runs of {ranks} {'rank' if ranks == 1 else 'ranks'}"
@@ -199,7 +198,7 @@ def _total_text(opened: Opened, due: Sequence[str], expected: dict[str, float], 
     if (gate := opened.sweep.gate) and not opened.gate:
         rungs = f"{len(gate.rungs)} larger rung{'s' if len(gate.rungs) > 1 else ''}"
         text += f", and behind the gate {rungs} for the base and what passes"
-    seconds = spread_over([expected[cell] for cell in due if cell in expected], at_a_time)
+    seconds = spread_over([expected[cell] for cell in due if cell in expected], side_by_side)
     return text + (f", about {duration(seconds)} in all" if seconds else "")
 
 

@@ -25,7 +25,7 @@ from launch.sweep.execute.begun_by import BegunBy
 from launch.sweep.execute.bench import Bench, Stage, Step
 from launch.sweep.execute.decide import Decision, Limits, Then, stand
 from launch.sweep.execute.opened import Opened, has_gpus, locked, plan_cells
-from launch.sweep.execute.place import check_shape, expected_seconds, place_of
+from launch.sweep.execute.place import at_a_time, check_shape, expected_seconds, place_of
 from launch.sweep.execute.progress import Watcher
 from launch.sweep.execute.reconcile import drive, reconcile
 from launch.sweep.execute.report import ending, tell
@@ -162,9 +162,8 @@ def _train(bench: Bench, step: Step, wish: TuneWish, cluster: ClusterConfig | No
     if limits.queued:
         decision = _queue(underway, limits, now, console)
     else:
-        at_a_time = max(1, (opened.sweep.slots or 0) // opened.sweep.ranks)
-        expected = expected_seconds(now, at_a_time) if cluster is None else {}
-        decision = drive(underway, limits, Watcher(console, cells, expected, at_a_time), console)
+        watcher = Watcher(console, cells, expected_seconds(now, cluster), at_a_time(now, cluster))
+        decision = drive(underway, limits, watcher, console)
     if decision.then is Then.REFUSE:
         raise UserError(
             f"runs of this tuning are already going on under {opened.directory}: wait for them, or end them"

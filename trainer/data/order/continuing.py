@@ -3,7 +3,7 @@
 What a checkpoint notes of the order (`Batches.state`):
 
     data_hash, seed, context_length, sequences_per_step   must be the same
-    order.version, packing, packing_version, shuffle_window, streams, rising   must be the same
+    order.version, packing, packing_version, shuffle_window, streams, batch_warmup   must be the same
     order.mixture    the shares of each stage: those that began before the checkpoint must be the same, later may change
     document_mask    may change, since it moves no sample
 
@@ -29,7 +29,7 @@ _WORDS = {
     "packing_version": "version of the packing",
     "shuffle_window": "data.shuffle_window",
     "order": "data.order",
-    "rising": "a batch.warmup of (sequences, steps)",
+    "batch_warmup": "a batch.warmup of (sequences, steps)",
 }
 _ADVICE = "Use the checkpoint's, or start anew from it (load: warm_start)"
 Shares = list[list[Any]]  # of each stage: its first sample, and the places of each source in a block
@@ -48,7 +48,7 @@ def check_order(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]
     for key in ("version", "packing", "packing_version", "shuffle_window"):
         _same(key, theirs["order"].get(key), mine["order"][key])
     _same("order", _kind(theirs["order"]), _kind(mine["order"]))
-    _same("rising", theirs["order"].get("rising", []), mine["order"].get("rising", []))
+    _same("batch_warmup", theirs["order"].get("batch_warmup", []), mine["order"].get("batch_warmup", []))
     changes = _check_mixture(theirs, mine)
     if theirs["document_mask"] != mine["document_mask"]:
         changes.append(f"data.document_mask was {theirs['document_mask']} and is {mine['document_mask']} from here on")
@@ -106,7 +106,7 @@ def _check_older(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     """
     settings = mine["order"]
     _same("order", "shuffled", _kind(settings))
-    _same("rising", [], settings.get("rising", []))
+    _same("batch_warmup", [], settings.get("batch_warmup", []))
     if settings["packing"] == "best_fit":
         raise UserError(
             "the checkpoint was written by an earlier version of Escala, whose data.packing best_fit left out the "

@@ -180,7 +180,7 @@ class Batches:
                 "shuffle_window": self.shuffle_window,
                 "mixture": mixture.shares() if mixture else None,
                 **({"streams": True} if isinstance(self.order, Streams) else {}),
-                **({"rising": [list(stage) for stage in self.ramp.stages]} if self.ramp.stages else {}),
+                **({"batch_warmup": [list(stage) for stage in self.ramp.stages]} if self.ramp.stages else {}),
             },
             "document_mask": self.documents,
             "shards": {name: len(shards) for name, shards in self.samples.manifest.splits.items()},

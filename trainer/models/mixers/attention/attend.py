@@ -1,4 +1,4 @@
-"""How attention is computed: the kernel of torch that fits what a query sees. No path keeps T x T values.
+"""How attention is computed: the kernel of torch that fits what a query sees.
 
 | what a query sees | on a GPU | on a processor |
 |---|---|---|
@@ -7,7 +7,9 @@
 | a window of w < T / 2 | FlexAttention | blocks of w, each with the one before |
 | a wider window, ALiBi | FlexAttention | a bias by distance, of 2 T values |
 
-Up to `FEW` tokens, with a state of tokens before, and with dropout on a GPU, a mask of T x S is given to SDPA.
+None of these keeps T x T values. SDPA with a mask of T x S serves the rest: up to `FEW` tokens, tokens behind a state,
+dropout (on a processor with ALiBi and wide windows alone), heads narrower than 16 and no triton on a GPU, and documents
+in compiled code of a processor.
 
 Shapes: B batch, T tokens, H query heads, G key/value heads, K head width, S keys: T and those of tokens before.
 """
@@ -18,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.models.common.kernels import HAS_TRITON
 from trainer.models.common.sight import Sight
 
 FEW = 256  # tokens up to which a mask is as fast as anything else, on a processor too
@@ -53,8 +56,8 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
 
 
 def _has_flex(query: Tensor) -> bool:
-    """Whether FlexAttention has kernels for queries (B, H, T, K): on a GPU, for no heads below 16."""
-    return query.is_cuda and query.shape[3] >= 16
+    """Whether FlexAttention has kernels for queries (B, H, T, K): on a GPU, with triton, for no heads below 16."""
+    return query.is_cuda and HAS_TRITON and query.shape[3] >= 16
 
 
 def _can_be_read(documents: Tensor | None) -> bool:
