@@ -334,7 +334,7 @@ def test_accelerate_reads_its_configuration(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"nodes": 2}, "2 nodes, which must find the first: set options.main_process_ip"),
-        ({"environment": {"NCCL_DEBUG": "WARN"}}, "environment (NCCL_DEBUG) cannot be written"),
+        ({"environment": {"NCCL_DEBUG": "WARN"}}, r"environment \(NCCL_DEBUG\) cannot be written"),
         ({"time_limit": 60, "requeue": Requeue(on_failure=1)}, "time_limit, requeue cannot be written"),
         ({"extras": {"main_ip": "h"}}, "unknown key 'main_ip'"),
     ],

@@ -146,8 +146,13 @@ def test_the_plan_counts_the_steps_of_a_batch_that_rises():
         ({"batch": {"tokens_per_step": 1024 + 64}}, "take a multiple of 256, or fewer doublings"),
         ({"tokens": 8192}, "batch.warmup.tokens 8192 is not below the 8192 tokens of the run"),
         ({"data": {"order": "streams"}}, "changes how many lanes a step has"),
-        ({"schedule": {"warmup": "2k tokens"}}, "schedule.warmup in tokens counts whole batches"),
-        ({"schedule": {"kind": "wsd", "decay": "2k tokens"}}, "schedule.decay in tokens counts whole batches"),
+        ({"schedule": {"warmup": "2k tokens"}}, "schedule.warmup in tokens would count whole batches"),
+        ({"schedule": {"kind": "wsd", "decay": "2k tokens"}}, "schedule.decay in tokens would count whole batches"),
+        ({"evaluation": {"every": "8k tokens"}}, "evaluation.every in tokens would count whole batches"),
+        (
+            {"checkpoint": {"every": "4k tokens"}, "tracking": {"log_every": "1k tokens"}},
+            "checkpoint.every and tracking.log_every in tokens would count",
+        ),
     ],
 )
 def test_what_does_not_go_with_a_batch_that_rises_is_refused(changes: dict[str, Any], message: str):
@@ -156,10 +161,12 @@ def test_what_does_not_go_with_a_batch_that_rises_is_refused(changes: dict[str, 
 
 
 def test_ranks_and_skipped_steps_that_a_batch_that_rises_cannot_have_are_refused():
-    with pytest.raises(UserError, match="steps of 4 sequences, which cannot be shared by 8 data-parallel ranks"):
+    with pytest.raises(UserError, match="steps of 4 sequences, which 8 data-parallel ranks cannot share"):
         make_plan(with_vocabulary(rising()), world=8)
-    with pytest.raises(UserError, match="steps of other sizes before step 24"):
-        make_plan(with_vocabulary(rising(skip_steps=("20:22",))), world=2)
+    with pytest.raises(
+        UserError, match=r"skip_steps begins at 20, and batch\.warmup has steps of other sizes before step 24"
+    ):
+        make_plan(with_vocabulary(rising(skip_steps=("500:510", "20:22"))), world=2)
     assert make_plan(with_vocabulary(rising(skip_steps=("24:26",))), world=2)
 
 
