@@ -15,7 +15,7 @@ SIDE = 8192  # of the matrices
 REPEATS = 20
 
 
-def matrix_rate(device: torch.device) -> float:
+def gpu_rate(device: torch.device) -> float:
     """Return the best FLOP/s of a few series of products."""
     a = torch.randn(SIDE, SIDE, device=device, dtype=torch.bfloat16)
     best = 0.0
@@ -33,7 +33,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         return 1
     device = torch.device("cuda", 0)
-    print(json.dumps({"name": torch.cuda.get_device_name(device), "flops": matrix_rate(device)}))
+    print(json.dumps({"name": torch.cuda.get_device_name(device), "flops": gpu_rate(device)}))
     return 0
 
 

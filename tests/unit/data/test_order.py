@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.contract.errors import UserError
-from trainer.data.order.order import permute, sample_ids, shuffled, shuffled_in_windows, step_indices, stream_keys
+from trainer.data.order.order import permute, rank_indices, shuffled, shuffled_in_windows, stream_keys
 
 SEEDS = st.integers(0, 2**63)
 
@@ -43,9 +43,7 @@ def test_a_window_stays_within_few_chunks() -> None:
 def test_the_global_order_does_not_depend_on_the_ranks(size: int, seed: int, step: int, sizes: tuple[int, int]) -> None:
     def whole(dp_size: int) -> np.ndarray:
         ranks = range(dp_size)
-        return np.concatenate(
-            [sample_ids(step, r, dp_size, sequences_per_step=24, num_samples=size, seed=seed) for r in ranks]
-        )
+        return np.concatenate([shuffled(rank_indices(24 * step, 24, r, dp_size), size, seed) for r in ranks])
 
     assert (whole(sizes[0]) == whole(sizes[1])).all()
 
@@ -54,8 +52,8 @@ def test_the_global_order_does_not_depend_on_the_ranks(size: int, seed: int, ste
 @settings(max_examples=40, deadline=None)
 def test_another_batch_size_reads_the_same_order(seed: int, size: int, cut: int) -> None:
     def stream(per_step: int, steps: int) -> np.ndarray:
-        options = {"sequences_per_step": per_step, "num_samples": size, "seed": seed}
-        return np.concatenate([sample_ids(step, 0, 1, **options) for step in range(steps)])
+        stretches = (rank_indices(step * per_step, per_step, 0, 1) for step in range(steps))
+        return np.concatenate([shuffled(stretch, size, seed) for stretch in stretches])
 
     assert (stream(6, 20) == stream(12, 10)).all()
     assert (stream(6, 20)[: 6 * cut] == stream(6, cut)).all()
@@ -86,7 +84,7 @@ def test_every_place_of_a_small_set_is_as_likely() -> None:
 
 
 def test_a_set_of_10_to_the_12_needs_no_memory_for_it() -> None:
-    ids = sample_ids(10**9, 3, 8, sequences_per_step=512, num_samples=10**12, seed=7)
+    ids = shuffled(rank_indices(512 * 10**9, 512, 3, 8), 10**12, 7)
     assert ids.shape == (64,) and ids.min() >= 0 and ids.max() < 10**12
 
 
@@ -100,7 +98,7 @@ def test_each_key_permutes_by_itself(size: int, keys: list[int]) -> None:
 
 def test_a_step_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(UserError, match="10 sequences per step cannot be shared equally by 4"):
-        step_indices(0, 0, 4, 10)
+        rank_indices(0, 10, 0, 4)
 
 
 def test_an_empty_set_is_refused() -> None:

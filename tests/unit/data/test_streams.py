@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tests.unit.data.builders import EOS, random_docs, stream, write_set
 from trainer.config.data import DataConfig, SourceConfig
 from trainer.contract.errors import UserError
-from trainer.data.order.order import step_indices
+from trainer.data.order.order import rank_indices
 from trainer.data.order.streams import Streams
 from trainer.data.read.batches import Batches, MicroBatch
 from trainer.data.read.opening import open_batches
@@ -92,8 +92,8 @@ def test_a_lane_goes_on_exactly_where_its_segment_follows_in_the_same_source(
 @settings(max_examples=60, deadline=None)
 def test_ranks_share_the_lanes_of_a_step(step: int, dp: int, seed: int) -> None:
     order = Streams([100, 77], 12, seed)
-    shared = [order(step_indices(step, rank, dp, 12)) for rank in range(dp)]
-    assert (np.concatenate(shared) == order(step_indices(step, 0, 1, 12))).all()
+    shared = [order(rank_indices(12 * step, 12, rank, dp)) for rank in range(dp)]
+    assert (np.concatenate(shared) == order(rank_indices(12 * step, 12, 0, 1))).all()
 
 
 def test_lanes_read_the_text_from_segment_to_segment(root: Path) -> None:

@@ -20,20 +20,11 @@ ROUNDS = 8
 _ONE = np.uint64(1)
 
 
-def step_indices(step: int, dp_rank: int, dp_size: int, sequences_per_step: int) -> Ids:
-    """Return the positions in the global order that one data rank reads in optimizer step `step` (0-based).
-
-    The ranks of a step hold consecutive stretches: put together in rank order they are the step's stretch of the
-    global order, whatever `dp_size` is. Raises UserError where the ranks cannot share the step equally.
-    """
-    assert step >= 0
-    return rank_indices(step * sequences_per_step, sequences_per_step, dp_rank, dp_size)
-
-
 def rank_indices(begin: int, sequences: int, dp_rank: int, dp_size: int) -> Ids:
     """Return what one data rank reads of a step that has so many sequences from `begin` on in the global order.
 
-    Raises UserError where the ranks cannot share the step equally.
+    The ranks hold consecutive stretches: put together in rank order they are the step's, whatever `dp_size` is. Raises
+    UserError where the ranks cannot share the step equally.
     """
     if sequences % dp_size:
         raise UserError(
@@ -43,11 +34,6 @@ def rank_indices(begin: int, sequences: int, dp_rank: int, dp_size: int) -> Ids:
     assert 0 <= dp_rank < dp_size
     share = sequences // dp_size
     return np.arange(begin + dp_rank * share, begin + (dp_rank + 1) * share, dtype=np.int64)
-
-
-def sample_ids(step: int, dp_rank: int, dp_size: int, *, sequences_per_step: int, num_samples: int, seed: int) -> Ids:
-    """Return the samples, each in [0, num_samples), that one data rank reads in step `step`. Shape (n,)."""
-    return shuffled(step_indices(step, dp_rank, dp_size, sequences_per_step), num_samples, seed)
 
 
 def shuffled(indices: Ids, num_samples: int, seed: int) -> Ids:
