@@ -57,7 +57,7 @@ def replay(of: RunDir, scratch: RunDir, step: int) -> None:
     config = for_replay(load_written(of.config), of, step)
     session = open_run(config, scratch, Fence.from_environment(scratch))
     run = session.run
-    run.reads_late = False  # no step is taken before the one ahead of it is known
+    run.reads_late = False  # each step is known before the next is taken
     if not run.step < step <= run.plan.steps:
         raise UserError(f"step {step} cannot be taken again: the run has steps {run.step + 1} to {run.plan.steps}")
     began = run.step

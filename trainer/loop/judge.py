@@ -17,7 +17,7 @@ from trainer.loop.run import DivergedError, Run, lr_at
 def judge(run: Run, outcome: StepOutcome, skipped: int) -> int:
     """Return how many steps in a row were skipped; the engine changed no parameter in a skipped step."""
     numbers = f"loss {outcome.loss:.4g} and gradient norm {outcome.grad_norm:.4g} after step {run.step}"
-    if run.engine.agreement.agreed(HALT):
+    if run.engine.agreement.agreed(HALT):  # no step is ahead: with guard.spike stop each is read at once
         raise DivergedError(f"{run.health.in_a_row} spikes in a row, {numbers} (guard.spike is stop)")
     run.health.after(run.step, outcome.loss, outcome.grad_norm)
     if not outcome.skipped:
