@@ -147,11 +147,11 @@ def test_a_failed_rank_is_named(backend: SlurmBackend, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_time_limit_saves_requeues_and_resumes_at_the_step(backend: SlurmBackend, tmp_path: Path) -> None:
-    """The signal comes 75 s before the limit of 120 s or up to half a minute earlier, so 40 s of work are too many."""
-    spec = counter(tmp_path, "limited", 400, time_limit=2, extras={"signal_seconds": 75})
+    """The signal comes 75 s before the limit of 120 s or up to half a minute earlier: after 15 to 45 s of 60 s of work."""
+    spec = counter(tmp_path, "limited", 600, time_limit=2, extras={"signal_seconds": 75})
     job = backend.submit(spec)
     assert finish(backend, job, 400).state is JobState.DONE
-    assert counted(spec.run_dir) == list(range(1, 401))
+    assert counted(spec.run_dir) == list(range(1, 601))
     assert (spec.run_dir / "logs" / "timeouts").read_text().split()[0] == job
 
 
