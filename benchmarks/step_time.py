@@ -52,14 +52,14 @@ class PeerBlock(nn.Module):
 class Peer(nn.Module):
     def __init__(self, c: TransformerConfig) -> None:
         super().__init__()
-        self.wte, self.wpe = nn.Embedding(VOCAB, c.d_model), nn.Embedding(CONTEXT, c.d_model)
+        self.wte, self.wpe = nn.Embedding(c.vocab_rows, c.d_model), nn.Embedding(c.context_length, c.d_model)
         self.h = nn.ModuleList(PeerBlock(c.d_model, c.n_heads) for _ in range(c.n_layers))
-        self.ln_f, self.lm_head = nn.LayerNorm(c.d_model), nn.Linear(c.d_model, VOCAB, bias=False)
+        self.ln_f, self.lm_head = nn.LayerNorm(c.d_model), nn.Linear(c.d_model, c.vocab_rows, bias=False)
         self.wte.weight = self.lm_head.weight
         self.apply(lambda m: nn.init.normal_(m.weight, std=0.02) if isinstance(m, nn.Linear | nn.Embedding) else None)
 
     def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
-        x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1]))
+        x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1], device=idx.device))
         for block in self.h:
             x = block(x)
         logits = self.lm_head(self.ln_f(x))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.setting import Row, Setting
-from benchmarks.gpu.throughput import LARGE, SMALL, engine
+from benchmarks.gpu.throughput import LARGE, SMALL, Way, ours
 
 STEPS = 10
 # Reading a number back waits for everything before it; the CUDA calls are seen on a GPU alone.
@@ -17,7 +16,8 @@ WAITS = ("aten::_local_scalar_dense", "cudaStreamSynchronize", "cudaDeviceSynchr
 
 def busy(events: Any) -> tuple[float, float]:
     """Return the microseconds in which a kernel runs, overlaps counted once, and those from the first to the last."""
-    spans = sorted((e.time_range.start, e.time_range.end) for e in events if str(e.device_type).endswith("CUDA"))
+    kernels = [e for e in events if str(e.device_type).endswith("CUDA") and not e.is_user_annotation]
+    spans = sorted((e.time_range.start, e.time_range.end) for e in kernels)
     if not spans:
         return 0.0, 0.0
     total, until = 0.0, spans[0][0]
@@ -31,11 +31,12 @@ def measure(setting: Setting) -> list[Row]:
     """Profile each engine at the shape of `throughput`."""
     shape, sequences = (SMALL, 2) if setting.tiny else (LARGE, 16)
     rows: list[Row] = []
-    for name in setting.engines[:1] if setting.tiny else setting.engines:
-        step = engine(setting, shape, sequences, name, compiled=False)
+    ways = [Way(name, compile) for name in setting.engines for compile in (False, "blocks")]
+    for name, way in setting.in_time({str(way): way for way in (ways[:1] if setting.tiny else ways)}):
+        step = ours(setting, shape, sequences, way)
         step(), step()
         setting.wait()
-        kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if setting.device.type == "cuda" else [])
+        kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if setting.gpu else [])
         with profile(activities=kinds) as recorded:
             for _ in range(STEPS):
                 step()
@@ -45,8 +46,8 @@ def measure(setting: Setting) -> list[Row]:
         waits = {kind: counts.get(kind, 0) / STEPS for kind in WAITS}
         share = None if not whole else 1 - working / whole
         rows.append(
-            {"engine": name, **{f"{kind} a step": n for kind, n in waits.items()}, "share without a kernel": share}
+            {"contender": name, **{f"{kind} a step": n for kind, n in waits.items()}, "share without a kernel": share}
         )
         del step, recorded
-        torch.cuda.empty_cache() if setting.device.type == "cuda" else None
+        setting.forget()
     return rows

@@ -105,7 +105,8 @@ def _on_gpus(run: RunConfig) -> bool:
     from launch.cluster.this_machine import local_gpus
 
     if run.device == "auto":
-        return run.precision == "fp8" or bool(local_gpus(os.environ))
+        needs = run.precision == "fp8" or run.parallel.compile == "graphs"
+        return needs or bool(local_gpus(os.environ))
     return run.device == "cuda"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.planner.rates import FLASH_BACKWARD, LAUNCH, MEMORY_SHARE, SERIAL_KERNEL, Rates
+from launch.planner.rates import FLASH_BACKWARD, LAUNCH, SERIAL_KERNEL, Rates
 from launch.planner.shape import Way
 from trainer.plan.gpus import Gpu
 from trainer.plan.shape import MixerShape, Shape
@@ -31,7 +31,7 @@ class Compute:
     @property
     def bandwidth(self) -> float:
         """Bytes per second that elementwise kernels move."""
-        return MEMORY_SHARE * self.gpu.bandwidth
+        return self.rates.memory * self.gpu.bandwidth
 
     def product(self, m: float, n: float, k: float, *, fp8: bool = False) -> float:
         """Return the seconds of an m x k by k x n product: its arithmetic, and the traffic that this does not hide.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from launch.planner.rates import RATES
+from launch.planner.measured import rates_of
 from trainer.contract.plain_json import DamagedFileError, read_object, to_json
 from trainer.contract.run_dir import write_atomically
 from trainer.plan.gpus import Gpu, find_gpu, gpu_of_driver
@@ -30,8 +30,8 @@ def gpu_of_this_machine(named: str | None, environment: Mapping[str, str] = os.e
     rate = kept_rate(driver, environment) if driver else None
     if gpu is None or rate is None:
         return gpu
-    share = RATES.hopper if gpu.power_limited else RATES.ampere
-    return replace(gpu, flops=rate / share)
+    rates = rates_of(gpu, environment)
+    return replace(gpu, flops=rate / (rates.hopper if gpu.power_limited else rates.ampere))
 
 
 def kept_rate(driver: str, environment: Mapping[str, str]) -> float | None:

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from launch.cluster.this_machine import available_cores
+from launch.planner.measured import rates_of
 from launch.planner.rates import SERIAL_KERNEL
 from launch.planner.shape import shape_of, way_of
 from launch.planner.step_time import StepTime, step_time
@@ -42,7 +43,7 @@ def step_on_gpus(config: RunConfig, degrees: Degrees, batch: BatchPlan, gpu: Gpu
     precision = resolve_precision(config.precision, gpu=True)
     stage = effective_stage(config, replicas=degrees.data * degrees.sequence, precision=precision)
     way = way_of(config, degrees, batch, zero=stage, ranks_per_node=ranks_per_node)
-    return step_time(shape_of(config.model), way, gpu, count_parameters(config.model).total)
+    return step_time(shape_of(config.model), way, gpu, count_parameters(config.model).total, rates_of(gpu))
 
 
 def seconds_on_gpus(config: RunConfig, plan: Plan, gpu: Gpu, *, ranks: int, sharing: int) -> float:

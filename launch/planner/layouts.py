@@ -21,6 +21,7 @@ from trainer.config.parallel import Degrees, ParallelConfig, check_model_splits
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.plan.batch import BatchPlan, plan_batch
+from trainer.plan.compiling import check_compile, check_graphs
 from trainer.plan.counting import count_flops
 from trainer.plan.fp8 import check_capability, check_fp8
 from trainer.plan.gpus import Gpu, find_gpu
@@ -144,6 +145,7 @@ class _Found:
                 self.too_big.append((memory["total"], one))
                 continue
             try:
+                check_graphs(run, degrees, batch, gpu=True)
                 if run.precision == "fp8":
                     check_fp8(run.model, degrees, micro_batch=batch.micro_batch, gpu=True)
             except UserError as error:
@@ -179,6 +181,7 @@ def with_parallel(config: RunConfig, layout: Layout) -> RunConfig:
     }
     run = config.model_copy(update={"parallel": parse_section(ParallelConfig, values, "parallel")})
     check_optimizer(run)
+    check_compile(run)
     return run
 
 

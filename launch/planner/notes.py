@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from launch.planner.measured import card_rates
 from trainer.config.run import RunConfig
 from trainer.plan.gpus import COMPARED
 
@@ -22,7 +23,12 @@ def notes(config: RunConfig, found: Layouts, search: Callable[[RunConfig], Layou
     yield from _batch(config, found.world)
     yield from _fp8(config, found, search)
     yield from _tight(found)
-    if found.ranked and found.gpu.name not in COMPARED:
+    card = card_rates(found.gpu)
+    if found.ranked and card is not None:
+        yield (
+            f"Times are by rates that were fitted to {card.steps} steps measured on a {found.gpu.name} on {card.date}."
+        )
+    elif found.ranked and found.gpu.name not in COMPARED:
         yield f"No published run on a {found.gpu.name} was compared with this estimate: take its times as a guess."
 
 

@@ -1,8 +1,9 @@
 """What data sheets do not say of a step's time: shares of peaks, and seconds that nothing else explains.
 
-`Rates` was fitted to Narayanan et al. 2021 and half of MosaicML's published runs; `python -m benchmarks.planner --fit`
-fits it again, and without `--fit` judges it on the rows that were left out. The other constants were chosen, since the
-published runs say little of them.
+All of `Rates` but its last two were fitted to Narayanan et al. 2021 and half of MosaicML's published runs;
+`python -m benchmarks.planner --fit` fits them again, and without `--fit` judges them on the rows that were left out.
+The last two and the other constants were chosen, since the published runs say little of them. Where steps were measured
+on a card, `launch/planner/measured.py` has rates of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rates:
-    """Fitted. Shares of a GPU's data sheet unless stated otherwise."""
+    """Shares of a GPU's data sheet unless stated otherwise."""
 
     ampere: float = 0.82  # peak FLOP/s that large 16-bit products reach
     hopper: float = 0.73  # the same from Hopper on, where the power limit comes first
@@ -22,14 +23,14 @@ class Rates:
     contention: float = 0.55  # of a collective's time that is lost although it runs beside compute
     hop: float = 1.5e-6  # seconds of each rank in a ring over several nodes
     fp8: float = 0.835  # speed of fp8 products over twice that of 16-bit ones
+    memory: float = 0.80  # of the memory's bandwidth that elementwise kernels reach
+    step: float = 0.02  # seconds of a step beyond its kernels: loading, synchronising, logging
 
 
 RATES = Rates()
 
-MEMORY_SHARE = 0.80  # of the memory's bandwidth that elementwise kernels reach
 NODE_SHARE = 0.75  # of NVLink or PCIe that large collectives reach
 NETWORK_SHARE = 0.80  # of InfiniBand or RoCE that large collectives reach
-STEP = 0.02  # seconds of a step beyond its kernels: loading, synchronising, logging
 LAUNCH = 60e-6  # seconds to launch the kernels of one layer's pass: small layers take no less
 SERIAL_KERNEL = 6e-6  # seconds of a kernel that waits for the one before, whatever its size
 LATENCY = 10e-6  # seconds for one collective inside a node, whatever its size

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.planner.rates import CAST_BYTES, LOSS_BYTES
+from launch.planner.rates import CAST_BYTES, FUSED_CAST_BYTES, FUSED_LOSS_BYTES, LOSS_BYTES
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import Degrees
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan
-from trainer.plan.compiling import compiles
+from trainer.plan.compiling import compile_mode
 from trainer.plan.logits import MOST_LOGITS
 from trainer.plan.shape import Shape
 
@@ -79,6 +79,8 @@ def way_of(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, zero: int, 
     fp32 = config.precision == "fp32"
     tokens = batch.micro_batch * model.context_length // degrees.sequence
     all_reduces = 6 if parallel.recompute == "full" else 4
+    chunked = degrees.tensor == 1 and tokens * model.vocab_rows > MOST_LOGITS
+    compiled = compile_mode(config, gpu=True)
     return Way(
         data=degrees.data,
         tensor=degrees.tensor,
@@ -88,8 +90,10 @@ def way_of(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, zero: int, 
         accumulation=batch.accumulation,
         recompute=parallel.recompute,
         precision="bf16" if config.precision == "auto" else config.precision,
-        compiled=compiles(config, gpu=True),
-        chunked_head=degrees.tensor == 1 and tokens * model.vocab_rows > MOST_LOGITS,
+        compiled=compiled is not None,
+        chunked_head=chunked,
+        loss_bytes=FUSED_LOSS_BYTES if compiled in ("model", "graphs") and not chunked else LOSS_BYTES,
+        cast_bytes=CAST_BYTES if compiled is None else FUSED_CAST_BYTES,
         overlap=zero in (0, 3),
         tensor_overlap=2 / all_reduces if parallel.overlap else 0.0,  # of the two column-parallel layers, backward
         reduce_bytes=4 if zero == 0 or fp32 else 2,

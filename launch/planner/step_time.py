@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from launch.planner.compute import Compute
-from launch.planner.rates import OPTIMIZER_BYTES, RATES, STEP, Rates
+from launch.planner.rates import OPTIMIZER_BYTES, RATES, Rates
 from launch.planner.shape import Way
 from launch.planner.traffic import Traffic
 from trainer.plan.gpus import Gpu
@@ -59,5 +59,5 @@ def step_time(shape: Shape, way: Way, gpu: Gpu, parameters: int, rates: Rates = 
         pipeline=(computing + tensor + sequence) * (way.pipeline - 1) / way.chunks + n * traffic.hand_over(),
         data=traffic.data(held, computing),
         optimizer=own * OPTIMIZER_BYTES / compute.bandwidth,
-        other=STEP,
+        other=rates.step,
     )

@@ -70,7 +70,7 @@ def run_table(plan: Plan, seconds: float | None) -> Table:
     degrees = plan.degrees
     rows = {
         "world": f"{degrees.world} ranks: {degrees}, ZeRO {plan.zero_stage}, {plan.precision}"
-        f"{', compiled blocks' if plan.compiled else ''}",
+        f"{f', compiled {plan.compiled}' if plan.compiled else ''}",
         "parameters": _parts(plan.parameters, count),
         "tokens": f"{count(plan.tokens)} in {plan.steps} steps of {plan.tokens_per_step} tokens",
         "batch": f"{plan.sequences_per_step} sequences = {degrees.data} data ranks x micro-batch {plan.micro_batch} "

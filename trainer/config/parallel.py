@@ -35,8 +35,10 @@ class ParallelConfig(Section):
     recompute: Execution[Literal["none", "selective", "full"]] = Field(
         "none", description="activations made again in the backward pass: of attention, or of whole blocks"
     )
-    compile: Execution[Literal["auto"] | bool] = Field(
-        "auto", description="torch.compile of each block; auto: on GPUs, where it was found equal to one process"
+    compile: Execution[Literal["auto", "blocks", "model", "graphs"] | bool] = Field(
+        "auto",
+        description="torch.compile of each of the blocks (or true), of the whole model, or of that with CUDA graphs; "
+        "auto: blocks on GPUs, where it was found equal to one process",
     )
     overlap: Execution[bool] = Field(
         False, description="overlap the backward all-reduce of column-parallel layers with compute"
@@ -67,11 +69,6 @@ class ParallelConfig(Section):
             raise ValueError("offload 'optimizer' needs zero_stage 1, 2 or 3, zero_stage is 0")
         if self.overlap and self.tensor == 1:
             raise ValueError("overlap has an effect with a tensor degree above 1 only, tensor is 1")
-        if self.compile is True and self.zero_stage == 3:
-            raise ValueError(
-                "compile gains nothing with zero_stage 3, whose gathering interrupts every compiled layer: "
-                "set zero_stage to 0, 1 or 2, or compile to false"
-            )
         return self
 
 

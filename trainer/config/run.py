@@ -21,6 +21,7 @@ from trainer.config.sections import (
     TrackingConfig,
 )
 from trainer.config.span import Count
+from trainer.contract.errors import UserError
 from trainer.models.registry import cost_of
 
 SPANS = {  # settings that count steps by the tokens of a whole batch
@@ -146,26 +147,22 @@ class RunConfig(Section):
                 "model.carry takes what a lane has read into its next step, and with data.order "
                 f"{self.data.order} that is another text: set data.order to streams"
             )
-        if self.model.carries and self.parallel.compile is True:
-            raise ValueError(
-                "model.carry hands states from block to block, which is not compiled: set parallel.compile to false"
-            )
         return self
 
     @model_validator(mode="after")
-    def _hears_blocks(self) -> RunConfig:
-        if self.tracking.activations and self.parallel.compile is True:
-            raise ValueError(
-                "tracking.activations listens to blocks, and compiled ones cannot be listened to: set one to false"
-            )
+    def _compiles(self) -> RunConfig:
+        from trainer.plan.compiling import check_compile  # which reads runs
+
+        try:
+            check_compile(self)
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return self
 
     @model_validator(mode="after")
     def _fp8_fits(self) -> RunConfig:
-        if self.precision == "fp8" and (self.parallel.overlap or self.parallel.compile is True):
-            raise ValueError(
-                "precision fp8 has products of its own: set parallel.overlap and parallel.compile to false"
-            )
+        if self.precision == "fp8" and self.parallel.overlap:
+            raise ValueError("precision fp8 has products of its own: set parallel.overlap to false")
         if self.precision == "fp8" and self.device == "cpu":
             raise ValueError("precision fp8 needs a Hopper GPU (compute capability 9.0 or above), but device is cpu")
         return self

@@ -6,7 +6,7 @@ import torch
 
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
-from trainer.engine.compiled import can_compile, compile_blocks
+from trainer.engine.compiled import can_compile, compile_parts
 from trainer.engine.engine import Engine
 from trainer.engine.protocol import Library
 from trainer.engine.recompute import recompute_blocks
@@ -16,7 +16,7 @@ from trainer.parallel.fp8 import check_gpu, multiply_in_fp8
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor.shard import cut_parameters, materialise, splits_of
-from trainer.plan.compiling import compiles
+from trainer.plan.compiling import compile_mode
 from trainer.plan.sharding import check_optimizer
 
 
@@ -44,8 +44,9 @@ def build_engine(
     shard_attention(model, mesh)
     recompute_blocks(model, config.parallel.recompute)
     model.loss_terms = LossTerms(config.optim.label_smoothing, config.optim.z_loss)
-    if compiles(config, gpu=device.type == "cuda") and (config.parallel.compile is True or can_compile(device)):
-        compile_blocks(model.blocks)
+    mode = compile_mode(config, gpu=device.type == "cuda")
+    if mode is not None and (config.parallel.compile != "auto" or can_compile(device)):
+        compile_parts(model, mode)
     sharded = library.spread(model, config, mesh, splits, lr=lr, accumulation=accumulation, device=device)
     return Engine(sharded, config, mesh, splits, accumulation, device)
 

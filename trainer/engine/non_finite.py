@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engine.batch import Batch
+from trainer.engine.compiled import uncompiled
 from trainer.engine.engine import Engine
 from trainer.parallel.first_rank import from_first_rank, to_first_rank
 from trainer.parallel.tensor.local import local
@@ -113,7 +114,8 @@ def trace_step(engine: Engine, micro_batches: Sequence[Batch], lr: float) -> dic
         for batch in micro_batches:
             if batch.weights is not None:
                 hooks.look(batch.weights, "batch", "", None, "weights of the tokens")
-        outcome = engine.train_step(micro_batches, lr)
+        with uncompiled():
+            outcome = engine.train_step(micro_batches, lr)
     finally:
         hooks.remove()
     mine = json.dumps(None if hooks.first is None else asdict(hooks.first))

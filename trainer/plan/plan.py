@@ -14,7 +14,7 @@ from trainer.data.order.ramp import Ramp
 from trainer.data.order.skipping import parse_ranges, steps_before
 from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan, plan_batch
-from trainer.plan.compiling import compiles
+from trainer.plan.compiling import Mode, check_graphs, compile_mode
 from trainer.plan.counting import count_flops, count_parameters
 from trainer.plan.deepspeed import deepspeed_config
 from trainer.plan.fp8 import check_fp8
@@ -49,7 +49,7 @@ class Plan:
     memory_bytes: dict[str, int]
     deepspeed: dict[str, Any]  # the JSON that DeepSpeed is given; empty where another engine shards
     batch_warmup: tuple[tuple[int, int], ...] = ()  # sequences of a step, and steps, of each stage of batch.warmup
-    compiled: bool = False  # blocks are
+    compiled: Mode | None = None  # what torch.compile takes
 
     def to_json(self) -> str:
         """Return the plan as indented JSON."""
@@ -83,7 +83,11 @@ class Plan:
         values: dict[str, Any] = json.loads(text)
         values.pop("world")
         rising = tuple((int(batch), int(steps)) for batch, steps in values.pop("batch_warmup", ()))
-        return cls(**{**values, "degrees": Degrees(**values["degrees"]), "batch_warmup": rising})
+        compiled = {True: "blocks", False: None}.get(
+            values.get("compiled"), values.get("compiled")
+        )  # once it was a flag
+        degrees = Degrees(**values["degrees"])
+        return cls(**{**values, "degrees": degrees, "batch_warmup": rising, "compiled": compiled})
 
 
 def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens: int | None = None) -> Plan:
@@ -122,7 +126,7 @@ def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens:
         if config.parallel.engine == "deepspeed"
         else {},
         batch_warmup=ramp.stages,
-        compiled=compiles(config, gpu=gpu),
+        compiled=compile_mode(config, gpu=gpu),
     )
 
 
@@ -157,6 +161,7 @@ def share_out(config: RunConfig, world: int, *, gpu: bool = False) -> tuple[Degr
     _check_ramp(config, degrees.data, batch.micro_batch)
     if config.precision == "fp8":
         check_fp8(config.model, degrees, micro_batch=batch.micro_batch, gpu=gpu)
+    check_graphs(config, degrees, batch, gpu=gpu)
     return degrees, batch
 
 

@@ -1,6 +1,7 @@
 """Shard a model with torch's `fully_shard` (FSDP2): the one place that calls it.
 
-Units are the blocks, and what lies outside them. ZeRO's stages (Rajbhandari et al. 2020) are settings of it:
+Units are the blocks, and what lies outside them; a model that is compiled as one program is one unit, for nothing can
+be gathered inside of it. ZeRO's stages (Rajbhandari et al. 2020) are settings of it:
 
     1  parameters are gathered once a step; gradients are whole until the last micro-batch, and then sharded
     2  parameters are gathered once a step; gradients are sharded after each micro-batch
@@ -26,6 +27,7 @@ from trainer.parallel.fp8 import linear as fp8_linear
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.tensor import layers
 from trainer.parallel.tensor.split import Split
+from trainer.plan.compiling import compile_mode
 from trainer.plan.sharding import effective_stage, resolve_precision
 
 # Losses leave the model as a view, which nobody writes into.
@@ -58,7 +60,8 @@ def spread(
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     over = DeviceMesh.from_group(mesh.replica_group, device.type)
     again = config.parallel.zero_stage == 3
-    for block in model.blocks:
+    whole = compile_mode(config, gpu=device.type == "cuda") in ("model", "graphs")
+    for block in () if whole else model.blocks:
         fully_shard(block, mesh=over, reshard_after_forward=again, mp_policy=policy)
     fully_shard(model, mesh=over, reshard_after_forward=False, mp_policy=policy)
     stage = effective_stage(config, replicas=mesh.replica_size, precision=precision)
