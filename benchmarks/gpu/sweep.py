@@ -30,7 +30,7 @@ from trainer.contract.plain_json import rows_of
 from trainer.plan.gpus import gpu_of_driver
 
 SIZES, SEEDS, SLOTS = ("1M", "2M", "5M", "10M"), 3, 6
-SMALL = ("6k", "10k", "20k")
+SMALL = ("10k", "20k", "40k")
 CONTEXT, SEQUENCES = 512, 16
 TRAINS = 5.0  # seconds that a cell of the largest size trains alone
 STEPS = (40, 600)  # the least and the most of a cell
@@ -43,10 +43,11 @@ def measure(setting: Setting) -> dict[str, list[Row]]:
     steps = 4 if setting.tiny else steps_of(setting)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        alone = run(setting, root, "alone", sizes[:1] if setting.tiny else sizes, 1, 1, steps)
-        packed = run(setting, root, "packed", sizes, seeds, slots, steps)
-        packed["x alone"] = float(packed["tokens/s"] or 0) / float(alone["tokens/s"] or 1)
-        return {"sweep": [alone, packed], "law": law(root / "runs" / "packed" / "ledger.jsonl")}
+        ways = {"packed": (seeds, slots)} if setting.tiny else {"alone": (1, 1), "packed": (seeds, slots)}
+        rows = [run(setting, root, name, sizes, *way, steps) for name, way in ways.items()]
+        if len(rows) == 2:
+            rows[1]["x alone"] = float(rows[1]["tokens/s"] or 0) / float(rows[0]["tokens/s"] or 1)
+        return {"sweep": rows, "law": law(root / "runs" / "packed" / "ledger.jsonl")}
 
 
 def steps_of(setting: Setting) -> int:
@@ -72,7 +73,7 @@ def run(setting: Setting, root: Path, name: str, sizes: tuple[str, ...], seeds: 
     """Train the cells, so many at a time, and return what the whole of it gave."""
     context, sequences = (64, 2) if setting.tiny else (CONTEXT, SEQUENCES)
     data = {
-        "name": "gpu", "root": str(root / "data"), "tokenizer": {"kind": "bytes"},
+        "name": "gpu", "root": str(root / "data"), "tokenizer": {"kind": "bytes"}, "held_out_fraction": 0.1,
         "sources": [{"path": "embedded", "max_bytes": "1M" if setting.tiny else "8M"}],
     }  # fmt: skip
     shared = {

@@ -14,7 +14,7 @@ from launch.planner.step_time import step_time
 from trainer.plan.gpus import Gpu
 from trainer.plan.shape import Shape
 
-WEIGHT = 0.1  # of a rate's distance from the published one, in logarithms, beside the error of one step
+WEIGHT = 0.02  # of a rate's distance from the published one, in logarithms, beside the error of one step
 LEAST, MOST = 0.1, 10.0  # of a rate over the published one
 
 

@@ -68,7 +68,7 @@ def train_here(
         return
     check_start(config, manifest, run_dir.checkpoints)
     _tell_former(run_dir)
-    need_rank_packages()
+    need_rank_packages([config.parallel.engine])
     claim(run_dir, config, gpu=gpus > 0)
     begin_again(run_dir)
     if curve is not None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.dist.pool import RankPool
 from tests.dist.runs import reference, spread, tiny
+from trainer.config.run import RunConfig
 
 LOSS, NORM = 2e-6, 2e-6  # absolute on the loss, relative on the gradient norm
 
@@ -130,12 +131,47 @@ def test_label_smoothing_under_vocabulary_parallelism(
         {"zero_stage": 2},
         {"engine": "fsdp", "zero_stage": 1},
         {"engine": "fsdp", "zero_stage": 2, "tensor": 2},
+        {"engine": "fsdp", "zero_stage": 3, "compile": "blocks"},
+        {"engine": "fsdp", "zero_stage": 1, "compile": "model"},
+        {"zero_stage": 1, "compile": "model"},
     ],
-    ids=["tensor", "sequence with ZeRO 1", "ZeRO 2", "FSDP", "FSDP with tensor"],
+    ids=str,
 )
-def test_compiled_blocks_change_nothing(ranks: RankPool, parallel: dict[str, Any]) -> None:
-    config = tiny(parallel={**parallel, "compile": True})
+def test_what_is_compiled_changes_nothing(ranks: RankPool, parallel: dict[str, Any]) -> None:
+    config = tiny(parallel={"compile": True, **parallel})
     assert_same_curves(ranks.run(2, spread, config, timeout=500.0), plain("tied fused", False), LOSS, NORM)
+
+
+def spread_traced(config: RunConfig) -> list[Any]:
+    """Train with all that torch.compile does but making kernels, which takes most of its time."""
+    import torch
+
+    compile_ = torch.compile
+    torch.compile = functools.partial(compile_, backend="aot_eager_decomp_partition")
+    try:
+        return spread(config, 2, True)
+    finally:
+        torch.compile = compile_
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"tensor": 2, "zero_stage": 0},
+        {"tensor": 2, "zero_stage": 2},
+        {"sequence": 2, "zero_stage": 1},
+        {"zero_stage": 2},
+        {"engine": "fsdp", "zero_stage": 2},
+        {"engine": "fsdp", "zero_stage": 1, "tensor": 2},
+        {"engine": "fsdp", "zero_stage": 3, "tensor": 2, "compile": "blocks"},
+    ],
+    ids=str,
+)
+def test_a_model_as_one_program_equals_one_process(ranks: RankPool, parallel: dict[str, Any]) -> None:
+    """With document masks, weights, and two micro-batches."""
+    config = tiny(parallel={"compile": "model", **parallel})
+    curves = ranks.run(2, spread_traced, config, timeout=400.0)
+    assert_same_curves(curves, plain("tied fused", True), LOSS, NORM)
 
 
 @pytest.mark.parametrize(

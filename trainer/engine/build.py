@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 
 from trainer.config.parallel import check_model_splits
 from trainer.config.run import RunConfig
+from trainer.contract.errors import UserError
 from trainer.engine.compiled import can_compile, compile_parts
 from trainer.engine.engine import Engine
 from trainer.engine.protocol import Library
@@ -17,6 +20,7 @@ from trainer.parallel.mesh import Mesh
 from trainer.parallel.sequence import shard_attention
 from trainer.parallel.tensor.shard import cut_parameters, materialise, splits_of
 from trainer.plan.compiling import compile_mode
+from trainer.plan.deepspeed import NOT_INSTALLED
 from trainer.plan.sharding import check_optimizer
 
 
@@ -57,6 +61,8 @@ def library_of(engine: str) -> Library:
         from trainer.engine.fsdp import spread as fsdp
 
         return fsdp
+    if find_spec("deepspeed") is None:
+        raise UserError(NOT_INSTALLED)
     from trainer.engine.deepspeed import spread as deepspeed
 
     return deepspeed

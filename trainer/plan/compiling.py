@@ -84,6 +84,10 @@ def check_compile(config: RunConfig) -> None:
             "tracking.activations listens to blocks, and compiled ones cannot be listened to: set one to false",
         ),
         (
+            whole and config.model.family != "transformer",
+            f"parallel.compile {asked} was never compared with model.family {config.model.family}: set it to blocks",
+        ),
+        (
             whole and recompute != "none",
             f"parallel.compile {asked} was never compared with recompute {recompute}: set compile to blocks, or "
             "recompute to none",

@@ -15,6 +15,10 @@ MODEL_SHARE, FEWEST_ELEMENTS, BUCKET_ELEMENTS = 32, 1 << 16, 50_000_000
 # ZeRO 3 keeps gathered parameters that are used again soon, and gathers ahead, up to this share of the model.
 LIVE_SHARE = 16
 
+NOT_INSTALLED = (
+    "parallel.engine is deepspeed, and DeepSpeed is not installed here: install it, or set parallel.engine to fsdp"
+)
+
 
 def deepspeed_config(config: RunConfig, *, stage: int, accumulation: int, precision: Precision) -> dict[str, object]:
     """Return the JSON for `deepspeed.initialize` at an effective ZeRO stage.

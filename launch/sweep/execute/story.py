@@ -161,6 +161,8 @@ def _stage(opened: Opened, wish: Wish, cluster: ClusterConfig | None, name: str,
                 array = array_of(opened.directory, plan.start, place.cluster, wish.at_most)
                 print(place.backend.render(array), end="")
             return Result()
+    if cluster is None:
+        need_rank_packages({one.cell.config.parallel.engine for one in opened.cells})
     with locked(opened):
         underway = Underway(opened.directory, opened.cells, place, opened.sweep.fit.eval_set)
         if queued:

@@ -51,7 +51,13 @@ class HubDataset:
 
 def find_dataset(config: SourceConfig) -> HubDataset:
     """Look a dataset up on the hub. Raises UserError where it is not there, and whatever `datasets` raises."""
-    import datasets
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise UserError(
+            f"source {config.tag!r} is a dataset of the hub, which the package `datasets` reads, and that is not "
+            "installed here: install it, or name files (jsonl, parquet, text)"
+        ) from None
 
     datasets.disable_progress_bars()
     _retry_in_our_way(datasets.config)
