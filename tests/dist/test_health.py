@@ -18,6 +18,9 @@ from trainer.contract.run_dir import RunDir
 STEPS = 40
 BAD = range(30, 33)  # steps of the data order whose targets are nonsense
 SKIP = "28:33"  # 2 steps before the first spike, until all ranks have agreed
+# Seconds. Here no rank is ever lost: one that waits for another longer than the 30 s of `configuration` found a crowded
+# machine, where the other may save or evaluate for so long.
+PATIENCE = 300.0
 FINDS = {"window": 20, "sigma": 5.0}
 GUARD = {**FINDS, "spike": "rollback", "patience": 2, "margin": 2}
 
@@ -82,6 +85,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_of(place: Path, prepared: Path, name: str, **sections: Any) -> RunDir:
+    sections["parallel"] = {"timeout_seconds": PATIENCE, **sections.get("parallel", {})}
     config: RunConfig = configuration(prepared, STEPS, optim={"lr": 3e-3}, **sections)
     run_dir = RunDir(place / name)
     run_dir.root.mkdir()
@@ -184,7 +188,7 @@ def test_reading_a_step_late_changes_nothing(
     sections = {"guard": {"window": 20, "sigma": 5.0, **guard}, "parallel": parallel, "tracking": tracking}
     runs = [run_of(tmp_path, prepared, name, **sections) for name in ("now", "late")]
     for run_dir, late in zip(runs, (False, True), strict=True):
-        said = ranks.run(2, train, str(run_dir.root), None, late, broken)
+        said = ranks.run(2, train, str(run_dir.root), None, late, broken, timeout=PATIENCE)
         assert said[0].startswith(ended) and said[0] == said[1]
     assert history(runs[0]) == history(runs[1])
     assert len(history(runs[0])) > 10

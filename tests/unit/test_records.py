@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from trainer.contract.errors import UserError, os_error_text
 from trainer.contract.plain_json import DamagedFileError, read_lines, read_object, to_json
 from trainer.contract.run_dir import RunDir, Status, append_json, write_atomically
+from trainer.observe import journal as journal_module
 from trainer.observe.identity import sign, wandb_id
 from trainer.observe.journal import Journal
 from trainer.observe.observers import Observers
@@ -111,6 +113,23 @@ def test_what_does_not_fit_into_memory_is_dropped_with_a_count(tmp_path: Path) -
     (tmp_path / "x.jsonl").unlink()
     assert journal.write({"step": 5}) == "x.jsonl can be written again: 3 rows waited, 3 were dropped"
     assert [row["step"] for row in read_lines(tmp_path / "x.jsonl").rows] == [3, 4, 5]
+
+
+def test_rows_of_two_threads_are_written_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint's thread says `saved` while the run says `step_skipped`: one was lost, or written twice."""
+    journal = Journal(tmp_path / "x.jsonl")
+    other = threading.Thread(target=journal.write, args=({"of": "the other"},))
+
+    def interrupted(path: Path, *rows: dict[str, object]) -> None:
+        if not other.ident:
+            other.start()
+            other.join(0.2)  # all that it can do by now
+        append_json(path, *rows)
+
+    monkeypatch.setattr(journal_module, "append_json", interrupted)
+    journal.write({"of": "one"})
+    other.join()
+    assert [row["of"] for row in read_lines(tmp_path / "x.jsonl").rows] == ["one", "the other"]
 
 
 def test_a_failed_replacement_leaves_the_old_text_and_nothing_else(tmp_path: Path) -> None:
