@@ -54,7 +54,7 @@ def test_a_fit_finds_the_rates_that_steps_were_made_with(card: str) -> None:
     found = fit_rates(steps, GPUS[card])
     off = {step_time(s.shape, s.way, GPUS[card], s.parameters, found).total / s.seconds - 1 for s in steps}
     assert max(map(abs, off)) < 0.01, "of the time of a step"
-    assert getattr(found, names[0]) == pytest.approx(getattr(true, names[0]), rel=0.05)
+    assert getattr(found, names[0]) == pytest.approx(getattr(true, names[0]), rel=0.1)
     assert {k: v for k, v in asdict(found).items() if k not in names} == {
         k: v for k, v in asdict(RATES).items() if k not in names
     }

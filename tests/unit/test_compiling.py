@@ -125,7 +125,7 @@ def test_graphs_are_asked_of_torch_and_what_a_replay_returns_is_a_copy(monkeypat
 def test_a_whole_model_computes_the_same_as_one_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated as torch.compile does it; what an inductor makes of that is compared in tests/dist."""
     heads = {"n_heads": 4} if name == "hybrid" or "n_heads" in MIXERS[name].cost_class.settings else {"n_heads": None}
-    kind = {"pattern": ["gated_delta", "attention"]} if name == "hybrid" else {"mixer": name}
+    kind: Any = {"pattern": ["gated_delta", "attention"]} if name == "hybrid" else {"mixer": name, "n_layers": 1}
     config = tiny(model={**kind, **heads}).model
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager_decomp_partition"))
     torch._dynamo.reset()
