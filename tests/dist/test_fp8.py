@@ -73,7 +73,7 @@ def test_only_the_blocks_multiply_in_fp8() -> None:
 def train(tensor: int, zero_stage: int, compiled: bool = False) -> tuple[list[float], list[int]]:
     """Train in fp8 on this world as if it had the GPUs; return the losses and how many products each step took.
 
-    Compiled, products are counted while they are traced: the first step has those of one block, which all share.
+    Compiled, none is counted, which would be no part of a program: a block must be one, so its products are in it.
     """
     from tests.dist.runs import global_batch, micro_batches
     from trainer.engine import build as module
@@ -87,11 +87,11 @@ def train(tensor: int, zero_stage: int, compiled: bool = False) -> tuple[list[fl
         calls[0] += 1
         return plain(a, b)
 
-    fp8.scaled_product = counted
+    fp8.scaled_product = plain if compiled else counted
     parallel = {"tensor": tensor, "zero_stage": zero_stage, "compile": compiled}
     config = tiny(precision="fp8", device="auto", parallel=parallel)
     compile_ = torch.compile
-    torch.compile = partial(compile_, backend="aot_eager_decomp_partition")
+    torch.compile = partial(compile_, backend="aot_eager_decomp_partition", fullgraph=True)
     device = torch.device("cpu")
     mesh = start(config.parallel, device)
     engine = module.build_engine(config, build_model(config.model, 0), mesh, lr=1.0, accumulation=1, device=device)
@@ -115,14 +115,12 @@ def test_layouts_train_as_one_process_in_float32(ranks: RankPool, world: int, te
         assert set(counts) == {2 * 4 * 3}  # blocks x layers x products
 
 
-@pytest.mark.parametrize(("world", "tensor", "zero_stage"), [(1, 1, 1), (2, 2, 1)])
-def test_compiled_blocks_train_alike(ranks: RankPool, world: int, tensor: int, zero_stage: int) -> None:
+def test_compiled_blocks_train_alike(ranks: RankPool) -> None:
     """It rounds elsewhere, which casts to 3 bits of mantissa magnify: as near to float32, not equal to uncompiled."""
     expected = [loss for loss, _ in reference(tiny(), 10)]
-    for losses, counts in ranks.run(world, train, tensor, zero_stage, True, timeout=400.0):
+    for losses, _ in ranks.run(2, train, 2, 1, True, timeout=400.0):
         assert losses == pytest.approx(expected, abs=3e-2)
         assert losses != pytest.approx(expected, abs=1e-5)
-        assert counts[0] > 0 and not any(counts[1:]), "what later steps do was traced in the first"
 
 
 def test_refusals_name_the_gpu_that_is_needed_and_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:

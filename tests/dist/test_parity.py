@@ -158,7 +158,6 @@ def spread_traced(config: RunConfig) -> list[Any]:
     "parallel",
     [
         {"tensor": 2, "zero_stage": 0},
-        {"tensor": 2, "zero_stage": 2},
         {"sequence": 2, "zero_stage": 1},
         {"zero_stage": 2},
         {"engine": "fsdp", "zero_stage": 2},
