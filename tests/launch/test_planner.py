@@ -284,6 +284,20 @@ def test_gpus_are_planned_where_the_configuration_asks_for_them(setting: str) ->
     assert "expected time" not in told.stdout, "nobody said on which GPUs"
 
 
+@pytest.mark.parametrize(
+    ("mode", "says"), [("true", "blocks"), ("blocks", "blocks"), ("model", "model"), ("graphs", "graphs")]
+)
+def test_the_plan_says_what_is_compiled(mode: str, says: str) -> None:
+    of = ("--set", "parallel.recompute=none", "--set", f"parallel.compile={mode}", "--set", "device=cuda")
+    told = plan_at("--world", "1024", *of)
+    assert f"bf16, compiled {says}" in told.stdout, told
+    refused = plan_at("--world", "64", *of)
+    if mode == "graphs":
+        assert "graphs needs one micro-batch a step, there are" in str(refused.exception)
+    else:
+        assert f"bf16, compiled {says}" in refused.stdout
+
+
 def test_a_named_gpu_is_planned_for() -> None:
     told = plan_at("--world", "64", "--gpu", "h100", "--json")
     values = json.loads(told.stdout)
