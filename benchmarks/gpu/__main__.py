@@ -45,11 +45,11 @@ SECTIONS = (  # most valuable first
     Section("parity", 35, parity.measure),
     Section("throughput", 130, throughput.measure),
     Section("gaps", 25, gaps.measure),
-    Section("sweep", 75, sweep.measure),
+    Section("sweep", 80, sweep.measure),
     Section("memory", 45, memory.measure),
     Section("larger", 50, throughput.measure_larger),
     Section("documents", 25, documents.measure),
-    Section("first_step", 40, first_step.measure),
+    Section("first_step", 55, first_step.measure),
     Section("families", 35, families.measure),
     Section("saving", 20, saving.measure),
 )

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def local_gpus(environment: Mapping[str, str]) -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES would name them. Asks no driver."""
+def local_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES would name them. Asks no driver.
+
+    CUDA counts from 0 what it finds: in a container that was given the machine's fourth GPU alone, /dev/nvidia3 is 0.
+    """
     if "CUDA_VISIBLE_DEVICES" in environment:
         return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
-    found = sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
-    return [str(index) for index in found]
+    found = [path for path in devices.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
+    return [str(index) for index in range(len(found))]
 
 
 def available_cores() -> int:

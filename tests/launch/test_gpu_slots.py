@@ -19,6 +19,7 @@ from launch.cluster.job import JobSpec, JobState
 from launch.cluster.local.gpus import LocalGpus
 from launch.cluster.local.local import LocalBackend
 from launch.cluster.local.mps import PROGRAM
+from launch.cluster.this_machine import local_gpus
 from launch.planner import device_rate
 from launch.planner.device_rate import gpu_of_this_machine, rates_file
 from launch.planner.expected import seconds_on_gpus
@@ -71,6 +72,21 @@ def test_jobs_fill_the_shares_of_gpus_and_no_more(tmp_path: Path) -> None:
         lines = finish(backend, *jobs)
     assert [line.split(";")[0] for line in lines[:4]] == ["4 2", "5 2", "4 2", "5 2"]
     assert lines[4].split(";")[0] in ("4 2", "5 2")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus"),
+    [
+        (["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"], ["0", "1"]),
+        (["nvidia3", "nvidiactl"], ["0"]),  # of a container
+        (["nvidiactl"], []),
+    ],
+)
+def test_gpus_are_counted_as_cuda_counts_them(tmp_path: Path, nodes: list[str], gpus: list[str]) -> None:
+    for node in nodes:
+        (tmp_path / node).touch()
+    assert local_gpus({}, tmp_path) == gpus
+    assert local_gpus({"CUDA_VISIBLE_DEVICES": "4,5"}, tmp_path) == ["4", "5"]
 
 
 def test_ranks_of_one_job_have_a_gpu_each() -> None:
