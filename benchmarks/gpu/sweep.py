@@ -30,7 +30,7 @@ from trainer.contract.plain_json import rows_of
 from trainer.plan.gpus import gpu_of_driver
 
 SIZES, SEEDS, SLOTS = ("1M", "2M", "5M", "10M"), 3, 6
-SMALL = ("10k", "20k", "40k")
+SMALL = ("10k", "20k")
 CONTEXT, SEQUENCES = 512, 16
 TRAINS = 3.0  # seconds that a cell of the largest size trains alone
 STEPS = (40, 600)  # the least and the most of a cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from benchmarks.gpu import documents, families, memory, sweep
 from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.throughput import LARGE, LARGER, ways_of
 from benchmarks.step_time import Peer
+from tests.scaling.ladders import ladder_rows
 from trainer.models.build import make_model
 from trainer.models.mixers.registry import MIXERS
 from trainer.plan.counting import count_parameters
@@ -68,3 +70,14 @@ def test_the_peer_has_the_shape_of_ours_on_any_device(shape: dict[str, Any]) -> 
     assert peer(tokens, tokens).device.type == "meta" and ours(tokens, tokens).shape == tokens.shape
     count = sum(parameter.numel() for parameter in peer.parameters())
     assert count == count_parameters(config).total == sum(parameter.numel() for parameter in ours.parameters())
+
+
+def test_the_law_of_the_cells_is_told_or_why_there_is_none(tmp_path: Path) -> None:
+    """Cells of one length at several sizes, as the sweep has them; `--tiny` has too few for a law."""
+    rows = [{**row, "tokens": 10**6} for row in ladder_rows(seeds=3, own_seeds=False)]
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = " ".join(str(row["law"]) for row in sweep.law(ledger))
+    assert told.startswith("12 cells from") and "Held out" in told
+    ledger.write_text(json.dumps(rows[0]) + "\n")
+    assert str(sweep.law(ledger)[0]["law"]).startswith("none: ")
