@@ -83,11 +83,10 @@ class Plan:
         values: dict[str, Any] = json.loads(text)
         values.pop("world")
         rising = tuple((int(batch), int(steps)) for batch, steps in values.pop("batch_warmup", ()))
-        compiled = {True: "blocks", False: None}.get(
-            values.get("compiled"), values.get("compiled")
-        )  # once it was a flag
+        if isinstance(values.get("compiled"), bool):  # as plans once said it
+            values["compiled"] = "blocks" if values["compiled"] else None
         degrees = Degrees(**values["degrees"])
-        return cls(**{**values, "degrees": degrees, "batch_warmup": rising, "compiled": compiled})
+        return cls(**{**values, "degrees": degrees, "batch_warmup": rising})
 
 
 def make_plan(config: RunConfig, *, world: int, gpu: bool = False, train_tokens: int | None = None) -> Plan:
