@@ -163,6 +163,10 @@ def spread_traced(config: RunConfig) -> list[Any]:
         {"engine": "fsdp", "zero_stage": 2},
         {"engine": "fsdp", "zero_stage": 1, "tensor": 2},
         {"engine": "fsdp", "zero_stage": 3, "tensor": 2, "compile": "blocks"},
+        {"engine": "fsdp", "zero_stage": 2, "recompute": "full"},
+        {"tensor": 2, "zero_stage": 1, "recompute": "selective"},
+        {"engine": "fsdp", "zero_stage": 3, "recompute": "full", "compile": "blocks"},
+        {"tensor": 2, "zero_stage": 1, "recompute": "full", "compile": "blocks"},
     ],
     ids=str,
 )

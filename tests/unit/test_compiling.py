@@ -47,7 +47,7 @@ def test_a_plan_that_says_it_with_a_flag_is_still_read(flag: bool, mode: str | N
     ("sections", "reason"),
     [
         ({"parallel": {"zero_stage": 3}}, "zero_stage 3"),
-        ({"parallel": {"recompute": "full"}}, "recompute"),
+        ({"parallel": {"offload": "optimizer"}}, "offload"),
         ({"model": {"dropout": 0.1}}, "dropout"),
         ({"tracking": {"norms_every": "5 steps", "activations": True}}, "tracking.activations"),
     ],
@@ -67,7 +67,6 @@ def test_auto_compiles_what_fsdp_gathers_by_blocks_and_what_multiplies_in_fp8() 
     [
         ({"compile": True, "zero_stage": 3}, {}, r"compile gains nothing with zero_stage 3.*engine to fsdp"),
         ({"compile": "model", "zero_stage": 3, "engine": "fsdp"}, {}, "compile model has the whole model gathered"),
-        ({"compile": "model", "recompute": "full"}, {}, "compile model was never compared with recompute full"),
         ({"compile": "graphs", "offload": "optimizer"}, {"device": "auto"}, "compared with offload optimizer"),
         ({"compile": "graphs"}, {"device": "cpu"}, "graphs records CUDA graphs, and there is no GPU"),
         (

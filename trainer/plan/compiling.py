@@ -50,7 +50,6 @@ def why_not_compiled(config: RunConfig) -> str | None:
         "states are handed from block to block (model.carry)": config.model.carries,
         "compiled blocks cannot be listened to (tracking.activations)": config.tracking.activations,
         f"it was never compared there (model.family {config.model.family})": config.model.family != "transformer",
-        "it was never compared there (recompute)": parallel.recompute != "none",
         "it was never compared there (dropout)": config.model.drops,
         "it was never compared there (offload)": parallel.offload != "none",
     }
@@ -63,7 +62,7 @@ def check_compile(config: RunConfig) -> None:
     if asked in (None, "auto"):
         return
     whole, stage = asked != "blocks", config.parallel.zero_stage
-    recompute, offload = config.parallel.recompute, config.parallel.offload
+    offload = config.parallel.offload
     _refuse_first(
         (
             _gathers_layers(config),
@@ -86,11 +85,6 @@ def check_compile(config: RunConfig) -> None:
         (
             whole and config.model.family != "transformer",
             f"parallel.compile {asked} was never compared with model.family {config.model.family}: set it to blocks",
-        ),
-        (
-            whole and recompute != "none",
-            f"parallel.compile {asked} was never compared with recompute {recompute}: set compile to blocks, or "
-            "recompute to none",
         ),
         (
             asked == "graphs" and offload != "none",
