@@ -96,7 +96,7 @@ def peer(kind: Callable[..., nn.Module], mixer: str) -> nn.Module:
     """Return their layer at the width, heads and state of ours."""
     if mixer == "mamba2":
         return kind(
-            hidden_size=WIDTH, num_heads=HEADS, head_dim=2 * WIDTH // HEADS, state_size=128, expand=2, n_groups=1
+            hidden_size=WIDTH, num_heads=HEADS, head_dim=2 * WIDTH // HEADS, state_size=64, expand=2, n_groups=1
         )
     return kind(hidden_size=WIDTH, num_heads=HEADS, head_dim=WIDTH // HEADS, expand_v=1)
 

@@ -12,8 +12,7 @@ import torch
 
 from benchmarks.gpu.setting import Row, Setting
 from launch.planner.expected import step_on_gpus
-from launch.planner.fit_rates import MeasuredStep, fit_rates, fitted_names
-from launch.planner.measured import CardRates, keep_rates
+from launch.planner.measured import CardRates, MeasuredStep, keep_rates
 from launch.planner.rates import RATES
 from launch.planner.shape import shape_of, way_of
 from launch.planner.step_time import step_time
@@ -86,6 +85,10 @@ def one(
 
 def fitted(setting: Setting, card: Gpu, steps: list[MeasuredStep]) -> list[Row]:
     """Fit the planner's rates, keep them for this user and in rates.json, and return them with what they leave."""
+    try:
+        from launch.planner.fit_rates import fit_rates, fitted_names
+    except ModuleNotFoundError as error:  # scipy, which the rest does without
+        return [{"rate": f"not fitted: {error}"}]
     rates = fit_rates(steps, card)
     found = CardRates(rates, datetime.now(UTC).date().isoformat(), len(steps))
     file = keep_rates(card, found)

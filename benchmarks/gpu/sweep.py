@@ -93,11 +93,16 @@ def run(setting: Setting, root: Path, name: str, sizes: tuple[str, ...], seeds: 
     wish = Wish(file, (), root / "runs")
     opened = open_sweep(file, (), wish.runs, gpu=setting.gpu)  # prepares the data, which the first alone would pay for
     said = io.StringIO()
-    began = time.perf_counter()
-    result = submit_sweep(wish, str(where), Console(file=said, width=200))
-    wall = time.perf_counter() - began
-    if result.failure:
-        raise RuntimeError(f"{result.failure}\n{said.getvalue()[-2000:]}")
+    began = time.time()
+    try:
+        failure = submit_sweep(wish, str(where), Console(file=said, width=200)).failure
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":  # of the report, which is written when all has ended
+            raise
+        failure = ""
+    if failure:
+        raise RuntimeError(f"{failure}\n{said.getvalue()[-2000:]}")
+    wall = max(one.run_dir.result.stat().st_mtime for one in opened.cells) - began
     last = [[r for r in rows_of(one.run_dir.metrics) if r["kind"] == "train"][-1] for one in opened.cells]
     tokens, trained = sum(row["tokens"] for row in last), sum(row["train_seconds"] for row in last)
     busy = trained / min(slots, len(last))

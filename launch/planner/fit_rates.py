@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 from scipy.optimize import least_squares
 
+from launch.planner.measured import MeasuredStep
 from launch.planner.rates import RATES, Rates
-from launch.planner.shape import Way
 from launch.planner.step_time import step_time
 from trainer.plan.gpus import Gpu
-from trainer.plan.shape import Shape
 
 WEIGHT = 0.02  # of a rate's distance from the published one, in logarithms, beside the error of one step
 LEAST, MOST = 0.1, 10.0  # of a rate over the published one
-
-
-@dataclass(frozen=True)
-class MeasuredStep:
-    """A step of a model as it was run on one card."""
-
-    shape: Shape
-    way: Way
-    parameters: int
-    seconds: float
 
 
 def fitted_names(gpu: Gpu) -> tuple[str, ...]:

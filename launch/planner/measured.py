@@ -14,9 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from launch.planner.rates import RATES, Rates
+from launch.planner.shape import Way
 from trainer.contract.plain_json import DamagedFileError, read_object, to_json
 from trainer.contract.run_dir import write_atomically
 from trainer.plan.gpus import Gpu
+from trainer.plan.shape import Shape
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """A step of a model as it was run on one card."""
+
+    shape: Shape
+    way: Way
+    parameters: int
+    seconds: float
 
 
 @dataclass(frozen=True)

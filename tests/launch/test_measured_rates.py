@@ -10,9 +10,9 @@ import pytest
 
 from launch.planner import measured
 from launch.planner.expected import step_on_gpus
-from launch.planner.fit_rates import MeasuredStep, fit_rates, fitted_names
+from launch.planner.fit_rates import fit_rates, fitted_names
 from launch.planner.layouts import layouts
-from launch.planner.measured import CardRates, card_rates, keep_rates, rates_file, rates_of
+from launch.planner.measured import CardRates, MeasuredStep, card_rates, keep_rates, rates_file, rates_of
 from launch.planner.rates import RATES, Rates
 from launch.planner.shape import shape_of, way_of
 from launch.planner.step_time import step_time
