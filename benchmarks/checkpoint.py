@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.overhead import Batch, run_config
+from benchmarks.overhead import random_batch, run_config
 from trainer.checkpoint.save import CheckpointWriter
 from trainer.engine.build import build_engine
 from trainer.models.build import build_model
@@ -29,13 +29,13 @@ def rank_main(rank: int, a: argparse.Namespace, directory: str, results: Any) ->
     """Save in both ways in turns; the first rank reports."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(a.ranks), LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{directory}/store", a.ranks), rank=rank, world_size=a.ranks)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=a.ranks)
     config = run_config(a.size, 1, 1, 2)
     mesh = start(config.parallel, torch.device("cpu"))
     engine = build_engine(
         config, build_model(config.model, 0), mesh, lr=1e-3, accumulation=1, device=torch.device("cpu")
     )
-    engine.train_step([Batch(mesh.dp_rank, 2)], 1e-3)
+    engine.train_step([random_batch(mesh.dp_rank, 2)], 1e-3)
     writers = {
         kind: CheckpointWriter(engine, Path(directory) / kind, asynchronous=kind == "asynchronous")
         for kind in ("asynchronous", "blocking")

@@ -25,8 +25,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.overhead import TOKENS, Batch, run_config
+from benchmarks.overhead import TOKENS, random_batch, run_config
 from trainer.engine.build import build_engine
+from trainer.engine.deepspeed.sharded import DeepSpeedSharded
 from trainer.engine.engine import Engine
 from trainer.models.build import make_model
 from trainer.parallel.mesh import Mesh
@@ -40,6 +41,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000", "MAL
 def state_bytes(engine: Engine) -> int:
     """Return the bytes of all distinct storages behind parameters, master copies and moments."""
     tensors = [getattr(p, "ds_tensor", p).data for p in engine.module.parameters()]
+    assert isinstance(engine.sharded, DeepSpeedSharded)
     optimizer = engine.sharded.ds.optimizer
     for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
         tensors += getattr(optimizer, name, [])
@@ -93,10 +95,10 @@ def rank_main(rank: int, world: int, tensor: int, stage: int, a: argparse.Namesp
     """Build, step twice, count. A process for each case: nothing of a former engine is freed while this one counts."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{directory}/store", world), rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=world)
     config, tiny = (run_config(size, tensor, stage, a.sequences) for size in (a.size, "100k"))
     mesh = start(config.parallel, torch.device("cpu"))
-    batch = Batch(mesh.dp_rank, a.sequences)
+    batch = random_batch(mesh.dp_rank, a.sequences)
     small = build(tiny, mesh)
     small.train_step([batch], 1e-3)
     small.close()
