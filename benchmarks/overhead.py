@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
 
+from benchmarks.ranks import measured_by_ranks
 from trainer.config.base import parse_section
 from trainer.config.run import RunConfig
 from trainer.data.read.batches import MicroBatch
@@ -175,35 +172,22 @@ def measure(contenders: list[Callable[[], None]], blocks: int, steps: int) -> li
     return seconds
 
 
-def rank_main(rank: int, world: int, store: str, a: argparse.Namespace, results: Any) -> None:
-    """Measure on one rank; the first reports."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    tensor = world if a.tensor else 1
-    batch = random_batch(0 if a.tensor else rank, a.sequences)
+def measure_both(a: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Measure the engine and its peer on this rank."""
+    tensor = a.ranks if a.tensor else 1
+    batch = random_batch(0 if a.tensor else dist.get_rank(), a.sequences)
 
     def loop(name: str) -> Callable[[], None]:
         config = run_config(a.size, tensor, a.zero, a.sequences, "deepspeed" if name == "bare" else name)
         return bare_loop(config, batch, tensor) if name == "bare" else engine_loop(config, batch)
 
-    seconds = measure([loop(a.engine), loop(a.peer)], a.blocks, a.steps)
-    if rank == 0:
-        results.put(seconds)
-    dist.barrier()
-    dist.destroy_process_group()
+    engine, peer = measure([loop(a.engine), loop(a.peer)], a.blocks, a.steps)
+    return engine, peer
 
 
 def compare(a: argparse.Namespace) -> dict[str, Any]:
     """Run all ranks and return the figures."""
-    results = mp.get_context("spawn").SimpleQueue()
-    with tempfile.TemporaryDirectory() as directory:
-        ranks = start_processes(
-            rank_main, (a.ranks, f"{directory}/store", a, results), nprocs=a.ranks, join=False, start_method="spawn"
-        )
-        while not ranks.join():  # raises what a rank raised
-            pass
-    engine, peer = results.get()
+    engine, peer = measured_by_ranks(measure_both, a.ranks, a)
     what = {"size": a.size, "ranks": a.ranks, "axis": "tensor" if a.tensor else "data", "zero_stage": a.zero}
     what |= {"engine": a.engine, "peer": a.peer}
     return {**what, **{name: summary(engine[name], peer[name], a.steps) for name in CLOCKS}}
