@@ -97,11 +97,12 @@ OVER_THE_BORDER = {
     "trainer.data.tokenize.tokenizer": {"launch/run/data_preparation.py"},
     "trainer.node.compile_cache": {"launch/cluster/local/warm.py"},
     "trainer.node.failure": {
-        "launch/cluster/detached.py", "launch/cluster/local/local.py", "launch/cluster/local/warm.py",
+        "launch/cluster/detached.py", "launch/cluster/local/backend.py", "launch/cluster/local/warm.py",
         "launch/cluster/logs.py", "launch/cluster/slurm/batch_output.py",
         "launch/cluster/ssh/backend.py", "launch/planner/verify.py", "launch/watch/traces.py",
     },
-    "trainer.node.first_failure": {"launch/cluster/local/local.py", "launch/cluster/logs.py"},
+    "trainer.node.first_failure": {
+        "launch/cluster/local/backend.py", "launch/cluster/local/job.py", "launch/cluster/logs.py"},
     "trainer.node.node_check": {"launch/commands/doctor.py"},
     "trainer.node.rank": {"launch/cluster/local/cold.py"},
     "trainer.node.ssh_end": {"launch/cluster/ssh/connection.py"},
