@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -83,9 +84,7 @@ def layer(setting: Setting, mixer: str, context: int, tokens: int) -> Row:
         "ours, ms": timed(setting, lambda x: ours(x, places), context, tokens),
     }
     try:
-        import fla.layers
-
-        theirs = peer(getattr(fla.layers, FLA[mixer]), mixer).to(setting.device, torch.bfloat16)
+        theirs = peer(getattr(import_module("fla.layers"), FLA[mixer]), mixer).to(setting.device, torch.bfloat16)
         row["fla, ms"] = timed(setting, lambda x: theirs(x)[0], context, tokens)
     except Exception as error:  # of another version of fla, most likely
         row["fla, ms"] = f"{type(error).__name__}: {str(error)[:100]}"
