@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.live_law_runs import LADDERS, SCHEDULES, SETTINGS, TESTED_ON, WIDTHS, train
+from benchmarks.live_law_runs import LADDERS, SCHEDULES, SETTINGS, TESTED_ON, train
 from launch.scaling.live.ledger import finished_runs
 from launch.scaling.live.make import expected_curve
 from launch.scaling.live.runs import Finished, Kind
@@ -164,7 +164,7 @@ def judge_all(out: Path) -> None:
     for schedule in SCHEDULES:
         for ladder, one in LADDERS.items():
             place = out / "runs" / f"{schedule}-{ladder}"
-            wanted = len(WIDTHS) * len(one.seeds)
+            wanted = len(one.widths) * len(one.seeds)
             if (place / "ledger.jsonl").exists() and len(found := finished_runs(place)[0]) == wanted:
                 ladders[schedule, ladder] = found
     print_head(HELD_OUT)

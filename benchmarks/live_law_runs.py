@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WIDTHS, STEPS, TOKENS_PER_STEP = [32, 40, 48, 56, 64], 300, 1024  # 25k to 100k parameters
+WIDTHS, STEPS, TOKENS_PER_STEP = (32, 40, 48, 56, 64), 300, 1024  # 25k to 100k parameters of the body
 FAULTY = {"model.d_model": [40, 56]}
 RATE = 0.5  # times the rule by size, which is high for runs as short as these
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -38,6 +38,7 @@ class Ladder:
     schedules: tuple[str, ...] = ("cosine", "wsd")
     tokens_per_step: int = TOKENS_PER_STEP
     evaluate: str | None = None
+    widths: tuple[int, ...] = WIDTHS
 
 
 LADDERS = {
@@ -45,6 +46,7 @@ LADDERS = {
     "test-ladder": Ladder([2, 3]),
     "third-ladder": Ladder([4, 5], schedules=("cosine",)),
     "fourth-ladder": Ladder([6, 7], tokens_per_step=4 * TOKENS_PER_STEP, evaluate="25 steps"),
+    "wide-ladder": Ladder([8, 9], tokens_per_step=2 * TOKENS_PER_STEP, widths=(64, 80, 96, 112, 128)),
 }
 TESTED_ON = "test-ladder"  # the faults are
 
@@ -86,7 +88,7 @@ def sweeps(schedule: str, ladder: str, paths: dict[str, str], out: Path) -> dict
     one = LADDERS[ladder]
     if schedule not in one.schedules:
         return {}
-    vary = {"seed": one.seeds, "model.d_model": WIDTHS}
+    vary = {"seed": one.seeds, "model.d_model": one.widths}
     found: dict[str, dict[str, Any]] = {
         f"{schedule}-{ladder}": {"run": _run(schedule, one, paths, out, USUAL, []), "vary": vary}
     }
@@ -120,7 +122,7 @@ def _run(
         "tokenizer": {"kind": "bytes"}, "held_out_fraction": 0.05, "stages": stages,
     }  # fmt: skip
     return {
-        "data": data, "model": {"d_model": WIDTHS[0], "n_layers": 2, "n_heads": 2, "context_length": 64},
+        "data": data, "model": {"d_model": min(ladder.widths), "n_layers": 2, "n_heads": 2, "context_length": 64},
         "batch": {"tokens_per_step": ladder.tokens_per_step}, "schedule": SCHEDULES[schedule], "steps": STEPS,
         "optim": {"lr_factor": RATE},
         "evaluation": {"tokens": "33k", **({"every": ladder.evaluate} if ladder.evaluate else {})},
