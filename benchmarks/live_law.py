@@ -3,6 +3,7 @@
     python -m benchmarks.live_law train --corpus DIR --out DIR     # an hour on two cores
     python -m benchmarks.live_law train --corpus DIR --out DIR --ladders fourth-ladder     # half an hour of it
     OMP_NUM_THREADS=1 python -m benchmarks.live_law judge --out DIR
+    OMP_NUM_THREADS=1 python -m benchmarks.live_law simulate --out DIR --runs 300     # false alarms of drawn ladders
 
 `train` runs real sweeps (`live_law_runs.py`), and only what is missing. The corpus is a directory with
 `eltec_eng.jsonl.gz` and `eltec_fra_10mb.jsonl.gz` (COST-ELTeC), read as bytes. `judge` reads the runs' directories and
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.live_law_runs import LADDERS, SCHEDULES, SETTINGS, TESTED_ON, train
+from benchmarks.live_law_runs import LADDERS, SCHEDULES, SETTINGS, TESTED_ON, WIDE, train
+from benchmarks.live_law_simulated import false_alarms
 from launch.scaling.live.ledger import finished_runs
 from launch.scaling.live.make import expected_curve
 from launch.scaling.live.runs import Finished, Kind
@@ -158,8 +160,8 @@ def print_head(columns: tuple[str, ...]) -> None:
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
 
-def judge_all(out: Path) -> None:
-    """Print the tables."""
+def finished_ladders(out: Path) -> dict[tuple[str, str], list[Finished]]:
+    """Return the ladders that are trained, by schedule and name."""
     ladders: dict[tuple[str, str], list[Finished]] = {}
     for schedule in SCHEDULES:
         for ladder, one in LADDERS.items():
@@ -167,6 +169,20 @@ def judge_all(out: Path) -> None:
             wanted = len(one.widths) * len(one.seeds)
             if (place / "ledger.jsonl").exists() and len(found := finished_runs(place)[0]) == wanted:
                 ladders[schedule, ladder] = found
+    return ladders
+
+
+def simulate(out: Path, runs: int) -> None:
+    """Print how many undisturbed runs of simulated ladders raise a false alarm of the loss."""
+    ladders = [found for (_, name), found in finished_ladders(out).items() if name != WIDE]
+    print_head(("batches", "simulated runs", "false alarms", "share"))
+    for batches, alarms in false_alarms(ladders, runs).items():
+        print(f"| {batches} | {runs} | {alarms} | {alarms / runs:.1%} |", flush=True)
+
+
+def judge_all(out: Path) -> None:
+    """Print the tables."""
+    ladders = finished_ladders(out)
     print_head(HELD_OUT)
     for (schedule, ladder), runs in ladders.items():
         held_out(f"{schedule} | {ladder}", runs)
@@ -181,16 +197,19 @@ def judge_all(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["train", "judge"])
+    parser.add_argument("action", choices=["train", "judge", "simulate"])
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ladders", nargs="+", default=list(LADDERS), choices=list(LADDERS), help="that are trained")
+    parser.add_argument("--runs", type=int, default=300, help="that are simulated")
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=list(SCHEDULES))
     arguments = parser.parse_args()
     if arguments.action == "train":
         if arguments.corpus is None:
             parser.error("train needs --corpus")
         train(arguments.corpus, arguments.out, arguments.schedules, arguments.ladders)
+    elif arguments.action == "simulate":
+        simulate(arguments.out, arguments.runs)
     else:
         judge_all(arguments.out)
 

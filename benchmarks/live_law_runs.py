@@ -41,12 +41,13 @@ class Ladder:
     widths: tuple[int, ...] = WIDTHS
 
 
+WIDE = "wide-ladder"
 LADDERS = {
     "ladder": Ladder([0, 1]),
     "test-ladder": Ladder([2, 3]),
     "third-ladder": Ladder([4, 5], schedules=("cosine",)),
     "fourth-ladder": Ladder([6, 7], tokens_per_step=4 * TOKENS_PER_STEP, evaluate="25 steps"),
-    "wide-ladder": Ladder([8, 9], tokens_per_step=2 * TOKENS_PER_STEP, widths=(64, 80, 96, 112, 128)),
+    WIDE: Ladder([8, 9], tokens_per_step=2 * TOKENS_PER_STEP, widths=(64, 80, 96, 112, 128)),
 }
 TESTED_ON = "test-ladder"  # the faults are
 

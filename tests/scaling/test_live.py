@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from launch.cli import escala
+from launch.scaling.live import limits
 from launch.scaling.live.batches import shared_batches
 from launch.scaling.live.ledger import finished_runs
 from launch.scaling.live.make import expected_curve
@@ -23,6 +24,12 @@ from trainer.contract.expected import ExpectedCurve
 from trainer.contract.leaving import Follower, GrowthFollower
 from trainer.contract.run_dir import RunDir
 from trainer.plan.length import ramp_of, tokens_before
+
+
+@pytest.fixture(autouse=True)
+def _fewer_simulated_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make limits from a quarter of the runs: they scatter by a twentieth then, and a test takes a second less."""
+    monkeypatch.setattr(limits, "SIMULATED", 2000)
 
 
 def followed(curve: ExpectedCurve, one: Finished, until: float = math.inf) -> tuple[list[float], int | None, Follower]:
