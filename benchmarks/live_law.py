@@ -1,121 +1,33 @@
 """Does the live law hold what it says? Trains a ladder and faulty runs, then judges each run by the others.
 
-    python -m benchmarks.live_law train --corpus DIR --out DIR     # a quarter of an hour on two cores
+    python -m benchmarks.live_law train --corpus DIR --out DIR     # an hour on two cores
+    python -m benchmarks.live_law train --corpus DIR --out DIR --ladders fourth-ladder     # half an hour of it
     OMP_NUM_THREADS=1 python -m benchmarks.live_law judge --out DIR
+    OMP_NUM_THREADS=1 python -m benchmarks.live_law simulate --out DIR --runs 300     # false alarms of drawn ladders
 
-`train` runs real sweeps, and runs only what is missing. The corpus is a directory with `eltec_eng.jsonl.gz` and
-`eltec_fra_10mb.jsonl.gz` (COST-ELTeC), read as bytes. `judge` reads the sweeps' directories and trains nothing.
+`train` runs real sweeps (`live_law_runs.py`), and only what is missing. The corpus is a directory with
+`eltec_eng.jsonl.gz` and `eltec_fra_10mb.jsonl.gz` (COST-ELTeC), read as bytes. `judge` reads the runs' directories and
+trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import gzip
-import json
 import math
-import random
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.live_law_runs import LADDERS, SCHEDULES, SETTINGS, TESTED_ON, WIDE, train
+from benchmarks.live_law_simulated import false_alarms
 from launch.scaling.live.ledger import finished_runs
 from launch.scaling.live.make import expected_curve
 from launch.scaling.live.runs import Finished, Kind
 from launch.scaling.live.shapes import shape_of
 from trainer.contract.expected import BAND, ExpectedCurve
 from trainer.contract.leaving import Follower, GrowthFollower, Off
-
-WIDTHS, STEPS, TOKENS_PER_STEP = [32, 40, 48, 56, 64], 300, 1024  # 25k to 100k parameters
-CHOSEN_ON, TESTED_ON = "ladder", "test-ladder"  # what was chosen by looking was chosen on the first alone
-SEEDS = {CHOSEN_ON: [0, 1], TESTED_ON: [2, 3]}
-FAULTY = {"model.d_model": [40, 56]}
-RATE = 0.5  # times the rule by size, which is high for runs as short as these
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "cosine": {"kind": "cosine", "warmup": "5%"},
-    "wsd": {"kind": "wsd", "warmup": "5%", "decay": "20%", "cooldown": "1-sqrt"},
-}
-SETTINGS: dict[str, dict[str, float]] = {
-    "learning rate x3": {"optim.lr_factor": 3 * RATE},
-    "weight decay x10": {"optim.weight_decay": 1.0},
-    "weight decay 0": {"optim.weight_decay": 0.0},
-}
-USUAL = {"english": 0.8, "french": 0.2}
-MIXTURES: dict[str, dict[str, float]] = {
-    "shuffled": {"english": 0.76, "french": 0.19, "shuffled": 0.05},
-    "mixture": {"english": 0.5, "french": 0.5},
-}
-
-
-def train(corpus: Path, out: Path, schedules: list[str]) -> None:
-    """Train the ladders and the faulty runs."""
-    out.mkdir(parents=True, exist_ok=True)
-    shuffled = out / "shuffled.jsonl.gz"
-    if not shuffled.exists():
-        write_shuffled(corpus / "eltec_eng.jsonl.gz", shuffled, 3_000_000)
-    paths = {
-        "english": str(corpus / "eltec_eng.jsonl.gz"),
-        "french": str(corpus / "eltec_fra_10mb.jsonl.gz"),
-        "shuffled": str(shuffled),
-    }
-    for schedule in schedules:
-        for name, sweep in sweeps(schedule, paths, out).items():
-            path = out / f"{name}.yaml"  # YAML reads JSON
-            path.write_text(json.dumps({"name": name, **sweep}, indent=1))
-            command = ["launch", "sweep", "run", str(path), "--runs", str(out / "runs")]
-            subprocess.run([sys.executable, "-m", *command], check=True)
-
-
-def write_shuffled(source: Path, target: Path, most: int) -> None:
-    """Write the source's text with the characters of each document in random order, so much of it."""
-    dice, written = random.Random(0), 0
-    with gzip.open(source, "rt", encoding="utf-8") as lines, gzip.open(target, "wt", encoding="utf-8") as out:
-        for line in lines:
-            characters = list(json.loads(line)["text"])
-            dice.shuffle(characters)
-            out.write(json.dumps({"text": "".join(characters)}) + "\n")
-            if (written := written + len(characters)) > most:
-                return
-
-
-def sweeps(schedule: str, paths: dict[str, str], out: Path) -> dict[str, dict[str, Any]]:
-    """Return the sweeps of one schedule: the ladder, and the kinds of faults."""
-
-    def run(weights: dict[str, float], stages: list[dict[str, Any]]) -> dict[str, Any]:
-        sources = [
-            {"name": name, "path": paths[name], "weight": weights.get(name, 0.01), "max_bytes": "12M"}
-            for name in (paths if "shuffled" in {*weights, *(w for s in stages for w in s["weights"])} else USUAL)
-        ]
-        name = "with-shuffled" if len(sources) == 3 else "usual"
-        data = {
-            "name": name, "root": str(out / "data"), "sources": sources, "tokenizer": {"kind": "bytes"},
-            "held_out_fraction": 0.05, "stages": stages,
-        }  # fmt: skip
-        return {
-            "data": data, "model": {"d_model": WIDTHS[0], "n_layers": 2, "n_heads": 2, "context_length": 64},
-            "batch": {"tokens_per_step": TOKENS_PER_STEP}, "schedule": SCHEDULES[schedule], "steps": STEPS,
-            "optim": {"lr_factor": RATE}, "evaluation": {"tokens": "33k"},
-            "checkpoint": {"every": "100%", "keep_last": 1},
-            "tracking": {"log_every": "1 steps", "norms_every": "1 steps"}, "seed": min(SEEDS[TESTED_ON]),
-        }  # fmt: skip
-
-    found: dict[str, dict[str, Any]] = {
-        f"{schedule}-{ladder}": {"run": run(USUAL, []), "vary": {"seed": seeds, "model.d_model": WIDTHS}}
-        for ladder, seeds in SEEDS.items()
-    }
-    found[f"{schedule}-settings"] = {"run": run(USUAL, []), "vary": FAULTY, "changes": list(SETTINGS.values())}
-    for kind, weights in MIXTURES.items():
-        for onset in (0, STEPS // 2) if kind == "shuffled" else (0,):
-            stages = [{"from_tokens": max(1, onset * TOKENS_PER_STEP), "weights": weights}]
-            first = weights if onset == 0 else USUAL
-            if onset and kind == "shuffled":  # a source needs some weight before its stage
-                stages.insert(0, {"from_tokens": 1, "weights": USUAL})
-            found[f"{schedule}-{kind}-{onset}"] = {"run": run(first, stages), "vary": FAULTY}
-    return found
 
 
 @dataclass(frozen=True)
@@ -209,7 +121,7 @@ def faults(schedule: str, ladder: list[Finished], runs: Path) -> None:
             continue
         start = int(onset or 0)
         for run in finished_runs(place)[0]:
-            other = dataclasses.replace(run.kind, seed=1 + max(SEEDS[TESTED_ON]))
+            other = dataclasses.replace(run.kind, seed=1 + max(LADDERS[TESTED_ON].seeds))
             known, unknown = (judge(curve_without(ladder, one), run) for one in (run.kind, other))
             norm = "no" if unknown.norm is None else f"{unknown.norm / run.kind.steps:.1%}"
             print(
@@ -248,17 +160,32 @@ def print_head(columns: tuple[str, ...]) -> None:
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
 
-def judge_all(out: Path) -> None:
-    """Print the tables."""
+def finished_ladders(out: Path) -> dict[tuple[str, str], list[Finished]]:
+    """Return the ladders that are trained, by schedule and name."""
     ladders: dict[tuple[str, str], list[Finished]] = {}
     for schedule in SCHEDULES:
-        for ladder, seeds in SEEDS.items():
+        for ladder, one in LADDERS.items():
             place = out / "runs" / f"{schedule}-{ladder}"
-            if (place / "ledger.jsonl").exists() and len(found := finished_runs(place)[0]) == len(WIDTHS) * len(seeds):
+            wanted = len(one.widths) * len(one.seeds)
+            if (place / "ledger.jsonl").exists() and len(found := finished_runs(place)[0]) == wanted:
                 ladders[schedule, ladder] = found
+    return ladders
+
+
+def simulate(out: Path, runs: int) -> None:
+    """Print how many undisturbed runs of simulated ladders raise a false alarm of the loss."""
+    ladders = [found for (_, name), found in finished_ladders(out).items() if name != WIDE]
+    print_head(("batches", "simulated runs", "false alarms", "share"))
+    for batches, alarms in false_alarms(ladders, runs).items():
+        print(f"| {batches} | {runs} | {alarms} | {alarms / runs:.1%} |", flush=True)
+
+
+def judge_all(out: Path) -> None:
+    """Print the tables."""
+    ladders = finished_ladders(out)
     print_head(HELD_OUT)
     for (schedule, ladder), runs in ladders.items():
-        held_out(f"{schedule} | {'chosen on' if ladder == CHOSEN_ON else 'not'}", runs)
+        held_out(f"{schedule} | {ladder}", runs)
     tested = {schedule: runs for (schedule, ladder), runs in ladders.items() if ladder == TESTED_ON}
     print_head(SIMULATED)
     for schedule, runs in tested.items():
@@ -270,15 +197,19 @@ def judge_all(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["train", "judge"])
+    parser.add_argument("action", choices=["train", "judge", "simulate"])
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ladders", nargs="+", default=list(LADDERS), choices=list(LADDERS), help="that are trained")
+    parser.add_argument("--runs", type=int, default=300, help="that are simulated")
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=list(SCHEDULES))
     arguments = parser.parse_args()
     if arguments.action == "train":
         if arguments.corpus is None:
             parser.error("train needs --corpus")
-        train(arguments.corpus, arguments.out, arguments.schedules)
+        train(arguments.corpus, arguments.out, arguments.schedules, arguments.ladders)
+    elif arguments.action == "simulate":
+        simulate(arguments.out, arguments.runs)
     else:
         judge_all(arguments.out)
 

@@ -60,7 +60,7 @@ from trainer.observe.wandb_mirror import WandbMirror, resolve_mode
 from trainer.parallel.first_rank import from_first_rank
 from trainer.parallel.mesh import Mesh
 from trainer.parallel.start import join_world, resolve_device, start, world_from_environment
-from trainer.plan.likeness import likeness, unlikeness
+from trainer.plan.likeness import likeness, unlike_expected
 from trainer.plan.plan import Plan, make_plan
 from trainer.plan.resolve import with_data
 
@@ -180,8 +180,12 @@ def open_session(
 
 def _live_law(config: RunConfig, plan: Plan, run_dir: RunDir, batches: Batches, observers: Observers) -> LiveLaw | None:
     """Return what follows the run's expected curve, where it has one."""
+    data_hash = batches.samples.manifest.data_hash
     until = steps_before(batches.skipped)
-    return open_live_law(run_dir, likeness(config), plan.steps, observers.event, unlikeness, until)
+    return open_live_law(
+        run_dir, likeness(config), plan.steps, observers.event,
+        lambda curve: unlike_expected(curve, config, data_hash), until,
+    )  # fmt: skip
 
 
 def _health(config: RunConfig, engine: Engine, keeper: Keeper, observers: Observers) -> Health:

@@ -91,6 +91,7 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
         data_hash=session.manifest.data_hash,
         train_tokens=session.manifest.tokens("train"),
         unigram_entropy=session.manifest.unigram_entropy,
+        **_unlike_expected(session),
         **provenance(),
     )
     try:
@@ -102,6 +103,12 @@ def run(run_dir: RunDir, fence: Fence) -> Status:
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
+
+
+def _unlike_expected(session: Session) -> dict[str, str]:
+    """Return in what the run differs from those behind its expected curve, where it has one and differs."""
+    live = session.run.live_law
+    return {"unlike_expected": live.different} if live is not None and live.different else {}
 
 
 def _train(session: Session) -> tuple[Status, str | None]:

@@ -19,9 +19,10 @@ from trainer.config.load import load_run, load_written
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 from trainer.contract.expected import BAND, ExpectedCurve
-from trainer.contract.leaving import Follower
+from trainer.contract.leaving import OTHERS, Follower
+from trainer.contract.plain_text import plain
 from trainer.contract.run_dir import RunDir
-from trainer.plan.length import total_steps
+from trainer.plan.length import tokens_before, total_steps
 
 SHOWN = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares of a run that are printed
 
@@ -33,6 +34,8 @@ def tell_curve(
     run = load_run(config, assignments)
     curve = _curve_of(run, finished, fit)
     curve.save(out)
+    if curve.other_rate:
+        click.secho(plain(f"warning: {OTHERS}: {curve.other_rate}"), fg="yellow", err=True)
     if as_json:
         click.echo(out.read_text(encoding="utf-8"), nl=False)
         return
@@ -43,7 +46,7 @@ def tell_curve(
     for step in dict.fromkeys(max(1, round(share * curve.total_steps)) for share in SHOWN):
         mean, modes, noise = follower.at(step)
         shown = interval(*ends(mean, math.sqrt(float(modes @ modes) + noise**2)), ".4f")
-        click.echo(f"  step {step:>7}  {step * curve.tokens_per_step:>15,} tokens  {math.exp(mean):.4f}  {shown}")
+        click.echo(f"  step {step:>7}  {tokens_before(run, step):>15,} tokens  {math.exp(mean):.4f}  {shown}")
     mean, sd = follower.final()
     click.echo(f"  {curve.eval_set} at the end: {math.exp(mean):.4f}  {interval(*ends(mean, sd), '.4f')}")
     click.echo(f"written to {out}: escala train {config} --expected {out}")

@@ -25,10 +25,11 @@ from trainer.config.run import RunConfig
 from trainer.contract.errors import EndedBadlyError
 from trainer.contract.exit_codes import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_PREEMPTED
 from trainer.contract.expected import ExpectedCurve
+from trainer.contract.leaving import OTHERS
 from trainer.contract.run_dir import RunDir, Status
 from trainer.data.store.pinned import pinned
 from trainer.plan.length import total_steps
-from trainer.plan.likeness import likeness
+from trainer.plan.likeness import likeness, unlike_expected
 from trainer.plan.plan import make_plan, share_out
 
 
@@ -62,6 +63,8 @@ def train_here(
     seconds = None if gpus else seconds_on_cpu(config, plan, matrix_rate(), ranks=world)
     console.print(run_table(plan, seconds))
     if dry_run:
+        if curve is not None and (unlike := unlike_expected(curve, config, manifest.data_hash)):
+            print(f"warning: {OTHERS}: {unlike}", file=sys.stderr)  # as the first rank says when it starts
         return
     if run_dir.read_status() is Status.DONE:
         console.print(f"\nthis run is done: {run_dir.root} (another name trains it again)", highlight=False)

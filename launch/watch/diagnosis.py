@@ -11,7 +11,7 @@ from launch.cluster.job import JobState, RankFailure
 from launch.cluster.logs import first_failure, rank_logs
 from launch.cluster.overview import statuses_of
 from launch.cluster.registry import read as read_job
-from launch.run.off_course import HELPS, left_band
+from launch.run.off_course import HELPS, OTHERS_HELP, left_band, unlike_expected
 from launch.run.run_state import DEAD, WAITING, state_of
 from launch.watch.causes import NOT_A_NUMBER, cause_of
 from launch.watch.evidence import Evidence, newest_logs_of
@@ -55,6 +55,8 @@ def diagnose(run: Path) -> Diagnosis:
     }.get(word, (word, "nothing was started yet"))
     if left := left_band(run_dir):
         slow.insert(0, Slow("left its band", left, HELPS))
+    elif unlike := unlike_expected(run_dir):
+        slow.insert(0, Slow("other settings", unlike, OTHERS_HELP))
     if slow:
         cause = slow[0].kind
     helps = slow[0].helps if slow else ""
@@ -90,6 +92,8 @@ def _died(run_dir: RunDir, word: str, reason: str, failure: RankFailure | None) 
     rank, host = (None, "") if failure is None else (failure.rank, failure.host)
     found = cause.look(run_dir, rank) if cause.look is not None else Evidence()
     trace, details = found.stack, list(found.details)
+    if unlike := unlike_expected(run_dir):
+        details.append(f"it {unlike}")
     if found.rank is not None and found.rank != rank:
         rank, host = found.rank, found.host or host
     if not trace and rank is not None and logs is not None and (log := rank_logs(logs).get(rank)) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.run.newest_step import newest_step
-from launch.run.off_course import left_band
+from launch.run.off_course import left_band, unlike_expected
 from launch.run.run_state import state_of
 from launch.watch.curve import Curve, Point
 from launch.watch.find_runs import sweep_of
@@ -115,7 +115,9 @@ class Reader:
             sweep_of(run),
             str(run),
             state.word,
-            state.reason if state.word in ENDED_BADLY else left_band(run_dir) or state.reason,
+            state.reason
+            if state.word in ENDED_BADLY
+            else left_band(run_dir) or "; ".join(filter(None, (state.reason, unlike_expected(run_dir)))),
             steps=planned.steps,
             silent_seconds=_age(run_dir.metrics) if state.word in LIVE else None,
             points=self._curve(run_dir.metrics).read() if points is None else points,

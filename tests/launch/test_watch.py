@@ -151,6 +151,19 @@ def test_a_run_that_left_its_band_says_so_wherever_it_is_looked_at(root: Path) -
     assert told(root, "fast")[0]["reason"] == "on elsewhere" and diagnose(run.root).cause != "left its band"
 
 
+def test_a_run_with_other_settings_than_those_behind_its_curve_says_so_wherever_it_is_looked_at(root: Path) -> None:
+    run = RunDir(root / "s/cells/fast")
+    run.expected.write_text("{}")
+    apart = "optim.weight_decay: 0.1 there, 0.0 here"
+    run.record_event("started", step=0, unlike_expected=apart)
+    says = f"has settings or data that the runs behind its expected curve did not have: {apart}"
+    assert told(root, "fast")[0]["reason"] == f"on elsewhere; {says}"
+    found = diagnose(run.root)
+    assert (found.cause, found.details[0]) == ("other settings", says)
+    run.record_event("started", step=9)
+    assert told(root, "fast")[0]["reason"] == "on elsewhere", "an attempt with their settings"
+
+
 def test_a_curve_is_sampled_over_the_whole_record_and_little_of_it_is_read(tmp_path: Path) -> None:
     run_dir = plant(tmp_path, "long", Status.DONE, 20_000)
     points = Curve(run_dir.metrics, 20).read()

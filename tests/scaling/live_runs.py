@@ -15,7 +15,7 @@ BATCH, NOISE, DEVIATION = 0.012, 0.003, 0.004  # of the log loss: one batch, wha
 
 
 def kind(N: float, steps: int, name: str = "wanted", seed: int = 0) -> Kind:
-    return Kind(name, N, steps, 2048, LIKE, seed)
+    return Kind(name, N, steps * 2048.0, steps, 2048, LIKE, seed)
 
 
 def log_loss(one: Kind, share: np.ndarray) -> np.ndarray:

@@ -12,16 +12,24 @@ import pytest
 from click.testing import CliRunner
 
 from launch.cli import escala
+from launch.scaling.live import limits
 from launch.scaling.live.batches import shared_batches
 from launch.scaling.live.ledger import finished_runs
 from launch.scaling.live.make import expected_curve
-from launch.scaling.live.runs import Finished, steps_before_skipped
+from launch.scaling.live.runs import Finished, Kind, kind_of, steps_before_skipped
 from tests.scaling.live_runs import BATCH, LIKE, NOISE, batches, kind, ladder, log_loss, run
 from trainer.config.load import run_from_values
 from trainer.contract.errors import UserError
 from trainer.contract.expected import ExpectedCurve
 from trainer.contract.leaving import Follower, GrowthFollower
 from trainer.contract.run_dir import RunDir
+from trainer.plan.length import ramp_of, tokens_before
+
+
+@pytest.fixture(autouse=True)
+def _fewer_simulated_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make limits from a quarter of the runs: they scatter by a twentieth then, and a test takes a second less."""
+    monkeypatch.setattr(limits, "SIMULATED", 2000)
 
 
 def followed(curve: ExpectedCurve, one: Finished, until: float = math.inf) -> tuple[list[float], int | None, Follower]:
@@ -188,6 +196,43 @@ def test_what_cannot_be_foretold_is_refused_by_name() -> None:
         expected_curve(ladder(lengths=(300,)), kind(5e4, 400))
     with pytest.raises(UserError, match="no finished run is like"):
         expected_curve([], kind(5e4, 400))
+
+
+def with_rate(one: Kind, rate: dict[str, object]) -> Kind:
+    return dataclasses.replace(one, like={**LIKE, "optim": rate})
+
+
+@pytest.mark.parametrize(
+    ("rates", "mine", "said"),
+    [
+        ([{"lr": "auto", "lr_factor": 0.5}], {"lr": "auto", "lr_factor": 1.5}, "optim.lr_factor: 0.5 there, 1.5 here"),
+        ([{"lr": 0.01}, {"lr": 0.004}, {"lr": 0.007}], {"lr": 0.03}, "optim.lr: 0.004 to 0.01 there, 0.03 here"),
+        ([{"lr": 0.01}, {"lr": 0.004}], {"lr": 0.006}, ""),
+        ([{"lr": "auto"}], {"lr": 0.01}, "optim.lr: auto there, 0.01 here"),
+        ([{"lr": "auto"}], {"lr": "auto"}, ""),
+    ],
+)
+def test_a_learning_rate_that_no_finished_run_had_is_said(
+    rates: list[dict[str, object]], mine: dict[str, object], said: str
+) -> None:
+    runs = [
+        dataclasses.replace(one, kind=with_rate(one.kind, rates[number % len(rates)]), data_hash="abc")
+        for number, one in enumerate(ladder())
+    ]
+    curve = expected_curve(runs, with_rate(kind(5e4, 400), mine))
+    assert (curve.other_rate, curve.data_hash) == (said, "abc")
+    runs[0] = dataclasses.replace(runs[0], data_hash="abd")
+    assert expected_curve(runs, with_rate(kind(5e4, 400), mine)).data_hash is None
+
+
+def test_tokens_of_a_rising_batch_are_counted_as_they_are() -> None:
+    batch = {"tokens_per_step": 1024, "warmup": {"doublings": 2, "tokens": 8192}}
+    model = {"size": "12k", "context_length": 64}
+    config = run_from_values({"model": model, "data": {}, "batch": batch, "steps": 40}, "here")
+    ramp = ramp_of(config)
+    each = [ramp.at(step) * 64 for step in range(40)]
+    assert kind_of(config, "rising").D == sum(each) < 40 * 1024
+    assert [tokens_before(config, step) for step in (0, 1, 20)] == [0, each[0], sum(each[:20])]
 
 
 def test_a_damaged_curve_is_refused_and_a_sound_one_survives_its_file(tmp_path: Path) -> None:

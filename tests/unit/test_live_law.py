@@ -14,7 +14,7 @@ from trainer.contract.run_dir import RunDir, append_json
 from trainer.data.order.skipping import steps_before
 from trainer.observe.live_law import LiveLaw, open_live_law
 from trainer.observe.wandb_alerts import alert_of
-from trainer.plan.likeness import likeness, unlikeness
+from trainer.plan.likeness import likeness, unlike_expected, unlikeness
 
 LIKE = {"batch": {"tokens_per_step": 64}, "schedule": {"kind": "cosine"}, "model": {}, "optim": {"lr": 0.01}}
 
@@ -106,15 +106,15 @@ def test_a_norm_that_leaves_is_told_once_over_restarts_and_blames_weight_decay(
 def test_a_run_that_goes_on_stands_where_it_stood(tmp_path: Path) -> None:
     events, event = told()
     run_dir = RunDir(tmp_path)
-    assert open_live_law(run_dir, LIKE, 100, event, unlikeness) is None
+    assert open_live_law(run_dir, LIKE, 100, event, lambda curve: "") is None
     curve().save(run_dir.expected)
-    whole = open_live_law(run_dir, LIKE, 100, event, unlikeness)
+    whole = open_live_law(run_dir, LIKE, 100, event, lambda curve: "")
     assert whole is not None
     losses = {step: math.exp(1.08 if step > 20 else 1.0) for step in range(1, 60)}
     rows = [{"kind": "train", "step": step, "loss": loss, **whole.values(step, loss)} for step, loss in losses.items()]
     assert len(events) == 1
     append_json(run_dir.metrics, *rows[:40])
-    again = open_live_law(run_dir, LIKE, 100, event, unlikeness)
+    again = open_live_law(run_dir, LIKE, 100, event, lambda curve: "")
     assert again is not None
     assert [again.values(row["step"], row["loss"])["off"] for row in rows[40:]] == [row["off"] for row in rows[40:]]
     assert len(events) == 1, "what an earlier attempt told is not told again"
@@ -126,11 +126,32 @@ def test_a_curve_of_another_run_is_said_and_not_used(
 ) -> None:
     run_dir = RunDir(tmp_path)
     curve(**change).save(run_dir.expected)
-    assert open_live_law(run_dir, LIKE, 100, told()[1], unlikeness) is None
+    assert open_live_law(run_dir, LIKE, 100, told()[1], lambda curve: "") is None
     assert "is of another kind of run" in capsys.readouterr().err
     run_dir.expected.write_text("{")
-    assert open_live_law(run_dir, LIKE, 100, told()[1], unlikeness) is None
+    assert open_live_law(run_dir, LIKE, 100, told()[1], lambda curve: "") is None
     assert "training goes on without it" in capsys.readouterr().err
+
+
+def test_settings_and_data_that_the_finished_runs_did_not_have_are_told_before_any_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values: dict[str, Any] = {"model": {"size": "12k"}, "data": {}, "batch": {"tokens_per_step": 64}, "steps": 100}
+    usual, none = (run_from_values({**values, "optim": {"weight_decay": wd}}, "here") for wd in (0.1, 0.0))
+    made, run_dir = curve(made_for=likeness(usual), data_hash="abc"), RunDir(tmp_path)
+    assert unlike_expected(made, usual, "abc") == ""
+    apart = "optim.weight_decay: 0.1 there, 0.0 here"
+    assert unlike_expected(made, none, "abc") == apart
+    assert unlike_expected(made, usual, "abd") == "prepared data: hash abc there, abd here"
+    assert unlike_expected(curve(made_for=likeness(usual), other_rate="optim.lr: a"), usual, "") == "optim.lr: a"
+    made.save(run_dir.expected)
+    live = open_live_law(
+        run_dir, likeness(none), 100, told()[1], lambda expected: unlike_expected(expected, none, "abc")
+    )
+    assert live is not None and live.different == apart
+    assert f"did not have: {apart}" in capsys.readouterr().err
+    said = alert_of({"event": "started", "unlike_expected": apart})
+    assert said is not None and said.text.endswith(apart) and alert_of({"event": "started"}) is None
 
 
 def test_size_length_and_seed_are_no_unlikeness_and_all_else_is() -> None:

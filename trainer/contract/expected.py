@@ -72,6 +72,8 @@ class ExpectedCurve:
     eval_set: str = "held_out"
     format: int = FORMAT
     growth: ExpectedGrowth | None = None  # where the finished runs recorded norms
+    other_rate: str = ""  # how its learning rate differs from those of the finished runs
+    data_hash: str | None = None  # of the finished runs' data, where they have one
 
     def save(self, path: Path) -> None:
         """Write the file in one step."""
@@ -95,7 +97,8 @@ class ExpectedCurve:
     def load(cls, path: Path) -> ExpectedCurve:
         """Read a file. Raises `UserError` where there is none, or it holds something else."""
         try:
-            values = {"growth": None} | read_object(path, *(n for n in cls.__dataclass_fields__ if n != "growth"))
+            later = {"growth": None, "other_rate": "", "data_hash": None}  # not in files of former versions
+            values = later | read_object(path, *(name for name in cls.__dataclass_fields__ if name not in later))
             batches = {int(step): float(added) for step, added in values["batches"].items()}
             growth = values["growth"] and ExpectedGrowth(**values["growth"])
             made = cls(**{**values, "limits": Limits(**values["limits"]), "batches": batches, "growth": growth})

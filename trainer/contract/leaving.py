@@ -27,6 +27,7 @@ Array = NDArray[Any]
 SLACK, LARGEST = 0.5, 4.0  # of the CUSUM: shifts below it are let go; one batch that is odd counts so much at most
 LEFT_BAND = "left_band"  # the event of a run's leaving, once in each of its lives
 LEVEL, DRIFT, NORM = "level", "drift", "norm"
+OTHERS = "settings or data that the runs behind its expected curve did not have"  # said before any step
 
 
 @dataclass(frozen=True)

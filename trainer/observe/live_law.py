@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.contract.errors import UserError
 from trainer.contract.expected import PARAMETER_NORMS, ExpectedCurve, norm_of
-from trainer.contract.leaving import DRIFT, LEFT_BAND, LEVEL, NORM, Follower, GrowthFollower, Off
+from trainer.contract.leaving import DRIFT, LEFT_BAND, LEVEL, NORM, OTHERS, Follower, GrowthFollower, Off
 from trainer.contract.plain_json import read_lines
 from trainer.contract.run_dir import RunDir
 from trainer.observe.metrics import TRAIN
@@ -24,7 +24,7 @@ EARLY = 0.15  # of a run: what leaves by then was wrong from the beginning
 
 
 class LiveLaw:
-    """Follows one run. `different` says in which settings it differs from what the curve was made for.
+    """Follows one run. `different` says in what it differs from the runs behind its curve.
 
     `until`: see `Follower`.
     """
@@ -95,7 +95,7 @@ class LiveLaw:
 
 def likely(off: Off, curve: ExpectedCurve, different: str = "") -> list[str]:
     """Return the likely kinds of reason: settings that the finished runs lacked, then by the test and the time."""
-    named = [f"settings that the finished runs did not have: {different}"] if different else []
+    named = [f"{OTHERS}: {different}"] if different else []
     if off.test == NORM:
         kinds = ["weight decay", "learning rate or warm-up"]
     elif off.test == DRIFT:
@@ -123,14 +123,14 @@ def open_live_law(
     kind: Kind,
     total_steps: int,
     event: Callable[..., None],
-    differ: Callable[[Kind, Kind], str],
+    differ: Callable[[ExpectedCurve], str],
     until: float = math.inf,
 ) -> LiveLaw | None:
     """Return what follows the run of a directory, as far as it is recorded; None where it has no expected curve.
 
-    `kind` and `differ`: `likeness` and `unlikeness` of `trainer/plan/likeness.py`, a room above
-    this one. A curve that cannot be read, or is of a run of another length, batch or schedule, is said and not used:
-    it ends no run.
+    `kind` is its `likeness`, and `differ` says in what it differs from the runs behind a curve:
+    `trainer/plan/likeness.py`, a room above this one. A curve that cannot be read, or is of a run of another length,
+    batch or schedule, is said and not used: it ends no run.
     """
     if not run_dir.expected.exists():
         return None
@@ -140,12 +140,8 @@ def open_live_law(
     except (UserError, OSError) as error:
         print(f"warning: {error}; training goes on without it", file=sys.stderr, flush=True)
         return None
-    live = LiveLaw(curve, event, differ(curve.made_for, kind), until)
+    live = LiveLaw(curve, event, differ(curve), until)
     if live.different:
-        print(
-            f"warning: its expected curve is of a run with other settings: {live.different}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"warning: {OTHERS}: {live.different}", file=sys.stderr, flush=True)
     live.follow(row for row in read_lines(run_dir.metrics).rows if row.get("kind") == TRAIN)
     return live

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.contract.leaving import LEFT_BAND, NORM
+from trainer.contract.leaving import LEFT_BAND, NORM, OTHERS
 from trainer.observe.observers import Row
 
 INFO, WARN, ERROR = "INFO", "WARN", "ERROR"
@@ -45,6 +45,7 @@ _EVENTS: dict[str, tuple[str, str, Callable[[Row], str]]] = {
         "rolled back", WARN,
         lambda row: f"spikes at step {row['at']}: on from step {row['step']} without the data of {row['skipped']}",
     ),
+    "started": ("other settings", WARN, lambda row: f"{OTHERS}: {row['unlike_expected']}"),
     LEFT_BAND: ("left the band", WARN, _left_band),
     "failed": ("failed", ERROR, lambda row: str(row.get("error") or "it left no word")),
     "diverged": ("failed: diverged", ERROR, lambda row: str(row.get("error") or "loss or gradient is no number")),

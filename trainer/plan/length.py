@@ -18,10 +18,14 @@ def total_steps(config: RunConfig) -> int:
 
 def total_tokens(config: RunConfig) -> int:
     """Return the tokens of all its steps."""
-    steps = total_steps(config)
+    return tokens_before(config, total_steps(config))
+
+
+def tokens_before(config: RunConfig, step: int) -> int:
+    """Return the tokens of the first `step` steps."""
     if config.batch.warmup is None:
-        return steps * config.batch.tokens_per_step
-    return ramp_of(config).before(steps) * config.model.context_length
+        return step * config.batch.tokens_per_step
+    return ramp_of(config).before(step) * config.model.context_length
 
 
 def ramp_of(config: RunConfig) -> Ramp:

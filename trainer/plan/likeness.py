@@ -7,6 +7,7 @@ from typing import Any
 from trainer.config.differences import differences
 from trainer.config.identity import Determines, determining
 from trainer.config.run import RunConfig
+from trainer.contract.expected import ExpectedCurve
 
 # Size, length and seed (that of the data, too), and what says only how a run is carried out or measured.
 FREE = ("tokens", "steps", "seed", "precision", "checkpoint", "skip_steps", "guard", "evaluation")
@@ -37,3 +38,11 @@ def unlikeness(one: dict[str, Any], other: dict[str, Any]) -> str:
     if {"vocab_size"} & (one["model"].keys() ^ other["model"].keys()):
         one, other = ({**d, "model": {k: v for k, v in d["model"].items() if k != "vocab_size"}} for d in (one, other))
     return differences(one, other)
+
+
+def unlike_expected(curve: ExpectedCurve, config: RunConfig, data_hash: str) -> str:
+    """Return the settings and data that a run has and the finished ones behind its curve had not; "" for none."""
+    said = [curve.other_rate, unlikeness(curve.made_for, likeness(config))]
+    if curve.data_hash not in (None, data_hash):
+        said.append(f"prepared data: hash {curve.data_hash} there, {data_hash} here")
+    return "; ".join(one for one in said if one)

@@ -19,7 +19,8 @@ from launch.scaling.live.shapes import knots
 from trainer.contract.errors import UserError
 from trainer.contract.expected import BAND, ExpectedGrowth
 
-LEAST_SD = 0.01  # of the log: two seeds of one run differ by so much and more, and few runs may not show it
+# Two seeds of one run differ by so much of the way that the log norm has gone, and few runs may not show it.
+LEAST_SHARE, LEAST_SD = 0.05, 0.002
 
 
 def expected_growth(runs: Sequence[Finished], wanted: Kind) -> ExpectedGrowth | None:
@@ -33,7 +34,8 @@ def expected_growth(runs: Sequence[Finished], wanted: Kind) -> ExpectedGrowth | 
         found = foretell(with_norms, columns, np.zeros(columns.shape[1]), wanted, knots())
     except UserError:  # too few of them: what the curve of the loss needs is said there
         return None
-    sd = np.maximum(np.sqrt(np.diag(found.covariance)), LEAST_SD)
+    gone = np.append(0.0, np.cumsum(np.abs(np.diff(found.mean))))
+    sd = np.maximum(np.sqrt(np.diag(found.covariance)), np.maximum(LEAST_SHARE * gone, LEAST_SD))
     wide = float(student.ppf(0.975, found.freedom)) / BAND
     return ExpectedGrowth(found.mean.tolist(), (sd * wide).tolist(), since * wanted.steps, _limit(found, sd * wide))
 
@@ -51,6 +53,6 @@ def _limit(found: Foretold, sd: Array) -> float:
     random = np.random.default_rng(0)
     tails = np.sqrt(found.freedom / random.chisquare(found.freedom, SIMULATED))
     draws = random.multivariate_normal(np.zeros(len(sd)), found.covariance, SIMULATED, method="eigh") * tails[:, None]
-    # Where the deviations are below LEAST_SD the draws are too small: then the tails alone say it.
+    # Where the deviations are below the least the draws are too small: then the tails alone say it.
     most = np.maximum(np.abs(draws / sd).max(1), np.abs(random.standard_normal(SIMULATED)) * tails)
     return float(np.quantile(most, 1 - share_of_each(3)))

@@ -14,7 +14,7 @@ from launch.scaling.live.batches import shared_batches
 from launch.scaling.live.growth import expected_growth
 from launch.scaling.live.limits import limits_of
 from launch.scaling.live.regression import Foretold, foretell, with_final
-from launch.scaling.live.runs import Finished, Kind, matching, why_not
+from launch.scaling.live.runs import Finished, Kind, matching, other_rate, why_not
 from launch.scaling.live.shapes import batch_noise, knots, shape_of
 from trainer.contract.errors import UserError
 from trainer.contract.expected import BAND, ExpectedCurve, Limits
@@ -74,6 +74,8 @@ def expected_curve(
         cells=[run.kind.name for run in used],
         eval_set=eval_set,
         growth=expected_growth(used, wanted),
+        other_rate=other_rate(runs, wanted),
+        data_hash=data_of.pop() if len(data_of := {run.data_hash for run in used}) == 1 else None,
     )
     return dataclasses.replace(made, limits=limits_of(made, found.freedom, logged_every))
 

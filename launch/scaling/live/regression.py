@@ -26,8 +26,9 @@ from trainer.contract.errors import UserError
 LEAST_FREE = 2  # runs beyond the coefficients: fewer show nothing of how runs differ
 FAR = 4.0  # times beyond the sizes and lengths of the finished runs
 SAME = 1.02  # ratio below which two sizes or lengths are one
-# What the residuals of few runs are completed with, as so many further runs: an inverse Wishart prior.
-PRIOR_RUNS, LEAST_SD, LASTING, MEMORY = 10.0, 2e-3, 0.1, 0.5
+# What the residuals of few runs are completed with, as so many further runs (an inverse Wishart prior); by leaving
+# ladders out, see docs/benchmarks/live-law.md.
+PRIOR_RUNS, LEAST_SD, LASTING, MEMORY = 15.0, 2e-3, 0.1, 1.5
 POWERS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75)  # p and q; 0 stands for the logarithm
 Terms = tuple[tuple[str, float], ...]  # factors N and D with their powers
 

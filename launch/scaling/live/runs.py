@@ -19,7 +19,7 @@ from trainer.contract.expected import PARAMETER_NORMS, norm_of
 from trainer.contract.plain_json import read_object, rows_of
 from trainer.contract.run_dir import RunDir
 from trainer.plan.counting import count_parameters
-from trainer.plan.length import total_steps
+from trainer.plan.length import total_steps, total_tokens
 from trainer.plan.likeness import RATE, likeness, unlikeness
 
 FEWEST_POINTS, FEWEST_NORMS = 16, 8  # of a curve
@@ -28,19 +28,15 @@ LATEST_FIRST = 0.1  # share of a run by which its record must have begun
 
 @dataclass(frozen=True)
 class Kind:
-    """What a run is, as far as its curve depends on it. N counts the body; `like` has all but size, length, seed."""
+    """What a run is, as far as its curve depends on it. `like` has all but size, length, seed."""
 
     name: str
-    N: float
+    N: float  # parameters of the body
+    D: float  # tokens of the whole run
     steps: int
     tokens_per_step: int
     like: dict[str, Any]
     seed: int = 0  # of the data order
-
-    @property
-    def D(self) -> float:  # noqa: N802  (the field's letter)
-        """Tokens of the whole run."""
-        return float(self.steps) * self.tokens_per_step
 
     @property
     def like_but_rate(self) -> dict[str, Any]:
@@ -54,6 +50,7 @@ class Finished:
     """A finished run: its kind, the logged steps (n,), the log losses there (n,), and the last log loss held out.
 
     After `until` steps it left data out. `norms`: steps (m,) and the log of the norm of its matrices, where recorded.
+    `data_hash`: of its prepared data.
     """
 
     kind: Kind
@@ -62,21 +59,23 @@ class Finished:
     final: float
     until: float = math.inf
     norms: tuple[Array, Array] | None = None
+    data_hash: str | None = None
 
 
 def kind_of(config: RunConfig, name: str) -> Kind:
     """Return the kind of a run, from its configuration alone. A vocabulary that is not known yet is not compared."""
     model = config.model.with_any_vocabulary()
     body, steps = count_parameters(model).body, total_steps(config)
-    return Kind(name, float(body), steps, config.batch.tokens_per_step, likeness(config), config.order_seed)
+    tokens, batch = float(total_tokens(config)), config.batch.tokens_per_step
+    return Kind(name, float(body), tokens, steps, batch, likeness(config), config.order_seed)
 
 
 def read_finished(run_dir: RunDir, eval_set: str = "held_out") -> Finished:
     """Read a run that is done. Raises `UserError` for one without a usable curve, and says what it lacks."""
     try:
         config = load_written(run_dir.config)
-        evaluations = read_object(run_dir.result, "evaluations")["evaluations"]
-        losses = {one["eval_set"]: float(one["loss"]) for one in evaluations}
+        result = read_object(run_dir.result, "evaluations")
+        losses = {one["eval_set"]: float(one["loss"]) for one in result["evaluations"]}
     except FileNotFoundError as error:
         raise UserError(f"{run_dir.root} has no {Path(error.filename).name}: it is no finished run") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -93,7 +92,8 @@ def read_finished(run_dir: RunDir, eval_set: str = "held_out") -> Finished:
     if steps[0] > LATEST_FIRST * kind.steps:
         raise UserError(f"the record of {run_dir.root} begins at step {steps[0]:.0f} of {kind.steps} only")
     until, norms = steps_before_skipped(run_dir, config), _norms_of(run_dir, kind)
-    return Finished(kind, steps, log_loss, float(np.log(losses[eval_set])), until, norms)
+    final, data_hash = float(np.log(losses[eval_set])), result.get("data_hash")
+    return Finished(kind, steps, log_loss, final, until, norms, data_hash)
 
 
 def _norms_of(run_dir: RunDir, kind: Kind) -> tuple[Array, Array] | None:
@@ -155,12 +155,39 @@ def matching(runs: Sequence[Finished], wanted: Kind) -> list[Finished]:
     if like:
         return like
     best: dict[tuple[float, int], Finished] = {}
-    for run in runs:
-        if not unlikeness(run.kind.like_but_rate, wanted.like_but_rate) and _same_batch(run, wanted):
-            key = (run.kind.N, run.kind.steps)
-            if key not in best or run.final < best[key].final:
-                best[key] = run
+    for run in _like_but_rate(runs, wanted):
+        key = (run.kind.N, run.kind.steps)
+        if key not in best or run.final < best[key].final:
+            best[key] = run
     return list(best.values())
+
+
+def other_rate(runs: Sequence[Finished], wanted: Kind) -> str:
+    """Say how the wanted run's learning rate differs from those of all runs that are like it otherwise.
+
+    "" where one of them has it, or it lies between theirs, as in a ladder whose rates are tuned.
+    """
+    mine, others = wanted.like["optim"], [run.kind.like["optim"] for run in _like_but_rate(runs, wanted)]
+    said = [(key, _not_among({other.get(key) for other in others}, mine.get(key))) for key in RATE]
+    return "; ".join(f"optim.{key}: {apart}" for key, apart in said if apart) if others else ""
+
+
+def _not_among(theirs: set[object], mine: object) -> str:
+    numbers = [one for one in theirs if isinstance(one, int | float)]
+    between = isinstance(mine, int | float) and bool(numbers) and min(numbers) <= mine <= max(numbers)
+    if mine in theirs or between:
+        return ""
+    words = [str(one) for one in theirs if one not in numbers]
+    ends = [f"{end:g}" for end in sorted({min(numbers), max(numbers)})] if numbers else []
+    return f"{' or '.join([*words, ' to '.join(ends)] if ends else words)} there, {mine} here"
+
+
+def _like_but_rate(runs: Sequence[Finished], wanted: Kind) -> list[Finished]:
+    """Return the runs that differ from the wanted one in size, length, seed and learning rate alone."""
+    return [
+        run for run in runs
+        if not unlikeness(run.kind.like_but_rate, wanted.like_but_rate) and _same_batch(run, wanted)
+    ]  # fmt: skip
 
 
 def why_not(runs: Sequence[Finished], wanted: Kind) -> str:
