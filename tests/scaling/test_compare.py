@@ -205,6 +205,8 @@ def test_runs_that_diverged_are_named_unless_a_trial_beside_them_ended(tmp_path:
     said = refusal(base, variant)
     assert "1 run of variant did not end" in said and "(diverged at step 7)" in said and "--anyway" in said
     assert any("did not end" in note for note in answer(base, variant, "--anyway")["rests_on"]["notes"])
+    none = write_ledger(tmp_path / "none", [{**row, **bad} for row in rows])
+    assert "no finished run" in (said := refusal(base, none)) and "8 ended badly: model.size=24576" in said
     hot = {**rows[0], **bad, "cell": "hot", "settings": {**rows[0]["settings"], "optim.lr_factor": 8.0}}
     assert answer(base, write_ledger(tmp_path / "hot", [*rows, hot]))["verdict"]["word"] == "promote"
 
@@ -217,8 +219,15 @@ def test_several_kinds_of_runs_are_not_taken_for_one(tmp_path: Path, two: tuple[
     assert "holds 3 kinds of runs" in refusal(both, two[1])
     assert "did you mean 'b=1'" in refusal(both, "--variant", "b=11")
     assert "no column or setting 'modle.mlp'" in refusal(both, "--group-by", "modle.mlp")
-    assert "beside 'as it is': give --group-by" in refusal(two[0])
+    assert "has one ladder, and a comparison needs two" in refusal(two[0])
     assert "1 or more" in refusal(*two, "--worth", "0.5")
+
+
+def test_a_change_that_nobody_made_is_refused(tmp_path: Path, two: tuple[Path, Path]):
+    variant = write_ledger(tmp_path / "mlp", ladder_rows(1.2, settings={"model.mlp": "swiglu"}))
+    said = refusal(two[0], variant, "--change", "model.mpl")
+    assert said == "--change model.mpl: base and variant do not differ in it; they differ in model.mlp"
+    assert answer(two[0], variant, "--change", "model.mlp")["verdict"]["word"] == "promote"
 
 
 def test_the_report_has_the_verdict_and_one_figure(tmp_path: Path, two: tuple[Path, Path]):
