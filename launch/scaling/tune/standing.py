@@ -69,7 +69,9 @@ def tuning_of(counted: Sequence[Row], every: Sequence[Row]) -> tuple[dict[str, N
 
 def standing(table: Table) -> Standing:
     """Say what tuning stands behind the rows of a table; nothing where the table does not tell."""
-    weak, notes, silent = [], [], []
+    weak: list[str] = []
+    notes: list[str] = []
+    silent: list[tuple[str, str]] = []
     for knob, name in KNOBS.items():
         words, fall = table.labels.get(word_label(knob)), table.columns.get(fall_column(knob))
         if fall is not None and np.isfinite(fall).any():
