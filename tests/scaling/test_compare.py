@@ -158,6 +158,19 @@ def test_a_section_that_one_side_lacks_is_one_difference(tmp_path: Path):
     assert not [key for key in keys if key.startswith("optim.base.")]
 
 
+def test_what_a_recipe_sets_comes_with_it(tmp_path: Path):
+    base = write_ledger(tmp_path / "a", written(ladder_rows(), tmp_path / "runs" / "a"))
+    size = {"D": 1e4, "batch": 1024, "best": 0.3, "interval": [0.2, 0.4], "curvature": 0.01, "runs": 4}
+    sizes = [{"N": n, **size} for n in (1e4, 2e4)]
+    law = {"value": 0.3, "N_at": 1e4, "D_at": 1e4, "batch_at": 1024, "powers": {}, "intervals": {}, "sizes": sizes}
+    optim = {"recipe": {"sweep": "s", "lr": {**law, "value": 0.01}, "weight_decay": law}}
+    rows = [{**row, "weight_decay_by": "recipe"} for row in ladder_rows(1.2)]
+    variant = write_ledger(tmp_path / "b", written(rows, tmp_path / "runs" / "b", optim=optim))
+    found = answer(base, variant, "--change", "optim.recipe")["differences"]["found"]
+    kinds = {one["key"]: one["kind"] for one in found}
+    assert kinds["optim.recipe"] == "change" and kinds["optim.weight_decay"] == "follows"
+
+
 def tried(rows: Rows, worse: tuple[float, float]) -> Rows:
     """Add trials at a lower and a higher learning rate, so much worse in log loss than the middle one."""
     found = list(rows)

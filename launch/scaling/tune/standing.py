@@ -72,15 +72,22 @@ def standing(table: Table) -> Standing:
     weak: list[str] = []
     notes: list[str] = []
     silent: list[tuple[str, str]] = []
+    tuned: dict[str, Array] = {}
     for knob, name in KNOBS.items():
         words, fall = table.labels.get(word_label(knob)), table.columns.get(fall_column(knob))
         if fall is not None and np.isfinite(fall).any():
-            (weak if np.nanmax(fall) > TOLERABLE else notes).append(_cost_text(name, fall, table))
+            if np.nanmax(fall) > TOLERABLE:
+                weak.append(_cost_text(f"{name} mistuned", fall, table))
+            else:
+                tuned[name] = fall
         if words is None:
             continue
         if knob == "lr":
             weak += [_untuned_text(words == word, WAYS[word], table) for word in ("rule", "by hand") if word in words]
         silent += [(name, WAYS[word]) for word in _unknown(knob) if word in words]
+    if tuned:
+        fall = np.nansum(list(tuned.values()), axis=0)
+        notes.append(_cost_text(f"{' and '.join(tuned)} tuned", fall, table))
     for way in dict.fromkeys(way for _, way in silent):
         names = " and ".join(name for name, other in silent if other == way)
         notes.append(f"{names} {way}: what mistuning costs is not in this ledger")
@@ -114,12 +121,11 @@ def _untuned_text(untuned: NDArray[np.bool_], way: str, table: Table) -> str:
     return f"learning rate untuned at these sizes ({way}: {runs}); 'escala sweep tune' tells what that costs"
 
 
-def _cost_text(name: str, fall: Array, table: Table) -> str:
-    """Say what a knob costs: by how much losses would fall at its best."""
+def _cost_text(how: str, fall: Array, table: Table) -> str:
+    """Say by how much losses would fall at the best."""
     most = int(np.nanargmax(fall))
-    how = "mistuned" if fall[most] > TOLERABLE else "tuned"
     return (
-        f"{name} {how}: losses would fall by {np.nanmean(fall):.2%} on average and {fall[most]:.2%} at most "
+        f"{how}: losses would fall by {np.nanmean(fall):.2%} on average and {fall[most]:.2%} at most "
         f"(N {table.N[most]:.3g}) at the best one, by the parabolas of the tuning"
     )
 
