@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from launch.scaling.arrays import Array
-from launch.scaling.compare.rungs import Rung, Side
+from launch.scaling.compare.rungs import Arm, Rung
 from launch.scaling.compare.shift import Estimate, shift
 from launch.scaling.compare.verdict import judge as verdict
 from trainer.contract.errors import UserError
@@ -78,15 +78,15 @@ def simulate(case: Case, seed: int) -> list[Rung]:
         shared, *own = random.standard_normal((3, case.seeds))
         own = [case.alike**0.5 * a + (1 - case.alike) ** 0.5 * o for a, o in zip(everywhere, own, strict=True)]
         base, variant = (case.noise * (case.shared**0.5 * shared + (1 - case.shared) ** 0.5 * one) for one in own)
-        one = _side(flops, flops, base, 0)
-        rungs.append(Rung(one, _side(flops, case.multiplier * flops, variant, 0 if case.pairs else case.seeds)))
+        one = _arm(flops, flops, base, 0)
+        rungs.append(Rung(one, _arm(flops, case.multiplier * flops, variant, 0 if case.pairs else case.seeds)))
     return rungs
 
 
-def _side(flops: float, worth: float, errors: Array, first: int) -> Side:
+def _arm(flops: float, worth: float, errors: Array, first: int) -> Arm:
     """Return the runs of one rung that cost `flops`, as good as the base's of `worth`, with seeds from `first` on."""
     losses = {(str(s), str(s)): law(worth) * float(np.exp(e)) for s, e in enumerate(errors, start=first)}
-    return Side(parameters=1.0, tokens=1.0, flops=flops, seconds=None, losses=losses)
+    return Arm(parameters=1.0, tokens=1.0, flops=flops, seconds=None, losses=losses)
 
 
 def judge(case: Case, comparisons: int, first: int) -> dict[str, float]:

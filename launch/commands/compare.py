@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from launch.commands.options import Positive, json_option, refuse_idle, runs_option
 from launch.commands.tables import parse_where
+from launch.scaling.compare.comparison import Comparison
 from launch.scaling.compare.comparison import compare as compare_sides
+from launch.scaling.compare.differences import COLUMNS, FOLLOW
 from launch.scaling.compare.ladder_runs import rungs_of, seed_of
 from launch.scaling.compare.power import power
 from launch.scaling.compare.sides import Choice, Runs, one_side, read_ledger, settings_changed, two_sides
+from launch.scaling.table.checks import names_text
 from trainer.contract.errors import UserError
 from trainer.contract.plain_json import to_json
 
@@ -82,6 +86,7 @@ def compare(
     sides = two_sides(ledgers[0], ledgers[1] if len(ledgers) > 1 else None, choice)
     stated = [*change, *(settings_changed(*sides, group_by) if variant is None else ())]
     found = compare_sides(*sides, asymptote=asymptote, worth=worth, change=stated, anyway=anyway)
+    _refuse_other_change(found, change)
     if as_json:
         from launch.scaling.compare.as_json import comparison_json
 
@@ -97,6 +102,18 @@ def compare(
 
         paths = render(comparison_report(found, title or f"{found.variant.name} against {found.base.name}"), out)
         click.echo(f"written to {paths.html}", err=as_json)
+
+
+def _refuse_other_change(found: Comparison, change: Sequence[str]) -> None:
+    """Raise UserError where a setting that is said to be the change does not differ, as far as settings are known."""
+    keys = [one.key for one in found.differences.found]
+    settings = [key for key in keys if key not in (*COLUMNS, *FOLLOW)]
+    if not (found.differences.configs or settings):
+        return
+    for key in change:
+        if not any(other == key or other.startswith(f"{key}.") for other in keys):
+            differ = f"they differ in {names_text(settings, letters=60)}" if settings else "no setting does"
+            raise UserError(f"--change {key}: base and variant do not differ in it; {differ}")
 
 
 def ledger_of(path: Path, runs: Path) -> Path:

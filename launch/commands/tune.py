@@ -109,9 +109,9 @@ def _show_law(knob: str, law: RecipeLaw) -> None:
 def _knobs(text: str) -> tuple[Knob, ...]:
     from launch.sweep.cells.knobs import KNOBS
 
-    named = text.split(",")
+    named = [name.strip() for name in text.split(",")]
     if unknown := [name for name in named if name not in KNOBS]:
-        raise UserError(f"--knobs {unknown[0]!r}: there are {', '.join(KNOBS)}{did_you_mean(unknown[0], KNOBS)}")
+        raise UserError(f"--knobs: there is no knob {unknown[0]!r}{did_you_mean(unknown[0], KNOBS)}")
     return tuple(knob for knob in KNOBS if knob in named)
 
 

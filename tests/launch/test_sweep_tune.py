@@ -206,6 +206,17 @@ def test_a_budget_that_is_too_small_says_which_size_it_left_out(wish: TuneWish) 
         tune_sweep(small, Console(quiet=True))
 
 
+def test_what_a_diverged_run_did_not_use_stays_in_the_budget(wish: TuneWish) -> None:
+    bench = tune._bench(wish, None)
+    train(bench, bench.next_step(), wish, None, Console(quiet=True))
+    path = wish.runs / "s" / "ledger.jsonl"
+    rows = list(ledger.read(path))
+    rows[-1].update(status="diverged", loss=None, eval_set="none", flops_exact=0.1 * bench.sizes[0].flops)
+    path.write_text("".join(to_json(row) + "\n" for row in rows))
+    (size, *_) = bench.stages()[0].sizes
+    assert len(size.tried) == 3 and size.spent == pytest.approx(2.1 * size.flops)
+
+
 def test_one_size_and_unknown_sizes_are_refused(wish: TuneWish) -> None:
     wish.config.write_text(yaml.safe_dump({"run": RUN, "rungs": RUNGS[:1]}))
     with pytest.raises(UserError, match="has one size"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.scaling.compare.rungs import Rung, Side
+from launch.scaling.compare.rungs import Arm, Rung
 from tests.scaling.runs import ledger_row
 
 E, A, GAMMA = 1.8, 60.0, 0.095
@@ -29,7 +29,7 @@ def rungs(
     for k, multiplier in enumerate(multipliers):
         flops = 1e16 * 4.0**k
         sides = [
-            Side(1e6 * 2.0**k, 2e7 * 2.0**k, cost, 10.0 * 4.0**k,
+            Arm(1e6 * 2.0**k, 2e7 * 2.0**k, cost, 10.0 * 4.0**k,
                  {(str(s), str(s)): law(worth) * float(np.exp(noise * random.standard_normal())) for s in range(seeds)})
             for cost, worth in ((flops, flops), (dearer * flops, multiplier * dearer * flops))
         ]  # fmt: skip

@@ -158,6 +158,19 @@ def test_a_section_that_one_side_lacks_is_one_difference(tmp_path: Path):
     assert not [key for key in keys if key.startswith("optim.base.")]
 
 
+def test_what_a_recipe_sets_comes_with_it(tmp_path: Path):
+    base = write_ledger(tmp_path / "a", written(ladder_rows(), tmp_path / "runs" / "a"))
+    size = {"D": 1e4, "batch": 1024, "best": 0.3, "interval": [0.2, 0.4], "curvature": 0.01, "runs": 4}
+    sizes = [{"N": n, **size} for n in (1e4, 2e4)]
+    law = {"value": 0.3, "N_at": 1e4, "D_at": 1e4, "batch_at": 1024, "powers": {}, "intervals": {}, "sizes": sizes}
+    optim = {"recipe": {"sweep": "s", "lr": {**law, "value": 0.01}, "weight_decay": law}}
+    rows = [{**row, "weight_decay_by": "recipe"} for row in ladder_rows(1.2)]
+    variant = write_ledger(tmp_path / "b", written(rows, tmp_path / "runs" / "b", optim=optim))
+    found = answer(base, variant, "--change", "optim.recipe")["differences"]["found"]
+    kinds = {one["key"]: one["kind"] for one in found}
+    assert kinds["optim.recipe"] == "change" and kinds["optim.weight_decay"] == "follows"
+
+
 def tried(rows: Rows, worse: tuple[float, float]) -> Rows:
     """Add trials at a lower and a higher learning rate, so much worse in log loss than the middle one."""
     found = list(rows)
@@ -205,6 +218,8 @@ def test_runs_that_diverged_are_named_unless_a_trial_beside_them_ended(tmp_path:
     said = refusal(base, variant)
     assert "1 run of variant did not end" in said and "(diverged at step 7)" in said and "--anyway" in said
     assert any("did not end" in note for note in answer(base, variant, "--anyway")["rests_on"]["notes"])
+    none = write_ledger(tmp_path / "none", [{**row, **bad} for row in rows])
+    assert "no finished run" in (said := refusal(base, none)) and "8 ended badly: model.size=24576" in said
     hot = {**rows[0], **bad, "cell": "hot", "settings": {**rows[0]["settings"], "optim.lr_factor": 8.0}}
     assert answer(base, write_ledger(tmp_path / "hot", [*rows, hot]))["verdict"]["word"] == "promote"
 
@@ -217,8 +232,15 @@ def test_several_kinds_of_runs_are_not_taken_for_one(tmp_path: Path, two: tuple[
     assert "holds 3 kinds of runs" in refusal(both, two[1])
     assert "did you mean 'b=1'" in refusal(both, "--variant", "b=11")
     assert "no column or setting 'modle.mlp'" in refusal(both, "--group-by", "modle.mlp")
-    assert "beside 'as it is': give --group-by" in refusal(two[0])
+    assert "has one ladder, and a comparison needs two" in refusal(two[0])
     assert "1 or more" in refusal(*two, "--worth", "0.5")
+
+
+def test_a_change_that_nobody_made_is_refused(tmp_path: Path, two: tuple[Path, Path]):
+    variant = write_ledger(tmp_path / "mlp", ladder_rows(1.2, settings={"model.mlp": "swiglu"}))
+    said = refusal(two[0], variant, "--change", "model.mpl")
+    assert said == "--change model.mpl: base and variant do not differ in it; they differ in model.mlp"
+    assert answer(two[0], variant, "--change", "model.mlp")["verdict"]["word"] == "promote"
 
 
 def test_the_report_has_the_verdict_and_one_figure(tmp_path: Path, two: tuple[Path, Path]):

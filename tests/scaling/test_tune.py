@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.early_stopping import RULES, pairs
 from benchmarks.tune import SURFACES, TOGETHER, WIDE_SURFACES, Surface, tune_one, tune_together
 from launch.scaling.tune.decide import Size, Spending, next_runs, smallest_two_and_middle
 from launch.scaling.tune.law import fit_setting
@@ -49,6 +50,15 @@ def test_what_is_not_tuned_is_said() -> None:
     each = [tune_one(hopeless, seed, 5) for seed in range(60)]
     assert sum(one.warned for one in each) > 20
     assert np.mean([one.regret for one in each if not one.warned]) < 1e-3
+
+
+def test_why_no_run_is_stopped_early() -> None:
+    """By its gap at one step a winner is stopped, most often at a higher rate; at a lower one its lag tells."""
+    seeds = range(7)  # a schedule each
+    _, stopped, won, worst = pairs(seeds, RULES["gap"], higher=True)
+    assert won > 0.2 * stopped and worst > 0.1
+    _, stopped, won, _ = pairs(seeds, RULES["fall and lag"], higher=False)
+    assert stopped > 100 and won == 0
 
 
 @settings(deadline=None)

@@ -78,6 +78,56 @@ def test_the_cost_of_mistuning_is_measured_and_its_exponent_is_in_the_interval()
     assert found.certificate.status == "weak"
 
 
+def with_batch(row: dict[str, Any], batch: int, decay: float, **columns: Any) -> dict[str, Any]:
+    """Return a row whose best batch is 8192 and best weight decay .1, at the learning rate of its batch by the rule."""
+    rise = 0.004 * math.log2(batch / 8192) ** 2 + 0.003 * math.log2(decay / 0.1) ** 2
+    changes = {"tokens_per_step": batch, "weight_decay": decay, "loss": row["loss"] * math.exp(rise)}
+    return {**row, "lr": row["lr"] * (batch / row["tokens_per_step"]) ** 0.5, **changes, **columns}
+
+
+def trials_of_all(sizes: tuple[int, ...] = (0, 1, 3)) -> list[dict[str, Any]]:
+    """Return what a tuning of the three knobs leaves in the ledger: each with those before it at their best."""
+    rows = []
+    for k in sizes:
+        best, settings = run(k, best_rate(run(k, RATE)["params_body"])), {"model.size": str(k)}
+        marks: dict[str, Any] = {"purpose": "tuning", "settings": settings}
+        for row in [row for row in trials((k,)) if row["settings"]["model.size"] == str(k)]:
+            rows.append({**row, "knob": "lr", "weight_decay": 0.1})
+        for batch in (2048, 8192, 32768):
+            name = f"b{k}-{batch}"
+            rows.append(with_batch(best, batch, 0.1, knob="batch", cell=name, name=name, **marks))
+        for decay in (0.025, 0.1, 0.4):
+            name = f"w{k}-{decay}"
+            rows.append(with_batch(best, 8192, decay, knob="weight_decay", cell=name, name=name, **marks))
+    return rows
+
+
+BY = {"batch_by": "by hand", "weight_decay_by": "by hand"}
+
+
+def test_what_batch_and_weight_decay_cost_is_measured_and_in_the_interval() -> None:
+    """Small models have the right batch and large ones are ever further from it: the exponent bends."""
+    rows = [with_batch(row, 8192 // 2**k, 0.1 * 1.3**k, **BY) for k, row in enumerate(ladder("recipe", at_best=True))]
+    found = studied([*trials_of_all(), *rows])
+    reasons, notes = " ".join(found.certificate.reasons), " ".join(found.table.notes)
+    assert "batch mistuned: losses would fall by" in reasons and "weight decay mistuned: losses" in reasons
+    assert "learning rate tuned: losses would fall by 0.0" in notes, "its batch was taken into account"
+    wrong, right = found.fitted.values["alpha"], found.if_tuned["alpha"]
+    assert right == pytest.approx(ALPHA, abs=0.006) and abs(wrong - ALPHA) > 0.015
+    low, high = found.intervals()["alpha"]
+    assert low <= ALPHA + 0.006 and high >= ALPHA - 0.006 and "would move alpha from" in reasons
+
+
+def test_what_nobody_tuned_is_said_in_one_line() -> None:
+    rows = [{**row, **BY, "weight_decay": 0.1} for row in ladder()]
+    notes = studied(rows).table.notes
+    assert notes.count("batch and weight decay set by hand: what mistuning costs is not in this ledger") == 1
+    followed = [{**row, "lr_by": "recipe", "batch_by": "recipe", "weight_decay_by": "by hand"} for row in ladder()]
+    found = studied(followed)
+    assert "learning rate and batch by a recipe, tuned elsewhere: what mistuning costs" in " ".join(found.table.notes)
+    assert not any("learning rate" in why for why in found.certificate.reasons)
+
+
 def test_tuned_rows_are_not_weak_for_their_rate() -> None:
     found = studied([*trials(), *ladder("recipe", at_best=True)])
     assert not any("learning rate" in why for why in found.certificate.reasons)
@@ -108,5 +158,5 @@ def test_laws_and_comparisons_leave_the_runs_of_a_tuning_out(tmp_path: Any) -> N
 def test_rates_that_were_swept_by_hand_count_as_tuned() -> None:
     rows = [run(k, RATE * 2.0**j, lr_by="by hand") for k in range(len(SHAPES)) for j in range(-4, 3)]
     table = from_ledger(rows)
-    assert set(np.unique(table.labels["tuning"])) == {"tuned"}
+    assert set(np.unique(table.labels["tuning_lr"])) == {"tuned"}
     assert not any("untuned" in why for why in studied(rows).certificate.reasons)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from trainer.config.base import Section
-from trainer.config.heeded import Heeded
+from trainer.config.conditional import Conditional
 from trainer.config.load import dump, load_run, run_from_values
 from trainer.config.run import RunConfig
 from trainer.config.span import Span, parse_count, parse_span
@@ -203,9 +203,9 @@ def test_numbers_stay_keys_of_mappings():
     assert config.data.stages[0].weights == {"0": 1.0, "1": 0.5}
 
 
-def declared(section: Section, prefix: str = "") -> Iterator[tuple[str, Heeded]]:
+def declared(section: Section, prefix: str = "") -> Iterator[tuple[str, Conditional]]:
     """Yield each setting of a configuration that does something only beside another, and the rule that says so."""
-    for rule in section.heeded:
+    for rule in section.conditional:
         yield from ((prefix + name, rule) for name in rule.names)
     for name in type(section).model_fields:
         if isinstance(inner := getattr(section, name), Section):
@@ -220,11 +220,11 @@ def test_every_setting_that_needs_another_is_tried() -> None:
 @pytest.mark.parametrize("key", GIVEN)
 def test_a_setting_without_effect_is_refused_and_says_what_to_write(key: str) -> None:
     section, _, name = key.rpartition(".")
-    value, heeding = GIVEN[key]
+    value, condition = GIVEN[key]
     idle = [f"{key}={value}", *([f"{section}.{WITHOUT[key]}"] if key in WITHOUT else [])]
     with pytest.raises(UserError, match=rf"{section}': .*{name} ha(s|ve) no effect with.*: leave .* out, or set "):
         run(*idle)
-    config = run(f"{key}={value}", f"{section}.{heeding}")
+    config = run(f"{key}={value}", f"{section}.{condition}")
     assert run_from_values(yaml.safe_load(dump(config)), "written") == config
     run_from_values(VALUES, "what Escala wrote is read as it is", idle, written=True)
 

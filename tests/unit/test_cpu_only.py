@@ -27,6 +27,7 @@ from tests.dist.runs import global_batch, tiny
 import torch, torch.distributed as dist
 from trainer.engine.build import build_engine
 from trainer.models.build import build_model
+from trainer.models.transformer.config import TransformerConfig
 from trainer.parallel.start import start
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 config = tiny(parallel={"engine": "fsdp"})
@@ -34,6 +35,10 @@ mesh = start(config.parallel, torch.device("cpu"))
 model = build_model(config.model, 0)
 engine = build_engine(config, model, mesh, lr=1e-3, accumulation=1, device=torch.device("cpu"))
 assert engine.train_step([global_batch(0)], 1e-3).finite
+long = build_model(TransformerConfig(d_model=16, n_layers=1, n_heads=1, vocab_size=8, context_length=512), 0)
+text = torch.zeros(1, 512, dtype=torch.int64)
+long(text, text, documents=(torch.arange(512) // 100)[None].int()).sum().backward()
+assert "torch.nn.attention.flex_attention" not in sys.modules, "masked attention took the path of GPUs"
 assert not torch.cuda.is_initialized()
 """
 

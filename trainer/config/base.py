@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
-from trainer.config.heeded import WRITTEN, Heeded, idle
+from trainer.config.conditional import WRITTEN, Conditional, idle
 from trainer.config.merging import are_places, lay_over
 from trainer.contract.errors import UserError, did_you_mean
 from trainer.contract.hiding import redact
@@ -22,7 +22,7 @@ class Section(BaseModel):
     """A part of a configuration. It cannot change after it was read, and it refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-    heeded: ClassVar[tuple[Heeded, ...]] = ()  # settings that do something only beside another
+    conditional: ClassVar[tuple[Conditional, ...]] = ()  # settings that do something only beside another
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -45,9 +45,9 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _none_is_idle(self, info: ValidationInfo) -> Self:
-        if self.heeded and not (info.context or {}).get(WRITTEN):
+        if self.conditional and not (info.context or {}).get(WRITTEN):
             defaults = {name: field.get_default() for name, field in type(self).model_fields.items()}
-            if found := idle(self, self.heeded, defaults):
+            if found := idle(self, self.conditional, defaults):
                 raise ValueError("; ".join(found))
         return self
 

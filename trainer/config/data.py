@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
-from trainer.config.heeded import Heeded
+from trainer.config.conditional import Conditional
 from trainer.config.identity import Determines, Execution, Result, Tokens, determining, hash_of
 from trainer.config.names import Name, check_name
 from trainer.config.secrets import Location, Options, from_environment
@@ -86,7 +86,7 @@ class SourceConfig(Section):
 class TokenizerConfig(Section):
     """How text becomes tokens: a sentencepiece model trained on a sample, bytes, words, or an existing model."""
 
-    heeded: ClassVar = (Heeded(("byte_fallback", "sample_bytes"), {"kind": ("bpe", "unigram")}),)
+    conditional: ClassVar = (Conditional(("byte_fallback", "sample_bytes"), {"kind": ("bpe", "unigram")}),)
 
     kind: Tokens[Literal["bpe", "unigram", "bytes", "word", "sentencepiece", "huggingface"]] = Field(
         "bpe",
@@ -155,7 +155,7 @@ class CacheConfig(Section):
 class DataConfig(Section):
     """Sources, tokenizer and shards of one token set."""
 
-    heeded: ClassVar = (Heeded(("shuffle_window",), {"order": ("shuffled",)}),)
+    conditional: ClassVar = (Conditional(("shuffle_window",), {"order": ("shuffled",)}),)
 
     name: Execution[Name] = Field("embedded", description="of the prepared set")
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(),), min_length=1)

@@ -114,5 +114,5 @@ def refuse_idle(decoder: str, given: Iterable[str]) -> None:
     known = DECODERS[decoder].uses
     for name in given:
         if name not in (*COMMON, *known):
-            heeding = ", ".join(other for other, entry in DECODERS.items() if name in entry.uses)
-            raise UserError(f"{name} has no effect on the decoder {decoder}: leave it out, or take one of {heeding}")
+            uses_it = ", ".join(other for other, entry in DECODERS.items() if name in entry.uses)
+            raise UserError(f"{name} has no effect on the decoder {decoder}: leave it out, or take one of {uses_it}")

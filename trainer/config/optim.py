@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from trainer.config.base import Section, is_none
-from trainer.config.heeded import ANY, Heeded
+from trainer.config.conditional import ANY, Conditional
 from trainer.config.identity import Execution, Result
 from trainer.config.recipe import Recipe
 from trainer.config.span import Count, Span, SpanField
@@ -36,11 +36,11 @@ class BaseShape(Section):
 class OptimConfig(Section):
     """AdamW unless said otherwise. `lr` is a number, or `auto`: the rule in trainer/plan/learning_rate.py."""
 
-    heeded: ClassVar = (
-        Heeded(("muon_lr_factor", "muon_weight_decay"), {"name": ("muon",)}),
-        Heeded(("eps",), {"name": ("adamw", "muon")}),
-        Heeded(("recipe_reach",), {"recipe": ANY}),
-        Heeded(("base",), {"parametrization": ("mup", "completep")}),
+    conditional: ClassVar = (
+        Conditional(("muon_lr_factor", "muon_weight_decay"), {"name": ("muon",)}),
+        Conditional(("eps",), {"name": ("adamw", "muon")}),
+        Conditional(("recipe_reach",), {"recipe": ANY}),
+        Conditional(("base",), {"parametrization": ("mup", "completep")}),
     )
     name: Result[Literal["adamw", "sgd", "muon"]] = Field("adamw", description="muon: for matrices, AdamW for the rest")
     lr: Result[PeakRate] = Field("auto", description="at its peak; 'auto': the stated rule by size")
@@ -132,9 +132,9 @@ class OptimConfig(Section):
 class ScheduleConfig(Section):
     """The learning rate over the run, as a share of its peak."""
 
-    heeded: ClassVar = (
-        Heeded(("decay", "cooldown"), {"kind": ("wsd",)}),
-        Heeded(("final_ratio",), {"kind": ("linear", "cosine", "wsd")}),
+    conditional: ClassVar = (
+        Conditional(("decay", "cooldown"), {"kind": ("wsd",)}),
+        Conditional(("final_ratio",), {"kind": ("linear", "cosine", "wsd")}),
     )
     kind: Result[Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"]] = Field(
         "cosine", description="course after the warm-up; wsd: constant, then a cooldown (warmup-stable-decay)"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from trainer.config.base import Section, is_none
-from trainer.config.heeded import ANY, Heeded
+from trainer.config.conditional import ANY, Conditional
 from trainer.config.identity import Execution, Result
 from trainer.config.span import Count, Span, SpanField
 
@@ -36,9 +36,9 @@ class BatchConfig(Section):
 class CheckpointConfig(Section):
     """When checkpoints are written, which are kept, and what a starting run does with those that it finds."""
 
-    heeded: ClassVar = (
-        Heeded(("keep_every",), {"every": ANY, "minutes": ANY}),
-        Heeded(("source",), {"load": ("always", "if_available", "warm_start")}),
+    conditional: ClassVar = (
+        Conditional(("keep_every",), {"every": ANY, "minutes": ANY}),
+        Conditional(("source",), {"load": ("always", "if_available", "warm_start")}),
     )
     every: Execution[SpanField | None] = Field(None, description="save so often; default: at the end only")
     minutes: Execution[float | None] = Field(None, gt=0, description="also save when this much time has passed")
@@ -67,9 +67,9 @@ class EvaluationConfig(Section):
 class TrackingConfig(Section):
     """The local record is always written. W&B mirrors it; `auto` is online with credentials, else offline."""
 
-    heeded: ClassVar = (
-        Heeded(("activations",), {"norms_every": ANY}),
-        Heeded(("prompts",), {"wandb": ("auto", "online", "offline")}),
+    conditional: ClassVar = (
+        Conditional(("activations",), {"norms_every": ANY}),
+        Conditional(("prompts",), {"wandb": ("auto", "online", "offline")}),
     )
     log_every: Execution[SpanField] = Field(Span(10, "steps"), description="record the loss so often")
     norms_every: Execution[SpanField | None] = Field(
@@ -92,11 +92,11 @@ class TrackingConfig(Section):
 class GuardConfig(Section):
     """What the run does when something goes wrong. See `trainer/guard/health.py` for spikes."""
 
-    heeded: ClassVar = (
-        Heeded(("sigma", "window"), {"spike": ("continue", "skip", "rollback", "stop")}),
-        Heeded(("patience",), {"spike": ("rollback", "stop")}),
-        Heeded(("margin", "max_rollbacks"), {"spike": ("rollback",)}),
-        Heeded(("max_skips",), {"non_finite": ("skip",), "spike": ("skip",)}),
+    conditional: ClassVar = (
+        Conditional(("sigma", "window"), {"spike": ("continue", "skip", "rollback", "stop")}),
+        Conditional(("patience",), {"spike": ("rollback", "stop")}),
+        Conditional(("margin", "max_rollbacks"), {"spike": ("rollback",)}),
+        Conditional(("max_skips",), {"non_finite": ("skip",), "spike": ("skip",)}),
     )
     non_finite: Result[Literal["stop", "skip"]] = Field(
         "stop", description="on a loss or gradient that is not a number"

@@ -48,6 +48,6 @@ class Agreement:
         self._asked -= ONCE & asked
         return numbers
 
-    def learn(self, wishes: Sequence[float]) -> None:
-        """Take what all ranks ask for."""
-        self._agreed = frozenset(what for what, wish in zip(REQUESTS, wishes, strict=True) if wish)
+    def learn(self, counts: Sequence[float]) -> None:
+        """Take how many ranks ask for each of REQUESTS."""
+        self._agreed = frozenset(what for what, count in zip(REQUESTS, counts, strict=True) if count)

@@ -148,8 +148,8 @@ class Engine:
         return Launched(numbers, partial(self._outcome, before))
 
     def _outcome(self, before: Kept | None, numbers: list[float]) -> StepOutcome:
-        grad_norm, refused, mean, *wishes = numbers
-        self.agreement.learn(wishes)
+        grad_norm, refused, mean, *requests = numbers
+        self.agreement.learn(requests)
         skipped = bool(refused)
         if skipped and self.carried and before is not None:  # what was read may be no finite numbers
             self.carried.put_back(before)

@@ -50,7 +50,7 @@ class Run:
     skipped: int = 0  # steps of this attempt
     reads_late: bool = False  # the next step is launched before the outcome of this one is read: see `reads_late`
     ahead: Launched | None = None  # the step after this one, where it is launched already
-    wishes: set[str] = field(default_factory=set)  # what ranks agreed on while a step was ahead: waits for that step
+    deferred: set[str] = field(default_factory=set)  # agreed on while a step was ahead: waits for that step
     measured: bool = False  # what memory is used for is recorded
     train_loss: float | None = None
     newest_norms: Measured = field(default_factory=dict)  # norms of the last step, where they were due

@@ -56,10 +56,10 @@ def agreed(run: Run, what: str) -> bool:
     """Return whether ranks agreed on it by the step that was read last, and no step is ahead that it must wait for."""
     if what != "leave" and run.ahead is not None:
         if run.engine.agreement.agreed(what):
-            run.wishes.add(what)
+            run.deferred.add(what)
         return False
-    waited = what in run.wishes
-    run.wishes.discard(what)
+    waited = what in run.deferred
+    run.deferred.discard(what)
     return waited or run.engine.agreement.agreed(what)
 
 
@@ -81,7 +81,7 @@ def one_step(run: Run) -> StepOutcome:
 def _goes_ahead(run: Run) -> bool:
     """Return whether the step after the next may be launched before the next is read: nothing comes between them."""
     step = run.step + 1
-    if not run.reads_late or run.wishes or step >= run.plan.steps or step in run.config.checkpoint.keep_at:
+    if not run.reads_late or run.deferred or step >= run.plan.steps or step in run.config.checkpoint.keep_at:
         return False
     between = (run.config.evaluation.every, run.config.checkpoint.every)
     measured = _norms_due(run, step) or _norms_due(run, step + 1)

@@ -22,12 +22,7 @@ class BatchPlan:
 
 def plan_batch(tokens_per_step: int, context_length: int, data_parallel: int, micro_batch: int | None) -> BatchPlan:
     """Divide a global batch over data-parallel ranks. Raises UserError with the numbers where it does not divide."""
-    if tokens_per_step % context_length:
-        raise UserError(
-            f"batch.tokens_per_step {tokens_per_step} is not a multiple of model.context_length {context_length}: "
-            f"use {_around(tokens_per_step, context_length)}"
-        )
-    sequences = tokens_per_step // context_length
+    sequences = whole_sequences(tokens_per_step, context_length)
     if sequences % data_parallel:
         unit = context_length * data_parallel
         raise UserError(
@@ -45,6 +40,16 @@ def plan_batch(tokens_per_step: int, context_length: int, data_parallel: int, mi
             f"({sequences} per step / {data_parallel} ranks)"
         )
     return BatchPlan(sequences, per_rank, micro_batch, per_rank // micro_batch)
+
+
+def whole_sequences(tokens_per_step: int, context_length: int) -> int:
+    """Return the sequences of one optimizer step. Raises UserError where they are not whole."""
+    if tokens_per_step % context_length:
+        raise UserError(
+            f"batch.tokens_per_step {tokens_per_step} is not a multiple of model.context_length {context_length}: "
+            f"use {_around(tokens_per_step, context_length)}"
+        )
+    return tokens_per_step // context_length
 
 
 def _around(value: int, unit: int) -> str:

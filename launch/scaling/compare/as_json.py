@@ -10,7 +10,7 @@ import numpy as np
 from launch.scaling.compare.axes import Axis
 from launch.scaling.compare.comparison import Comparison
 from launch.scaling.compare.power import Power
-from launch.scaling.compare.rungs import Rung, Side
+from launch.scaling.compare.rungs import Arm, Rung
 from launch.scaling.compare.shift import Estimate
 from launch.scaling.compare.verdict import FALSE_PROMOTIONS
 
@@ -57,12 +57,12 @@ def power_json(found: Power) -> Plain:
 
 
 def _rung(rung: Rung) -> Plain:
-    return {"base": _side(rung.base), "variant": _side(rung.variant)}
+    return {"base": _arm(rung.base), "variant": _arm(rung.variant)}
 
 
-def _side(side: Side) -> Plain:
-    values = {name: getattr(side, name) for name in ("parameters", "tokens", "flops", "seconds")}
-    return {**values, "losses": [{"seed": i, "order_seed": o, "loss": v} for (i, o), v in side.losses.items()]}
+def _arm(arm: Arm) -> Plain:
+    values = {name: getattr(arm, name) for name in ("parameters", "tokens", "flops", "seconds")}
+    return {**values, "losses": [{"seed": i, "order_seed": o, "loss": v} for (i, o), v in arm.losses.items()]}
 
 
 def _interval(one: Estimate | None) -> Plain | None:

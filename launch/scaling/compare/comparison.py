@@ -18,7 +18,7 @@ from launch.scaling.compare.checks import (
 )
 from launch.scaling.compare.differences import Differences, differences
 from launch.scaling.compare.ladder_runs import RungRuns, rungs_of, seed_of
-from launch.scaling.compare.rungs import Rung, Side
+from launch.scaling.compare.rungs import Arm, Rung
 from launch.scaling.compare.seeds import Seed
 from launch.scaling.compare.shift import FEWEST_RUNGS, Shift, shift
 from launch.scaling.compare.sides import Runs
@@ -100,7 +100,7 @@ def compare(
     complaints = [*without_end(base), *without_end(variant), *uneven_tuning(matched, base, variant)]
     if complaints and not anyway:
         raise UserError(f"{'; '.join(complaints)}; --anyway compares what is there, with this said")
-    rungs = tuple(Rung(_side(one, base), _side(other, variant)) for one, other in matched)
+    rungs = tuple(Rung(_arm(one, base), _arm(other, variant)) for one, other in matched)
     refuse_off_the_ladder(rungs)
     found = shift(rungs, asymptote)
     pairs = [_pair(one, other, base, variant) for one, other in matched]
@@ -133,9 +133,9 @@ def _match(base: Sequence[RungRuns], variant: Sequence[RungRuns]) -> tuple[list[
     return matched, without
 
 
-def _side(rung: RungRuns, runs: Runs) -> Side:
+def _arm(rung: RungRuns, runs: Runs) -> Arm:
     seconds = [row.get("seconds") for row in rung.rows]
-    return Side(
+    return Arm(
         float(np.mean([row["params_body"] for row in rung.rows])),
         float(np.mean([row["tokens"] for row in rung.rows])),
         rung.flops,

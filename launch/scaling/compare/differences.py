@@ -21,6 +21,8 @@ from trainer.contract.run_dir import RunDir
 # Columns of a ledger that no change of a setting explains; the first refuses a comparison (`comparison.py`).
 COLUMNS = ("tokenizer_hash", "data_hash", "git_revision", "unique_tokens", "tokens", "layout")
 FOLLOW = ("lr", "params_body", "flops_exact")  # what a change of the model brings with it
+RECIPE = "optim.recipe"  # brings these with it where the ledger says so
+BY_RECIPE = {"batch.tokens_per_step": "batch_by", "optim.weight_decay": "weight_decay_by"}
 NEAR = 1e-9  # relative difference of numbers that are equal
 NO_MEANING = ("name", "tracking.group")
 
@@ -79,7 +81,9 @@ def differences(
                 seen.setdefault(key, []).append((_shown(one), _shown(other)))
     beside = [key for key in seen if key not in FOLLOW and key not in COLUMNS]
     stated = tuple(change) or (tuple(beside) if len(beside) == 1 else ())
-    found = [Difference(key, *ends[0], _kind(key, stated), len(ends)) for key, ends in seen.items()]
+    by_recipe = [key for key, by in BY_RECIPE.items() if any(row.get(by) == "recipe" for pair in pairs for row in pair)]
+    followed = (*FOLLOW, *(by_recipe if RECIPE in stated else ()))
+    found = [Difference(key, *ends[0], _kind(key, stated, followed), len(ends)) for key, ends in seen.items()]
     return Differences(tuple(found), configs, bool(stated))
 
 
@@ -131,8 +135,8 @@ def _equal(one: object, other: object) -> bool:
     return one == other
 
 
-def _kind(key: str, stated: Sequence[str]) -> Kind:
-    if key in FOLLOW:
+def _kind(key: str, stated: Sequence[str], followed: Sequence[str]) -> Kind:
+    if key in followed:
         return "follows"
     return "change" if any(key == one or key.startswith(f"{one}.") for one in stated) else "beside"
 

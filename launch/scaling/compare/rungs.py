@@ -12,8 +12,11 @@ from launch.scaling.compare.seeds import Scatter, Seed, scatter
 
 
 @dataclass(frozen=True)
-class Side:
-    """One ladder at one rung. `losses`: nats per token, by seed. `seconds`: None where the ledger does not say."""
+class Arm:
+    """One arm of a comparison, base or variant, at one rung.
+
+    `losses`: nats per token, by seed. `seconds`: None where the ledger does not say.
+    """
 
     parameters: float
     tokens: float
@@ -31,8 +34,8 @@ class Side:
 class Rung:
     """Base and variant at one size and length."""
 
-    base: Side
-    variant: Side
+    base: Arm
+    variant: Arm
 
     @property
     def common(self) -> list[Seed]:

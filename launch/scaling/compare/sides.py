@@ -88,8 +88,15 @@ def two_sides(ledger: Ledger, other: Ledger | None, choice: Choice) -> tuple[Run
     base = _known(choice.base or (BASE if BASE in groups else next(iter(groups))), groups, ledger)
     beside = [name for name in groups if name != base]
     if choice.variant is None and len(beside) != 1:
-        asked = "give --group-by COLUMN" if not beside else f"name one with --variant: {names_text(beside)}"
-        raise UserError(f"{ledger.path} has {len(beside)} groups of runs beside {base!r}: {asked}")
+        if not beside:
+            raise UserError(
+                f"{ledger.path} has one ladder, and a comparison needs two: give the variant's ledger too, or tell "
+                "base and variant apart with --group-by COLUMN; --power says what one ladder could see"
+            )
+        raise UserError(
+            f"{ledger.path} has {len(beside)} groups of runs beside {base!r}: name one with --variant: "
+            f"{names_text(beside)}"
+        )
     variant = _known(choice.variant or beside[0], groups, ledger)
     eval_set = choice.eval_set or _first_set(groups[base], base)
     return (
@@ -166,6 +173,10 @@ def _label(ledger: Ledger, group: str) -> str:
     return sweep if group == BASE else f"{sweep} {group}"
 
 
+def _ending(row: Row) -> str:
+    return f"{row['name']} ({row['status']} at step {row['step']})"
+
+
 def _first_set(rows: Sequence[Row], name: str) -> str:
     sets = [row["eval_set"] for row in rows if row.get("status", DONE) == DONE]
     if not sets:
@@ -187,5 +198,6 @@ def _runs(name: str, ledger: Ledger, rows: Sequence[Row], eval_set: str, group_b
         raise UserError(
             f"{name} has no finished run that was evaluated on {eval_set!r}"
             + (f" (there: {', '.join(sets)}): compare on one set with --eval-set" if sets else "")
+            + (f"; {len(badly)} ended badly: {names_text([_ending(row) for row in badly], 3, 80)}" if badly else "")
         )
     return Runs(name, ledger.path, done, badly, eval_set, group_by == SEEDS[0], group_by == SEEDS[1])

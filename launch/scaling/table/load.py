@@ -16,7 +16,7 @@ from launch.scaling.table.reading import TUNING, Row, read_rows
 from launch.scaling.table.rows import RowsAre, last_checkpoints, rows_with
 from launch.scaling.table.table import Table
 from launch.scaling.table.wandb_export import refuse_curves
-from launch.scaling.tune.standing import FALL, STANDING, tuning_of
+from launch.scaling.tune.standing import tuning_of
 from launch.show.costs import costs_text, total
 from trainer.contract.errors import UserError, did_you_mean
 
@@ -107,11 +107,10 @@ def from_ledger(
     warnings += chance_in_rows([row for _, row in numbered])  # a trial that another one beat is named too
     recipe = [_recipe(r) for r in counted]
     words, falls = tuning_of(counted, rows)
-    known = {} if not any(words) else {STANDING: np.array(words)}
     return replace(
         table,
-        columns={**table.columns, **({} if falls is None else {FALL: falls})},
-        labels={**known, **table.labels, **{name: np.array([r[name] for r in recipe]) for name in recipe[0]}},
+        columns={**table.columns, **falls},
+        labels={**words, **table.labels, **{name: np.array([r[name] for r in recipe]) for name in recipe[0]}},
         conventions={c: np.array([_params(r, c) for r in counted]) for c in N_CONVENTIONS},
         flops={
             "exact": np.array([float(r["flops_exact"]) for r in counted]),

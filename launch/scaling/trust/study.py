@@ -41,12 +41,13 @@ class Study:
     certificate: Certificate
     seconds: float
     replicates: LackOfFit | None = None  # the F test, where cells are repeated
-    if_tuned: Mapping[str, float] = field(default_factory=dict)  # parameters and a, at the best learning rates
+    if_tuned: Mapping[str, float] = field(default_factory=dict)  # parameters and a, at the best settings
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Return 95 % intervals: bootstrap percentiles, or without replicates those of the profiles.
 
-        They are widened to where each parameter would move at the best learning rates, as far as the tuning tells.
+        They are widened to where each parameter would move at the best learning rate, batch and weight decay, as far as
+        the tuning tells.
         """
         if self.fitted is None or not (self.certificate.profiles or self.fitted.draws is not None):
             return {}
@@ -147,7 +148,7 @@ def study(
 
 
 def _if_tuned(fitted: Fitted, table: Table, cost: Objective) -> dict[str, float]:
-    """Return the parameters, and a where the law has it, of the law of the losses at the best learning rates."""
+    """Return the parameters, and a where the law has it, of the law of the losses at the best settings."""
     losses = loss_if_tuned(table)
     if losses is None:
         return {}
@@ -164,7 +165,7 @@ def _moved(fitted: Fitted, if_tuned: Mapping[str, float]) -> list[str]:
     values = fitted.values
     moved = [n for n in EXPONENTS if n in if_tuned and abs(if_tuned[n] / values[n] - 1) > EXPONENT_MOVES]
     said = [f"{name} from {values[name]:.4g} to {if_tuned[name]:.4g}" for name in sorted(moved)]
-    return [f"the best learning rates would move {', '.join(said)}; the intervals reach there"] if said else []
+    return [f"the best settings would move {', '.join(said)}; the intervals reach there"] if said else []
 
 
 def _check_groups(num: int, cluster: Array | None) -> None:

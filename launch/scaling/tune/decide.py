@@ -24,11 +24,12 @@ class Size:
     own: float
     tried: tuple[Trial, ...] = ()
     bracket: Bracket = RATE
+    saved: float = 0.0  # FLOPs that runs which diverged left over
 
     @property
     def spent(self) -> float:
-        """Return the most that its runs can have cost: one that diverged may have ended before its last step."""
-        return self.flops * len(self.tried)
+        """Return the FLOPs that its runs cost, at most."""
+        return self.flops * len(self.tried) - self.saved
 
     def next_values(self, centre: float, most: int) -> tuple[float, ...]:
         """Return the values to be tried now, in octaves; none where it is done or `most` runs are spent."""
@@ -73,9 +74,10 @@ def next_runs(sizes: Sequence[Size], spending: Spending) -> Next:
 
 
 def _stopped(size: Size, runs: int, left: float, budget: float) -> str:
+    needed = budget - left + runs * size.flops
     return (
         f"the budget of {budget:.3g} FLOPs has {max(left, 0.0):.3g} left, and {size.name} needs {runs} more "
-        f"run{'s' if runs > 1 else ''} of {size.flops:.3g}: raise --budget to tune it further"
+        f"run{'s' if runs > 1 else ''} of {size.flops:.3g}: raise --budget until it is {needed:.3g} or more"
     )
 
 

@@ -1,32 +1,31 @@
-"""What tuning stands behind the rows of a ledger: which rates were tuned, and what those that were not cost.
+"""What tuning stands behind the rows of a ledger: which settings were tuned, and what those that were not cost.
 
-The trials of a tuning give a parabola at each tuned size, and those a line of the best rate over sizes. So each row has
-an estimate of how far its loss would fall at the best rate, and a law can be fitted to the losses that are left.
+Of each knob (learning rate, batch, weight decay) a row says how its value came about, and the trials of a tuning what
+it costs. What the knobs cost together is the sum of that: each was tuned with the ones before it at their best. So a
+law can be fitted to the losses that are left.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from launch.scaling.arrays import Array
 from launch.scaling.table.reading import TUNING, Row
 from launch.scaling.table.table import Table
-from launch.scaling.tune.parabola import Trial
-from launch.scaling.tune.search import TOLERABLE, found
+from launch.scaling.tune.mistuning import Mistuning, kind_of
+from launch.scaling.tune.search import TOLERABLE
 
-REACH = 10.0  # factor beyond the tuned sizes in which their line still says the best rate
-SWEPT = 3  # rates at one size from which the best of them counts as tuned
-FACTOR = "optim.lr_factor"
-FALL = "fall"  # column: by how much log loss would fall at the best rate
-STANDING = "tuning"  # label: how the rate of a row came about, where the ledger says it
-
-Known = tuple[float, float, float]  # ln N of the body, log2 of the best rate, curvature per octave squared
+KNOBS = {"lr": "learning rate", "batch": "batch", "weight_decay": "weight decay"}
+COLUMNS = {"lr": "lr", "batch": "tokens_per_step", "weight_decay": "weight_decay"}  # of a ledger
+SWEPT = 3  # values at one size from which the best of them counts as tuned
+TUNED = "tuned"  # word of a value whose cost is known, or that is the best of several
+WAYS = {"rule": "by the rule", "by hand": "set by hand", "recipe": "by a recipe, tuned elsewhere"}
 
 
 @dataclass(frozen=True)
@@ -37,117 +36,119 @@ class Standing:
     notes: tuple[str, ...] = ()
 
 
-def tuning_of(counted: Sequence[Row], every: Sequence[Row]) -> tuple[list[str], Array | None]:
-    """Return how the rate of each counted row came about, and by how much its log loss would fall at the best one.
+def word_label(knob: str) -> str:
+    """Return the label of a table that says how the value of a knob came about, where the ledger does."""
+    return f"tuning_{knob}"
 
-    Falls (n,) are NaN where nothing tells, and None without any tuning in the ledger. Rows of old tell nothing: "".
+
+def fall_column(knob: str) -> str:
+    """Return the column of a table that says by how much log loss would fall at the best value of a knob."""
+    return f"fall_{knob}"
+
+
+def tuning_of(counted: Sequence[Row], every: Sequence[Row]) -> tuple[dict[str, NDArray[np.str_]], dict[str, Array]]:
+    """Return, of each counted row, how its knobs came about, and by how much its log loss would fall at their best.
+
+    Both (n,) by label and column. Falls are NaN where nothing tells. A knob of which rows say nothing has no label, and
+    one without a tuning in the ledger no column.
     """
-    known: dict[str, list[Known]] = {}
-    for group in _by_size(every):
-        kind, point = _tuned(group)
-        if point is not None:
-            known.setdefault(kind, []).append(point)
-    rates: dict[tuple[Any, ...], set[float]] = {}
-    for row in every:
-        if row.get("purpose") != TUNING:
-            rates.setdefault(_place(row), set()).add(round(math.log(row["lr"]), 6))
-    words, falls = [], []
-    for row in counted:
-        fall = _fall(row, known.get(_kind(row), []))
-        falls.append(fall)
-        words.append(_word(row, fall, swept=len(rates[_place(row)]) >= SWEPT))
-    return words, np.array(falls) if known else None
+    labels: dict[str, NDArray[np.str_]] = {}
+    columns: dict[str, Array] = {}
+    for knob in KNOBS:
+        mistuning = Mistuning(knob, every)
+        falls = [mistuning.fall(row) for row in counted]
+        swept = _swept(knob, every)
+        words = [_word(knob, row, fall, swept=len(swept[_place(knob, row)]) >= SWEPT)
+                 for row, fall in zip(counted, falls, strict=True)]  # fmt: skip
+        if any(words):
+            labels[word_label(knob)] = np.array(words)
+        if mistuning:
+            columns[fall_column(knob)] = np.array(falls)
+    return labels, columns
 
 
 def standing(table: Table) -> Standing:
     """Say what tuning stands behind the rows of a table; nothing where the table does not tell."""
-    words = table.labels.get(STANDING)
-    if words is None:
-        return Standing()
-    weak = []
-    for word, why in (("rule", "by the rule"), ("by hand", "set by hand"), ("recipe", "by a recipe, tuned elsewhere")):
-        if (untuned := words == word).any():
-            low, high = table.N[untuned].min(), table.N[untuned].max()
-            runs = f"{untuned.sum()} of {len(table)} runs, N {low:.3g} to {high:.3g}"
-            if word == "recipe":
-                return Standing(notes=(f"learning rate {why} ({runs}): what mistuning costs is not in this ledger",))
-            text = f"learning rate untuned at these sizes ({why}: {runs})"
-            weak.append(f"{text}; 'escala sweep tune' tells what that costs")
-    if FALL not in table.columns or not np.isfinite(table.columns[FALL]).any():
-        return Standing(tuple(weak))
-    fall = table.columns[FALL]
-    most = int(np.nanargmax(fall))
-    said = (
-        f"losses would fall by {np.nanmean(fall):.2%} on average and {fall[most]:.2%} at most (N {table.N[most]:.3g})"
-    )
-    said += " at the best one, by the parabolas of the tuning"
-    if fall[most] > TOLERABLE:
-        return Standing((*weak, f"learning rate mistuned: {said}"))
-    return Standing(tuple(weak), (f"learning rate tuned: {said}",))
+    weak: list[str] = []
+    notes: list[str] = []
+    silent: list[tuple[str, str]] = []
+    tuned: dict[str, Array] = {}
+    for knob, name in KNOBS.items():
+        words, fall = table.labels.get(word_label(knob)), table.columns.get(fall_column(knob))
+        if fall is not None and np.isfinite(fall).any():
+            if np.nanmax(fall) > TOLERABLE:
+                weak.append(_cost_text(f"{name} mistuned", fall, table))
+            else:
+                tuned[name] = fall
+        if words is None:
+            continue
+        if knob == "lr":
+            weak += [_untuned_text(words == word, WAYS[word], table) for word in ("rule", "by hand") if word in words]
+        silent += [(name, WAYS[word]) for word in _unknown(knob) if word in words]
+    if tuned:
+        fall = np.nansum(list(tuned.values()), axis=0)
+        notes.append(_cost_text(f"{' and '.join(tuned)} tuned", fall, table))
+    for way in dict.fromkeys(way for _, way in silent):
+        names = " and ".join(name for name, other in silent if other == way)
+        notes.append(f"{names} {way}: what mistuning costs is not in this ledger")
+    return Standing(tuple(weak), tuple(notes))
 
 
 def loss_if_tuned(table: Table) -> Array | None:
-    """Return the losses (n,) that the runs would have at the best rates; None unless the rate of every row is tuned."""
-    words, fall = table.labels.get(STANDING), table.columns.get(FALL)
-    if words is None or fall is None or not (words == "tuned").all() or not np.nansum(fall) > 0:
+    """Return the losses (n,) that the runs would have at the best settings, as far as the tuning tells.
+
+    None unless the learning rate of every row is tuned: without its cost the others would bend the law.
+    """
+    words = table.labels.get(word_label("lr"))
+    falls = [table.columns[name] for knob in KNOBS if (name := fall_column(knob)) in table.columns]
+    if words is None or not (words == TUNED).all() or not falls:
         return None
-    return np.asarray(table.loss * np.exp(-np.nan_to_num(fall)))
+    fall = np.nansum(falls, axis=0)
+    return np.asarray(table.loss * np.exp(-fall)) if fall.sum() > 0 else None
 
 
-def _by_size(rows: Sequence[Row]) -> list[list[Row]]:
-    """Group the rows of tunings of the rate by size, each cell with its last row on the first set."""
-    last: dict[str, Row] = {}
-    sets = [row["eval_set"] for row in rows if row.get("status", "done") == "done"]
-    for row in rows:
-        of_rate = row.get("purpose") == TUNING and row.get("knob", "") in ("", "lr")
-        if of_rate and (row.get("status") != "done" or row["eval_set"] == sets[0]):
-            last[row["cell"]] = row
-    found: dict[str, list[Row]] = {}
-    for row in last.values():
-        size = {key: value for key, value in row["settings"].items() if key != FACTOR}
-        key = json.dumps([size, row["params_body"], row["tokens_per_step"], _kind(row)], sort_keys=True)
-        found.setdefault(key, []).append(row)
-    return list(found.values())
+def _unknown(knob: str) -> tuple[str, ...]:
+    """Return the words of values whose cost nobody knows and that make no law weak by themselves.
+
+    Every ladder's batch and weight decay are set somehow, and losses are flat about their best.
+    """
+    return ("recipe",) if knob == "lr" else ("recipe", "by hand")
 
 
-def _tuned(rows: Sequence[Row]) -> tuple[str, Known | None]:
-    trials = [Trial(math.log2(r["lr"]), _log_loss(r)) for r in rows if r.get("status") != "failed"]
-    best = found(trials)
-    if best is None or best.problem:
-        return _kind(rows[0]), None
-    return _kind(rows[0]), (math.log(rows[0]["params_body"]), best.x, best.curvature)
+def _untuned_text(untuned: NDArray[np.bool_], way: str, table: Table) -> str:
+    low, high = table.N[untuned].min(), table.N[untuned].max()
+    runs = f"{untuned.sum()} of {len(table)} runs, N {low:.3g} to {high:.3g}"
+    return f"learning rate untuned at these sizes ({way}: {runs}); 'escala sweep tune' tells what that costs"
 
 
-def _log_loss(row: Row) -> float:
-    return math.log(row["loss"]) if row.get("status") == "done" and row["loss"] is not None else math.inf
+def _cost_text(how: str, fall: Array, table: Table) -> str:
+    """Say by how much losses would fall at the best."""
+    most = int(np.nanargmax(fall))
+    return (
+        f"{how}: losses would fall by {np.nanmean(fall):.2%} on average and {fall[most]:.2%} at most "
+        f"(N {table.N[most]:.3g}) at the best one, by the parabolas of the tuning"
+    )
 
 
-def _fall(row: Row, known: Sequence[Known]) -> float:
-    """Return by how much log loss would fall at the best rate; NaN too far from what was tuned."""
-    if not known:
-        return math.nan
-    points = np.array(sorted(known))
-    at = math.log(row["params_body"])
-    nearest = int(np.argmin(np.abs(points[:, 0] - at)))
-    if not points[0, 0] - math.log(REACH) <= at <= points[-1, 0] + math.log(REACH):
-        return math.nan
-    best = points[nearest, 1]
-    if abs(points[nearest, 0] - at) > 0.05 and np.ptp(points[:, 0]) > 0.1:
-        slope, level = np.polyfit(points[:, 0], points[:, 1], 1)
-        best = level + slope * at
-    return float(points[nearest, 2] * (math.log2(row["lr"]) - best) ** 2)
+def _swept(knob: str, every: Sequence[Row]) -> Mapping[tuple[Any, ...], set[float]]:
+    """Return the values of a knob by size, of runs that are no trials of a tuning."""
+    found: dict[tuple[Any, ...], set[float]] = {}
+    for row in every:
+        values = found.setdefault(_place(knob, row), set())
+        value = row.get(COLUMNS[knob])
+        if row.get("purpose") != TUNING and isinstance(value, int | float) and value > 0:
+            values.add(round(math.log(value), 6))
+    return found
 
 
-def _word(row: Row, fall: float, *, swept: bool) -> str:
-    """Return how the rate came about: `tuned` where its cost is known, or the best of several was taken."""
+def _word(knob: str, row: Row, fall: float, *, swept: bool) -> str:
     if math.isfinite(fall) or swept:
-        return "tuned"
-    return str(row.get("lr_by") or "")
+        return TUNED
+    return str(row.get(f"{knob}_by") or "")
 
 
-def _kind(row: Mapping[str, Any]) -> str:
-    return str(row.get("kind") or row["family"])
-
-
-def _place(row: Row) -> tuple[Any, ...]:
-    return _kind(row), row["params_body"], row["tokens"], row["tokens_per_step"]
+def _place(knob: str, row: Row) -> tuple[Any, ...]:
+    """Return what runs of one size and length have in common. Tokens are rounded up to whole steps of a batch."""
+    tokens = round(math.log(max(row["tokens"], 1)), 1) if knob == "batch" else row["tokens"]
+    batch = None if knob == "batch" else row["tokens_per_step"]
+    return kind_of(row), row["params_body"], tokens, batch

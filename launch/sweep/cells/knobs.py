@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from launch.scaling.tune.search import RATE, WIDE, Bracket
 from launch.sweep.cells.planned import PlannedCell
+from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 
 Knob = Literal["lr", "batch", "weight_decay"]
@@ -91,9 +92,8 @@ class Start:
         return self.value(knob, round(x * FINE) / FINE)
 
 
-def check_knobs(knobs: tuple[Knob, ...], one: PlannedCell) -> None:
-    """Raise UserError where a knob cannot be tuned in a sweep, of which this is a cell."""
-    config = one.cell.config
+def check_knobs(knobs: tuple[Knob, ...], config: RunConfig) -> None:
+    """Raise UserError where a knob cannot be tuned in a sweep, of which this is a run."""
     if "lr" not in knobs:
         raise UserError(
             f"--knobs {','.join(knobs)}: {WORDS[knobs[0]]} is tuned at the best learning rate: add lr; what is tuned "

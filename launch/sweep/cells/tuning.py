@@ -6,7 +6,6 @@ of another length, model or data never pass for one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from launch.scaling.compare.sides import LADDER
 from launch.scaling.other.changes import BASE, SEEDS, change_name
 from launch.scaling.table.reading import TUNING
 from launch.scaling.tune.parabola import Trial
+from launch.scaling.tune.trials import trials_of
 from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig
@@ -89,15 +89,7 @@ def tried(
     for row in rows:
         if row["cell"] in names and (row.get("status") != "done" or row["eval_set"] == sweep.fit.eval_set):
             ends[row["cell"]] = row
-    return [
-        (Trial(start.octaves(knob, values[row["cell"]]), _log_loss(row)), row)
-        for row in ends.values()
-        if row.get("status") != "failed"
-    ]
-
-
-def _log_loss(row: Mapping[str, Any]) -> float:
-    return math.log(row["loss"]) if row.get("status") == "done" and row["loss"] is not None else math.inf
+    return trials_of([(start.octaves(knob, values[row["cell"]]), row) for row in ends.values()])
 
 
 def _named(cell: Cell, knob: Knob) -> Cell:

@@ -111,7 +111,10 @@ class Bench:
         if knob == "batch" or "batch" in fixed:  # tokens are rounded up to whole steps
             changes["flops"] = size.flops * (1 + 1 / FEWEST_STEPS)
         changes["batch"] = fixed.get("batch", size.batch)
-        return Entry(place, replace(size, **changes), fixed, tuple(row for _, row in trials))
+        size = replace(size, **changes)
+        diverged = [float(row["flops_exact"]) for _, row in trials if row.get("status") != "done"]
+        saved = sum(max(size.flops - flops, 0.0) for flops in diverged)
+        return Entry(place, replace(size, saved=saved), fixed, tuple(row for _, row in trials))
 
     def _goes_on(self, knob: Knob, entry: Entry) -> bool:
         """Whether the knobs after this one may be tuned there: it is done, and a learning rate is tuned."""

@@ -96,12 +96,13 @@ def _bench(wish: TuneWish, cluster: ClusterConfig | None) -> Bench:
     runs = wish.runs if cluster is None else wish.runs.resolve()
     directory, found = runs / sweep.name, sizes_of(sweep, wish.knobs)
     begun = BegunBy(str(wish.config.resolve() if wish.config.exists() else wish.config), wish.assignments)
+    sizes = cells_at(sweep, found.settings, gpu=gpu)
+    _check_sizes(wish, len(sizes), sweep.name)
+    for cell in sizes:
+        check_knobs(wish.knobs, cell.config)
     whole = plan_cells(cells_of(sweep, gpu=gpu), sweep, directory, gpu=gpu)
-    alone = plan_cells(cells_at(sweep, found.settings, gpu=gpu), sweep, directory, gpu=gpu)
-    for one in alone:
-        check_knobs(wish.knobs, one)
-    order = sorted(alone, key=lambda one: one.plan.flops)
-    chosen = [order[k] for k in _chosen(wish, order, sweep.name)]
+    order = sorted(plan_cells(sizes, sweep, directory, gpu=gpu), key=lambda one: one.plan.flops)
+    chosen = [order[k] for k in _chosen(wish, [one.plan.flops for one in order])]
     flops = sum(one.share * one.plan.flops for one in whole if one.cell.check_of is None)
     return Bench(
         Opened(sweep, directory, whole, gpu, begun=begun),
@@ -114,21 +115,22 @@ def _bench(wish: TuneWish, cluster: ClusterConfig | None) -> Bench:
     )
 
 
-def _chosen(wish: TuneWish, order: Sequence[PlannedCell], name: str) -> list[int]:
-    """Return the places of the sizes to be tuned. Raises UserError where they make no law."""
-    if len(order) < 2:
+def _check_sizes(wish: TuneWish, number: int, name: str) -> None:
+    """Raise UserError where the sizes make no law, before data are prepared for them."""
+    if number < 2:
         raise UserError(
             f"sweep {name!r} has one size: a law of the learning rate needs two. Add sizes to 'rungs' or 'vary', or "
             "try rates at this one: vary optim.lr_factor over 0.5, 1 and 2"
         )
-    if not wish.sizes:
-        return smallest_two_and_middle([one.plan.flops for one in order])
-    known = range(1, len(order) + 1)
-    if unknown := [k for k in wish.sizes if k not in known]:
-        raise UserError(f"--sizes {unknown[0]}: sweep {name!r} has sizes 1 to {len(order)}, in order of FLOPs")
-    if len(set(wish.sizes)) < 2:
+    if unknown := [k for k in wish.sizes if not 1 <= k <= number]:
+        raise UserError(f"--sizes {unknown[0]}: sweep {name!r} has sizes 1 to {number}, in order of FLOPs")
+    if len(set(wish.sizes)) == 1:
         raise UserError("--sizes names one size: a law of the learning rate needs two")
-    return sorted({k - 1 for k in wish.sizes})
+
+
+def _chosen(wish: TuneWish, flops: Sequence[float]) -> list[int]:
+    """Return the places of the sizes to be tuned, in order of FLOPs."""
+    return sorted({k - 1 for k in wish.sizes}) if wish.sizes else smallest_two_and_middle(flops)
 
 
 def _size(one: PlannedCell) -> Size:

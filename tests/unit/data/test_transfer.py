@@ -18,7 +18,7 @@ from trainer.data.read.transfer import Transfer, mapped
 T, S = 16, 4
 
 
-class FakeSide:
+class FakeStream:
     """A stream that writes down what happens: copies inside of it, marks, and waits for them."""
 
     def __init__(self) -> None:
@@ -41,32 +41,32 @@ class FakeSide:
 
 
 def batches_of(
-    tmp_path: Any, side: FakeSide, check: Any = lambda batch: None, device: str = "meta"
+    tmp_path: Any, stream: FakeStream, check: Any = lambda batch: None, device: str = "meta"
 ) -> tuple[Batches, list[bool]]:
     """Return batches that are copied to a device, by default one without memory, and whether each was page-locked."""
     write_set(tmp_path / "made", {"a": random_docs(1, 60)}, shard_tokens=500)
     locked: list[bool] = []
 
     def pin(batch: MicroBatch) -> MicroBatch:
-        locked.append(getattr(side.within, "now", False))
+        locked.append(getattr(stream.within, "now", False))
         return mapped(batch, torch.clone)
 
-    transfer = Transfer(torch.device(device), check, side=side, pin=pin)
+    transfer = Transfer(torch.device(device), check, stream=stream, pin=pin)
     return Batches(
         open_train(tmp_path / "made"), context_length=T, sequences_per_step=S, micro_batch=2, seed=0, transfer=transfer
     ), locked
 
 
 def test_copies_are_begun_a_step_ahead(tmp_path: Any) -> None:
-    side = FakeSide()
-    batches, locked = batches_of(tmp_path, side)
+    stream = FakeStream()
+    batches, locked = batches_of(tmp_path, stream)
     for step in range(4):
         (first, second) = batches.step(step)
         assert first.inputs.device.type == second.targets.device.type == "meta"
         for future in list(batches._ahead.values()):  # while the device would compute this step
             future.result()
-        waited = [mark for what, mark in side.log if what == "waited"]
-        copied = [mark for what, mark in side.log if what == "copied"]
+        waited = [mark for what, mark in stream.log if what == "waited"]
+        copied = [mark for what, mark in stream.log if what == "copied"]
         assert waited == list(range(1, step + 2)), "each step waits for its own copy alone"
         assert max(copied) >= step + 2, "that of the next step is begun"
     batches.close()
@@ -74,7 +74,7 @@ def test_copies_are_begun_a_step_ahead(tmp_path: Any) -> None:
 
 
 def test_what_is_copied_is_what_would_be_read(tmp_path: Any) -> None:
-    copied, _ = batches_of(tmp_path, FakeSide(), device="cpu")
+    copied, _ = batches_of(tmp_path, FakeStream(), device="cpu")
     plain = Batches(open_train(tmp_path / "made"), context_length=T, sequences_per_step=S, micro_batch=2, seed=0)
     for step in (0, 1, 5, 2):  # a seek ahead, and back
         moved, expected = copied.step(step), plain.step(step)
@@ -89,9 +89,9 @@ def test_a_token_without_a_row_is_refused_before_it_is_copied(tmp_path: Any) -> 
     def check(batch: MicroBatch) -> None:
         raise UserError("outside the model's vocabulary")
 
-    side = FakeSide()
-    batches, _ = batches_of(tmp_path, side, check)
+    stream = FakeStream()
+    batches, _ = batches_of(tmp_path, stream, check)
     with pytest.raises(UserError, match="outside"):
         batches.step(0)
     batches.close()
-    assert side.log == []
+    assert stream.log == []

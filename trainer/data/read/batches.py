@@ -22,7 +22,7 @@ from trainer.data.order.streams import Streams
 from trainer.data.read.packed_targets import PackedTargets
 from trainer.data.read.packing import VERSION as PACKING_VERSION
 from trainer.data.read.packing import PackedSet
-from trainer.data.read.transfer import Moving, Transfer
+from trainer.data.read.transfer import PendingCopies, Transfer
 from trainer.data.store.manifest import Manifest
 from trainer.data.store.token_set import Arrays, TokenSet
 
@@ -105,7 +105,7 @@ class Batches:
         rank_indices(0, sequences_per_step, dp_rank, dp_size)  # refuses a step that the ranks cannot share
         self.skipped, self.ahead_steps, self.shuffle_window = skipped, ahead_steps, shuffle_window
         self.changes: list[str] = []  # in what determines the order, since the checkpoint that the run goes on from
-        self._ahead: dict[int, Future[list[MicroBatch] | Moving]] = {}
+        self._ahead: dict[int, Future[list[MicroBatch] | PendingCopies]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches") if prefetch else None
         self._lock = threading.Lock()
         self._fetched = 0  # steps before this one were handed to the cache
@@ -130,8 +130,8 @@ class Batches:
                 self._ahead[coming] = self._pool.submit(self._read, coming)
         return self._arrived(future.result() if future else batches)
 
-    def _arrived(self, batches: list[MicroBatch] | Moving) -> list[MicroBatch]:
-        if isinstance(batches, Moving):
+    def _arrived(self, batches: list[MicroBatch] | PendingCopies) -> list[MicroBatch]:
+        if isinstance(batches, PendingCopies):
             assert self.transfer is not None
             return self.transfer.arrived(batches)
         return batches
@@ -200,7 +200,7 @@ class Batches:
         counts = zip(self.samples.sources, self.samples.pool_samples(self.context_length), strict=True)
         return {name: manifest.tokens(f"{split}:{name}") for name, count in counts if count == 0}
 
-    def _read(self, step: int) -> list[MicroBatch] | Moving:
+    def _read(self, step: int) -> list[MicroBatch] | PendingCopies:
         with self._lock:
             if self.ahead_steps:
                 self._fetch_ahead(step)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trainer.data.read.batches import MicroBatch
 
 
-class Side(Protocol):
+class CopyStream(Protocol):
     """A queue of a device's work beside the one that computes."""
 
     def inside(self) -> AbstractContextManager[None]:
@@ -34,7 +34,7 @@ class Side(Protocol):
         ...
 
 
-class CudaSide:
+class CudaStream:
     """A stream of a GPU."""
 
     def __init__(self, device: torch.device) -> None:
@@ -61,7 +61,7 @@ class CudaSide:
 
 
 @dataclass(frozen=True)
-class Moving:
+class PendingCopies:
     """The micro-batches of a step whose copies were begun."""
 
     batches: list[MicroBatch]
@@ -77,26 +77,26 @@ class Transfer:
         device: torch.device,
         check: Callable[[MicroBatch], None] = lambda batch: None,
         *,
-        side: Side | None = None,
+        stream: CopyStream | None = None,
         pin: Callable[[MicroBatch], MicroBatch] | None = None,
     ) -> None:
         self.device, self._check = device, check
-        self._side: Side = side or CudaSide(device)
+        self._stream: CopyStream = stream or CudaStream(device)
         self._pin = pin or pinned
 
-    def begin(self, batches: Sequence[MicroBatch]) -> Moving:
+    def begin(self, batches: Sequence[MicroBatch]) -> PendingCopies:
         """Begin to copy. `begins` stays where it is: the host reads it."""
         for batch in batches:
             self._check(batch)
-        with self._side.inside():  # which names the device too: another thread's is the first of the machine
+        with self._stream.inside():  # which names the device too: another thread's is the first of the machine
             sources = [self._pin(batch) for batch in batches]
             moved = [mapped(batch, lambda t: t.to(self.device, non_blocking=True)) for batch in sources]
-        return Moving(moved, self._side.mark(), sources)
+        return PendingCopies(moved, self._stream.mark(), sources)
 
-    def arrived(self, moving: Moving) -> list[MicroBatch]:
+    def arrived(self, pending: PendingCopies) -> list[MicroBatch]:
         """Return the batches, to be used by what is launched from now on."""
-        self._side.wait(moving.mark, [tensor for batch in moving.batches for tensor in tensors(batch)])
-        return moving.batches
+        self._stream.wait(pending.mark, [tensor for batch in pending.batches for tensor in tensors(batch)])
+        return pending.batches
 
 
 def tensors(batch: MicroBatch) -> list[Tensor]:

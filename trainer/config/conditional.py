@@ -1,6 +1,6 @@
 """Settings that do something only beside another: given without it they would be lost silently, so they are refused.
 
-A section declares its own as `heeded`; `trainer/config/base.py` checks every section in the same way.
+A section declares its own as `conditional`; `trainer/config/base.py` checks every section in the same way.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ WRITTEN = "written"  # key of the validation context: what Escala wrote was acce
 
 
 @dataclass(frozen=True)
-class Heeded:
+class Conditional:
     """`names` have an effect where one of the settings in `beside` has one of its values; `ANY`: where it is set."""
 
     names: tuple[str, ...]
     beside: Mapping[str, tuple[object, ...]]
 
-    def is_heeded(self, section: Any) -> bool:
+    def applies(self, section: Any) -> bool:
         """Tell whether the settings have an effect in a section."""
         return any(
             getattr(section, name) in values if values else getattr(section, name) not in (None, False)
@@ -40,11 +40,11 @@ class Heeded:
         )
 
 
-def idle(section: Any, rules: Iterable[Heeded], defaults: Mapping[str, object]) -> list[str]:
+def idle(section: Any, rules: Iterable[Conditional], defaults: Mapping[str, object]) -> list[str]:
     """Return a sentence for each rule whose settings differ from their defaults and have no effect."""
     found = []
     for rule in rules:
         given = [name for name in rule.names if getattr(section, name) != defaults[name]]
-        if given and not rule.is_heeded(section):
+        if given and not rule.applies(section):
             found.append(rule.refusal(section, given))
     return found
