@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def ours(root: Path, samples: int, *, verify: bool = True, tensors: bool = False
     def read(step: int) -> int:
         if tensors:
             return sum(batch.inputs.numel() for batch in batches.step(step))
-        return tokens.gather(batches.sample_ids(step), LENGTH).shape[0] * LENGTH
+        return len(tokens.gather(batches.sample_ids(step), LENGTH)) * LENGTH
 
     read(0)
     begin, seen = time.perf_counter(), 0
@@ -113,7 +114,7 @@ def section_read(scratch: Path, arguments: argparse.Namespace) -> Iterator[dict[
         "escala, as int64 tensors": lambda: ours(root, samples, tensors=True),
     }
     if python:
-        readers |= {peer: lambda peer=peer: run_peer(python, peer, scratch, samples) for peer in PEERS}
+        readers |= {peer: partial(run_peer, python, peer, scratch, samples) for peer in PEERS}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in readers}
     for _ in range(arguments.rounds):
         for name, run in readers.items():

@@ -143,7 +143,7 @@ def grain(tokens: np.ndarray, scratch: Path) -> Reader:
 
     tokens.tofile(scratch / "train.bin")
 
-    class Samples(RandomAccessDataSource):
+    class Samples(RandomAccessDataSource):  # type: ignore[misc]
         def __init__(self) -> None:
             self.data = np.memmap(scratch / "train.bin", dtype=np.uint16, mode="r")
 

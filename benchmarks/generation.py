@@ -82,7 +82,7 @@ def compare(
 
     def run_theirs() -> list[list[int]]:
         with torch.inference_mode():
-            out = theirs.generate(prompts, attention_mask=attention, eos_token_id=None, **settings)
+            out: torch.Tensor = theirs.generate(prompts, attention_mask=attention, eos_token_id=None, **settings)
         return out[:, PROMPT:].tolist()
 
     same = run_ours() == run_theirs()

@@ -80,7 +80,8 @@ def status(jobs: int = 1000) -> dict[str, float]:
 
 def start(times: int = 3) -> dict[str, float]:
     """From the command to the first recorded step of two ranks: `escala train`, and torchrun of the same script."""
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         runs = Path(scratch) / "runs"
         config = write(Path(scratch) / "run.yaml", {**shared(scratch), "name": "first", "steps": 3,
@@ -149,7 +150,7 @@ def ladder(scratch: str, name: str, cells: int, steps: int, slots: int) -> tuple
 def training(run_dirs: list[Path]) -> float:
     """Return the seconds that runs have spent in training steps."""
     results = [json.loads((run_dir / "result.json").read_text()) for run_dir in run_dirs]
-    return sum(result["tokens"] / result["tokens_per_second"] for result in results)
+    return float(sum(result["tokens"] / result["tokens_per_second"] for result in results))
 
 
 def again(run_dir: Path, root: Path) -> Path:
@@ -162,7 +163,8 @@ def again(run_dir: Path, root: Path) -> Path:
 
 def one_process_each(run_dirs: list[Path], slots: int) -> float:
     """Return the wall time with a new Python for each run, as many at a time."""
-    began, running, left = time.perf_counter(), [], list(run_dirs)
+    began, left = time.perf_counter(), list(run_dirs)
+    running: list[subprocess.Popen[bytes]] = []
     while left or running:
         while left and len(running) < slots:
             command = [sys.executable, "-m", "trainer.train", "--run-dir", str(left.pop(0))]

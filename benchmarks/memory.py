@@ -17,16 +17,16 @@ import argparse
 import gc
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from benchmarks.overhead import TOKENS, Batch, run_config
+from benchmarks.overhead import TOKENS, random_batch, run_config
+from benchmarks.ranks import measured_by_ranks
 from trainer.engine.build import build_engine
+from trainer.engine.deepspeed.sharded import DeepSpeedSharded
 from trainer.engine.engine import Engine
 from trainer.models.build import make_model
 from trainer.parallel.mesh import Mesh
@@ -40,6 +40,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000", "MAL
 def state_bytes(engine: Engine) -> int:
     """Return the bytes of all distinct storages behind parameters, master copies and moments."""
     tensors = [getattr(p, "ds_tensor", p).data for p in engine.module.parameters()]
+    assert isinstance(engine.sharded, DeepSpeedSharded)
     optimizer = engine.sharded.ds.optimizer
     for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
         tensors += getattr(optimizer, name, [])
@@ -89,14 +90,11 @@ def build(config: Any, mesh: Mesh) -> Engine:
     return build_engine(config, model, mesh, lr=1e-3, accumulation=1, device=torch.device("cpu"))
 
 
-def rank_main(rank: int, world: int, tensor: int, stage: int, a: argparse.Namespace, directory: str, out: Any) -> None:
-    """Build, step twice, count. A process for each case: nothing of a former engine is freed while this one counts."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{directory}/store", world), rank=rank, world_size=world)
+def measure(tensor: int, stage: int, a: argparse.Namespace) -> dict[str, Any]:
+    """Build, step twice, count. Processes for each case: nothing of a former engine is freed while this one counts."""
     config, tiny = (run_config(size, tensor, stage, a.sequences) for size in (a.size, "100k"))
     mesh = start(config.parallel, torch.device("cpu"))
-    batch = Batch(mesh.dp_rank, a.sequences)
+    batch = random_batch(mesh.dp_rank, a.sequences)
     small = build(tiny, mesh)
     small.train_step([batch], 1e-3)
     small.close()
@@ -110,17 +108,14 @@ def rank_main(rank: int, world: int, tensor: int, stage: int, a: argparse.Namesp
     forget_peak()
     engine.train_step([batch], 1e-3)
     peak = kernel_says("VmHWM") - before
-    if rank == 0:
-        local = sum(torch.Size(split.local_shape).numel() for split in engine.splits.values())
-        formula = expected_peak(config, mesh, engine.zero_stage, a.sequences)
-        states = state_bytes(engine) / expected_states(local, mesh.replica_size, engine.zero_stage)
-        row = {"world": world, "tensor": tensor, "zero_stage": stage, "states": state_bytes(engine),
-               "states_ratio": round(states, 3), "peak": peak, "formula": formula.total,
-               "peak_ratio": round(peak / formula.total, 3)}  # fmt: skip
-        out.put({**row, "parts": formula.by_part()} if a.parts else row)
+    local = sum(torch.Size(split.local_shape).numel() for split in engine.splits.values())
+    formula = expected_peak(config, mesh, engine.zero_stage, a.sequences)
+    states = state_bytes(engine)
+    row = {"world": dist.get_world_size(), "tensor": tensor, "zero_stage": stage, "states": states,
+           "states_ratio": round(states / expected_states(local, mesh.replica_size, engine.zero_stage), 3),
+           "peak": peak, "formula": formula.total, "peak_ratio": round(peak / formula.total, 3)}  # fmt: skip
     engine.close()
-    dist.barrier()
-    dist.destroy_process_group()
+    return {**row, "parts": formula.by_part()} if a.parts else row
 
 
 def main() -> None:
@@ -131,18 +126,9 @@ def main() -> None:
     parser.add_argument("--parts", action="store_true", help="print the parts of the formula too")
     a = parser.parse_args()
     os.environ.update(MALLOC)  # read by the ranks when they start
-    context = mp.get_context("spawn")
     cases = [(world, tensor, stage) for world, tensor in LAYOUTS for stage in range(4 if world > tensor else 1)]
     for world, tensor, stage in cases:
-        out = context.Queue()
-        with tempfile.TemporaryDirectory() as directory:
-            arguments = (world, tensor, stage, a, directory, out)
-            ranks = [context.Process(target=rank_main, args=(rank, *arguments)) for rank in range(world)]
-            for process in ranks:
-                process.start()
-            print(json.dumps(out.get(timeout=600)), flush=True)
-            for process in ranks:
-                process.join()
+        print(json.dumps(measured_by_ranks(measure, world, tensor, stage, a)), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -83,6 +84,11 @@ class PeerLstm(nn.Module):
         return F.cross_entropy(self.head(self.norms[-1](x)).flatten(0, 1), targets.flatten())
 
 
+def mean_loss(model: nn.Module, batch: MicroBatch, **more: Tensor) -> Tensor:
+    loss: Tensor = model(batch.inputs, batch.targets, **more)
+    return loss.mean()
+
+
 def lstm(rounds: int) -> None:
     for D, sequences in ((128, 8), (256, 8), (256, 32)):
         config = model_of("lstm", mlp="none", d_model=D, n_layers=2)
@@ -91,13 +97,11 @@ def lstm(rounds: int) -> None:
         documents = (torch.rand(batch.inputs.shape) < 1 / 100).cumsum(1)
         peer, ours, masked = PeerLstm(config), build_model(config, 0), build_model(config, 0)
         steps = {
-            "torch.nn.LSTM": plain_loop(peer, lambda b, peer=peer: peer(b.inputs, b.targets)),
-            "ours": plain_loop(ours, lambda b, ours=ours: ours(b.inputs, b.targets).mean()),
-            "ours, with documents": plain_loop(
-                masked, lambda b, m=masked, d=documents: m(b.inputs, b.targets, documents=d).mean()
-            ),
+            "torch.nn.LSTM": plain_loop(peer, partial(mean_loss, peer)),
+            "ours": plain_loop(ours, partial(mean_loss, ours)),
+            "ours, with documents": plain_loop(masked, partial(mean_loss, masked, documents=documents)),
         }
-        found = least({name: lambda step=step, b=batch: step(b) for name, step in steps.items()}, rounds)
+        found = least({name: partial(step, batch) for name, step in steps.items()}, rounds)
         report(f"LSTM step, width {D}, {sequences} x 256", found)
 
 
@@ -149,12 +153,16 @@ def loop_over_tokens(decay: Tensor, value: Tensor) -> Tensor:
     return torch.stack(outputs, dim=1)
 
 
+def forth_and_back(function: Callable[..., Tensor], *arguments: Tensor | None) -> None:
+    function(*arguments).sum().backward()
+
+
 def scan(rounds: int) -> None:
     for B, T, D in ((8, 256, 256), (8, 1024, 256), (1, 8192, 256)):
         decay, value = torch.rand(B, T, D).requires_grad_(), torch.randn(B, T, D).requires_grad_()
         pair: dict[str, Work] = {
-            "loop over tokens": lambda d=decay, v=value: loop_over_tokens(d, v).sum().backward(),
-            "ours": lambda d=decay, v=value: linear_scan(d, v, None).sum().backward(),
+            "loop over tokens": partial(forth_and_back, loop_over_tokens, decay, value),
+            "ours": partial(forth_and_back, linear_scan, decay, value, None),
         }
         report(f"scan, {B} x {T} x {D}", least(pair, rounds))
 
@@ -199,8 +207,8 @@ def plan(rounds: int) -> None:
             tokens = torch.randint(0, VOCAB, (sequences, T + 1))
             batch = MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
             model = build_model(config.model, 0)
-            step = plain_loop(model, lambda b, m=model: m(b.inputs, b.targets).mean())
-            measured = least({"step": lambda s=step, b=batch: s(b)}, rounds)["step"]
+            step = plain_loop(model, partial(mean_loss, model))
+            measured = least({"step": partial(step, batch)}, rounds)["step"]
             planned = planned_step(config, rate)
             print(
                 f"{D} wide, {layers} layers, {sequences} x {T:<5} {name:14} planned {planned * 1e3:8.1f} ms, "

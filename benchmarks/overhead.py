@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from benchmarks.ranks import measured_by_ranks
 from trainer.config.base import parse_section
 from trainer.config.run import RunConfig
+from trainer.data.read.batches import MicroBatch
 from trainer.engine.build import build_engine
 from trainer.models.build import build_model
 from trainer.optim.groups import parameter_groups
@@ -54,13 +53,11 @@ def run_config(size: str, tensor: int, zero_stage: int, sequences: int, engine: 
     )
 
 
-class Batch:
-    """Random tokens of one data rank."""
-
-    def __init__(self, dp_rank: int, sequences: int) -> None:
-        tokens = torch.randint(VOCAB, (sequences, TOKENS + 1), generator=torch.Generator().manual_seed(dp_rank))
-        self.inputs, self.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-        self.weights = self.documents = None
+def random_batch(dp_rank: int, sequences: int, length: int = TOKENS, vocab_size: int = VOCAB) -> MicroBatch:
+    """Return random tokens of one data rank."""
+    generator = torch.Generator().manual_seed(dp_rank)
+    tokens = torch.randint(vocab_size, (sequences, length + 1), generator=generator)
+    return MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
 class _Copy(torch.autograd.Function):
@@ -119,19 +116,21 @@ def split_by_hand(model: nn.Module, rank: int, ranks: int) -> nn.Module:
         return _Sum.apply(found)  # type: ignore[no-any-return]
 
     parts.embed.forward = look_up
+    assert dist.group.WORLD is not None
     parts.token_loss = VocabularyParallelLoss(dist.group.WORLD, rank)
     return model
 
 
-def bare_loop(config: RunConfig, batch: Batch, tensor: int) -> Callable[[], None]:
+def bare_loop(config: RunConfig, batch: MicroBatch, tensor: int) -> Callable[[], None]:
     """Return one step of plain torch: DDP over data ranks, or the split by hand; the same optimizer and clipping."""
-    model: nn.Module = build_model(config.model, 0)
+    built = build_model(config.model, 0)
     world = dist.get_world_size()
+    model: nn.Module = built
     if tensor > 1:
-        model = split_by_hand(model, dist.get_rank(), world)
+        model = split_by_hand(built, dist.get_rank(), world)
     elif world > 1:
-        model = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.optim), lr=1e-3, fused=True)
+        model = nn.parallel.DistributedDataParallel(built)
+    optimizer = torch.optim.AdamW(parameter_groups(built, config.optim), lr=1e-3, fused=True)
 
     def step() -> None:
         loss = model(batch.inputs, batch.targets).mean()
@@ -147,7 +146,7 @@ def bare_loop(config: RunConfig, batch: Batch, tensor: int) -> Callable[[], None
     return step
 
 
-def engine_loop(config: RunConfig, batch: Batch) -> Callable[[], None]:
+def engine_loop(config: RunConfig, batch: MicroBatch) -> Callable[[], None]:
     """Return one step of the engine."""
     device = torch.device("cpu")
     mesh = start(config.parallel, device)
@@ -173,37 +172,22 @@ def measure(contenders: list[Callable[[], None]], blocks: int, steps: int) -> li
     return seconds
 
 
-def rank_main(rank: int, world: int, store: str, a: argparse.Namespace, results: Any) -> None:
-    """Measure on one rank; the first reports."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
-    tensor = world if a.tensor else 1
-    batch = Batch(0 if a.tensor else rank, a.sequences)
+def measure_both(a: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Measure the engine and its peer on this rank."""
+    tensor = a.ranks if a.tensor else 1
+    batch = random_batch(0 if a.tensor else dist.get_rank(), a.sequences)
 
     def loop(name: str) -> Callable[[], None]:
         config = run_config(a.size, tensor, a.zero, a.sequences, "deepspeed" if name == "bare" else name)
         return bare_loop(config, batch, tensor) if name == "bare" else engine_loop(config, batch)
 
-    seconds = measure([loop(a.engine), loop(a.peer)], a.blocks, a.steps)
-    if rank == 0:
-        results.put(seconds)
-    dist.barrier()
-    dist.destroy_process_group()
+    engine, peer = measure([loop(a.engine), loop(a.peer)], a.blocks, a.steps)
+    return engine, peer
 
 
 def compare(a: argparse.Namespace) -> dict[str, Any]:
     """Run all ranks and return the figures."""
-    context = mp.get_context("spawn")
-    results = context.Queue()
-    with tempfile.TemporaryDirectory() as directory:
-        arguments = (a.ranks, f"{directory}/store", a, results)
-        ranks = [context.Process(target=rank_main, args=(rank, *arguments)) for rank in range(a.ranks)]
-        for process in ranks:
-            process.start()
-        engine, peer = results.get(timeout=900)
-        for process in ranks:
-            process.join()
+    engine, peer = measured_by_ranks(measure_both, a.ranks, a)
     what = {"size": a.size, "ranks": a.ranks, "axis": "tensor" if a.tensor else "data", "zero_stage": a.zero}
     what |= {"engine": a.engine, "peer": a.peer}
     return {**what, **{name: summary(engine[name], peer[name], a.steps) for name in CLOCKS}}

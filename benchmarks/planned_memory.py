@@ -40,18 +40,18 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from benchmarks.overhead import Batch
+    from benchmarks.overhead import random_batch
     from trainer.config.load import run_from_values
     from trainer.engine.build import build_engine
     from trainer.models.build import make_model
     from trainer.parallel.start import start
     from trainer.plan.plan import make_plan
 
-    model = {**case}
-    micro, accumulation = model.pop("micro_batch"), model.pop("accumulation", 1)
-    recompute, context = model.pop("recompute", "none"), model["context_length"]
+    shape = {**case}
+    micro, accumulation = shape.pop("micro_batch"), shape.pop("accumulation", 1)
+    recompute, context = shape.pop("recompute", "none"), shape["context_length"]
     values = {
-        "model": model,
+        "model": shape,
         "data": {},
         "batch": {"tokens_per_step": micro * context * accumulation, "micro_batch": micro},
         "steps": 2,
@@ -70,9 +70,8 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
         with torch.device("meta"):
             model = make_model(config.model)
         engine = build_engine(config, model, mesh, lr=1e-3, accumulation=accumulation, device=device)
-        batch = Batch(0, micro)
-        tokens = torch.randint(config.model.vocab_size, (micro, context + 1))
-        batch.inputs, batch.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        assert config.model.vocab_size is not None
+        batch = random_batch(0, micro, context, config.model.vocab_size)
         for _ in range(2):
             engine.train_step([batch] * accumulation, 1e-3)
     measured = most_allocated(recording) if profiled else peak() - before
@@ -82,7 +81,9 @@ def peak_of_one(case: dict, *, profiled: bool) -> dict[str, int]:
 def most_allocated(recording: object) -> int:
     """Return the most bytes of tensors that lived at a time while it was recorded."""
     events = recording.profiler.kineto_results.events()  # type: ignore[attr-defined]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    changes: list[tuple[int, int]] = sorted(
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    )
     return max(itertools.accumulate(number for _, number in changes))
 
 

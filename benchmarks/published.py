@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from launch.planner.rates import FUSED_CAST_BYTES, FUSED_LOSS_BYTES, LOSS_BYTES, RATES, Rates
 from launch.planner.shape import Way, shape_of
@@ -28,7 +29,7 @@ CLUSTERS: dict[str, Gpu] = {
     **GPUS,
     "H100-Grand-Teton": replace(GPUS["H100-SXM"], name="H100-Grand-Teton", memory=96 * GIB, bandwidth=2.4e12),
 }
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "gpt": {"mlp": "gelu", "norm": "layernorm", "position": "learned", "bias": True},
     "mpt": {"mlp": "gelu", "norm": "layernorm", "position": "learned", "bias": True},
     "llama": {"tied_embeddings": False},
@@ -74,7 +75,7 @@ class Published:
     def way(self) -> Way:
         """How it was run. Half recomputation is taken as the mean of none and full, see `time`."""
         names = ("data", "tensor", "pipeline", "chunks", "zero", "micro_batch", "accumulation", "reduce_bytes")
-        numbers = {name: int(self[name]) for name in names}
+        numbers: dict[str, Any] = {name: int(self[name]) for name in names}
         return Way(
             **numbers,
             recompute=self["recompute"] if self["recompute"] in ("none", "full") else "none",

@@ -46,17 +46,21 @@ class PeerBlock(nn.Module):
         q, k, v = (p.view(B, T, self.heads, -1).transpose(1, 2) for p in self.c_attn(self.ln_1(x)).split(C, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.c_proj(y.transpose(1, 2).contiguous().view(B, T, C))
-        return x + self.mlp_proj(self.gelu(self.c_fc(self.ln_2(x))))
+        out: Tensor = x + self.mlp_proj(self.gelu(self.c_fc(self.ln_2(x))))
+        return out
 
 
 class Peer(nn.Module):
     def __init__(self, c: TransformerConfig) -> None:
         super().__init__()
+        assert c.n_heads is not None
         self.wte, self.wpe = nn.Embedding(VOCAB, c.d_model), nn.Embedding(CONTEXT, c.d_model)
         self.h = nn.ModuleList(PeerBlock(c.d_model, c.n_heads) for _ in range(c.n_layers))
         self.ln_f, self.lm_head = nn.LayerNorm(c.d_model), nn.Linear(c.d_model, VOCAB, bias=False)
         self.wte.weight = self.lm_head.weight
-        self.apply(lambda m: nn.init.normal_(m.weight, std=0.02) if isinstance(m, nn.Linear | nn.Embedding) else None)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
         x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1]))
@@ -94,15 +98,20 @@ def plain_loop(model: nn.Module, loss_of: Callable[[MicroBatch], Tensor]) -> Cal
 
 def contenders(size: str, sequences: int) -> dict[str, Callable[[MicroBatch], None]]:
     config = config_of(size, sequences)
+    assert isinstance(config.model, TransformerConfig)
     peer, ours = Peer(config.model), build_model(config.model, 0)
     mesh = start(config.parallel, torch.device("cpu"))
     engine = build_engine(
         config, build_model(config.model, 0), mesh, lr=1e-3, accumulation=1, device=torch.device("cpu")
     )
+
+    def through_deepspeed(batch: MicroBatch) -> None:
+        engine.train_step([batch], 1e-3)
+
     return {
         "nanoGPT style": plain_loop(peer, lambda b: peer(b.inputs, b.targets)),
         "ours, plain loop": plain_loop(ours, lambda b: ours(b.inputs, b.targets).mean()),
-        "ours, DeepSpeed": lambda b: engine.train_step([b], 1e-3) and None,
+        "ours, DeepSpeed": through_deepspeed,
     }
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.overhead import VOCAB, Batch, run_config
+from benchmarks.overhead import VOCAB, random_batch, run_config
 from trainer.contract.run_dir import RunDir, Status
 from trainer.engine.build import build_engine
 from trainer.engine.cost import open_costs
@@ -123,7 +123,7 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 
 def measure(engine: Any, config: Any, mode: str, size: str) -> dict[str, float]:
     """Return the costs of one mode in percent of a step, and milliseconds."""
-    batch, pairs = Batch(0, 4), BLOCKS[size]
+    batch, pairs = random_batch(0, 4), BLOCKS[size]
     ratios: list[float] = []
     spent = {"plain": [0.0, 0.0], "tracked": [0.0, 0.0], "alone": [0.0, 0.0]}
     with tempfile.TemporaryDirectory() as place, wandb_at(mode):
@@ -172,7 +172,7 @@ def main() -> None:
             model = build_model(config.model, 0)
             engine = build_engine(config, model, start(config.parallel, device), lr=1e-3, accumulation=1, device=device)
         assert config.model.vocab_size == VOCAB
-        engine.train_step([Batch(0, 4)], 1e-3)
+        engine.train_step([random_batch(0, 4)], 1e-3)
         for mode in given.modes:
             found = measure(engine, config, mode, size)
             print(

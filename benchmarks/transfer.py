@@ -88,7 +88,7 @@ class Runs:
 
     def loss(self, parametrization: str, width: int, power: int) -> float:
         """Return the mean loss over seeds at a rate of 2^power."""
-        losses = []
+        losses: list[float] = []
         for seed in range(self.seeds):
             key = (parametrization, width, power, seed)
             if key not in self.known:

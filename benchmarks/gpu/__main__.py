@@ -51,7 +51,8 @@ SECTIONS = (
 
 def run(setting: Setting, limit: float, names: list[str]) -> dict[str, dict[str, object]]:
     """Measure the sections that fit into `limit` seconds, and say of each what came of it."""
-    until, found = time.monotonic() + limit, {}
+    until = time.monotonic() + limit
+    found: dict[str, dict[str, object]] = {}
     for section in SECTIONS:
         if section.name not in names:
             continue

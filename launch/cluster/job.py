@@ -78,6 +78,7 @@ class JobSpec:
 
     @property
     def world_size(self) -> int:
+        """Return the number of ranks."""
         return self.nodes * self.ranks_per_node
 
     @property
@@ -99,6 +100,7 @@ class JobState(StrEnum):
 
     @property
     def final(self) -> bool:
+        """Return whether nothing will change any more."""
         return self not in (JobState.PENDING, JobState.RUNNING, JobState.UNKNOWN)
 
 

@@ -21,6 +21,7 @@ class Compute:
 
     @property
     def tokens(self) -> float:
+        """Return the tokens of a micro-batch that one sequence rank works on."""
         return self.w.micro_batch * self.s.T / self.w.sequence
 
     @property

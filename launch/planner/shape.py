@@ -42,6 +42,7 @@ class Way:
 
     @property
     def world(self) -> int:
+        """Return the number of GPUs."""
         return self.data * self.tensor * self.sequence * self.pipeline
 
     @property

@@ -35,6 +35,7 @@ class StepTime:
 
     @property
     def total(self) -> float:
+        """Return the seconds of all parts."""
         return float(sum(asdict(self).values()))
 
     def by_part(self) -> dict[str, float]:

@@ -24,6 +24,7 @@ class Traffic:
 
     @property
     def layers(self) -> float:
+        """Return the layers of one pipeline stage."""
         return self.s.layers / self.w.pipeline
 
     @property

@@ -66,6 +66,7 @@ class Owner:
 
     @property
     def here(self) -> bool:
+        """Return whether it is this machine."""
         return self.host == socket.gethostname()
 
     @property

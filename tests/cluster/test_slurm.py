@@ -147,7 +147,7 @@ def test_a_failed_rank_is_named(backend: SlurmBackend, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_time_limit_saves_requeues_and_resumes_at_the_step(backend: SlurmBackend, tmp_path: Path) -> None:
-    """The signal comes 75 s before the limit of 120 s or up to half a minute earlier: after 15 to 45 s of 60 s of work."""
+    """The signal comes 75 s before the limit of 120 s or up to half a minute earlier: in the midst of 60 s of work."""
     spec = counter(tmp_path, "limited", 600, time_limit=2, extras={"signal_seconds": 75})
     job = backend.submit(spec)
     assert finish(backend, job, 400).state is JobState.DONE

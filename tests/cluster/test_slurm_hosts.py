@@ -66,7 +66,7 @@ def backend_on(cluster: SlurmHosts, *, sbatch: str = "sbatch", **more: object) -
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     """The losses of two ranks on this machine that nobody disturbs."""
-    from launch.cluster.local.local import LocalBackend
+    from launch.cluster.local.backend import LocalBackend
 
     root = tmp_path_factory.mktemp("quiet")
     spec = replace(write_run(root, "quiet", root / "data", steps=STEPS), ranks_per_node=2)

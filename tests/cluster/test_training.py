@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.job import JobSpec, JobState
-from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.backend import LocalBackend
 from launch.cluster.slurm.backend import SlurmBackend
 from launch.run.data_preparation import resolve
 from tests.cluster.hosts import Hosts

@@ -14,7 +14,7 @@ import yaml
 
 from launch.cli import main
 from launch.cluster.job import JobSpec
-from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.backend import LocalBackend
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
 from launch.sweep.ledger import ledger

@@ -75,7 +75,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from launch.cluster import attached
 from launch.cluster.job import JobSpec
-from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.backend import LocalBackend
 from launch.cluster.registry import record
 from launch.commands.submit import _attend
 run_dir = Path({run_dir!r})

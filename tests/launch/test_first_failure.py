@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.cluster.job import JobSpec, JobState
-from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.backend import LocalBackend
 from launch.cluster.logs import first_failure as first_of
 from tests.launch.test_local import RANK, finish, until_log
 from trainer.node.error_files import endings, write_error

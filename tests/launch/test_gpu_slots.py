@@ -16,8 +16,8 @@ import torch
 
 from launch.cluster.config import ClusterConfig, open_backend
 from launch.cluster.job import JobSpec, JobState
+from launch.cluster.local.backend import LocalBackend
 from launch.cluster.local.gpus import LocalGpus
-from launch.cluster.local.local import LocalBackend
 from launch.cluster.local.mps import PROGRAM
 from launch.planner import device_rate
 from launch.planner.device_rate import gpu_of_this_machine, rates_file
@@ -116,7 +116,7 @@ def test_mps_runs_as_long_as_the_ranks_of_shared_gpus(tmp_path: Path) -> None:
     environment = with_daemon(tmp_path, DAEMON)
     with LocalBackend(4, environment, preload=(), slots_per_gpu=2, log=tmp_path / "ranks.log") as backend:
         (lines,) = finish(backend, backend.submit(job(tmp_path, "a")))
-        mps = backend.gpus.mps
+        mps = backend.ranks.gpus.mps
         assert mps is not None and mps.daemon is not None and mps.directory is not None
         daemon = mps.daemon
     assert "pipe True" in lines

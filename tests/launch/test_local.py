@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.job import JobSpec, JobState, JobStatus, Requeue
-from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.backend import LocalBackend
 from launch.cluster.local.warm import RankPool
 from trainer.contract.errors import UserError
 from trainer.node.failure import last_error_line, port_was_taken, signal_name
@@ -180,7 +180,7 @@ def test_nothing_stays_behind_when_the_owner_dies(tmp_path: Path, number: signal
     owner = f"""
 import sys
 from pathlib import Path
-from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.backend import LocalBackend
 from launch.cluster.job import JobSpec
 with LocalBackend(2, preload=("torch",)) as b:
     job = b.submit(JobSpec("j", ({str(RANK)!r}, "sleep"), Path({str(tmp_path / "run")!r}), ranks_per_node=2))

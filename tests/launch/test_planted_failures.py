@@ -16,7 +16,7 @@ from launch.cli import escala
 from launch.cluster import attached, registry
 from launch.cluster.config import load_cluster, open_backend
 from launch.cluster.job import JobSpec, JobState
-from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.backend import LocalBackend
 from launch.cluster.local.warm import RankPool
 from launch.watch.diagnosis import diagnose
 from launch.watch.rank_positions import positions
@@ -160,8 +160,8 @@ def test_the_end_of_the_rank_server_is_told_to_others(tmp_path: Path) -> None:
         job = backend.submit(spec)
         registry.record(spec, attached.job_id(), cluster="local", backend="local")
         until_log(backend, job, "ready", 1)
-        assert isinstance(backend.pool, RankPool) and backend.pool.server is not None
-        backend.pool.server.kill()
+        assert isinstance(backend.ranks.pool, RankPool) and backend.ranks.pool.server is not None
+        backend.ranks.pool.server.kill()
         with pytest.raises(UserError, match="the rank server ended"):
             finish(backend, job)
     check(tmp_path / "runs", "a", "the rank server ended", f"on {HOST}")

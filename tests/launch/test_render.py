@@ -18,7 +18,7 @@ from launch.cluster.accelerate.backend import AccelerateBackend
 from launch.cluster.job import JobSpec, Mount, Requeue, Task
 from launch.cluster.kubernetes.backend import KubernetesBackend
 from launch.cluster.kubernetes.jobset import literal
-from launch.cluster.local.local import LocalBackend
+from launch.cluster.local.backend import LocalBackend
 from launch.cluster.quoting import dns_label, label
 from launch.cluster.slurm.script import render_script
 from launch.cluster.ssh.backend import SshBackend

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -97,11 +98,12 @@ OVER_THE_BORDER = {
     "trainer.data.tokenize.tokenizer": {"launch/run/data_preparation.py"},
     "trainer.node.compile_cache": {"launch/cluster/local/warm.py"},
     "trainer.node.failure": {
-        "launch/cluster/detached.py", "launch/cluster/local/local.py", "launch/cluster/local/warm.py",
+        "launch/cluster/detached.py", "launch/cluster/local/backend.py", "launch/cluster/local/warm.py",
         "launch/cluster/logs.py", "launch/cluster/slurm/batch_output.py",
         "launch/cluster/ssh/backend.py", "launch/planner/verify.py", "launch/watch/traces.py",
     },
-    "trainer.node.first_failure": {"launch/cluster/local/local.py", "launch/cluster/logs.py"},
+    "trainer.node.first_failure": {
+        "launch/cluster/local/backend.py", "launch/cluster/local/job.py", "launch/cluster/logs.py"},
     "trainer.node.node_check": {"launch/commands/doctor.py"},
     "trainer.node.rank": {"launch/cluster/local/cold.py"},
     "trainer.node.ssh_end": {"launch/cluster/ssh/connection.py"},
@@ -292,6 +294,36 @@ def test_files_and_functions_are_short() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     assert [(name, lines) for name, lines in functions if lines > MOST_LINES_OF_A_FUNCTION] == []
+
+
+# Methods of interfaces that other libraries document: io, click, DeepSpeed's mpu, torch.
+ELSEWHERE = {
+    *("readable", "seekable", "readinto", "seek", "tell"),
+    *("list_commands", "get_command", "format_commands", "convert"),
+    *("get_data_parallel_group", "get_data_parallel_world_size", "get_data_parallel_rank"),
+    *("get_data_parallel_group_ranks", "get_model_parallel_group", "get_model_parallel_world_size"),
+    *("get_model_parallel_rank", "forward", "backward"),
+}
+
+
+def test_what_is_public_says_what_it_does() -> None:
+    """What a Protocol describes need not be described again by those that keep to it."""
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+    classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    described = ELSEWHERE | {
+        member.name
+        for node in classes if any("Protocol" in ast.unparse(base) for base in node.bases)
+        for member in node.body if isinstance(member, ast.FunctionDef) and ast.get_docstring(member)
+    }  # fmt: skip
+
+    def silent(node: ast.Module | ast.ClassDef) -> Iterator[str]:
+        for member in node.body:
+            if isinstance(member, ast.FunctionDef | ast.ClassDef) and not member.name.startswith("_"):
+                if ast.get_docstring(member) is None and member.name not in described:
+                    yield member.name
+                yield from silent(member) if isinstance(member, ast.ClassDef) else ()
+
+    assert [f"{file}: {name}" for file, tree in trees.items() for name in silent(tree)] == []
 
 
 def test_the_longest_chain_of_imports_does_not_grow() -> None:

@@ -85,6 +85,7 @@ class Degrees:
 
     @property
     def world(self) -> int:
+        """Return the number of ranks."""
         return self.data * self.sequence * self.tensor
 
     def __str__(self) -> str:

@@ -53,53 +53,66 @@ class RunDir:
 
     @property
     def config(self) -> Path:
+        """The resolved configuration, sealed when the run is first started."""
         return self.root / "config.yaml"
 
     @property
     def plan(self) -> Path:
+        """What follows from the configuration: steps, layout, parameters, memory."""
         return self.root / "plan.json"
 
     @property
     def data(self) -> Path:
+        """The manifest of the token shards that the run keeps to."""
         return self.root / "data.json"
 
     @property
     def tokenizer(self) -> Path:
+        """The tokenizer's files."""
         return self.root / "tokenizer"
 
     @property
     def run(self) -> Path:
+        """Which process trains it now, where, from which code, and its id in W&B."""
         return self.root / "run.json"
 
     @property
     def metrics(self) -> Path:
+        """One row for each recorded step or evaluation."""
         return self.root / "metrics.jsonl"
 
     @property
     def events(self) -> Path:
+        """What happened besides: starts, saves, alarms."""
         return self.root / "events.jsonl"
 
     @property
     def result(self) -> Path:
+        """The final figures; there once the run is done."""
         return self.root / "result.json"
 
     @property
     def expected(self) -> Path:
+        """The loss that finished runs foretell for each step."""
         return self.root / "expected.json"
 
     @property
     def rollbacks(self) -> Path:
+        """The steps that are left out since the run was rolled back."""
         return self.root / "rollbacks.json"
 
     @property
     def checkpoints(self) -> Path:
+        """The directory of all checkpoints."""
         return self.root / "checkpoints"
 
     @property
     def latest(self) -> Path:
+        """The name of the newest complete checkpoint."""
         return self.root / "latest"
 
     def logs(self, attempt: int) -> Path:
+        """Return the directory of the logs of one attempt."""
         return self.root / "logs" / str(attempt)
 
     def read_status(self) -> Status | None:

@@ -27,15 +27,24 @@ class Batch(Protocol):
     """One forward pass of one data rank. Tensor and sequence ranks of a data rank are given the same one."""
 
     @property
-    def inputs(self) -> Tensor: ...  # (B, T) int64
+    def inputs(self) -> Tensor:
+        """(B, T) int64."""
+
     @property
-    def targets(self) -> Tensor: ...  # (B, T) int64
+    def targets(self) -> Tensor:
+        """(B, T) int64: what follows each input."""
+
     @property
-    def weights(self) -> Tensor | None: ...  # (B, T) float32, or None on every rank for all ones
+    def weights(self) -> Tensor | None:
+        """(B, T) float32, or None on every rank for all ones."""
+
     @property
-    def documents(self) -> Tensor | None: ...  # (B, T) int32, or None
+    def documents(self) -> Tensor | None:
+        """(B, T) int32: the number of each token's document, or None."""
+
     @property
-    def begins(self) -> Tensor | None: ...  # (B) bool: does not follow the step before; None: all do
+    def begins(self) -> Tensor | None:
+        """(B) bool: which sequences do not follow those of the step before; None: all do."""
 
 
 @dataclass(frozen=True)

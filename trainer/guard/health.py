@@ -26,16 +26,20 @@ class Settings(Protocol):
     """The settings of `guard` that rule spikes."""
 
     @property
-    def spike(self) -> Rule: ...
+    def spike(self) -> Rule:
+        """What to do after a spike."""
 
     @property
-    def sigma(self) -> float: ...
+    def sigma(self) -> float:
+        """How many standard deviations make one."""
 
     @property
-    def window(self) -> int: ...
+    def window(self) -> int:
+        """Of how many steps before a step its mean and deviation are taken."""
 
     @property
-    def patience(self) -> int: ...
+    def patience(self) -> int:
+        """How many spikes in a row end the run or roll it back."""
 
 
 class Health:

@@ -33,10 +33,12 @@ class Node:
 
     @property
     def attempt(self) -> int:
+        """Return the number of the claimed attempt."""
         return self.claim.attempt
 
     @property
     def logs(self) -> Path:
+        """Return the directory of the attempt's logs."""
         return RunDir(self.run_dir).logs(self.attempt)
 
 

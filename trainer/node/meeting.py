@@ -64,6 +64,7 @@ class Party:
 
     @property
     def me(self) -> str:
+        """Return the name under which this node meets the others."""
         return own_name()
 
 

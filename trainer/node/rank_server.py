@@ -99,6 +99,7 @@ class RankServer:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def send(self, message: dict[str, Any]) -> None:
+        """Tell the owner one thing as a line of JSON; an owner that is gone is not missed here."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the owner is gone: serve() sees it next
             self.owner.sendall(json.dumps(message).encode() + b"\n")
 

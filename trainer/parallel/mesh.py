@@ -37,18 +37,22 @@ class Mesh:
 
     @property
     def world(self) -> int:
+        """Return the number of all ranks."""
         return self.degrees.world
 
     @property
     def dp_size(self) -> int:
+        """Return the number of data ranks."""
         return self.degrees.data
 
     @property
     def sp_size(self) -> int:
+        """Return the number of ranks that share a sequence."""
         return self.degrees.sequence
 
     @property
     def tp_size(self) -> int:
+        """Return the number of tensor ranks."""
         return self.degrees.tensor
 
     @property
@@ -58,10 +62,12 @@ class Mesh:
 
     @property
     def replica_rank(self) -> int:
+        """Return this rank's place among those that hold the same parameters."""
         return self.dp_rank * self.degrees.sequence + self.sp_rank
 
     @property
     def is_first(self) -> bool:
+        """Return whether this is the rank that writes and reports."""
         return self.rank == 0
 
 

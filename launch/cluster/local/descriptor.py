@@ -23,7 +23,7 @@ class LocalOptions(Section):
 
 
 def _open(cluster: ClusterConfig, sharing: Sharing) -> Driver:
-    from launch.cluster.local.local import LocalBackend
+    from launch.cluster.local.backend import LocalBackend
 
     per_gpu = _slots_per_gpu(cluster)
     if per_gpu > 1 and cluster.gpu is None:

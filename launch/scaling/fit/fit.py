@@ -33,6 +33,7 @@ class Fitted:
 
     @property
     def values(self) -> dict[str, float]:
+        """Return each public parameter by its name."""
         public = self.law.public(self.theta[None], self.centre)[0]
         return {name: float(v) for name, v in zip(self.law.params, public, strict=True)}
 
@@ -43,6 +44,7 @@ class Fitted:
 
     @property
     def num_params(self) -> int:
+        """Return how many parameters were fitted."""
         return len(self.theta)
 
     def predict(self, columns: Mapping[str, Array]) -> Array:
@@ -65,6 +67,7 @@ class Fitted:
         return Problem(self.law, x, self.loss if loss is None else loss, self.cost, weights)
 
     def with_draws(self, draws: Array) -> Fitted:
+        """Return the same fit with these draws of its parameters (draws, p)."""
         return replace(self, draws=draws)
 
     def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:

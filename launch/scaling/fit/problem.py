@@ -28,6 +28,7 @@ class Problem:
 
     @property
     def rows(self) -> int:
+        """Return the number of rows."""
         return int(self.loss.shape[-1])
 
     @property
@@ -55,6 +56,7 @@ class Problem:
 
     @cached_property
     def counts(self) -> Array:
+        """Return each row's weight; ones without weights."""
         return np.ones(self.rows) if self.weights is None else self.weights
 
     def evaluate(self, theta: Array, target: Array) -> tuple[Array, Array]:

@@ -38,16 +38,20 @@ class Law(Protocol):
     """One functional form of the loss."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What `--law` calls it."""
 
     @property
-    def formula(self) -> str: ...
+    def formula(self) -> str:
+        """How it is written."""
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """Paper and section."""
 
     @property
-    def variables(self) -> tuple[str, ...]: ...
+    def variables(self) -> tuple[str, ...]:
+        """The columns of a table that it needs besides the loss."""
 
     @property
     def uncentred(self) -> tuple[str, ...]:

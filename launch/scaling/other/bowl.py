@@ -64,6 +64,7 @@ class Bowl:
 
     @property
     def has_minimum(self) -> bool:
+        """Return whether it curves upwards in every direction."""
         return bool(np.linalg.eigvalsh(self.curvature)[0] > 0)
 
 

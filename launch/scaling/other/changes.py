@@ -33,6 +33,7 @@ class Change:
 
     @property
     def runs(self) -> int:
+        """Return how many runs had it, diverged ones too."""
         return len(self.losses) + len(self.badly)
 
     @property

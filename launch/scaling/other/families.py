@@ -43,10 +43,12 @@ class SharedTest:
 
     @property
     def rejects(self) -> bool:
+        """Return whether the families differ by more than noise."""
         return self.p_value < SIGNIFICANT
 
     @property
     def sentence(self) -> str:
+        """Say what the test found, with its F and p."""
         how = f"F({self.freedom[0]}, {self.freedom[1]}) = {self.f_ratio:.3g}, p = {self.p_value:.2g}"
         if self.rejects:
             return (
@@ -103,13 +105,16 @@ class Families:
 
     @property
     def separate(self) -> bool:
+        """Return whether each family needs exponents of its own."""
         return self.test is not None and self.test.rejects
 
     @property
     def sentence(self) -> str:
+        """Say what the test found, or why there is none."""
         return self.untested if self.test is None else self.test.sentence
 
     def to_json(self) -> dict[str, Any]:
+        """Return all of it for `--json`."""
         test = None if self.test is None else asdict(self.test) | {"sentence": self.test.sentence}
         fits = {family.name: family.to_json() for family in self.each}
         return {

@@ -49,6 +49,7 @@ class FamilyLadders:
 
     @property
     def reference(self) -> str:
+        """Return the family that the others are compared with."""
         return self.families[0]
 
 

@@ -56,6 +56,7 @@ class LadderLaw:
 
     @property
     def name(self) -> str:
+        """Return the law's name."""
         return self.fitted.law.name
 
     def band(self, variable: str, values: Array, level: float = 0.95) -> Array | None:

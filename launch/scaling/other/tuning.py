@@ -37,6 +37,7 @@ class SettingLaw:
     intervals: dict[str, tuple[float, float]]
 
     def to_json(self) -> dict[str, object]:
+        """Return parameters and intervals for `--json`."""
         return {"params": self.values, "intervals": {n: list(pair) for n, pair in self.intervals.items()}}
 
 
@@ -61,14 +62,17 @@ class TuningLaw:
 
     @property
     def values(self) -> dict[str, float]:
+        """Return each parameter by its name."""
         return self.law.values
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return the 95 % interval of each parameter."""
         return self.law.intervals
 
     @property
     def formula(self) -> str:
+        """Return how it is written."""
         return formula(self.law)
 
     def to_json(self) -> dict[str, object]:

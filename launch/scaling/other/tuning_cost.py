@@ -32,6 +32,7 @@ class Cost:
         return text + (f"; in {self.outside} of them it lies outside the sweep" if self.outside else "")
 
     def to_json(self) -> dict[str, Any]:
+        """Return all of it for `--json`."""
         return asdict(self)
 
 

@@ -34,6 +34,7 @@ class Counted:
     status: str
 
     def to_json(self) -> dict[str, object]:
+        """Return all of it for `--json`."""
         return {"N": self.N, "C": self.C, "params": self.values, "a": self.exponent, "status": self.status}
 
 

@@ -66,6 +66,7 @@ class Score:
         return None if ends is None or self.forecast.seen else ends[0] <= self.measured <= ends[1]
 
     def to_json(self) -> dict[str, object]:
+        """Return the forecast and how it was met for `--json`."""
         return {
             **asdict(self.forecast), "row": self.row, "measured": self.measured, "error": self.error,
             "inside": self.inside,

@@ -57,6 +57,7 @@ class Decision:
     verdict: Verdict | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return all of it for `--json`."""
         return asdict(self)
 
 

@@ -33,6 +33,7 @@ class Against:
     outside: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
+        """Return all of it for `--json`."""
         return asdict(self)
 
 

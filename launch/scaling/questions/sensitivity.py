@@ -46,6 +46,7 @@ class Sensitivity:
     left_out: tuple[Choice, ...]
 
     def to_json(self) -> dict[str, object]:
+        """Return all of it for `--json`."""
         return {
             "flops": self.flops,
             "laws": [asdict(c) for c in self.laws],

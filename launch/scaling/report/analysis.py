@@ -28,10 +28,12 @@ class Surface:
 
     @property
     def best(self) -> Study:
+        """Return the study of the chosen law."""
         return self.judged.study
 
     @property
     def held(self) -> tuple[HoldOut, ...]:
+        """Return what each law missed of the held-out runs."""
         return self.chosen.held_out
 
     @property
@@ -41,15 +43,18 @@ class Surface:
 
     @property
     def fitted(self) -> Fitted:
+        """Return the fit of the chosen law."""
         assert self.best.fitted is not None
         return self.best.fitted
 
     @property
     def saved(self) -> SavedFit:
+        """Return the fit as it is written to a file."""
         return self.judged.saved
 
     @property
     def exponent(self) -> float:
+        """Return a of N* ~ C^a."""
         return budget_exponent(self.fitted)
 
 

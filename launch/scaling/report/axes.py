@@ -103,6 +103,7 @@ class Scale:
         return self.map(self.norm(value))
 
     def scatter(self, ax: Any, x: Array, y: Array, values: Array) -> None:
+        """Draw points in the colours of their values."""
         ax.scatter(x, y, c=values, cmap=self.map, norm=self.norm, s=dot_size(len(x)) ** 2, linewidths=0, zorder=4)
 
     def bar(self, ax: Any) -> None:
@@ -137,5 +138,6 @@ def legend_beside(ax: Any, title: str) -> None:
 
 
 def plain(ax: Any) -> None:
+    """Leave a frame of two sides and a faint grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, lw=0.6)

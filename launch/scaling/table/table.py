@@ -47,21 +47,26 @@ class Table:
 
     @property
     def N(self) -> Array:  # noqa: N802
+        """Parameters."""
         return self.columns["N"]
 
     @property
     def D(self) -> Array:  # noqa: N802
+        """Tokens."""
         return self.columns["D"]
 
     @property
     def C(self) -> Array:  # noqa: N802
+        """FLOPs."""
         return self.columns["C"]
 
     @property
     def loss(self) -> Array:
+        """Nats per token."""
         return self.columns["loss"]
 
     def has(self, *names: str) -> bool:
+        """Return whether all these columns are there."""
         return all(n in self.columns for n in names)
 
     @property

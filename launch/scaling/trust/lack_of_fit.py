@@ -23,6 +23,7 @@ class LackOfFit:
 
     @property
     def sentence(self) -> str:
+        """Say what the test found, with its F and p."""
         return (
             f"lack of fit: cell means scatter {self.misfit_sd:.2%} about the law against a seed noise of "
             f"{self.seed_sd:.2%} (F = {self.f_ratio:.1f}, p = {self.p_value:.1g}, {self.num_repeated} repeated cells)"

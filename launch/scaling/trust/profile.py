@@ -50,6 +50,7 @@ class Spread:
 
     @property
     def covariance(self) -> Array:
+        """Return the covariance of the parameters (p, p)."""
         return np.asarray(self.tau2 * np.linalg.pinv(self.information, rcond=1e-14, hermitian=True))
 
 

@@ -41,6 +41,7 @@ class DecisionDraws:
 
     @property
     def point(self) -> Replicates:
+        """Return the draws of the law that was fitted."""
         return self.laws[0]
 
     def known(self, by: str) -> list[LeftOut]:

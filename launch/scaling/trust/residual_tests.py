@@ -30,6 +30,7 @@ class Doubt:
 
     @property
     def sentence(self) -> str:
+        """Say what is doubted, with its F and p."""
         test = f"(F = {self.f_ratio:.3g}, p = {self.p_value:.1g})"
         if self.kind == "bend":
             return (
@@ -42,6 +43,7 @@ class Doubt:
         )
 
     def to_json(self) -> dict[str, object]:
+        """Return all of it for `--json`."""
         return asdict(self) | {"sentence": self.sentence}
 
 

@@ -45,6 +45,7 @@ class SharedError:
 
     @property
     def f_ratio(self) -> float:
+        """Return the variance between groups over that within; 0 without any within."""
         return self.between / self.within if self.within > 0 else 0.0
 
     @property

@@ -61,6 +61,7 @@ class Verdict:
     reasons: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Return status and reasons for `--json`."""
         return {"status": self.status, "reasons": list(self.reasons)}
 
 

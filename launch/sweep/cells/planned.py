@@ -21,6 +21,7 @@ class PlannedCell:
 
     @property
     def id(self) -> str:
+        """Return the cell's id."""
         return self.cell.id
 
     @property

@@ -57,6 +57,7 @@ class Design:
 
     @property
     def cost(self) -> float:
+        """Return the FLOPs of all cells."""
         return float(sum(c.cost for c in self.cells))
 
 
@@ -70,6 +71,7 @@ class Question:
 
     @property
     def theta(self) -> Array:
+        """Return the assumed law as the fitter's internal parameters (1, p)."""
         return CHINCHILLA.internal(np.array([[self.law[name] for name in CHINCHILLA.params]]), self.centre)
 
     @property

@@ -58,6 +58,7 @@ class Standing:
 
     @property
     def due(self) -> tuple[str, ...]:
+        """Return the cells that are to run yet."""
         return self.ready + self.waiting
 
 

@@ -44,6 +44,7 @@ class Opened:
 
     @property
     def plans(self) -> dict[str, Plan]:
+        """Return each cell's plan by its id."""
         return {one.id: one.plan for one in self.cells}
 
 

@@ -27,6 +27,7 @@ class Place:
 
     @property
     def backend(self) -> Scheduler | Driver:
+        """Return what the cells are submitted to."""
         backend = self.scheduler or self.driver
         assert backend is not None, "a place has one of the two"
         return backend
@@ -48,8 +49,10 @@ class Underway:
 
     @property
     def ledger(self) -> Path:
+        """Return the sweep's ledger."""
         return self.directory / "ledger.jsonl"
 
     @property
     def started(self) -> list[PlannedCell]:
+        """Return the cells that have been started."""
         return [one for one in self.cells if self.starts[one.id]]

@@ -33,6 +33,7 @@ class Part:
         return part_name(self.tag, self.index)
 
     def record(self, root: Path) -> Path:
+        """Return the file that says that this part is done."""
         return root / PARTS / f"{self.name}.json"
 
 

@@ -34,13 +34,17 @@ class Samples(Protocol):
     split: str
     sources: list[str]
 
-    def num_samples(self, context_length: int) -> int: ...
+    def num_samples(self, context_length: int) -> int:
+        """Return how many sequences of `context_length` tokens there are."""
 
-    def pool_samples(self, context_length: int) -> npt.NDArray[np.int64]: ...
+    def pool_samples(self, context_length: int) -> npt.NDArray[np.int64]:
+        """Return the number of samples of each source, in the order of the sources."""
 
-    def arrays(self, sample_ids: Ids, context_length: int, *, documents: bool = False) -> Arrays: ...
+    def arrays(self, sample_ids: Ids, context_length: int, *, documents: bool = False) -> Arrays:
+        """Return the inputs, targets and what belongs to them of these samples."""
 
-    def prefetch(self, sample_ids: Ids, context_length: int) -> None: ...
+    def prefetch(self, sample_ids: Ids, context_length: int) -> None:
+        """Begin to read these samples, without waiting for them."""
 
 
 Order = Callable[[Ids], Ids]  # positions in the global order -> samples

@@ -32,12 +32,19 @@ class Decoder(Protocol):
     """What bz2 and lzma call a decompressor: it unpacks one member."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the member has ended."""
+
     @property
-    def needs_input(self) -> bool: ...
+    def needs_input(self) -> bool:
+        """Whether nothing more comes without new data."""
+
     @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """What was found behind the member."""
+
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+        """Take in packed bytes; return unpacked ones, at most `max_length` of them unless that is below 0."""
 
 
 def contents(file: BinaryIO, name: str, where: str) -> Iterator[tuple[str, BinaryIO]]:

@@ -42,13 +42,15 @@ class Tokenizer(Protocol):
     eos_ends_documents: bool
     hash: str
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
 
     def encoder(self, itemsize: int) -> Encode:
         """Return the fastest function from UTF-8 text to its ids as little-endian integers of so many bytes."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of these ids; special tokens give none."""
 
     def piece(self, token: int) -> str:
         """Return one token as it is shown to people."""

@@ -21,6 +21,7 @@ class Split:
 
     @property
     def local_shape(self) -> tuple[int, ...]:
+        """Return the shape of one tensor rank's part."""
         if self.dim is None:
             return self.shape
         width = sum(stop - start for start, stop in self.pieces)

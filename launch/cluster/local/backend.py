@@ -1,8 +1,7 @@
 """This machine as a cluster: a queue that packs jobs into the slots (rank processes) that exist.
 
 Ranks are forked from one warm process (`trainer.node.rank_server`), so that forty tiny runs do not pay forty imports of
-torch. On whole GPUs each rank is a process of its own instead, since one that has touched CUDA cannot fork. On shares
-of GPUs, where ranks are small and many, they are forked by a server that leaves CUDA alone.
+torch; see `ranks` for those on GPUs.
 """
 
 from __future__ import annotations
@@ -16,20 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launch.cluster.attached import job_id
 from launch.cluster.driven import tell
 from launch.cluster.job import JobSpec, JobState, JobStatus
-from launch.cluster.local.cold import ProcessPool
-from launch.cluster.local.gpus import LocalGpus
-from launch.cluster.local.warm import PRELOAD, RankPool, rank_environment, rank_variables
+from launch.cluster.local.job import LocalJob
+from launch.cluster.local.ranks import Ranks
+from launch.cluster.local.warm import PRELOAD
 from launch.cluster.logs import attempt_logs, follow_logs, rank_failure
 from launch.cluster.quoting import check_spec, sh
-from launch.cluster.this_machine import available_cores, free_port
-from trainer.contract.attempts import Claim, claim_attempt, standstill
+from trainer.contract.attempts import claim_attempt, standstill
 from trainer.contract.errors import UserError
 from trainer.contract.exit_codes import AGREED_EXITS, EXIT_PREEMPTED
 from trainer.contract.run_dir import RunDir
@@ -40,30 +37,6 @@ FAILURE_GRACE = 5.0  # seconds between TERM and KILL for the peers of a rank tha
 SAVE_GRACE = 60.0  # the same for ranks that were asked to save and stop, or that agreed to stop
 PORT_TRIES = 3
 DUMP_SECONDS = 0.1  # for ranks to write their stacks before they are ended
-
-
-@dataclass
-class _Job:
-    """A job and what is known about it now."""
-
-    identity: str
-    spec: JobSpec
-    status: JobStatus = field(default_factory=lambda: JobStatus(JobState.PENDING))
-    claim: Claim = field(default_factory=lambda: Claim(0))  # of its newest attempt
-    log_dir: Path = Path()
-    running: set[int] = field(default_factory=set)
-    endings: list[Ending] = field(default_factory=list)
-    told: bool = False  # its ranks have been asked to end
-    oom_kills: int | None = None  # of this control group, when it started
-    kill_at: float | None = None
-    limit_at: float | None = None
-    timed_out: bool = False
-    cancelled: bool = False
-    port_tries: int = 0
-    failures: int = 0
-    stands_still: str = ""  # why it is not started again although it may fail more often
-    devices: tuple[str, ...] = ()
-    offsets: dict[int | None, dict[Path, int]] = field(default_factory=dict)  # of the logs that were followed, by rank
 
 
 class LocalBackend:
@@ -84,16 +57,14 @@ class LocalBackend:
         if slots < 1:
             raise UserError(f"slots ({slots}) must be at least 1")
         base = dict(os.environ if environment is None else environment)
-        self.gpus = LocalGpus(base, slots, slots_per_gpu)
+        self.ranks = Ranks(
+            slots, base, threads=threads, preload=preload, python=python, log=log, slots_per_gpu=slots_per_gpu
+        )
         self.slots = slots
-        self.environment = rank_environment(base, threads=threads or max(1, available_cores() // slots))
-        self.clock = clock
-        self.jobs: dict[str, _Job] = {}
-        self.queue: list[str] = []
-        self.log = log
-        self.preload = tuple(preload)
         self.python = python
-        self.pool: RankPool | ProcessPool | None = None
+        self.clock = clock
+        self.jobs: dict[str, LocalJob] = {}
+        self.queue: list[str] = []
         self._former: Any = None  # what SIGUSR2 did before
 
     def rehearse(self, spec: JobSpec) -> None:
@@ -117,12 +88,12 @@ class LocalBackend:
                 f"job {spec.name!r} needs {spec.world_size} ranks ({spec.nodes} nodes x {spec.ranks_per_node}), "
                 f"but there are {self.slots} slots; ask for fewer ranks or give more slots"
             )
-        self.gpus.check(spec.name, spec.world_size)
+        self.ranks.gpus.check(spec.name, spec.world_size)
         self.rehearse(spec)
         unknown = [other for other in spec.after if other not in self.jobs]
         if unknown:
             raise UserError(f"job {spec.name!r} waits for {', '.join(unknown)}, which this backend does not know")
-        job = _Job(f"local-{len(self.jobs)}", spec)
+        job = LocalJob(f"local-{len(self.jobs)}", spec)
         self.jobs[job.identity] = job
         self.queue.append(job.identity)
         self._start_ready()
@@ -138,15 +109,10 @@ class LocalBackend:
         now = self.clock()
         times = [t for job in self.jobs.values() for t in (job.kill_at, job.limit_at) if t is not None]
         until = max(0.0, min([seconds, *(t - now for t in times)]))
-        if self.pool is None:
-            time.sleep(until)
-        else:
-            while events := self._events(until):
-                for event in events:
-                    if "exited" in event:
-                        identity, _, rank = event["exited"].rpartition("/")
-                        self._rank_ended(self.jobs[identity], int(rank), event["code"])
-                until = 0.0
+        while ended := self._endings(until):
+            for identity, rank, code in ended:
+                self._rank_ended(self.jobs[identity], rank, code)
+            until = 0.0
         self._enforce_times()
         self._start_ready()
 
@@ -164,7 +130,7 @@ class LocalBackend:
         """Have every rank that runs write down where it is, see `trainer.node.stacks`. Safe in a signal handler."""
         for job in self.jobs.values():
             if job.running:
-                self._signal(job, signal.SIGUSR2)
+                self.ranks.signal(job, signal.SIGUSR2)
 
     def logs(self, job: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
         """Yield the lines of the job's newest attempt. Followed again, those that were not yielded yet."""
@@ -192,10 +158,7 @@ class LocalBackend:
         deadline = self.clock() + SAVE_GRACE
         while any(job.running for job in self.jobs.values()) and self.clock() < deadline:
             self.wait(0.1)
-        if self.pool is not None:
-            self.pool.close()
-            self.pool = None
-        self.gpus.close()
+        self.ranks.close()
 
     def __enter__(self) -> LocalBackend:
         if threading.current_thread() is threading.main_thread():
@@ -207,7 +170,7 @@ class LocalBackend:
         if self._former is not None:
             signal.signal(signal.SIGUSR2, self._former)
 
-    def _job(self, identity: str) -> _Job:
+    def _job(self, identity: str) -> LocalJob:
         if identity not in self.jobs:
             raise UserError(f"no job {identity!r} on this machine (there are {len(self.jobs)} of this session)")
         return self.jobs[identity]
@@ -223,43 +186,25 @@ class LocalBackend:
                 self.queue.remove(identity)
                 job.status = JobStatus(JobState.FAILED, reason=f"{failed[0]}, which it waits for, is not done")
             elif job.spec.world_size <= free and all(s is JobState.DONE for s in before):
-                taken = [device for other in self.jobs.values() if other.running for device in other.devices]
-                devices = self.gpus.choose(taken, job.spec.world_size)
+                devices = self.ranks.devices(job.spec.world_size, (j for j in self.jobs.values() if j.running))
                 if devices is not None:
                     self.queue.remove(identity)
                     free, job.devices = free - job.spec.world_size, devices
                     self._start(job)
 
-    def _start(self, job: _Job) -> None:
+    def _start(self, job: LocalJob) -> None:
         spec = job.spec
         job.claim = claim_attempt(spec.run_dir, f"{job_id()}/{job.identity}", repeat=job.failures)
         job.log_dir = RunDir(spec.run_dir).logs(job.claim.attempt)
         job.endings, job.told, job.kill_at, job.oom_kills = [], False, None, oom_kills()
         job.limit_at = None if spec.time_limit is None else self.clock() + 60 * spec.time_limit
         self._say(job, JobStatus(JobState.RUNNING, reason=f"on {socket.gethostname()}"))
-        if self.pool is None:
-            log = self.log or spec.run_dir / "rank_server.log"
-            self.pool = self._open_pool(log)
-        job.running = set(range(spec.world_size))
-        port = str(free_port())
-        for rank in range(spec.world_size):
-            environment = {
-                **self.environment,
-                **spec.environment,
-                **rank_variables(spec, rank),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "ESCALA_ATTEMPT": str(job.claim.attempt),
-                **self.gpus.environment(job.devices),
-            }
-            log = job.log_dir / f"rank_{rank}.log"
-            self.pool.fork(f"{job.identity}/{rank}", spec.command, environment, spec.directory or Path.cwd(), log)
+        self.ranks.start(job)
 
-    def _events(self, seconds: float) -> list[dict[str, Any]]:
-        """Return what has happened to ranks. Raises UserError where their server ended, and all jobs with it."""
-        assert self.pool is not None
+    def _endings(self, seconds: float) -> list[tuple[str, int, int]]:
+        """Return which ranks have ended. Raises UserError where their server ended, and all jobs with it."""
         try:
-            return self.pool.events(seconds)
+            return self.ranks.endings(seconds)
         except UserError as error:
             for job in self.jobs.values():
                 if job.running:
@@ -267,31 +212,25 @@ class LocalBackend:
                     self._say(job, JobStatus(JobState.FAILED, reason=f"on {socket.gethostname()}: {error}"))
             raise
 
-    def _open_pool(self, log: Path) -> RankPool | ProcessPool:
-        self.gpus.start(log)
-        if self.gpus and self.gpus.per_gpu == 1:
-            return ProcessPool(self.python)
-        return RankPool(self.environment, log, self.preload, self.python)
-
-    def _rank_ended(self, job: _Job, rank: int, code: int) -> None:
+    def _rank_ended(self, job: LocalJob, rank: int, code: int) -> None:
         job.running.discard(rank)
         kills = None if job.oom_kills is None else (oom_kills() or 0) - job.oom_kills
-        why = why_ended(job.log_dir / f"rank_{rank}.log", code, oom_kills=kills, told=job.told)
+        why = why_ended(job.log_of(rank), code, oom_kills=kills, told=job.told)
         job.endings.append(Ending(rank, socket.gethostname(), code, time.time(), why, job.told))
         if code != 0 and job.kill_at is None and job.running:
             if code in AGREED_EXITS:
                 job.kill_at = self.clock() + SAVE_GRACE  # its peers leave by themselves
             else:
-                self._signal(job, signal.SIGUSR2)  # where they are when they are ended: `trainer.node.stacks`
+                self.ranks.signal(job, signal.SIGUSR2)  # where they are when they are ended: `trainer.node.stacks`
                 time.sleep(DUMP_SECONDS)
                 self._end_ranks(job, FAILURE_GRACE)
         if not job.running:
             self._job_ended(job)
 
-    def _job_ended(self, job: _Job) -> None:
+    def _job_ended(self, job: LocalJob) -> None:
         job.kill_at = job.limit_at = None
         first = first_failure(job.endings)
-        log = job.log_dir / f"rank_{first.rank}.log" if first else job.log_dir
+        log = job.log_of(first.rank) if first else job.log_dir
         if first is None:
             self._say(job, JobStatus(JobState.DONE, 0))
         elif job.cancelled:
@@ -309,13 +248,13 @@ class LocalBackend:
             stuck = f"; {job.stands_still}" if job.stands_still else ""
             self._say(job, JobStatus(JobState.FAILED, first.code, failure, f"{why}{failure}{stuck}"))
 
-    def _say(self, job: _Job, status: JobStatus) -> None:
+    def _say(self, job: LocalJob, status: JobStatus) -> None:
         """Keep how a job stands, here and in its run directory."""
         job.status = status
         if job.claim.attempt:  # before that it has no directory, and none is made for what never starts
             tell(job.spec.run_dir, job_id(), status)
 
-    def _starts_again(self, job: _Job, log: Path) -> bool:
+    def _starts_again(self, job: LocalJob, log: Path) -> bool:
         if job.port_tries < PORT_TRIES and port_was_taken(log):
             job.port_tries += 1
             return True
@@ -325,8 +264,8 @@ class LocalBackend:
         job.stands_still = standstill(job.spec.run_dir, job.claim, ended=True)
         return not job.stands_still
 
-    def _end_ranks(self, job: _Job, grace: float) -> None:
-        self._signal(job, signal.SIGTERM)
+    def _end_ranks(self, job: LocalJob, grace: float) -> None:
+        self.ranks.signal(job, signal.SIGTERM)
         job.told = True
         job.kill_at = self.clock() + grace
 
@@ -338,9 +277,4 @@ class LocalBackend:
                 self._end_ranks(job, SAVE_GRACE)
             if job.kill_at is not None and now >= job.kill_at:
                 job.kill_at = None
-                self._signal(job, signal.SIGKILL)
-
-    def _signal(self, job: _Job, number: int) -> None:
-        assert self.pool is not None, "a job that runs was started through the pool"
-        for rank in job.running:
-            self.pool.signal(f"{job.identity}/{rank}", number)
+                self.ranks.signal(job, signal.SIGKILL)
