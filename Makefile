@@ -37,7 +37,7 @@ lint: $(VENV)/.test-installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not cluster"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster"
 
 test-parity: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m full_parity tests/dist
@@ -46,7 +46,7 @@ test-cluster: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests/cluster -rs --durations=5
 
 test-fast: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not e2e and not cluster"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not e2e and not cluster"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

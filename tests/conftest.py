@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,18 @@ settings.load_profile("escala")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+WORK = {"slow": 30, "e2e": 8}  # seconds or so, by a test's marks
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with the longest tests first, so that workers that share out whole files end together."""
+    longest, whole = Counter[Path](), Counter[Path]()
+    for item in items:
+        ranks = "ranks" in getattr(item, "fixturenames", ())
+        work = max((WORK[mark.name] for mark in item.iter_markers() if mark.name in WORK), default=3 if ranks else 1)
+        longest[item.path] = max(longest[item.path], work)
+        whole[item.path] += work
+    items.sort(key=lambda item: (-longest[item.path], -whole[item.path], item.path))  # stable: a file keeps its order
 
 
 def shared_data(relative: str) -> Path:

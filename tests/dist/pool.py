@@ -50,7 +50,7 @@ class RankPool:
         self.workers: list[Any] = []
         self.pipes: list[Connection] = []
 
-    def run(self, world: int, job: Callable[..., Any], *arguments: Any, timeout: float = 120.0) -> list[Any]:
+    def run(self, world: int, job: Callable[..., Any], *arguments: Any, timeout: float = 300.0) -> list[Any]:
         """Run the job on ranks 0..world-1 and return their results in order. Raises RankError with all tracebacks."""
         assert world <= self.size
         if not self.workers:

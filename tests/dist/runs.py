@@ -49,16 +49,16 @@ def tiny(**sections: Any) -> RunConfig:
     return parse_section(RunConfig, values, "tiny")
 
 
-def global_batch(step: int, *, masked: bool = False) -> MicroBatch:
-    """Return the whole batch of a step, (SEQUENCES, TOKENS): a pure function of the step."""
+def global_batch(step: int, *, masked: bool = False, length: int = TOKENS) -> MicroBatch:
+    """Return the whole batch of a step, (SEQUENCES, length): a pure function of the step."""
     random = np.random.default_rng(step)
-    tokens = torch.from_numpy(random.integers(0, VOCAB, (SEQUENCES, TOKENS + 1)))
+    tokens = torch.from_numpy(random.integers(0, VOCAB, (SEQUENCES, length + 1)))
     tokens[:, 1::2] = (tokens[:, 0:-1:2] * 3 + 1) % VOCAB  # something to learn
     weights = documents = None
     if masked:
-        weights = torch.from_numpy(random.integers(0, 2, (SEQUENCES, TOKENS)).astype(np.float32))
+        weights = torch.from_numpy(random.integers(0, 2, (SEQUENCES, length)).astype(np.float32))
         weights[0] = 0.0
-        cuts = random.integers(0, 6, (SEQUENCES, TOKENS)) == 0
+        cuts = random.integers(0, 6, (SEQUENCES, length)) == 0
         documents = torch.from_numpy(np.cumsum(cuts, axis=1).astype(np.int32))
     return MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), weights, documents)
 
@@ -99,7 +99,8 @@ def reference(
     set_rates(optimizer.param_groups, lr)
     curve = []
     for step in range(steps):
-        batch = part(global_batch(step, masked=masked), slice(0, size_of(step, sizes)))
+        batch = global_batch(step, masked=masked, length=config.model.context_length)
+        batch = part(batch, slice(0, size_of(step, sizes)))
         losses = model(batch.inputs, batch.targets, documents=batch.documents)
         weights = torch.ones_like(losses) if batch.weights is None else batch.weights
         loss = (losses * weights).sum() / weights.sum()
@@ -144,7 +145,8 @@ def spread(
     for step in range(steps):
         size = size_of(step, sizes)
         parts = max(accumulation * size // SEQUENCES, 1)
-        batches = micro_batches(global_batch(step, masked=masked), mesh.dp_rank, mesh.dp_size, parts, size)
+        batch = global_batch(step, masked=masked, length=config.model.context_length)
+        batches = micro_batches(batch, mesh.dp_rank, mesh.dp_size, parts, size)
         outcome = engine.train_step(batches, float(config.optim.lr))
         curve.append((outcome.loss, outcome.grad_norm))
     engine.close()

@@ -76,8 +76,15 @@ def test_it_trains_a_run_and_ends_another(escala: Escala, tmp_path: Path, prepar
         time.sleep(0.2)
     assert escala("cancel", "long", "--runs", str(tmp_path / "runs")).returncode == 0
     assert wait(escala, tmp_path, "long")["state"] == "preempted", "its ranks saved first"
-    nice = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path) not in nice, "no process is left"
+    deadline = time.monotonic() + PATIENCE  # the last words of a run come before the ends of its processes
+    while str(tmp_path) in processes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert str(tmp_path) not in processes(), "no process is left"
+
+
+def processes() -> str:
+    """Return the command lines of all processes."""
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
 def wait(escala: Escala, tmp_path: Path, name: str) -> dict[str, str]:

@@ -50,13 +50,15 @@ def test_all_ranks_and_restarts_keep_to_what_was_published_when_the_run_began(
     ranks = Ranks(rank_pool, config, tmp_path / "run", 2)
     ranks.start()
     wait_until(lambda: bool(ranks.events("started")))
+    first = published(directory)
     os.killpg(preparation.pid, signal.SIGCONT)
-    assert preparation.wait(timeout=120) == 0
+    wait_until(lambda: published(directory) > first)
     ranks.until_saved(5)
     for name in ranks.alive():
         rank_pool.signal(name, signal.SIGKILL)
     ranks.end(time.monotonic() + PATIENCE)
     assert 0 < ranks.rows() < 40
+    assert preparation.wait(timeout=120) == 0
 
     begun, now = json.loads(ranks.run_dir.data.read_text()), Manifest.open(directory)
     assert now.complete and len(now.shards("train")) == 8 and begun["shards"]["train"] < 8

@@ -75,6 +75,12 @@ def ledger_rows(place: Path, runs: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def finished(place: Path, runs: str) -> dict[str, int]:
+    """Return when each cell of the ledger wrote its result."""
+    cells = {row["cell"] for row in ledger_rows(place, runs)}
+    return {c: (place / runs / "small" / "cells" / c / "result.json").stat().st_mtime_ns for c in cells}
+
+
 def test_the_main_job(place: Path):
     output = finish(start(place))
     rows = ledger_rows(place, "runs")
@@ -106,21 +112,23 @@ def test_again_it_does_nothing_but_reprint(place: Path):
     assert (place / told["report"]["html"]).exists() and (place / told["ledger"]).exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_interrupted_it_continues_to_the_same_losses(place: Path, number: signal.Signals):
-    runs = f"interrupted-{number}"
-    process = start(place, sweep="fewer.yaml", runs=runs)
-    checkpoints = place / runs / "small" / "cells"
-    wait_for(lambda: len(ledger_rows(place, runs)) >= 1 and len(list(checkpoints.glob("*40k*/latest"))) >= 1)
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    process.communicate(timeout=120)
-    psutil.wait_procs(family, timeout=60)
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    done_before = {row["cell"] for row in ledger_rows(place, runs)}
-    stamps = {c: (checkpoints / c / "result.json").stat().st_mtime_ns for c in done_before}
-    finish(start(place, sweep="fewer.yaml", runs=runs))
-    assert {c: (checkpoints / c / "result.json").stat().st_mtime_ns for c in done_before} == stamps
-    found, undisturbed = losses(place, runs), losses(place, "runs")
+def test_interrupted_by_ctrl_c_and_by_kill_9_it_continues_to_the_same_losses(place: Path):
+    cells = place / "interrupted" / "small" / "cells"
+    stamps: dict[str, int] = {}
+    for number, nth in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):
+        process = start(place, sweep="fewer.yaml", runs="interrupted")
+        wait_for(lambda nth=nth: ledger_rows(place, "interrupted") and len(list(cells.glob("*40k*/latest"))) >= nth)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode != 0, said
+        psutil.wait_procs(family, timeout=60)
+        assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        assert stamps.items() <= finished(place, "interrupted").items()
+        stamps = finished(place, "interrupted")
+    finish(start(place, sweep="fewer.yaml", runs="interrupted"))
+    assert stamps and stamps.items() <= finished(place, "interrupted").items()
+    found, undisturbed = losses(place, "interrupted"), losses(place, "runs")
     assert len(found) == 5 and found == {cell: undisturbed[cell] for cell in found}
-    assert any('"resumed"' in p.read_text() for p in checkpoints.glob("*/events.jsonl"))
+    resumed = [p.read_text().count('"resumed"') for p in cells.glob("*/events.jsonl")]
+    assert sum(resumed) >= 2, "a cell went on after each"

@@ -25,6 +25,10 @@ def escala(*words: str) -> str:
     return done.stdout
 
 
+def rows(metrics: Path) -> int:
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
 def test_a_run_of_this_machine_is_listed_read_and_cancelled(tmp_path: Path, prepared: Path) -> None:
     config, runs = tmp_path / "run.yaml", str(tmp_path / "runs")
     config.write_text(dump(configuration(prepared, 100_000)))
@@ -34,7 +38,7 @@ def test_a_run_of_this_machine_is_listed_read_and_cancelled(tmp_path: Path, prep
     try:
         metrics = tmp_path / "runs" / name / "metrics.jsonl"
         deadline = time.monotonic() + PATIENCE
-        while not metrics.exists() and train.poll() is None and time.monotonic() < deadline:
+        while not rows(metrics) and train.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         (row,) = json.loads(escala("jobs", "--runs", runs, "--running", "--json"))
         assert (row["name"], row["state"], row["cluster"]) == (name, "running", "local")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
@@ -31,16 +34,30 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def escala(*arguments: str, cwd: Path = ROOT, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
-    environment = {
-        "PATH": path,
-        "PYTHONPATH": str(ROOT),
-        "HOME": "/nonexistent" if cwd == ROOT else str(cwd),
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "launch", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120,
-        env=environment,
-    )  # fmt: skip
+class Said(NamedTuple):
+    """What a command ended with and printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def escala(*arguments: str, cwd: Path = ROOT, path: str = "/usr/bin:/bin") -> Said:
+    """Run the command in this process, in a directory, as somebody who has set no variable."""
+    code: object = 0
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name in list(os.environ):
+            patch.delenv(name)
+        patch.setenv("PATH", path)
+        patch.setenv("HOME", "/nonexistent" if cwd == ROOT else str(cwd))
+        patch.chdir(cwd)
+        try:
+            cli.main(list(arguments))
+        except SystemExit as stop:
+            code = stop.code or 0
+    assert isinstance(code, int), code
+    return Said(code, out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -154,9 +171,11 @@ def test_the_data_plane_does_not_know_the_control_plane():
         (["nothing"], "No such command"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], message: str, place: Path):
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, place: Path, capfd: pytest.CaptureFixture[str]
+):
     done = escala(*arguments, cwd=place)
-    said = done.stdout + done.stderr
+    said = done.stdout + done.stderr + capfd.readouterr().err  # of the process that prepares data
     assert done.returncode == 2, said
     assert message in " ".join(said.split())
     assert "Traceback" not in said

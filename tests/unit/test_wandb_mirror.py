@@ -90,7 +90,7 @@ def sync(run_dir: RunDir) -> str:
     return said.output + (f"error: {said.exception}" if isinstance(said.exception, UserError) else "")
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -112,7 +112,7 @@ def senders(run_dir: RunDir) -> list[int]:
 
 def ended(mirror: WandbMirror) -> None:
     assert mirror._sender is not None
-    mirror._sender.wait(60)
+    mirror._sender.wait(180)
 
 
 def test_a_run_without_credentials_is_sent_afterwards_and_only_once(server: WandbServer, run_dir: RunDir) -> None:
@@ -154,9 +154,9 @@ def test_a_live_run_is_followed_through_a_restart_and_a_kill_of_its_sender(
     second = WandbMirror(run_dir)
     train(run_dir, 9, 12)
     run_dir.write_status(Status.DONE)
-    began = time.monotonic()
-    second.finish(0)
-    assert time.monotonic() - began < 1.0, "nobody waits"
+    server.hold()
+    second.finish(0)  # nobody waits for an answer
+    server.release()
     ended(second)
     assert mirrored(server) == expected(run_dir)
     assert "sent 0 rows" in sync(run_dir)
@@ -366,7 +366,7 @@ def test_restarts_whose_senders_are_killed_are_one_run(server: WandbServer, run_
         server.before_answer = lambda sender=sender, reached=reached: (
             sender.kill() if len(server.payloads) >= reached else None
         )
-        assert sender.wait(60) == -signal.SIGKILL, "it made fewer requests"
+        assert sender.wait(180) == -signal.SIGKILL, "it made fewer requests"
     server.before_answer = lambda: None
     assert "W&B has all" in sync(run_dir)
     assert list(server.runs) == [RUN]
