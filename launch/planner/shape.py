@@ -12,7 +12,7 @@ from trainer.contract.errors import UserError
 from trainer.models.registry import cost_of
 from trainer.plan.batch import BatchPlan
 from trainer.plan.compiling import compile_mode
-from trainer.plan.logits import MOST_LOGITS
+from trainer.plan.logits import chunked
 from trainer.plan.shape import Shape
 
 
@@ -80,7 +80,7 @@ def way_of(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, zero: int, 
     fp32 = config.precision == "fp32"
     tokens = batch.micro_batch * model.context_length // degrees.sequence
     all_reduces = 6 if parallel.recompute == "full" else 4
-    chunked = degrees.tensor == 1 and tokens * model.vocab_rows > MOST_LOGITS
+    chunked_head = degrees.tensor == 1 and chunked(tokens * model.vocab_rows, width=model.head_width, gpu=True)
     compiled = compile_mode(config, gpu=True)
     return Way(
         data=degrees.data,
@@ -92,8 +92,8 @@ def way_of(config: RunConfig, degrees: Degrees, batch: BatchPlan, *, zero: int, 
         recompute=parallel.recompute,
         precision="bf16" if config.precision == "auto" else config.precision,
         compiled=compiled is not None,
-        chunked_head=chunked,
-        loss_bytes=FUSED_LOSS_BYTES if compiled in ("model", "graphs") and not chunked else LOSS_BYTES,
+        chunked_head=chunked_head,
+        loss_bytes=FUSED_LOSS_BYTES if compiled is not None and not chunked_head else LOSS_BYTES,
         cast_bytes=CAST_BYTES if compiled is None else FUSED_CAST_BYTES,
         overlap=zero in (0, 3),
         tensor_overlap=2 / all_reduces if parallel.overlap else 0.0,  # of the two column-parallel layers, backward

@@ -164,7 +164,7 @@ def test_a_block_that_is_compiled_too_often_ends_the_run_and_is_not_run_otherwis
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", dynamic=False))
     with config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
         block = Traced()
-        model: Any = SimpleNamespace(blocks=[block])
+        model: Any = SimpleNamespace(blocks=[block], head=None)
         compile_parts(model, "blocks")
         assert config.recompile_limit == GRAPHS
         for rows in range(1, 12):  # more than torch's own limit
@@ -181,7 +181,7 @@ def test_hooks_inside_of_what_is_compiled_are_called_where_it_runs_as_written(mo
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     block, heard = Traced(), []
-    model: Any = SimpleNamespace(blocks=[block])
+    model: Any = SimpleNamespace(blocks=[block], head=None)
     compile_parts(model, "blocks")
     block(torch.ones(2, 2))
     block.inner.register_forward_hook(lambda *_: heard.append(None))

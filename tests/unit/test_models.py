@@ -12,6 +12,7 @@ from trainer.models.common.rotary import RotaryTable, rotary_angles, rotate
 from trainer.models.common.sight import Sight
 from trainer.models.mixers.attention.attend import causal_attention
 from trainer.models.transformer.config import TransformerConfig
+from trainer.plan.logits import chunked
 
 SMALL = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "context_length": 24}
 
@@ -151,7 +152,7 @@ TERMS = [head.LossTerms(), head.LossTerms(0.1), head.LossTerms(0.0, 0.3), head.L
 def test_both_losses_of_the_head_are_cross_entropy(
     chunk: int, terms: head.LossTerms, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(head, "CPU_LOGITS", chunk)
+    monkeypatch.setattr(head, "chunk_of_logits", lambda *, gpu: chunk)
     hidden, weight, weights = torch.randn(13, 8), torch.randn(61, 8), torch.rand(13)
     targets = torch.randint(0, 61, (13,))
     results = []
@@ -160,9 +161,31 @@ def test_both_losses_of_the_head_are_cross_entropy(
         losses = loss(h, w, targets, terms, softcap)
         (losses * weights).sum().backward()
         results.append((losses.detach(), h.grad, w.grad))
-    for chunked, kept, reference in zip(*results, strict=True):
-        torch.testing.assert_close(chunked, reference, atol=1e-5, rtol=1e-5)
+    for in_chunks, kept, reference in zip(*results, strict=True):
+        torch.testing.assert_close(in_chunks, reference, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(kept, reference, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("terms", TERMS, ids=str)
+def test_the_loss_of_the_head_is_the_same_compiled(terms: head.LossTerms, softcap: float | None) -> None:
+    layer, targets = head.Head(8, 61), torch.randint(0, 61, (13,))
+    compiled = torch.compile(layer.losses, backend="eager")
+    results = []
+    for losses in (layer.losses, compiled):
+        hidden = torch.randn(13, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        found = losses(layer(hidden), targets, terms, softcap)
+        found.sum().backward()
+        results.append((found.detach(), hidden.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gpu_holds_the_logits_of_a_small_model_at_once() -> None:
+    """Made in chunks they would be made twice: a tenth of a step of GPT-2 at 16 sequences of 1,024 tokens."""
+    gpt2 = 16 * 1024 * 50_304
+    assert not chunked(gpt2, width=768, gpu=True) and chunked(2 * gpt2, width=768, gpu=True)
+    assert chunked(gpt2, width=768, gpu=False) and chunked(gpt2, width=4096, gpu=True)
 
 
 def in_place(hidden, weight, targets, terms: head.LossTerms, softcap: float | None) -> torch.Tensor:

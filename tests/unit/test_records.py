@@ -115,10 +115,10 @@ def test_what_does_not_fit_into_memory_is_dropped_with_a_count(tmp_path: Path) -
     assert [row["step"] for row in read_lines(tmp_path / "x.jsonl").rows] == [3, 4, 5]
 
 
-def test_rows_of_two_threads_are_written_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_two_threads_tell_is_recorded_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint's thread says `saved` while the run says `step_skipped`: one was lost, or written twice."""
-    journal = Journal(tmp_path / "x.jsonl")
-    other = threading.Thread(target=journal.write, args=({"of": "the other"},))
+    observers = Observers([Record(RunDir(tmp_path))], first=True)
+    other = threading.Thread(target=observers.event, args=("saved",))
 
     def interrupted(path: Path, *rows: dict[str, object]) -> None:
         if not other.ident:
@@ -127,9 +127,9 @@ def test_rows_of_two_threads_are_written_once_each(tmp_path: Path, monkeypatch: 
         append_json(path, *rows)
 
     monkeypatch.setattr(journal_module, "append_json", interrupted)
-    journal.write({"of": "one"})
+    observers.event("step_skipped")
     other.join()
-    assert [row["of"] for row in read_lines(tmp_path / "x.jsonl").rows] == ["one", "the other"]
+    assert [row["event"] for row in read_lines(tmp_path / "events.jsonl").rows] == ["step_skipped", "saved"]
 
 
 def test_a_failed_replacement_leaves_the_old_text_and_nothing_else(tmp_path: Path) -> None:

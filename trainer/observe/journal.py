@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,32 @@ MOST_WAITING = 10_000  # rows; beyond that the oldest are dropped and counted
 
 
 class Journal:
-    """Appends rows to one file. What cannot be written waits, in order, at most `most` rows of it.
-
-    Several threads may write: a checkpoint's own thread says that it is saved, while the run goes on.
-    """
+    """Appends rows to one file. What cannot be written waits, in order, at most `most` rows of it."""
 
     def __init__(self, path: Path, most: int = MOST_WAITING) -> None:
         self.path = path
         self.waiting: deque[dict[str, Any]] = deque(maxlen=most)
         self.dropped = self._longest = 0
-        self._lock = threading.Lock()
 
     def write(self, *rows: dict[str, Any]) -> str | None:
         """Append rows after those that wait. Return what became of them, once, when writing works again.
 
         The first failure is said on standard error. Never raises `OSError`.
         """
-        with self._lock:
-            for row in rows:
-                self.dropped += len(self.waiting) == self.waiting.maxlen
-                self.waiting.append(row)
-            if not self.waiting:
-                return None
-            try:
-                append_json(self.path, *self.waiting)
-            except OSError as error:
-                if not self._longest:
-                    print(f"warning: {self.path.name} cannot be written ({error.strerror}): its rows wait in memory "
-                          "and training goes on", file=sys.stderr, flush=True)  # fmt: skip
-                self._longest = max(self._longest, len(self.waiting))
-                return None
-            return self._caught_up()
+        for row in rows:
+            self.dropped += len(self.waiting) == self.waiting.maxlen
+            self.waiting.append(row)
+        if not self.waiting:
+            return None
+        try:
+            append_json(self.path, *self.waiting)
+        except OSError as error:
+            if not self._longest:
+                print(f"warning: {self.path.name} cannot be written ({error.strerror}): its rows wait in memory and "
+                      "training goes on", file=sys.stderr, flush=True)  # fmt: skip
+            self._longest = max(self._longest, len(self.waiting))
+            return None
+        return self._caught_up()
 
     def _caught_up(self) -> str | None:
         waited, dropped = self._longest, self.dropped

@@ -7,6 +7,7 @@ To add an observer, write a class with the three methods of `Observer` and list 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -29,12 +30,16 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Tells all observers, on the first rank while this attempt may write; elsewhere every call does nothing."""
+    """Tells all observers, on the first rank while this attempt may write; elsewhere every call does nothing.
+
+    One thing at a time, whichever thread tells: a checkpoint's own thread says that it is saved while the run goes on.
+    """
 
     def __init__(
         self, observers: Sequence[Observer], *, first: bool, may_write: Callable[[], bool] = lambda: True
     ) -> None:
         self._observers, self._first, self._may_write = tuple(observers), first, may_write
+        self._lock = threading.RLock()  # a signal's handler may tell in the midst of telling
 
     @property
     def active(self) -> bool:
@@ -44,15 +49,17 @@ class Observers:
     def row(self, kind: str, step: int, **values: object) -> None:
         """Tell of a recorded step or an evaluation after `step` steps."""
         if self.active:
-            for observer in self._observers:
-                observer.row({"kind": kind, "step": step, **values})
+            with self._lock:
+                for observer in self._observers:
+                    observer.row({"kind": kind, "step": step, **values})
 
     def event(self, event: str, **details: object) -> None:
         """Tell of anything else, by name."""
         if self.active:
-            row = {"time": utc_now(), "event": event, **details}
-            for observer in self._observers:
-                observer.event(row)
+            with self._lock:
+                row = {"time": utc_now(), "event": event, **details}
+                for observer in self._observers:
+                    observer.event(row)
 
     def warn(self, sentence: str) -> None:
         """Print a warning on the first rank."""
@@ -61,5 +68,6 @@ class Observers:
 
     def finish(self, exit_code: int) -> None:
         """Tell that the run has ended."""
-        for observer in self._observers:
-            observer.finish(exit_code)
+        with self._lock:
+            for observer in self._observers:
+                observer.finish(exit_code)

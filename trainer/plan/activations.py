@@ -8,7 +8,7 @@ from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.models.ends import count_ends
 from trainer.models.registry import cost_of
-from trainer.plan.logits import CPU_LOGITS, MOST_LOGITS
+from trainer.plan.logits import chunk_of_logits, chunked
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,14 @@ def logits_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, g
     caps = 0 if model.logit_softcap is None else 1  # its gradient needs the capped logits
     if parallel.tensor > 1:  # probabilities and their gradient
         return (2 + caps) * number * 4
-    if number > MOST_LOGITS:
-        return 3 * (MOST_LOGITS if gpu else CPU_LOGITS) * 4
+    if chunked(number, width=model.head_width, gpu=gpu):
+        return 3 * chunk_of_logits(gpu=gpu) * 4
     return ((3 if gpu else 1) + caps) * number * 4  # on a CPU one matrix becomes the other in place
 
 
-def head_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, bytes_per_value: int) -> int:
+def head_bytes(model: ModelConfig, parallel: ParallelConfig, *, tokens: int, bytes_per_value: int, gpu: bool) -> int:
     """Return the bytes of the gradients of the head's input and of its matrix, which exist beside the logits."""
     rows = model.vocab_rows // parallel.tensor
-    wide = (
-        4 if parallel.tensor == 1 and tokens * rows > MOST_LOGITS else bytes_per_value
-    )  # chunks are summed in float32
+    summed = parallel.tensor == 1 and chunked(tokens * rows, width=model.head_width, gpu=gpu)
+    wide = 4 if summed else bytes_per_value  # chunks are summed in float32
     return tokens * model.head_width * bytes_per_value + rows * model.head_width * wide

@@ -1,7 +1,8 @@
 """What torch.compile takes of a run: the one place that decides what `parallel.compile` means, and what it refuses.
 
-    blocks  each block by itself. What shards and gathers stays outside, so any engine may do that between blocks
-    model   embedding, blocks, head and loss as one program: fewer launches and a fused loss, for a longer compilation
+    blocks  each block by itself, and the loss of the logits. What shards and gathers stays outside, so any engine may
+            do that between blocks
+    model   embedding, blocks, head and loss as one program: fewer launches, for a longer compilation
     graphs  the same, replayed as CUDA graphs (torch's `reduce-overhead`): for models whose kernels are shorter than
             their launches. Everything must lie where it lay in the step before
 

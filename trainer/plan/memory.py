@@ -81,7 +81,7 @@ def rank_memory(
         optimizer=(held * 8 + master) // (sharded if stage >= 1 else 1),
         activations=tokens * (token.layers + token.ends),
         logits=logits_bytes(model, parallel, tokens=tokens, gpu=gpu),
-        head=head_bytes(model, parallel, tokens=tokens, bytes_per_value=bytes_per_value),
+        head=head_bytes(model, parallel, tokens=tokens, bytes_per_value=bytes_per_value, gpu=gpu),
         working=tokens * token.working,
         tied=2 * widest * bytes_per_value if model.tied_embeddings else 0,
         buffers=_buffered(model, stage, widest) * bytes_per_value if sharded > 1 else 0,

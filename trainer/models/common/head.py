@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.plan.logits import CPU_LOGITS, MOST_LOGITS
+from trainer.plan.logits import chunk_of_logits, chunked
 
 
 class LossTerms(NamedTuple):
@@ -120,8 +120,7 @@ def to_gradient(
 
 def chunks(rows: Tensor, vocab_rows: int) -> list[slice]:
     """Return the slices of tokens that are worked on at a time."""
-    logits = MOST_LOGITS if rows.is_cuda else CPU_LOGITS
-    size = max(1, logits // vocab_rows)
+    size = max(1, chunk_of_logits(gpu=rows.is_cuda) // vocab_rows)
     return [slice(begin, begin + size) for begin in range(0, rows.shape[0], size)]
 
 
@@ -145,13 +144,18 @@ class Head(nn.Linear):
             return super().forward(hidden)
         flat, words = hidden.flatten(0, 1), targets.flatten()
         losses: Tensor
-        if words.numel() * self.out_features > MOST_LOGITS:
+        if chunked(words.numel() * self.out_features, width=self.in_features, gpu=flat.is_cuda):
             losses = LinearCrossEntropy.apply(flat, self.weight, words, terms, softcap)
-        elif flat.is_cuda:  # there cross_entropy is one fused kernel
-            logits = capped(super().forward(flat).float(), softcap)
-            losses = F.cross_entropy(logits, words, reduction="none", label_smoothing=terms.smoothing)
-            if terms.z_loss:
-                losses = losses + terms.z_loss * torch.logsumexp(logits, dim=1) ** 2
         else:
-            losses = InPlaceCrossEntropy.apply(capped(super().forward(flat).float(), softcap), words, terms)
+            losses = self.losses(super().forward(flat), words, terms, softcap)
         return losses.view_as(targets)
+
+    def losses(self, logits: Tensor, targets: Tensor, terms: LossTerms, softcap: float | None) -> Tensor:
+        """Return the losses (N) of logits (N, V), which the caller gives away, and targets (N). It may be compiled."""
+        scores = capped(logits.float(), softcap)
+        losses: Tensor
+        if not scores.is_cuda and not torch.compiler.is_compiling():
+            losses = InPlaceCrossEntropy.apply(scores, targets, terms)
+            return losses
+        losses = F.cross_entropy(scores, targets, reduction="none", label_smoothing=terms.smoothing)
+        return losses + terms.z_loss * torch.logsumexp(scores, dim=1) ** 2 if terms.z_loss else losses
