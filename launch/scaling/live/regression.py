@@ -29,6 +29,9 @@ SAME = 1.02  # ratio below which two sizes or lengths are one
 # What the residuals of few runs are completed with, as so many further runs (an inverse Wishart prior); by leaving
 # ladders out, see docs/benchmarks/live-law.md.
 PRIOR_RUNS, LEAST_SD, LASTING, MEMORY = 15.0, 2e-3, 0.1, 1.5
+PRIOR_FREEDOM = (
+    10.0  # that it adds to the tails: fewer than runs, as the sizes at the knots come from the same residuals
+)
 POWERS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75)  # p and q; 0 stands for the logarithm
 Terms = tuple[tuple[str, float], ...]  # factors N and D with their powers
 
@@ -87,7 +90,7 @@ def foretell(
     covariance = within * beyond**2 + own
     # How errors beyond the runs hang together over u is not known from them: the beginning says less of the end.
     covariance[-1, -1] += (beyond**2 - 1) * within[-1, -1]
-    return Foretold(mean, covariance, best.free + PRIOR_RUNS)
+    return Foretold(mean, covariance, best.free + PRIOR_FREEDOM)
 
 
 def _own_noise(kinds: list[Kind], wanted: Kind, leverage: float, *, shared: bool) -> float:
