@@ -17,6 +17,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.e2e.ranks import PATIENCE, configuration
 from trainer.config.load import dump
+from trainer.contract.run_dir import RunDir, Status
 
 pytestmark = pytest.mark.e2e
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -88,8 +89,11 @@ def processes() -> str:
 
 
 def wait(escala: Escala, tmp_path: Path, name: str) -> dict[str, str]:
-    """Return how a run ended, as `escala jobs` says it."""
+    """Return how a run ended, as `escala jobs` says it. Asking costs a process, so its own word is awaited first."""
     deadline = time.monotonic() + PATIENCE
+    status = RunDir(tmp_path / "runs" / name).read_status
+    while status() in (None, Status.PENDING, Status.RUNNING) and time.monotonic() < deadline:
+        time.sleep(0.1)
     while True:
         (row,) = json.loads(escala("jobs", name, "--runs", str(tmp_path / "runs"), "--json").stdout)
         if row["state"] != "running" or time.monotonic() > deadline:
