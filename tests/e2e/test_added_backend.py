@@ -60,17 +60,20 @@ def test_its_options_are_printed_and_checked(escala: Escala, tmp_path: Path) -> 
 
 def test_it_trains_a_run_and_ends_another(escala: Escala, tmp_path: Path, prepared: Path) -> None:
     where = ("--cluster", str(tmp_path / "c.yaml"), "--runs", str(tmp_path / "runs"))
-    ids = {}
-    for name, steps in (("short", 6), ("long", 100_000)):
+
+    def submit(name: str, steps: int) -> str:
         config = tmp_path / f"{name}.yaml"
         config.write_text(dump(configuration(prepared, steps, name=name)))
         done = escala("submit", str(config), *where, "--json")
         assert done.returncode == 0, done.stderr
-        ids[name] = json.loads(done.stdout)["job"]
-    again = escala("submit", str(tmp_path / "long.yaml"), *where)
-    assert again.returncode == 2 and f"long is running as through job {ids['long']}" in again.stderr
+        return str(json.loads(done.stdout)["job"])
+
+    short = submit("short", 6)
     assert wait(escala, tmp_path, "short")["state"] == "done"
-    assert "loss" in escala("logs", ids["short"], "--runs", str(tmp_path / "runs")).stdout
+    assert "loss" in escala("logs", short, "--runs", str(tmp_path / "runs")).stdout
+    long = submit("long", 100_000)
+    again = escala("submit", str(tmp_path / "long.yaml"), *where)
+    assert again.returncode == 2 and f"long is running as through job {long}" in again.stderr
     metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
     deadline = time.monotonic() + PATIENCE
     while not metrics.exists() and time.monotonic() < deadline:
