@@ -124,7 +124,6 @@ def test_muon_on_ranks_equals_muon_in_one_process(ranks: RankPool, name: str) ->
 
 
 COMPILED = [name for name in OTHERS if not any(name in pattern["pattern"] for pattern in PATTERNS.values())]
-LENGTH = 8  # tokens: an LSTM is unrolled into a kernel for each token and direction, which takes a second to compile
 
 
 @pytest.mark.slow
@@ -134,9 +133,10 @@ def test_compiled_blocks_change_nothing(ranks: RankPool, name: str) -> None:
 
     A rank compiles what every rank compiles, so most take one; `test_parity.py` splits attention on two.
     """
-    config, world = run_of(name, LENGTH, zero_stage=1, compile=True), 2 if name == "convolutions" else 1
+    length = 8 if name == "lstm" else TOKENS  # unrolled: a kernel for each token and direction, compiled in a second
+    config, world = run_of(name, length, zero_stage=1, compile=True), 2 if name == "convolutions" else 1
     curves = ranks.run(world, train, config, 1, False, False, STEPS, timeout=500.0)
-    assert_equal(curves, name, length=LENGTH)
+    assert_equal(curves, name, length=length)
 
 
 def test_what_cannot_be_shared_is_refused_by_name() -> None:

@@ -17,6 +17,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.e2e.ranks import PATIENCE, configuration
 from trainer.config.load import dump
+from trainer.contract.run_dir import RunDir, Status
 
 pytestmark = pytest.mark.e2e
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -59,17 +60,20 @@ def test_its_options_are_printed_and_checked(escala: Escala, tmp_path: Path) -> 
 
 def test_it_trains_a_run_and_ends_another(escala: Escala, tmp_path: Path, prepared: Path) -> None:
     where = ("--cluster", str(tmp_path / "c.yaml"), "--runs", str(tmp_path / "runs"))
-    ids = {}
-    for name, steps in (("short", 6), ("long", 100_000)):
+
+    def submit(name: str, steps: int) -> str:
         config = tmp_path / f"{name}.yaml"
         config.write_text(dump(configuration(prepared, steps, name=name)))
         done = escala("submit", str(config), *where, "--json")
         assert done.returncode == 0, done.stderr
-        ids[name] = json.loads(done.stdout)["job"]
-    again = escala("submit", str(tmp_path / "long.yaml"), *where)
-    assert again.returncode == 2 and f"long is running as through job {ids['long']}" in again.stderr
+        return str(json.loads(done.stdout)["job"])
+
+    short = submit("short", 6)
     assert wait(escala, tmp_path, "short")["state"] == "done"
-    assert "loss" in escala("logs", ids["short"], "--runs", str(tmp_path / "runs")).stdout
+    assert "loss" in escala("logs", short, "--runs", str(tmp_path / "runs")).stdout
+    long = submit("long", 100_000)
+    again = escala("submit", str(tmp_path / "long.yaml"), *where)
+    assert again.returncode == 2 and f"long is running as through job {long}" in again.stderr
     metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
     deadline = time.monotonic() + PATIENCE
     while not metrics.exists() and time.monotonic() < deadline:
@@ -88,8 +92,11 @@ def processes() -> str:
 
 
 def wait(escala: Escala, tmp_path: Path, name: str) -> dict[str, str]:
-    """Return how a run ended, as `escala jobs` says it."""
+    """Return how a run ended, as `escala jobs` says it. Asking costs a process, so its own word is awaited first."""
     deadline = time.monotonic() + PATIENCE
+    status = RunDir(tmp_path / "runs" / name).read_status
+    while status() in (None, Status.PENDING, Status.RUNNING) and time.monotonic() < deadline:
+        time.sleep(0.1)
     while True:
         (row,) = json.loads(escala("jobs", name, "--runs", str(tmp_path / "runs"), "--json").stdout)
         if row["state"] != "running" or time.monotonic() > deadline:

@@ -7,12 +7,14 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +187,12 @@ def start(section: DataConfig, *arguments: str, temporary: str | None = None) ->
 
 
 def shared_memory() -> set[str]:
-    return {str(p) for p in Path("/dev/shm").glob("*")}
+    """Return what lies in shared memory and is used by no process: other tests and programs have theirs there too."""
+    found, used = {str(p) for p in Path("/dev/shm").glob("*")}, set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended
+            used.update(re.findall(r"/dev/shm/\S+", maps.read_text()))
+    return found - used
 
 
 AS_TRAINING_DOES = """
