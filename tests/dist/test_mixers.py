@@ -73,8 +73,10 @@ def train(config: RunConfig, *arguments: Any) -> list[Any]:
 OTHERS = [*(name for name in MIXERS if name != "attention"), *PATTERNS]
 
 
-def assert_equal(curves: list[Any], name: str, masked: bool = False, length: int = TOKENS) -> None:
-    norm = 1e-5 if run_of(name).optim.lr == 3e-5 else NORM
+def assert_equal(
+    curves: list[Any], name: str, masked: bool = False, length: int = TOKENS, sensitive: float = 1e-5
+) -> None:
+    norm = sensitive if run_of(name).optim.lr == 3e-5 else NORM
     assert_same_curves(curves, plain(name, masked, length), LOSS, norm)
 
 
@@ -136,7 +138,7 @@ def test_compiled_blocks_change_nothing(ranks: RankPool, name: str) -> None:
     length = 8 if name == "lstm" else TOKENS  # unrolled: a kernel for each token and direction, compiled in a second
     config, world = run_of(name, length, zero_stage=1, compile=True), 2 if name == "convolutions" else 1
     curves = ranks.run(world, train, config, 1, False, False, STEPS, timeout=500.0)
-    assert_equal(curves, name, length=length)
+    assert_equal(curves, name, length=length, sensitive=5e-5)  # the loss too is rounded in another order
 
 
 def test_what_cannot_be_shared_is_refused_by_name() -> None:
