@@ -7,6 +7,7 @@ from pathlib import Path
 from trainer.node.failure import tail
 
 TRACEBACK_LINES, STACK_LINES = 25, 12
+OURS = "/trainer/"  # in the path of our own code
 _MARKS = ("Traceback (most recent call last)", "Fatal Python error", "watchdog:")
 
 
@@ -20,8 +21,13 @@ def traceback_of(log: Path) -> list[str]:
 def main_stack(stacks: Path) -> list[str]:
     """Return the main thread's part of the last dump of `faulthandler`, innermost call first; [] where there is none.
 
-    It lists the threads from the newest on, so the main thread comes last.
+    Of a long one these are the innermost calls, and the first of our own, below which a library works. The dump lists
+    the threads from the newest on, so the main thread comes last.
     """
     lines = tail(stacks).splitlines()
     starts = [index for index, line in enumerate(lines) if line.startswith(("Thread 0x", "Current thread 0x"))]
-    return [line for line in lines[starts[-1] + 1 :] if line.startswith("  File ")][:STACK_LINES] if starts else []
+    if not starts:
+        return []
+    calls = [line for line in lines[starts[-1] + 1 :] if line.startswith("  File ")]
+    ours = next((index for index, line in enumerate(calls) if OURS in line), 0)
+    return calls[:STACK_LINES] + ([calls[ours]] if ours >= STACK_LINES else [])

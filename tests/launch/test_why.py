@@ -19,7 +19,7 @@ from launch.watch.causes import CAUSES, cause_of
 from launch.watch.diagnosis import diagnose
 from launch.watch.memory_evidence import memory
 from launch.watch.rank_positions import latecomer, waited_for
-from launch.watch.traces import traceback_of
+from launch.watch.traces import STACK_LINES, main_stack, traceback_of
 from tests.conftest import ROOT
 from tests.launch.planted import AFTER_START, KINDS
 from trainer.config.base import parse_section
@@ -289,3 +289,15 @@ def test_damaged_positions_are_no_reason_to_fail(row: dict) -> None:
         (run_dir.logs(1) / "position_0.json").write_text(json.dumps({"rank": 0, **row}))
         (run_dir.logs(1) / "memory_0.json").write_text(json.dumps({"rank": 0, "memory_bytes": row}))
         assert waited_for(run_dir).rank is None and memory(run_dir, 0).helps
+
+
+@pytest.mark.parametrize("deep", [0, STACK_LINES - 1, STACK_LINES, 40])
+def test_a_stack_shows_the_innermost_calls_and_the_first_of_our_own(tmp_path: Path, deep: int) -> None:
+    library = [f'  File "/lib/torch/{index}.py", line 1 in call' for index in range(deep)]
+    own = [f'  File "/lib/trainer/{index}.py", line 1 in step' for index in range(20)]
+    dump = ["Thread 0x1 (most recent call first):", '  File "/lib/threading.py", line 1 in wait',
+            "Current thread 0x2 (most recent call first):", *library, *own]  # fmt: skip
+    (tmp_path / "stacks_0.txt").write_text("\n".join(dump))
+    found = main_stack(tmp_path / "stacks_0.txt")
+    assert found[:STACK_LINES] == [*library, *own][:STACK_LINES]
+    assert own[0] in found and len(found) <= STACK_LINES + 1
