@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 
 from benchmarks.gpu.setting import Row, Setting
 from launch.cluster.local.mps import PROGRAM
 from launch.scaling.other.ladder import fit_ladder
 from launch.scaling.report.ladder import headline
 from launch.scaling.table.load import load
+from launch.show.console import PlainConsole
 from launch.sweep.execute.opened import open_sweep
 from launch.sweep.execute.story import Wish, submit_sweep
 from trainer.contract.errors import UserError
@@ -95,7 +95,7 @@ def run(setting: Setting, root: Path, name: str, sizes: tuple[str, ...], seeds: 
     said = io.StringIO()
     began = time.time()
     try:
-        failure = submit_sweep(wish, str(where), Console(file=said, width=200)).failure
+        failure = submit_sweep(wish, str(where), PlainConsole(file=said, width=200)).failure
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":  # of the report, which is written when all has ended
             raise

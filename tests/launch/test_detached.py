@@ -141,6 +141,12 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+def take_terminal() -> None:
+    """Make standard input the terminal of a new process, which hangs up with it, also where tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def test_a_closed_terminal_ends_nothing_and_the_run_is_cancelled_and_resumed_from_elsewhere(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     ours, theirs = os.openpty()
@@ -152,7 +158,7 @@ def test_a_closed_terminal_ends_nothing_and_the_run_is_cancelled_and_resumed_fro
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # its own terminal, which hangs up
+        preexec_fn=take_terminal,
     )
     os.close(theirs)
     until(lambda: len(printed(run_dir, 1)) > 3)
