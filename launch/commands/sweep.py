@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from launch.commands.interrupts import interrupts
 from launch.commands.options import cluster_option, json_option, n_convention_option, runs_option, set_option
 from launch.groups import LazyGroup
 from trainer.contract.errors import EndedBadlyError, UserError
@@ -175,23 +175,6 @@ def _do(act: Callable[[Wish, Console], Result], asked: dict[str, Any], as_json: 
         click.echo(to_json({**found, **result.to_json()}, indent=2))
     if result.failure:
         raise EndedBadlyError(result.failure, result.exit_code)
-
-
-class interrupts:  # noqa: N801  (read as a statement: `with interrupts():`)
-    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that everything that was started is ended too."""
-
-    def __enter__(self) -> None:
-        self.previous: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            self.previous[number] = signal.signal(number, _interrupt)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 __all__: list[str] = ["resume", "run", "status", "submit", "sweep"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from launch.commands.interrupts import interrupts
 from launch.commands.options import runs_option, set_option
-from launch.commands.sweep import interrupts
 
 
 @click.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from launch.commands.interrupts import interrupts
 from launch.commands.options import json_option, runs_option, set_option
 from trainer.contract.errors import UserError, did_you_mean
 from trainer.contract.plain_json import to_json
@@ -63,7 +64,6 @@ def tune(
       escala sweep tune ladder.yaml --cluster slurm --runs /shared/runs
       escala sweep run ladder.yaml --set optim.recipe=runs/ladder/recipe.yaml
     """
-    from launch.commands.sweep import interrupts
     from launch.show.console import make_console
     from launch.sweep.execute.tune import TuneWish, tune_sweep
 
