@@ -172,11 +172,11 @@ def finished_ladders(out: Path) -> dict[tuple[str, str], list[Finished]]:
     return ladders
 
 
-def simulate(out: Path, runs: int) -> None:
+def simulate(out: Path, runs: int, scales: list[float]) -> None:
     """Print how many undisturbed runs of simulated ladders raise a false alarm of the loss."""
     ladders = [found for (_, name), found in finished_ladders(out).items() if name != WIDE]
     print_head(("batches", "simulated runs", "false alarms", "share"))
-    for batches, alarms in false_alarms(ladders, runs).items():
+    for batches, alarms in false_alarms(ladders, runs, scales).items():
         print(f"| {batches} | {runs} | {alarms} | {alarms / runs:.1%} |", flush=True)
 
 
@@ -202,6 +202,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ladders", nargs="+", default=list(LADDERS), choices=list(LADDERS), help="that are trained")
     parser.add_argument("--runs", type=int, default=300, help="that are simulated")
+    parser.add_argument(
+        "--scales", nargs="+", type=float, default=[0.5, 1.0, 1.5], help="times the real ladders' deviations"
+    )
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=list(SCHEDULES))
     arguments = parser.parse_args()
     if arguments.action == "train":
@@ -209,7 +212,7 @@ def main() -> None:
             parser.error("train needs --corpus")
         train(arguments.corpus, arguments.out, arguments.schedules, arguments.ladders)
     elif arguments.action == "simulate":
-        simulate(arguments.out, arguments.runs)
+        simulate(arguments.out, arguments.runs, arguments.scales)
     else:
         judge_all(arguments.out)
 

@@ -19,7 +19,6 @@ from launch.scaling.live.shapes import knots
 from trainer.contract.leaving import Follower
 
 BATCH, OWN = 0.024, 0.0054  # of the log loss: what a batch adds to all runs that read it, and to one of them
-SCALES = (0.5, 1.0, 1.5)  # times the deviations of the real ladders
 
 
 def deviations(ladders: Sequence[list[Finished]]) -> tuple[Array, Array]:
@@ -51,14 +50,17 @@ def _design(sizes: Sequence[float]) -> Array:
     return np.stack([np.ones(len(logs)), logs - np.log(55e3)], axis=1)
 
 
-def false_alarms(ladders: Sequence[list[Finished]], runs: int) -> dict[str, int]:
-    """Return how many of so many undisturbed runs leave their band, with batches that others read and without."""
+def false_alarms(ladders: Sequence[list[Finished]], runs: int, scales: Sequence[float]) -> dict[str, int]:
+    """Return how many of so many undisturbed runs leave their band, with batches that others read and without.
+
+    Each ladder has the deviations of the real ones, times one of `scales`.
+    """
     law, root = deviations(ladders)
     dice, found = np.random.default_rng(2), {"same seed": 0, "another seed": 0}
     like = [run.kind for run in ladders[0]]
     steps = np.arange(1.0, like[0].steps + 1)
     for _ in range(runs):
-        scale = dice.choice(SCALES)
+        scale = dice.choice(np.array(scales))
         batches = {seed: BATCH * dice.standard_normal(len(steps)) for seed in (*{kind.seed for kind in like}, -1)}
         drawn = []
         for kind in like:
