@@ -1,4 +1,4 @@
-"""One pool of ranks for the session."""
+"""One pool of ranks for each file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from tests.dist.pool import RankPool
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ranks() -> Iterator[RankPool]:
-    """Four ranks that all distributed tests share."""
+    """Four ranks that the tests of a file share."""
     pool = RankPool(4)
     yield pool
     pool.close()

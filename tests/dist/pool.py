@@ -1,4 +1,4 @@
-"""A pool of ranks for distributed tests: torch and DeepSpeed are imported once, ranks are forked once and reused.
+"""A pool of ranks for distributed tests: torch and DeepSpeed are imported once, ranks are forked and reused.
 
 A job is a module-level function; each of `world` ranks runs it inside a fresh gloo world and returns its result.
 """
@@ -35,12 +35,17 @@ ENVIRONMENT = {
 }
 
 
+# Then new ranks take over, forked in a moment. Each engine leaves threads of its groups behind, which wake up a hundred
+# times a second: ranks of a whole session took a third of a core from all tests after theirs.
+JOBS = 10
+
+
 class RankError(Exception):
     """A rank raised; the text holds its traceback."""
 
 
 class RankPool:
-    """Ranks that live as long as the test session."""
+    """Ranks that live until the pool is closed."""
 
     def __init__(self, size: int) -> None:
         os.environ.update(ENVIRONMENT)
@@ -49,12 +54,16 @@ class RankPool:
         self.context.set_forkserver_preload(PRELOAD)
         self.workers: list[Any] = []
         self.pipes: list[Connection] = []
+        self.jobs = 0
 
     def run(self, world: int, job: Callable[..., Any], *arguments: Any, timeout: float = 300.0) -> list[Any]:
         """Run the job on ranks 0..world-1 and return their results in order. Raises RankError with all tracebacks."""
         assert world <= self.size
+        if self.jobs == JOBS:
+            self.close()
         if not self.workers:
             self._start()
+        self.jobs += 1
         with tempfile.TemporaryDirectory() as directory:
             for rank in range(world):
                 self.pipes[rank].send((job, rank, world, str(Path(directory) / "store"), arguments))
@@ -88,7 +97,7 @@ class RankPool:
         for worker in self.workers:
             worker.kill()
             worker.join()
-        self.workers, self.pipes = [], []
+        self.workers, self.pipes, self.jobs = [], [], 0
 
 
 def serve(pipe: Connection) -> None:
