@@ -242,7 +242,8 @@ def test_a_detached_driver_outlives_its_terminal_and_is_cancelled_from_another(h
         return on_h1("-c", DETACH, str(run_dir), sys.executable, str(ATTEND), json.dumps(order)).strip()
 
     job = begin()
-    assert job.startswith("h1:") and state() == "running"
+    assert job.startswith("h1:")
+    wait_until(lambda: state() == "running", 120, "the driver's first word of its ranks")
     wait_until(lambda: len(steps(run_dir, 0)) > 3 and len(steps(run_dir, 1)) > 3, 240, "the first steps")
     assert f"cancelled a ({job})" in on_h1("-m", "launch", "cancel", "a", "--runs", str(tmp_path / "runs"))
     wait_until(lambda: state() in ("cancelled", "preempted"), 120, "the end")
