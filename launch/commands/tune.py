@@ -13,7 +13,7 @@ from trainer.contract.errors import UserError, did_you_mean
 from trainer.contract.plain_json import to_json
 
 if TYPE_CHECKING:
-    from launch.sweep.cells.knobs import Knob
+    from launch.scaling.tune.knobs import Knob
     from launch.sweep.execute.tune import Tuned
     from trainer.config.recipe import RecipeLaw
 
@@ -107,7 +107,7 @@ def _show_law(knob: str, law: RecipeLaw) -> None:
 
 
 def _knobs(text: str) -> tuple[Knob, ...]:
-    from launch.sweep.cells.knobs import KNOBS
+    from launch.scaling.tune.knobs import KNOBS
 
     named = [name.strip() for name in text.split(",")]
     if unknown := [name for name in named if name not in KNOBS]:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from launch.scaling.tune.knobs import BATCH, DECAY, FACTOR
 from launch.sweep.cells.config import SweepConfig
-from launch.sweep.cells.knobs import BATCH, DECAY, FACTOR, Start
+from launch.sweep.cells.knobs import Start
 from launch.sweep.cells.tuning import cells_at, sizes_of, tried, untuned
 from launch.sweep.execute import opened, report, tune
 from launch.sweep.execute.decide import Decision, Limits, Then

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from launch.scaling.table.reading import Row
+from launch.scaling.tune.knobs import KNOBS, SETTINGS, origin_column
 from trainer.config.identity import Determines, determining
 from trainer.config.load import load_run
 from trainer.contract.errors import UserError
@@ -22,7 +23,7 @@ from trainer.contract.run_dir import RunDir
 COLUMNS = ("tokenizer_hash", "data_hash", "git_revision", "unique_tokens", "tokens", "layout")
 FOLLOW = ("lr", "params_body", "flops_exact")  # what a change of the model brings with it
 RECIPE = "optim.recipe"  # brings these with it where the ledger says so
-BY_RECIPE = {"batch.tokens_per_step": "batch_by", "optim.weight_decay": "weight_decay_by"}
+BY_RECIPE = {SETTINGS[knob]: origin_column(knob) for knob in KNOBS if knob != "lr"}
 NEAR = 1e-9  # relative difference of numbers that are equal
 NO_MEANING = ("name", "tracking.group")
 

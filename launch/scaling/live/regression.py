@@ -29,9 +29,8 @@ SAME = 1.02  # ratio below which two sizes or lengths are one
 # What the residuals of few runs are completed with, as so many further runs (an inverse Wishart prior); by leaving
 # ladders out, see docs/benchmarks/live-law.md.
 PRIOR_RUNS, LEAST_SD, LASTING, MEMORY = 15.0, 2e-3, 0.1, 1.5
-PRIOR_FREEDOM = (
-    10.0  # that it adds to the tails: fewer than runs, as the sizes at the knots come from the same residuals
-)
+# Degrees of freedom that it adds: fewer than runs, for the sizes at the knots come from the same residuals.
+PRIOR_FREEDOM = 10.0
 POWERS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75)  # p and q; 0 stands for the logarithm
 Terms = tuple[tuple[str, float], ...]  # factors N and D with their powers
 

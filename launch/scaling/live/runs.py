@@ -130,7 +130,7 @@ def steps_before_skipped(run_dir: RunDir, config: RunConfig) -> float:
     try:
         begins += [int(row["begin"]) for row in read_object(run_dir.rollbacks, "rollbacks")["rollbacks"]]
     except FileNotFoundError:
-        pass
+        pass  # it never went back
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run_dir.rollbacks} cannot be read: {error!r}") from None
     return min(begins, default=math.inf)

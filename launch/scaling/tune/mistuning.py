@@ -13,12 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from launch.scaling.table.reading import TUNING, Row
-from launch.scaling.tune.search import RATE, WIDE, found
+from launch.scaling.tune.knobs import BRACKETS, COLUMNS, FACTOR, RATE_POWERS, SETTINGS, Knob
+from launch.scaling.tune.search import found
 from launch.scaling.tune.trials import trials_of
 
 REACH = 10.0  # factor beyond the tuned sizes in which their line still says the best value
-SETTINGS = {"lr": "optim.lr_factor", "batch": "batch.tokens_per_step", "weight_decay": "optim.weight_decay"}
-ROOT = 0.5  # power of the learning rate in the batch where no trial of a batch says it: that of AdamW
 
 Known = tuple[float, float, float]  # ln N of the body, log2 of the best value, curvature per octave squared
 
@@ -26,7 +25,7 @@ Known = tuple[float, float, float]  # ln N of the body, log2 of the best value, 
 class Mistuning:
     """What a ledger's tuning says of one knob. `every`: all rows of the ledger."""
 
-    def __init__(self, knob: str, every: Sequence[Row]) -> None:
+    def __init__(self, knob: Knob, every: Sequence[Row]) -> None:
         self.knob = knob
         self._power = _rate_power(every) if knob == "lr" else 0.0
         self._known: dict[str, list[Known]] = {}
@@ -39,8 +38,7 @@ class Mistuning:
 
     def value(self, row: Row) -> float:
         """Return the row's log2 of the knob; NaN where it does not say. A learning rate is that at a batch of 1."""
-        column = {"batch": "tokens_per_step"}.get(self.knob, self.knob)
-        value = row.get(column)
+        value = row.get(COLUMNS[self.knob])
         if not isinstance(value, int | float) or value <= 0:
             return math.nan
         return math.log2(value) - self._power * math.log2(row["tokens_per_step"])
@@ -63,7 +61,7 @@ class Mistuning:
 
     def _tuned(self, rows: Sequence[Row]) -> Known | None:
         trials = trials_of([(self.value(row), row) for row in rows])
-        best = found([trial for trial, _ in trials], RATE if self.knob == "lr" else WIDE)
+        best = found([trial for trial, _ in trials], BRACKETS[self.knob])
         if best is None or best.problem:
             return None
         return math.log(rows[0]["params_body"]), best.x, best.curvature
@@ -80,10 +78,10 @@ def _rate_power(every: Sequence[Row]) -> float:
         batches, rates = (np.log([row[name] for row in group]) for name in ("tokens_per_step", "lr"))
         if np.ptp(batches) > 0:
             return float(np.polyfit(batches, rates, 1)[0])
-    return ROOT
+    return RATE_POWERS["adamw"]  # no trial of a batch says it
 
 
-def _by_size(knob: str, rows: Sequence[Row]) -> list[list[Row]]:
+def _by_size(knob: Knob, rows: Sequence[Row]) -> list[list[Row]]:
     """Group the rows of tunings of a knob by size, each cell with its last row on the first set."""
     last: dict[str, Row] = {}
     sets = [row["eval_set"] for row in rows if row.get("status", "done") == "done"]
@@ -97,9 +95,9 @@ def _by_size(knob: str, rows: Sequence[Row]) -> list[list[Row]]:
     return list(found_groups.values())
 
 
-def _size(knob: str, row: Row) -> str:
+def _size(knob: Knob, row: Row) -> str:
     """Return what the trials of one size have in common: with another batch the rate differs too."""
-    turned = {SETTINGS[knob], *([SETTINGS["lr"]] if knob == "batch" else [])}
+    turned = {SETTINGS[knob], *([FACTOR] if knob == "batch" else [])}
     size = {key: value for key, value in row["settings"].items() if key not in turned}
     batch = None if knob == "batch" else row["tokens_per_step"]
     return json.dumps([size, row["params_body"], batch, kind_of(row)], sort_keys=True)

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from launch.scaling.arrays import Array
 from launch.scaling.table.reading import TUNING, Row
 from launch.scaling.table.table import Table
+from launch.scaling.tune.knobs import COLUMNS, KNOBS, WORDS, Knob, origin_column
 from launch.scaling.tune.mistuning import Mistuning, kind_of
 from launch.scaling.tune.search import TOLERABLE
 
-KNOBS = {"lr": "learning rate", "batch": "batch", "weight_decay": "weight decay"}
-COLUMNS = {"lr": "lr", "batch": "tokens_per_step", "weight_decay": "weight_decay"}  # of a ledger
 SWEPT = 3  # values at one size from which the best of them counts as tuned
 TUNED = "tuned"  # word of a value whose cost is known, or that is the best of several
 WAYS = {"rule": "by the rule", "by hand": "set by hand", "recipe": "by a recipe, tuned elsewhere"}
@@ -36,12 +35,12 @@ class Standing:
     notes: tuple[str, ...] = ()
 
 
-def word_label(knob: str) -> str:
+def word_label(knob: Knob) -> str:
     """Return the label of a table that says how the value of a knob came about, where the ledger does."""
     return f"tuning_{knob}"
 
 
-def fall_column(knob: str) -> str:
+def fall_column(knob: Knob) -> str:
     """Return the column of a table that says by how much log loss would fall at the best value of a knob."""
     return f"fall_{knob}"
 
@@ -73,7 +72,7 @@ def standing(table: Table) -> Standing:
     notes: list[str] = []
     silent: list[tuple[str, str]] = []
     tuned: dict[str, Array] = {}
-    for knob, name in KNOBS.items():
+    for knob, name in WORDS.items():
         words, fall = table.labels.get(word_label(knob)), table.columns.get(fall_column(knob))
         if fall is not None and np.isfinite(fall).any():
             if np.nanmax(fall) > TOLERABLE:
@@ -107,7 +106,7 @@ def loss_if_tuned(table: Table) -> Array | None:
     return np.asarray(table.loss * np.exp(-fall)) if fall.sum() > 0 else None
 
 
-def _unknown(knob: str) -> tuple[str, ...]:
+def _unknown(knob: Knob) -> tuple[str, ...]:
     """Return the words of values whose cost nobody knows and that make no law weak by themselves.
 
     Every ladder's batch and weight decay are set somehow, and losses are flat about their best.
@@ -130,7 +129,7 @@ def _cost_text(how: str, fall: Array, table: Table) -> str:
     )
 
 
-def _swept(knob: str, every: Sequence[Row]) -> Mapping[tuple[Any, ...], set[float]]:
+def _swept(knob: Knob, every: Sequence[Row]) -> Mapping[tuple[Any, ...], set[float]]:
     """Return the values of a knob by size, of runs that are no trials of a tuning."""
     found: dict[tuple[Any, ...], set[float]] = {}
     for row in every:
@@ -141,13 +140,13 @@ def _swept(knob: str, every: Sequence[Row]) -> Mapping[tuple[Any, ...], set[floa
     return found
 
 
-def _word(knob: str, row: Row, fall: float, *, swept: bool) -> str:
+def _word(knob: Knob, row: Row, fall: float, *, swept: bool) -> str:
     if math.isfinite(fall) or swept:
         return TUNED
-    return str(row.get(f"{knob}_by") or "")
+    return str(row.get(origin_column(knob)) or "")
 
 
-def _place(knob: str, row: Row) -> tuple[Any, ...]:
+def _place(knob: Knob, row: Row) -> tuple[Any, ...]:
     """Return what runs of one size and length have in common. Tokens are rounded up to whole steps of a batch."""
     tokens = round(math.log(max(row["tokens"], 1)), 1) if knob == "batch" else row["tokens"]
     batch = None if knob == "batch" else row["tokens_per_step"]

@@ -1,4 +1,4 @@
-"""The knobs that a tuning turns, one after the other: the learning rate, then batch, then weight decay.
+"""Where the knobs of a tuning stand in the runs of a sweep, and what may be asked of them.
 
 Each is tuned with the ones before it at their best, so the search goes along coordinates. A run with another batch
 takes the learning rate of that batch by a rule: in proportion to the root of the batch for AdamW and Muon (Malladi et
@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-from launch.scaling.tune.search import RATE, WIDE, Bracket
+from launch.scaling.tune.knobs import BATCH, BRACKETS, DECAY, FACTOR, RATE_POWERS, WORDS, Knob
+from launch.scaling.tune.search import Bracket
 from launch.sweep.cells.planned import PlannedCell
 from trainer.config.run import RunConfig
 from trainer.contract.errors import UserError
 
-Knob = Literal["lr", "batch", "weight_decay"]
-KNOBS: tuple[Knob, ...] = ("lr", "batch", "weight_decay")  # in the order in which they are tuned
-WORDS: dict[Knob, str] = {"lr": "learning rate", "batch": "batch", "weight_decay": "weight decay"}
-FACTOR, BATCH, DECAY = "optim.lr_factor", "batch.tokens_per_step", "optim.weight_decay"
-SETTINGS: dict[Knob, str] = {"lr": FACTOR, "batch": BATCH, "weight_decay": DECAY}
-RATE_POWERS = {"adamw": 0.5, "muon": 0.5, "sgd": 1.0}  # of the learning rate in the batch
 DIGITS = 4  # of a value, so that names stay short
 FEWEST_STEPS = 16  # of a run: with fewer, rounding tokens up to whole steps would change its length
 FINE = 8  # parts of an octave to which the best value of one knob is rounded for the next ones
@@ -53,11 +48,12 @@ class Start:
 
     def bracket(self, knob: Knob) -> Bracket:
         """Return how the values of a knob are spaced, and between which they lie."""
+        bracket = BRACKETS[knob]
         if knob != "batch":
-            return RATE if knob == "lr" else WIDE
+            return bracket
         own = self.own["batch"]
         high = max(math.log2(self.most_batch / own), 0.0)
-        return Bracket(WIDE.grid, WIDE.step, low=math.log2(self.batch_unit / own), high=high)
+        return replace(bracket, low=math.log2(self.batch_unit / own), high=high)
 
     def value(self, knob: Knob, x: float) -> float:
         """Return the value that is x octaves from the sweep's own: of a batch the nearest that is possible."""

@@ -13,12 +13,13 @@ from typing import Any
 from launch.scaling.compare.sides import LADDER
 from launch.scaling.other.changes import BASE, SEEDS, change_name
 from launch.scaling.table.reading import TUNING
+from launch.scaling.tune.knobs import FACTOR, SETTINGS, Knob
 from launch.scaling.tune.parabola import Trial
 from launch.scaling.tune.trials import trials_of
 from launch.sweep.cells.cell import Cell
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import SweepConfig
-from launch.sweep.cells.knobs import FACTOR, SETTINGS, Knob, Start
+from launch.sweep.cells.knobs import Start
 from launch.sweep.cells.settings import settings_of
 from trainer.config.load import set_values
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from launch.scaling.tune.decide import Next, Size, Spending, next_runs
+from launch.scaling.tune.knobs import KNOBS, WORDS, Knob
 from launch.sweep.cells.cell import Cell
-from launch.sweep.cells.knobs import FEWEST_STEPS, KNOBS, WORDS, Knob, Start
+from launch.sweep.cells.knobs import FEWEST_STEPS, Start
 from launch.sweep.cells.tuning import cells_at, tried
 from launch.sweep.execute.opened import Opened
 from launch.sweep.ledger import ledger

@@ -14,11 +14,12 @@ from launch.cluster.config import ClusterConfig, load_cluster
 from launch.cluster.warnings import warn
 from launch.run.rank_packages import need_rank_packages
 from launch.scaling.tune.decide import Size, Spending, smallest_two_and_middle
+from launch.scaling.tune.knobs import WORDS, Knob
 from launch.scaling.tune.law import fit_setting, what_lacks
 from launch.show.text import count, flops_text
 from launch.sweep.cells.cells import cells_of
 from launch.sweep.cells.config import load_sweep
-from launch.sweep.cells.knobs import WORDS, Knob, Start, check_knobs
+from launch.sweep.cells.knobs import Start, check_knobs
 from launch.sweep.cells.planned import PlannedCell
 from launch.sweep.cells.tuning import cells_at, sizes_of, untuned
 from launch.sweep.execute.begun_by import BegunBy
