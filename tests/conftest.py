@@ -24,6 +24,11 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = {"slow": 30, "e2e": 8}  # seconds or so, by a test's marks
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: gzip notes the second in which it packs, and workers must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files with the longest tests first, so that workers that share out whole files end together."""
     longest, whole = Counter[Path](), Counter[Path]()
